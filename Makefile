@@ -1,0 +1,69 @@
+# Roundhouse. `make serve` and `make test` do all the set-up themselves; `make help` lists the rest.
+PYTHON ?= python3
+DEVICE ?= $(shell if [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null 2>&1; then echo cuda; else echo cpu; fi)
+VENV   := .venv
+BIN    := $(VENV)/bin
+LOCK   := requirements/$(DEVICE).lock
+STAMP  := $(VENV)/.installed-$(DEVICE)
+NODE   := tests/node/node_modules/.package-lock.json
+export BENTOML_DO_NOT_TRACK := True
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test test-fast lint types check docs lock clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  DEVICE=cpu|cuda forces the choice of vLLM build (found here: $(DEVICE)); ROUNDHOUSE_FLEET names another fleet file"
+
+install: $(STAMP)  ## Create .venv and install everything, pinned
+
+$(STAMP): $(LOCK) pyproject.toml
+	@test -f $(LOCK) || { echo "DEVICE is '$(DEVICE)'; it must be cpu or cuda."; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { \
+	  echo "Roundhouse needs Python 3.11 to 3.14, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@echo "Installing Roundhouse with vLLM for $(DEVICE) into $(VENV): about 4 GB, a few minutes."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "'$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv"; exit 2; }
+	@# --no-deps: the lock is complete, and leaves out the torchvision, torchaudio and torchcodec that break the CPU build.
+	@$(BIN)/python -m pip install --no-deps -r $(LOCK) && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . || { \
+	  echo; echo "The install failed; the last lines above say at which package."; \
+	  echo "  - no network or a proxy: make pip reach a package index (pip config, PIP_INDEX_URL), then run the same command again: it goes on where it stopped."; \
+	  echo "  - 'torch==...+cpu' not found: pip must also see PyTorch's CPU wheels: set PIP_EXTRA_INDEX_URL to PyTorch's CPU index, or PIP_FIND_LINKS to a folder with the wheel."; \
+	  echo "  - no space: 8 GB free are needed here ($$(df -h . | awk 'NR == 2 { print $$4 }') are)."; \
+	  echo "  - half-installed: make clean && make install"; exit 2; }
+	@touch $@
+
+serve: $(STAMP)  ## Serve the fleet on 127.0.0.1:3000 (the embedded Pebble models unless ROUNDHOUSE_FLEET says otherwise)
+	@exec $(BIN)/roundhouse serve
+
+test: $(STAMP) $(NODE)  ## Lint, type-check and run every test, real vLLM included
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+test-fast: $(STAMP)  ## The tests that need no engine: under a minute
+	$(BIN)/pytest -m "not engine"
+
+$(NODE): tests/node/package-lock.json
+	@command -v npm >/dev/null || { echo "The Node SDK test needs Node 18 or later with npm; on Debian: apt-get install nodejs npm"; exit 2; }
+	cd tests/node && npm ci --no-audit --no-fund
+	@touch $@
+
+lint: $(STAMP)  ## Check style
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(STAMP)  ## Check types
+	$(BIN)/mypy
+
+check: $(STAMP)  ## Validate catalogue and fleet without starting anything
+	$(BIN)/roundhouse check
+
+docs: $(STAMP)  ## Regenerate what is generated: models/schema.json, docs/routing.md
+	$(BIN)/python -m service.catalog > models/schema.json
+	$(BIN)/python -m tests.routing_cases > docs/routing.md
+
+lock:  ## Resolve the pinned versions again (needs uv: pip install uv)
+	requirements/lock
+
+clean:  ## Remove what was installed and built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache tests/node/node_modules *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,134 @@
+"""The `roundhouse` command."""
+
+import json
+import os
+import socket
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from service import catalog, fleet
+from service.documents import ConfigError
+from service.errors import ApiError
+from service.protocol.generation import GENERATION, Need
+from service.router import resolve
+from service.settings import PREFIX, ROOT, Settings
+
+
+def _settings_help() -> str:
+    rows = (f"  {PREFIX}{row.name.upper():<20} {row.metadata['help']}" for row in fields(Settings))
+    return "Settings come from the environment:\n\n\b\n" + "\n".join(rows)
+
+
+@click.group(epilog=_settings_help())
+def main() -> None:
+    """Serve your own open models behind one OpenAI-compatible address."""
+
+
+def _configured(fleet_file: Path | None) -> tuple[Settings, catalog.Catalog, fleet.Fleet]:
+    try:
+        settings = Settings.from_environ(os.environ)
+        known = catalog.load(settings.models)
+        return settings, known, fleet.load(fleet_file or settings.fleet, known)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        raise SystemExit(2) from None
+
+
+fleet_option: Callable[..., Any] = click.option(
+    "--fleet", "fleet_file", type=click.Path(path_type=Path), help="The fleet file, if not ROUNDHOUSE_FLEET's."
+)
+
+
+@main.command()
+@fleet_option
+def check(fleet_file: Path | None) -> None:
+    """Validate catalogue and fleet without starting anything."""
+    settings, _, served = _configured(fleet_file)
+    table = Table("model", "variant", "replicas", "GPUs each", "context", "answers", "weights")
+    for one in served.served:
+        context = str(one.context or "as the engine says")
+        gpus = str(one.gpus or "-")
+        table.add_row(
+            one.id, one.variant, str(one.replicas), gpus, context, ", ".join(sorted(one.capabilities)), one.weights
+        )
+    Console().print(table)
+    click.echo(f"{fleet_file or settings.fleet}: {len(served.served)} models, nothing wrong.")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--endpoint", default="/v1/chat/completions", type=click.Choice([one.path for one in GENERATION]))
+@click.option("--suffix", is_flag=True, help="As a completion with text after the gap.")
+@click.option("--turns", default=1, help="User turns of the conversation.")
+@click.option("--code", is_flag=True, help="As if the text looked like code.")
+@click.option("--tools", is_flag=True, help="As if the request brought tools.")
+@fleet_option
+def route(name: str, endpoint: str, suffix: bool, turns: int, code: bool, tools: bool, fleet_file: Path | None) -> None:
+    """Say which served model a requested NAME leads to, and why."""
+    _, known, served = _configured(fleet_file)
+    kinds = {"/v1/completions": "infill" if suffix else "completion", "/v1/embeddings": "embedding"}
+    need = Need(kinds.get(endpoint, "chat"), turns, code, tools)  # type: ignore[arg-type]
+    try:
+        target = resolve(name, need, served, known)
+    except ApiError as error:
+        click.echo(f"{error.status} {error.code}: {error.message}", err=True)
+        raise SystemExit(1) from None
+    click.echo(f"{name} -> {target.name} ({target.served.variant}), because of {target.why}")
+
+
+@main.command()
+@click.option("--url", default="http://127.0.0.1:3000", show_default=True)
+def models(url: str) -> None:
+    """Show the models of a running service and their state."""
+    try:
+        with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as answer:
+            rows = json.load(answer)["data"]
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise click.ClickException(f"no Roundhouse answers at {url}: {error}") from None
+    table = Table("model", "variant", "state", "reason", "answers")
+    for row in rows:
+        table.add_row(row["id"], row["variant"], row["state"], row["reason"] or "", ", ".join(row["capabilities"]))
+    Console().print(table)
+
+
+@main.command()
+@fleet_option
+@click.option("--host", help="Address to listen on, if not ROUNDHOUSE_HOST's.")
+@click.option("--port", type=int, help="Port to listen on, if not ROUNDHOUSE_PORT's.")
+def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
+    """Serve the fleet until interrupted."""
+    settings, _, served = _configured(fleet_file)
+    host, port = host or settings.host, port or settings.port
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            message = (
+                f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --port or ROUNDHOUSE_PORT."
+            )
+            raise click.ClickException(message) from None
+    os.environ[PREFIX + "FLEET"] = str((fleet_file or settings.fleet).resolve())
+    os.environ[PREFIX + "HOST"], os.environ[PREFIX + "PORT"] = host, str(port)
+    os.environ.setdefault(PREFIX + "RUN_DIR", tempfile.mkdtemp(prefix="roundhouse-"))
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    names = ", ".join(one.id for one in served.served)
+    click.echo(f"roundhouse  starting {names}; http://{host}:{port} answers as soon as a model is ready", err=True)
+    os.chdir(ROOT)
+    grace = str(int(settings.drain_timeout))
+    command = ["serve", ".", "--host", host, "--port", str(port), "--timeout-graceful-shutdown", grace]
+    os.execv(sys.executable, [sys.executable, "-m", "bentoml", *command])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The command line and environment that start vLLM for a served model: pure functions of catalogue and fleet."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.catalog import EngineValue
+from service.fleet import Served
+
+# vLLM's own bound on waiting requests is the last line of defence; the gateway's admission refuses earlier.
+DEFAULTS: dict[str, EngineValue] = {"max_num_queued_reqs": 1024}
+ALWAYS: dict[str, EngineValue] = {
+    "disable_fastapi_docs": True,
+    "fingerprint_mode": "none",
+    "enable_prompt_tokens_details": True,
+}
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    # Longer than the gateway keeps idle connections, so that a pooled one is not closed under a request.
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+def argv(served: Served, program: list[str], socket: Path, drain: float) -> list[str]:
+    """The whole command: `program`, which is vLLM's server, with every flag that this model needs.
+
+    `drain` is how many seconds running requests may finish after SIGTERM.
+    """
+    settings: dict[str, EngineValue] = {
+        "model": served.weights,
+        "served_model_name": served.id,
+        "uds": str(socket),
+        "shutdown_timeout": int(drain),
+        **DEFAULTS,
+        **served.engine,
+        **ALWAYS,
+    }
+    if served.model.hub == served.weights and served.model.revision:
+        settings.setdefault("revision", served.model.revision)
+    if served.template:
+        settings["chat_template"] = str(served.template)
+    if served.gpus > 1:
+        settings.setdefault("tensor_parallel_size", served.gpus)
+    if served.adapters:
+        settings["enable_lora"] = True
+        settings["lora_modules"] = [f"{adapter.id}={adapter.path}" for adapter in served.adapters]
+    return [*program, *(word for name, value in settings.items() for word in _flag(name, value))]
+
+
+def environment(served: Served) -> dict[str, str]:
+    """The variables to add to an engine's environment; local weights never make it ask a hub."""
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if served.weights != served.model.hub else {}
+    return {**ENVIRONMENT, **offline, **served.env}
+
+
+def _flag(name: str, value: EngineValue) -> Iterator[str]:
+    flag = "--" + name.replace("_", "-")
+    if value is None:
+        return
+    if value is True:
+        yield flag
+    elif value is False:
+        yield "--no-" + name.replace("_", "-")
+    elif isinstance(value, list):
+        yield from (flag, *map(str, value))
+    elif isinstance(value, dict):
+        yield from (flag, json.dumps(value))
+    else:
+        yield from (flag, str(value))

@@ -1,0 +1,41 @@
+"""One replica as a BentoML service: BentoML gives it a process and its GPUs, the supervisor does the rest."""
+
+from typing import Any
+
+import bentoml
+
+from service.engine.state import replica_id
+from service.engine.supervisor import Say, Supervisor
+from service.fleet import Fleet, Served
+from service.settings import Settings
+
+
+def engine_service(served: Served, number: int, order: int, fleet: Fleet, settings: Settings, say: Say) -> Any:
+    """The BentoML service that runs replica `number` of `served`, the fleet's engine `order` in starting order."""
+
+    class Engine:
+        def __init__(self) -> None:
+            self.supervisor = Supervisor(served, number, order, fleet, settings, say)
+
+        @bentoml.on_startup
+        def start(self) -> None:
+            """Begins in the background: BentoML must not wait for weights to load."""
+            self.supervisor.start()
+
+        @bentoml.on_shutdown
+        async def stop(self) -> None:
+            """Drains and ends the engine; nothing of it outlives this process."""
+            await self.supervisor.stop()
+
+    # BentoML turns `gpu` into this worker's CUDA_VISIBLE_DEVICES.
+    resources: dict[str, Any] = {"gpu": served.gpus} if served.gpus else {}
+    name = f"engine-{replica_id(served.id, number)}"
+    return bentoml.service(name=name, workers=1, resources=resources, **QUIET)(Engine)
+
+
+# BentoML's own layers cost several times what a request costs us; we log, count and trace ourselves.
+QUIET: dict[str, Any] = {
+    "logging": {"access": {"enabled": False}},
+    "metrics": {"enabled": False},
+    "tracing": {"excluded_urls": ["."]},
+}

@@ -1,0 +1,285 @@
+"""The fleet file: which models this installation serves, how, and under which names."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from service import names
+from service.catalog import Capability, Catalog, Chat, EngineValue, Identifier, Infill, Model, Variant
+from service.documents import ConfigError, Document, Frozen
+
+# Set from elsewhere in the fleet or by the gateway; a second value would contradict it or open the engine to others.
+OURS = {
+    "model": "the entry's 'model' or 'weights'",
+    "served_model_name": "the entry's 'id'",
+    "uds": "Roundhouse: engines listen on private sockets",
+    "host": "Roundhouse: engines listen on private sockets",
+    "port": "Roundhouse: engines listen on private sockets",
+    "api_key": "Roundhouse: engines listen on private sockets",
+    "middleware": "nobody: it breaks cancellation",
+    "chat_template": "the entry's 'template'",
+    "lora_modules": "the entry's 'adapters'",
+    "enable_lora": "the entry's 'adapters'",
+    "shutdown_timeout": "ROUNDHOUSE_DRAIN_TIMEOUT",
+    "enable_log_requests": "nobody: prompts are never logged",
+    "enable_log_outputs": "nobody: outputs are never logged",
+}
+RESERVED = ("base", "chat", "instruct", "code", "embedding", "auto")
+
+EngineSettings = dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], EngineValue]
+
+
+class Adapter(Frozen):
+    """LoRA weights on a served model, with an id of their own."""
+
+    id: Identifier
+    path: str
+
+
+class Entry(Frozen):
+    """One served model as written in the file; docs/fleet.md explains each key."""
+
+    model: str
+    id: Identifier | None = None
+    weights: str | None = None
+    variant: Variant | None = None
+    family: Identifier | None = None
+    version: str | None = None
+    size: str | None = None
+    specialty: Literal["python", "instruct"] | None = None
+    context: PositiveInt | None = None
+    template: str | None = None
+    infill: Infill | None = None
+    replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0
+    policy: Literal["least_load", "round_robin"] = "least_load"
+    max_in_flight: PositiveInt = 256
+    aliases: tuple[Identifier, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
+    engine: EngineSettings = Field(default_factory=dict)
+    env: dict[str, str | int] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _leaves_ours_alone(self) -> "Entry":
+        _refuse_ours(self.engine)
+        return self
+
+
+class FleetFile(Frozen):
+    """The whole file as written."""
+
+    models: Annotated[tuple[Entry, ...], Field(min_length=1)]
+    aliases: dict[Identifier, Identifier] = Field(default_factory=dict)
+    defaults: dict[Variant, Identifier] = Field(default_factory=dict)
+    start: Literal["auto", "together", "in_turn"] = "auto"
+    extra_fields: tuple[str, ...] = ()
+    engine: EngineSettings = Field(default_factory=dict)
+    env: dict[str, str | int] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _leaves_ours_alone(self) -> "FleetFile":
+        _refuse_ours(self.engine)
+        return self
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model of the fleet with everything decided: what it is, where its weights are, how its engines run."""
+
+    id: str
+    model: Model
+    family: str
+    weights: str
+    template: Path | None
+    replicas: int = 1
+    gpus: int = 0
+    policy: str = "least_load"
+    max_in_flight: int = 256
+    aliases: tuple[str, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
+    engine: dict[str, EngineValue] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def variant(self) -> Variant:
+        """The fine-tuning objective."""
+        return self.model.variant
+
+    @property
+    def context(self) -> int | None:
+        """The context length in tokens that the engine runs with; None where only the engine knows."""
+        length = self.engine.get("max_model_len")
+        return length if isinstance(length, int) and length > 0 else self.model.context
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What requests it can answer; a template of the fleet's makes a conversation possible."""
+        own = self.model.capabilities
+        return own | {"chat"} if self.template and self.variant != "embedding" else own
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What is served, in the file's order, and the names that lead there."""
+
+    served: tuple[Served, ...]
+    aliases: dict[str, str]
+    defaults: dict[Variant, str]
+    start: str
+    extra_fields: frozenset[str]
+
+    def __getitem__(self, model_id: str) -> Served:
+        return next(served for served in self.served if served.id == model_id)
+
+    def replicas(self) -> Iterator[tuple[Served, int]]:
+        """Every replica of the fleet as (served model, number from 0), in starting order."""
+        return ((served, number) for served in self.served for number in range(served.replicas))
+
+
+def load(path: Path, catalog: Catalog) -> Fleet:
+    """Reads the fleet file; raises ConfigError with every mistake in it. Touches the file system, starts nothing."""
+    document = Document(path)
+    written = document.read(FleetFile)
+    problems: list[str] = []
+    served: list[Served] = []
+    for index, entry in enumerate(written.models):
+        try:
+            served.append(_serve(entry, written, catalog, path.parent))
+        except _MistakeError as mistake:
+            problems.append(document.problem(("models", index, mistake.key), mistake.message))
+    aliases = _aliases(document, written, served, problems)
+    ids = {one.id for one in served}
+    for variant, target in written.defaults.items():
+        if target not in ids:
+            problems.append(document.problem(("defaults", variant), f"'{target}' is not the id of a served model"))
+    if problems:
+        raise ConfigError(problems)
+    return Fleet(tuple(served), aliases, dict(written.defaults), written.start, frozenset(written.extra_fields))
+
+
+class _MistakeError(Exception):
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key, self.message = key, message
+
+
+def _refuse_ours(engine: dict[str, Any]) -> None:
+    for key in engine:
+        if key in OURS:
+            raise ValueError(f"engine.{key} is set by {OURS[key]}")
+
+
+def _serve(entry: Entry, written: FleetFile, catalog: Catalog, folder: Path) -> Served:
+    known = catalog.find(entry.model)
+    model = _overridden(known, entry) if known else _uncatalogued(entry, folder)
+    if entry.weights:
+        weights = _existing(entry.weights, folder, "weights")
+    elif known:
+        weights = str(catalog.folder / known.path) if known.path else str(known.hub)
+    else:
+        weights = _existing(entry.model, folder, "model") if _is_path(entry.model) else entry.model
+    template = _existing(entry.template, folder, "template") if entry.template else None
+    if template is None and model.chat and model.chat.template:
+        template = str(catalog.folder / "templates" / model.chat.template)
+    adapters = tuple(Adapter(id=one.id, path=_existing(one.path, folder, "adapters")) for one in entry.adapters)
+    return Served(
+        id=entry.id or model.id,
+        model=model,
+        family=entry.family or (catalog.family_of[known.id] if known else names.parse(entry.model).family),
+        weights=weights,
+        template=Path(template) if template else None,
+        replicas=entry.replicas,
+        gpus=entry.gpus,
+        policy=entry.policy,
+        max_in_flight=entry.max_in_flight,
+        aliases=entry.aliases,
+        adapters=adapters,
+        engine={**written.engine, **model.engine, **entry.engine},
+        env={key: str(value) for key, value in {**written.env, **entry.env}.items()},
+    )
+
+
+def _overridden(known: Model, entry: Entry) -> Model:
+    said = {key: value for key in ("variant", "version", "size", "specialty", "context", "infill")
+            if (value := getattr(entry, key)) is not None}  # fmt: skip
+    return known.model_copy(update=said)
+
+
+def _uncatalogued(entry: Entry, folder: Path) -> Model:
+    """A model that only the fleet file knows: its name says what it is, its own files how long its context is."""
+    name = names.parse(entry.model)
+    variant = entry.variant or name.variant
+    if variant is None:
+        raise _MistakeError("model", f"the name '{entry.model}' does not tell the variant: add 'variant:' to the entry")
+    path = Path(_existing(entry.model, folder, "model")) if _is_path(entry.model) else None
+    if path is None and entry.model.count("/") != 1:
+        raise _MistakeError(
+            "model",
+            f"'{entry.model}' is no id of the catalogue, no hub id (organisation/name) and no path (/… ./… or ~…)",
+        )
+    specialty = (entry.specialty or name.specialty) if variant == "code" else None
+    talks = variant in ("chat", "instruct") or specialty == "instruct"
+    return Model(
+        id=entry.id or name.slug,
+        variant=variant,
+        hub=None if path else entry.model,
+        path=str(path) if path else None,
+        version=entry.version or name.version,
+        size=entry.size or name.size,
+        specialty=specialty,
+        context=entry.context or (_context_in(path) if path else None),
+        chat=Chat() if talks else None,
+        infill=entry.infill,
+    )
+
+
+def _context_in(path: Path) -> int | None:
+    try:
+        length = json.loads((path / "config.json").read_text()).get("max_position_embeddings")
+    except (OSError, ValueError, AttributeError):
+        return None  # the engine says itself what is wrong with its weights
+    return length if isinstance(length, int) and length > 0 else None
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(("/", "./", "../", "~"))
+
+
+def _existing(text: str, folder: Path, key: str) -> str:
+    path = Path(text).expanduser()
+    path = path if path.is_absolute() else (folder / path).resolve()
+    if not path.exists():
+        raise _MistakeError(key, f"{path} does not exist")
+    return str(path)
+
+
+def _aliases(document: Document, written: FleetFile, served: list[Served], problems: list[str]) -> dict[str, str]:
+    """Every other name of a served model; each name of the fleet must lead to one place."""
+    taken: set[str] = set(RESERVED)
+    aliases: dict[str, str] = {}
+
+    def take(name: str, at: tuple[str | int, ...]) -> None:
+        if name in taken:
+            why = "is a word of the routing rules" if name in RESERVED else "is another model's id or alias already"
+            problems.append(document.problem(at, f"'{name}' {why}"))
+        taken.add(name)
+
+    for index, one in enumerate(served):
+        take(one.id, ("models", index, "id"))
+        for adapter in one.adapters:
+            take(adapter.id, ("models", index, "adapters"))
+    for index, one in enumerate(served):
+        for alias in one.aliases:
+            take(alias, ("models", index, "aliases"))
+            aliases[alias] = one.id
+    targets = {one.id for one in served} | {adapter.id for one in served for adapter in one.adapters}
+    for alias, target in written.aliases.items():
+        take(alias, ("aliases", alias))
+        aliases[alias] = target
+        if target not in targets:
+            problems.append(document.problem(("aliases", alias), f"'{target}' is not the id of a served model"))
+    return aliases

@@ -1,0 +1,124 @@
+"""The composition root: reads what is configured, and declares the BentoML services that run it.
+
+`bentoml serve` imports this module in every process: once in its own, then in each worker, which runs one service.
+"""
+
+import asyncio
+import inspect
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import bentoml
+from bentoml._internal.server import base_app
+from bentoml._internal.server.http import traffic
+
+from service import assembly, catalog, fleet
+from service.asgi import App, Receive, Scope, Send
+from service.documents import ConfigError
+from service.engine.service import QUIET, engine_service
+from service.settings import Settings
+
+RUN_DIR = "ROUNDHOUSE_RUN_DIR"
+PROBES = ("/livez", "/readyz", "/healthz")
+
+
+class NoTimeout:
+    """Stands in for BentoML's TimeoutMiddleware, which keeps a timer alive for each request long after its end."""
+
+    def __init__(self, app: App, timeout: float) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+class OnlyOurs:
+    """Hides the paths that BentoML adds of its own: only its probes and our table exist."""
+
+    def __init__(self, app: App, ours: App) -> None:
+        self._app, self._ours = app, ours
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._ours if scope["type"] == "http" and scope["path"] not in PROBES else self._app
+        await app(scope, receive, send)
+
+
+def configure() -> tuple[Settings, catalog.Catalog, fleet.Fleet]:
+    """Settings, catalogue and fleet, or the end of the process with every mistake named."""
+    try:
+        settings = Settings.from_environ(os.environ)
+        known = catalog.load(settings.models)
+        served = fleet.load(settings.fleet, known)
+    except ConfigError as error:
+        sys.exit(f"Roundhouse cannot start:\n{error}")
+    if settings.run_dir is None:
+        # The workers of `bentoml serve` inherit it: the first process that gets here decides for all.
+        os.environ[RUN_DIR] = tempfile.mkdtemp(prefix="roundhouse-")
+        settings = replace(settings, run_dir=Path(os.environ[RUN_DIR]))
+    return settings, known, served
+
+
+def say(line: str) -> None:
+    """One line of progress for whoever started the service."""
+    sys.stderr.write(f"roundhouse  {line}\n")
+    sys.stderr.flush()
+
+
+def quieten() -> None:
+    """Takes BentoML's timeout layer out; raises where BentoML has changed so much that this would miss it."""
+    if not hasattr(traffic, "TimeoutMiddleware") or "TimeoutMiddleware" not in inspect.getsource(base_app):
+        raise ImportError("This BentoML builds its timeouts elsewhere: adapt service/gateway.py to it.")
+    traffic.TimeoutMiddleware = NoTimeout
+
+
+def declare(settings: Settings, known: catalog.Catalog, served: fleet.Fleet) -> Any:
+    """The Gateway service, depending on one Engine service for each replica of the fleet."""
+    gateway = assembly.assemble(settings, known, served)
+
+    class Gateway:
+        @bentoml.on_startup
+        def start(self) -> None:
+            self.watching = asyncio.create_task(gateway.watch())
+            self.greeting = asyncio.create_task(_greet(gateway, settings))
+
+        @bentoml.on_shutdown
+        def stop(self) -> None:
+            self.watching.cancel()
+            self.greeting.cancel()
+            gateway.transport.close()
+
+        async def __is_ready__(self) -> bool:
+            return gateway.is_ready()
+
+    for order, (one, number) in enumerate(served.replicas()):
+        engine = engine_service(one, number, order, served, settings, say)
+        setattr(Gateway, f"engine_{order}", bentoml.depends(engine))
+    http = {"host": settings.host, "port": settings.port}
+    service = bentoml.service(name="gateway", workers=1, http=http, **QUIET)(Gateway)
+    service.add_asgi_middleware(OnlyOurs, ours=gateway.app)
+    return service
+
+
+async def _greet(gateway: assembly.Gateway, settings: Settings) -> None:
+    """Tells the terminal when the first model answers and when all do."""
+    began, greeted = time.monotonic(), False
+    while True:
+        conditions = [upstream.condition()[0] for upstream in gateway.upstreams]
+        ready = conditions.count("ready")
+        if ready and not greeted:
+            say(f"the first of {len(conditions)} models answers, {time.monotonic() - began:.0f} s after the gateway")
+            say(f"  curl http://{settings.host}:{settings.port}/v1/models")
+            greeted = True
+        if ready == len(conditions):
+            say(f"all {ready} models answer, {time.monotonic() - began:.0f} s after the gateway")
+            return
+        await asyncio.sleep(0.5)
+
+
+quieten()
+Gateway = declare(*configure())

@@ -1,0 +1,82 @@
+"""Every metric of the gateway, declared once, and the one place where a record is observed."""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+from service.records import Record
+
+# Unknown names come from clients: they share one label value, or every typing error would be a series of its own.
+UNKNOWN = "unknown"
+LABELS = ("model", "variant", "endpoint")
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """The gateway's metrics in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "roundhouse_requests", "Requests ended, by outcome.", (*LABELS, "outcome"), registry=registry
+        )
+        self.errors = Counter(
+            "roundhouse_errors", "Requests that ended in an error, by its code.", (*LABELS, "code"), registry=registry
+        )
+        self.in_flight = Gauge(
+            "roundhouse_in_flight", "Requests being answered now.", ("model",), registry=registry,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.ttft = Histogram(
+            "roundhouse_time_to_first_token_seconds", "From arrival to the first output of a stream.", LABELS,
+            registry=registry, buckets=SECONDS,
+        )  # fmt: skip
+        self.itl = Histogram(
+            "roundhouse_inter_token_latency_seconds", "Gaps between output events of a stream.", LABELS,
+            registry=registry, buckets=GAPS,
+        )  # fmt: skip
+        self.duration = Histogram(
+            "roundhouse_request_duration_seconds", "From arrival to the end of the answer.", LABELS,
+            registry=registry, buckets=SECONDS,
+        )  # fmt: skip
+        self.tokens = Counter(
+            "roundhouse_tokens", "Tokens by kind: prompt (in) and completion (out).", (*LABELS, "kind"),
+            registry=registry,
+        )  # fmt: skip
+        self.retries = Counter(
+            "roundhouse_retries", "Second attempts on another replica.", ("model",), registry=registry
+        )
+        self.replicas = Gauge(
+            "roundhouse_replicas", "Replicas by state.", ("model", "state"), registry=registry,
+            multiprocess_mode="livemax",
+        )  # fmt: skip
+
+    def observe(self, record: Record) -> None:
+        """Counts one ended request."""
+        labels = (record.model or UNKNOWN, record.variant or UNKNOWN, record.endpoint)
+        self.requests.labels(*labels, record.outcome).inc()
+        if record.code:
+            self.errors.labels(*labels, record.code).inc()
+        self.duration.labels(*labels).observe(record.duration)
+        if record.streamed and record.ttft is not None:
+            self.ttft.labels(*labels).observe(record.ttft)
+            itl = self.itl.labels(*labels)
+            for gap in record.gaps:
+                itl.observe(gap)
+        if record.prompt_tokens:
+            self.tokens.labels(*labels, "prompt").inc(record.prompt_tokens)
+        if record.completion_tokens:
+            self.tokens.labels(*labels, "completion").inc(record.completion_tokens)
+        if record.attempts > 1:
+            self.retries.labels(record.model).inc(record.attempts - 1)
+
+    def show_replicas(self, counts: Iterable[tuple[str, str, int]]) -> None:
+        """Sets the replicas gauge from (model, state, count) rows."""
+        for model, state, count in counts:
+            self.replicas.labels(model, state).set(count)
+
+    def text(self) -> bytes:
+        """All of it in Prometheus's text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,109 @@
+"""What surrounds every request: its id and record, the bounds on its size, and the rendering of errors."""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from service.asgi import JSON, App, ClientGoneError, Message, Receive, Scope, Send, respond
+from service.errors import ApiError, anthropic_body, invalid, openai_body, too_large, wrong_media_type
+from service.metrics import Metrics
+from service.records import Record, log_line
+
+log = logging.getLogger("roundhouse")
+
+CLIENT_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+MAX_HEADERS = 100
+CLIENT_LEFT = 499  # in logs only
+
+
+class Recorded:
+    """Gives each request an id and a Record in `scope["record"]`, and observes the record once at its end."""
+
+    def __init__(self, app: App, metrics: Metrics, name_of: Callable[[str], str], write: Callable[[str], None]) -> None:
+        self._app, self._metrics, self._name_of, self._write = app, metrics, name_of, write
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        record = Record(secrets.token_hex(16), self._name_of(scope["path"]), time.monotonic())
+        scope["record"] = record
+        headers = {name: value for name, value in scope["headers"] if name == b"x-request-id"}
+        theirs = headers.get(b"x-request-id", b"").decode("latin-1")
+        record.client_request_id = theirs if CLIENT_ID.match(theirs) else None
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                message["headers"].append((b"x-request-id", record.request_id.encode()))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except ClientGoneError:
+            record.outcome, record.status = "cancelled", CLIENT_LEFT
+        finally:
+            record.ended = time.monotonic()
+            self._metrics.observe(record)
+            self._write(log_line(record, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())))
+
+
+class Rendered:
+    """Turns an error into its answer, in the shape that the endpoint's clients expect."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except ClientGoneError:
+            raise
+        except ApiError as error:
+            await _render(error, scope, send)
+        except Exception:
+            log.exception("request %s failed", scope["record"].request_id)
+            await _render(ApiError("Something went wrong here. The request id finds it in our log."), scope, send)
+
+
+class Bounded:
+    """Refuses what is too large or not JSON before any of its body is read."""
+
+    def __init__(self, app: App, max_headers: int, max_body: int) -> None:
+        self._app, self._max_headers, self._max_body = app, max_headers, max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = scope["headers"]
+        if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > self._max_headers:
+            limit = f"{MAX_HEADERS} headers or {self._max_headers} bytes of them"
+            raise too_large(f"There are more than {limit}.", "headers_too_large", 431)
+        found: dict[bytes, bytes] = dict(headers)
+        if scope["method"] == "POST":
+            self._check_body(found)
+        await self._app(scope, receive, send)
+
+    def _check_body(self, headers: dict[bytes, bytes]) -> None:
+        media = headers.get(b"content-type", b"application/json").split(b";")[0].strip().lower()
+        if media != b"application/json":
+            raise wrong_media_type("Send the body as JSON, with the header 'Content-Type: application/json'.")
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise wrong_media_type("Send the body uncompressed, without 'Content-Encoding'.")
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            raise invalid("A request has either 'Content-Length' or 'Transfer-Encoding', not both.")
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_body:
+            raise too_large(f"The body is larger than {self._max_body} bytes.")
+
+
+async def _render(error: ApiError, scope: Scope, send: Send) -> None:
+    record: Record = scope["record"]
+    record.code = error.code
+    record.outcome = "refused" if error.status < 500 or error.status == 503 else "failed"
+    if record.status:
+        return  # the answer has begun; the connection's early end is all that can still be said
+    anthropic = scope["path"].startswith("/v1/messages")
+    body = anthropic_body(error) if anthropic else openai_body(error)
+    headers: list[Any] = [JSON, *((name.encode(), value.encode()) for name, value in error.headers.items())]
+    await respond(send, error.status, body, headers)

@@ -1,0 +1,81 @@
+"""Answers that are not streamed: what was used, and what an engine's refusal means in our own words."""
+
+import json
+import re
+
+from service.errors import ApiError, invalid, unavailable, upstream_failed
+from service.fleet import Served
+from service.records import Record
+
+TOO_LONG = re.compile(rb"maximum context length is (\d+) tokens\D+(\d+)")
+TOO_MANY = re.compile(rb"max_(?:completion_)?tokens=(\d+) cannot be greater than max_model_len=(\d+)")
+PARAMETER = re.compile(r"^(?:body\.)?[A-Za-z_][A-Za-z0-9_.\[\]]{0,63}$")
+
+
+class BrokenAnswerError(Exception):
+    """The engine answered 200 with something that is no answer."""
+
+
+def note(record: Record, body: bytes) -> None:
+    """Takes usage and finish reason from a whole answer; raises BrokenAnswerError where it ended by `abort`."""
+    try:
+        answer = json.loads(body)
+        record.use(answer.get("usage") or {})
+        choices = answer.get("choices") or [{}]
+        reason = choices[0].get("finish_reason") or answer.get("stop_reason") or answer.get("status")
+    except (ValueError, AttributeError, TypeError, IndexError) as error:
+        raise BrokenAnswerError(f"it is not the JSON of an answer: {error}") from None
+    record.finish_reason = reason if isinstance(reason, str) else None
+    if record.finish_reason in ("abort", "error", "cancelled"):
+        raise BrokenAnswerError(f"it ended with '{record.finish_reason}'")
+
+
+def refusal(status: int, body: bytes, served: Served) -> ApiError:
+    """The engine's error in our words. Its own text stays in its log: it can hold addresses, paths and prompts."""
+    if status == 503:
+        return unavailable(f"The engine of '{served.id}' is full. Try again later.", "overloaded", 1.0)
+    if status not in (400, 413, 422):
+        return upstream_failed(f"The engine of '{served.id}' failed (status {status}).")
+    if found := TOO_LONG.search(body):
+        limit, given = int(found[1]), int(found[2])
+        return invalid(
+            f"The prompt has at least {given} tokens and the context of '{served.id}' is {limit} tokens. Shorten it.",
+            "messages" if b"messages" in body else None,
+            "context_length_exceeded",
+        )
+    if found := TOO_MANY.search(body):
+        return invalid(
+            f"max_tokens is {int(found[1])} and the context of '{served.id}' is {int(found[2])} tokens. Ask for fewer.",
+            "max_tokens",
+            "context_length_exceeded",
+        )
+    if b"default chat template is no longer allowed" in body:
+        return invalid(
+            f"'{served.id}' has no chat template: name one as 'template' in the fleet file, or use /v1/completions.",
+            "messages",
+            "no_chat_template",
+        )
+    if b"emplate" in body or b"onversation roles" in body or b"alternate" in body:
+        return invalid(
+            f"The chat template of '{served.id}' refuses these messages: check the roles and their order.",
+            "messages",
+            "template_refused",
+        )
+    if b"tool choice requires" in body or b"tool-call-parser" in body:
+        return invalid(
+            f"'{served.id}' is served without tool calls: set enable_auto_tool_choice and tool_call_parser in its "
+            "engine settings, or leave 'tools' out.",
+            "tools",
+            "tools_not_served",
+        )
+    param = _param(body)
+    where = f" '{param}'" if param else " its contents"
+    return invalid(f"The engine of '{served.id}' refused the request because of{where}.", param, "engine_refused")
+
+
+def _param(body: bytes) -> str | None:
+    try:
+        param = json.loads(body)["error"]["param"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return param.removeprefix("body.") if isinstance(param, str) and PARAMETER.match(param) else None

@@ -1,0 +1,94 @@
+"""The generation endpoints: which body each takes, in which dialect it answers, and what it needs of a model."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from service.protocol.requests import (
+    Body,
+    ChatRequest,
+    CompletionRequest,
+    CountRequest,
+    EmbeddingsRequest,
+    MessagesRequest,
+    ResponsesRequest,
+)
+from service.protocol.streams import Dialect
+
+Kind = Literal["chat", "completion", "infill", "embedding"]
+
+# What `auto` counts as code: a fence, or a line that starts as one of a program does.
+CODE = re.compile(
+    r"```|^\s*(?:def |class |import |from \w+ import |#include|function |public |const |let |fn |SELECT )", re.M
+)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a request visibly needs: its kind, and what `auto` looks at."""
+
+    kind: Kind
+    turns: int = 1
+    code: bool = False
+    tools: bool = False
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One generation endpoint. `need` reads from a body what the router must know."""
+
+    path: str
+    body: type[Body]
+    dialect: Dialect
+    need: Callable[[Any], Need]
+
+
+def _chat(body: ChatRequest) -> Need:
+    texts = [message.content for message in body.messages]
+    turns = sum(message.role == "user" for message in body.messages)
+    return Need("chat", turns, any(_is_code(text) for text in texts), bool(body.tools))
+
+
+def _completion(body: CompletionRequest) -> Need:
+    return Need("infill" if body.suffix is not None else "completion", 1, _is_code(body.prompt))
+
+
+def _responses(body: ResponsesRequest) -> Need:
+    if isinstance(body.input, str):
+        return Need("chat", 1, _is_code(body.input), bool(body.tools))
+    turns = sum(item.get("role") == "user" for item in body.input)
+    return Need("chat", turns, any(_is_code(item.get("content")) for item in body.input), bool(body.tools))
+
+
+def _messages(body: CountRequest) -> Need:
+    turns = sum(message.role == "user" for message in body.messages)
+    return Need("chat", turns, any(_is_code(message.content) for message in body.messages), bool(body.tools))
+
+
+def _embeddings(_: EmbeddingsRequest) -> Need:
+    return Need("embedding")
+
+
+def _is_code(content: Any) -> bool:
+    if isinstance(content, str):
+        return CODE.search(content) is not None
+    if isinstance(content, list):
+        return any(
+            _is_code(part.get("text") if isinstance(part, dict) else getattr(part, "text", part)) for part in content
+        )
+    return False
+
+
+def _text(part: Any) -> Any:
+    return part.get("text") if isinstance(part, dict) else getattr(part, "text", part)
+
+
+GENERATION = (
+    Endpoint("/v1/chat/completions", ChatRequest, "openai", _chat),
+    Endpoint("/v1/completions", CompletionRequest, "openai", _completion),
+    Endpoint("/v1/responses", ResponsesRequest, "responses", _responses),
+    Endpoint("/v1/messages", MessagesRequest, "messages", _messages),
+    Endpoint("/v1/messages/count_tokens", CountRequest, "messages", _messages),
+    Endpoint("/v1/embeddings", EmbeddingsRequest, "openai", _embeddings),
+)

@@ -1,0 +1,88 @@
+"""Server-sent events as they pass: framed, watched, and otherwise left alone."""
+
+import json
+import re
+from typing import Literal
+
+from service.records import Record
+
+Dialect = Literal["openai", "responses", "messages"]
+
+FINISH_REASON = re.compile(rb'"(?:finish_reason|stop_reason)": ?"([a-z_]+)"')
+ENDS = {
+    "openai": (b"data: [DONE]",),
+    "responses": (b"event: response.completed", b"event: response.incomplete"),
+    "messages": (b"event: message_stop",),
+}
+ERRORS = (b'data: {"error"', b"event: error", b"event: response.failed", b'data: {"type":"error"')
+
+
+class BrokenStreamError(Exception):
+    """The engine said in its stream that it could not finish."""
+
+
+class Watch:
+    """Follows one streamed answer of an engine.
+
+    It cuts the bytes at event boundaries, notes in the record when output came and what was used, and tells whether
+    the stream ended as it should. With `hide_usage` the usage event is kept from a client that did not ask for it.
+    """
+
+    __slots__ = ("_dialect", "_hide_usage", "_record", "_rest", "finished")
+
+    def __init__(self, record: Record, dialect: Dialect, hide_usage: bool) -> None:
+        self._record, self._dialect, self._hide_usage = record, dialect, hide_usage
+        self._rest = b""
+        self.finished = False
+
+    def feed(self, data: bytes, now: float) -> bytes:
+        """The whole events in `data` that the client should get; raises BrokenStreamError at an error of the engine."""
+        if self._rest:
+            data = self._rest + data
+        end = data.rfind(b"\n\n") + 2
+        if end == 1:
+            self._rest = data
+            return b""
+        self._rest = data[end:]
+        whole = data[:end]
+        if whole.count(b"\n\n") == 1:
+            return whole if self._passes(whole, now) else b""
+        passed = [event + b"\n\n" for event in whole[:-2].split(b"\n\n") if self._passes(event, now)]
+        return b"".join(passed)
+
+    def _passes(self, event: bytes, now: float) -> bool:
+        if event.startswith(b":"):
+            return True
+        if event.startswith(ERRORS):
+            raise BrokenStreamError
+        if event.startswith(ENDS[self._dialect]):
+            self.finished = True
+            self._note_usage(event)
+            return True
+        usage = self._note_usage(event)
+        if usage and self._dialect == "openai" and b'"choices":[]' in event:
+            return not self._hide_usage
+        if self._is_output(event):
+            self._record.output(now)
+        reason = FINISH_REASON.search(event)
+        if reason:
+            self._record.finish_reason = reason[1].decode()
+            # vLLM ends requests so when it is told to stop; it is no answer.
+            if self._record.finish_reason in ("abort", "error"):
+                raise BrokenStreamError
+        return True
+
+    def _is_output(self, event: bytes) -> bool:
+        """Whether the event carries text: the opening events come together with the first token, not before it."""
+        if self._dialect == "openai":
+            return b'"delta":{"role"' not in event
+        return b"delta\n" in event[:64]
+
+    def _note_usage(self, event: bytes) -> bool:
+        if b'"usage":{' not in event:
+            return False
+        payload = json.loads(event[event.index(b"data: ") + 6 :])
+        # Anthropic's first event and the last one of the Responses API carry it one level down.
+        holder = payload.get("response") or payload.get("message") or payload
+        self._record.use(holder.get("usage") or {})
+        return True

@@ -1,0 +1,58 @@
+"""What the environment may set: one frozen `Settings`, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from service.documents import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+PREFIX = "ROUNDHOUSE_"
+CONVERSIONS: Mapping[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+
+
+def _row(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One row per variable `ROUNDHOUSE_<NAME>`. Durations are seconds, sizes are bytes."""
+
+    fleet: Path = _row(ROOT / "deploy/fleets/pebble.yaml", "the fleet file: which models are served")
+    models: Path = _row(ROOT / "models", "the catalogue's folder")
+    run_dir: Path | None = _row(None, "private folder for sockets and state; made under the temporary folder if unset")
+    host: str = _row("127.0.0.1", "address that `roundhouse serve` listens on")
+    port: int = _row(3000, "port that `roundhouse serve` listens on")
+    engine_python: str = _row("", "Python that has vLLM, if not the one that runs Roundhouse")
+    max_body: int = _row(4 * 2**20, "largest request body")
+    max_headers: int = _row(32 * 2**10, "largest sum of header names and values")
+    body_timeout: float = _row(30.0, "longest wait for the next part of a request body")
+    connect_timeout: float = _row(1.0, "longest wait for a connection to an engine")
+    first_byte_timeout: float = _row(300.0, "longest wait for an engine's first byte")
+    idle_timeout: float = _row(60.0, "longest silence of an engine within an answer")
+    total_timeout: float = _row(1800.0, "longest time for a whole answer")
+    start_timeout: float = _row(900.0, "longest time from an engine's start to its first token")
+    drain_timeout: float = _row(20.0, "how long running requests may finish after SIGTERM")
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
+        """The settings that `environ` asks for; raises ConfigError naming every variable that is unknown or wrong."""
+        known = {PREFIX + row.name.upper(): row for row in fields(cls)}
+        values: dict[str, Any] = {}
+        problems = []
+        for name, text in environ.items():
+            if name.startswith(PREFIX) and name not in known:
+                problems.append(f"environment: {name}: no such setting; known are {', '.join(sorted(known))}")
+            elif name in known and text:
+                row = known[name]
+                try:
+                    values[row.name] = CONVERSIONS.get(str(row.type), Path)(text)
+                except ValueError:
+                    problems.append(f"environment: {name}: '{text}' is not a number")
+        if problems:
+            raise ConfigError(problems)
+        return cls(**values)

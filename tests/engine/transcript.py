@@ -1,0 +1,148 @@
+"""What an engine answered, freed of what may differ from one answer to the next."""
+
+import asyncio
+import json
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Strings under these keys are part of the contract; of others only the type is.
+SAID = {"finish_reason", "message", "object", "param", "role", "status", "stop_reason", "type", "detail", "reason"}
+HOP = {"connection", "date"}
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """`status` is 0 when there was no answer; `whole` says whether the answer came to its proper end.
+
+    `body` is the shape of the JSON, or the list of the shapes of the events with equal neighbours counted once.
+    """
+
+    status: int
+    headers: frozenset[str]
+    media: str
+    body: Any
+    whole: bool
+
+
+def shape(value: Any, key: str = "") -> Any:
+    """A JSON value with types in place of values. Numbers inside of messages differ as well."""
+    match value:
+        case dict():
+            return {name: shape(inner, name) for name, inner in value.items()}
+        case list():
+            kinds = [shape(inner, key) for inner in value]
+            return [kind for number, kind in enumerate(kinds) if kind not in kinds[:number]]
+        case str() if key in SAID:
+            return re.sub(r"\d+", "N", value)
+        case _:
+            return type(value).__name__
+
+
+class Talk:
+    """One exchange over a connection of its own."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._data = b""
+
+    @classmethod
+    async def start(
+        cls, socket: Path, method: str, path: str, body: Any = b"", media: str = "application/json"
+    ) -> "Talk":
+        """Connects and sends. A body that is not bytes becomes JSON."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        reader, writer = await asyncio.open_unix_connection(socket)
+        head = f"{method} {path} HTTP/1.1\r\nhost: engine\r\nconnection: close\r\n"
+        head += f"content-type: {media}\r\ncontent-length: {len(content)}\r\n\r\n"
+        writer.write(head.encode() + content)
+        await writer.drain()
+        return cls(reader, writer)
+
+    async def wait(self, text: bytes, times: int = 1) -> None:
+        """Reads until `text` has come so many times."""
+        while self._data.count(text) < times:
+            piece = await self._reader.read(2**16)
+            assert piece, f"ended without {text!r}"
+            self._data += piece
+
+    async def finish(self) -> Transcript:
+        """Reads to the end."""
+        with suppress(ConnectionResetError):
+            self._data += await self._reader.read()
+        self._writer.close()
+        return _normal(self._data)
+
+    def leave(self) -> None:
+        """Goes away without waiting for the answer."""
+        self._writer.close()
+
+
+async def ask(socket: Path, method: str, path: str, body: Any = b"", media: str = "application/json") -> Transcript:
+    """One whole exchange; a refused connection is a transcript, too."""
+    try:
+        talk = await Talk.start(socket, method, path, body, media)
+    except ConnectionRefusedError:
+        return Transcript(0, frozenset(), "", None, False)
+    return await talk.finish()
+
+
+async def series(socket: Path) -> dict[str, float]:
+    """The sum of every metric over its labels."""
+    reader, writer = await asyncio.open_unix_connection(socket)
+    writer.write(b"GET /metrics HTTP/1.1\r\nhost: engine\r\nconnection: close\r\n\r\n")
+    text = (await reader.read()).decode()
+    writer.close()
+    sums: dict[str, float] = {}
+    for name, value in re.findall(r"^(vllm:\w+)\{.*\} (\S+)$", text, re.MULTILINE):
+        sums[name] = sums.get(name, 0.0) + float(value)
+    return sums
+
+
+def _normal(data: bytes) -> Transcript:
+    head, _, rest = data.partition(b"\r\n\r\n")
+    first, *rows = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (row.partition(":") for row in rows)}
+    names = frozenset(headers) - HOP
+    media = headers.get("content-type", "")
+    status = int(first.split(" ")[1])
+    if headers.get("transfer-encoding") == "chunked":
+        chunks, whole = _chunks(rest)
+        return Transcript(status, names, media, _events(chunks), whole)
+    whole = len(rest) == int(headers["content-length"])
+    body = shape(json.loads(rest)) if media == "application/json" else media and "text"
+    return Transcript(status, names, media, body, whole)
+
+
+def _chunks(data: bytes) -> tuple[list[bytes], bool]:
+    """The complete chunks of a body, and whether the last one was there."""
+    chunks: list[bytes] = []
+    while b"\r\n" in data:
+        size, _, data = data.partition(b"\r\n")
+        length = int(size, 16)
+        if not length:
+            return chunks, True
+        if len(data) < length + 2:
+            break
+        chunks.append(data[:length])
+        data = data[length + 2 :]
+    return chunks, False
+
+
+def _events(chunks: list[bytes]) -> list[Any]:
+    """Every chunk is one event, as its lines' shapes; equal neighbours once, since tokens may come together."""
+    events: list[Any] = []
+    for chunk in chunks:
+        text = chunk.decode()
+        assert text.count("\n\n") == 1 and text.endswith("\n\n"), "a chunk is not one event"
+        lines = [_line(line) for line in text.strip().split("\n")]
+        if events[-1:] != [lines]:
+            events.append(lines)
+    return events
+
+
+def _line(line: str) -> Any:
+    name, _, value = line.partition(": ")
+    return [name, shape(json.loads(value)) if value.startswith("{") else value]

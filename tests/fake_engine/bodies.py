@@ -1,0 +1,88 @@
+"""The small bodies that vLLM 0.32 answers with, key for key: errors, counts, models, metrics; and its framing."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+Json = dict[str, Any]
+
+DEATH = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+BUSY = "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
+DRAINING = "cannot schedule new futures after shutdown"
+DONE = b"data: [DONE]\n\n"
+
+
+def dumps(value: Any) -> bytes:
+    """JSON as the engine writes it: no spaces, no escapes."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def data(value: Any) -> bytes:
+    """One event without a name."""
+    return b"data: " + dumps(value) + b"\n\n"
+
+
+def named(value: Json) -> bytes:
+    """One event with the name that its `type` says."""
+    return f"event: {value['type']}\n".encode() + data(value)
+
+
+def error(message: str, kind: str, param: str | None, code: int) -> Json:
+    """The engine's envelope. `code` is the HTTP status."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def death_event() -> bytes:
+    """What a running stream gets when the engine core dies; the only event written with spaces."""
+    body = error(DEATH, "InternalServerError", None, 500)
+    return f"data: {json.dumps(body)}\n\n".encode()
+
+
+def dialect(path: str, body: Json) -> Json:
+    """The same error in the words of the endpoint at `path`."""
+    if not path.startswith("/v1/messages"):
+        return body
+    return {"type": "error", "error": {"type": body["error"]["type"], "message": body["error"]["message"]}}
+
+
+def models(model: str, context: int, now: int) -> Json:
+    """`/v1/models`: the one that is served. `context` is in tokens, `now` in seconds since the epoch."""
+    may = ("allow_sampling", "allow_logprobs", "allow_view")
+    may_not = ("allow_create_engine", "allow_search_indices", "allow_fine_tuning", "is_blocking")
+    permission = {"id": "modelperm-0", "object": "model_permission", "created": now, "organization": "*", "group": None}
+    permission |= dict.fromkeys(may, True) | dict.fromkeys(may_not, False)
+    entry = {"id": model, "object": "model", "created": now, "owned_by": "vllm", "root": model, "parent": None}
+    return {"object": "list", "data": [entry | {"max_model_len": context, "permission": [permission]}]}
+
+
+def counted(path: str, tokens: int, context: int) -> Json:
+    """The answer of the endpoint at `path` that only counts."""
+    if path == "/tokenize":
+        return {"count": tokens, "max_model_len": context, "tokens": list(range(tokens)), "token_strs": None}
+    return {"input_tokens": tokens, "context_management": {"original_input_tokens": tokens}}
+
+
+def metrics(model: str, running: int, waiting: int, totals: Mapping[str, int]) -> bytes:
+    """The series that the gateway reads, with the labels of the real ones.
+
+    `totals` counts tokens, prompt tokens, and what ended for which reason.
+    """
+    where = f'engine="0",model_name="{model}"'
+    rows: dict[str, float] = {
+        f"num_requests_running{{{where}}}": running,
+        f"num_requests_waiting{{{where}}}": waiting,
+        f'num_requests_waiting_by_reason{{{where},reason="capacity"}}': waiting,
+        f'num_requests_waiting_by_reason{{{where},reason="deferred"}}': 0,
+        f"kv_cache_usage_perc{{{where}}}": running / 512,
+        f"prefix_cache_queries_total{{{where}}}": totals["prompt"],
+        f"prefix_cache_hits_total{{{where}}}": 0,
+        f"prompt_tokens_total{{{where}}}": totals["prompt"],
+        f"generation_tokens_total{{{where}}}": totals["said"],
+        f"iteration_tokens_total_count{{{where}}}": totals["said"],
+    }
+    for reason in ("stop", "length", "abort", "error", "repetition"):
+        name = f'request_success_total{{engine="0",finished_reason="{reason}",model_name="{model}"}}'
+        rows[name] = totals[reason]
+    for reason in ("max_num_queued_reqs", "max_num_queued_tokens"):
+        rows[f'admission_rejections_total{{model_name="{model}",reason="{reason}"}}'] = totals[reason]
+    return "".join(f"vllm:{series} {float(value)}\n" for series, value in rows.items()).encode()

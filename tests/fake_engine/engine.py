@@ -1,0 +1,263 @@
+"""The fake engine itself: its socket, its running requests, its end."""
+
+import asyncio
+import time
+import uuid
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Literal
+
+from tests.fake_engine import bodies, requests
+from tests.fake_engine.bodies import Json
+from tests.fake_engine.shapes import Chat, Completion, Message, Response, Shape, Turn
+from tests.fake_engine.wire import Cut, Fault, Line, Seen, Wire, hang_up
+
+CONTEXT = 1024  # tokens
+SHAPES: dict[str, Callable[[], Shape]] = {
+    "/v1/chat/completions": Chat,
+    "/v1/completions": Completion,
+    "/v1/responses": Response,
+    "/v1/messages": Message,
+}
+COUNTING = {"/tokenize", "/v1/messages/count_tokens"}
+PATHS = {"GET": {"/health", "/v1/models", "/metrics"}, "POST": {*SHAPES, *COUNTING}}
+
+Death = Literal["drain", "core", "kill"]
+"""How an engine ends: SIGTERM with a shutdown timeout; SIGTERM without one, or the core killed; the process killed."""
+
+
+class FakeEngine:
+    """One engine with one model. `gap` is the seconds before each token, `slots` how many requests run at once.
+
+    `queue` bounds the requests that run or wait, as `--max-num-queued-reqs` does. `always` befalls every request that
+    generates and for which nothing was scripted.
+    """
+
+    def __init__(
+        self, model: str, variant: str = "chat", *, gap: float = 0.0, slots: int = 256, queue: int | None = None
+    ) -> None:
+        self.model, self.variant, self.gap, self.queue = model, variant, gap, queue
+        self.always = Fault()
+        self.requests: list[Seen] = []
+        self.running = 0
+        self.waiting = 0
+        self.totals: Counter[str] = Counter()
+        self.fate: Death | None = None
+        self._slots = asyncio.Semaphore(slots)
+        self._scripts: defaultdict[str, deque[Fault]] = defaultdict(deque)
+        self._lines: dict[Line, asyncio.StreamWriter] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    def script(self, *faults: Fault, path: str = "") -> None:
+        """Queues faults for the next requests to `path`, one each; without a path, for the next that generate."""
+        self._scripts[path].extend(faults)
+
+    @asynccontextmanager
+    async def listen(self, at: Path | int) -> AsyncIterator["FakeEngine"]:
+        """Serves on a Unix socket, or on a TCP port of 127.0.0.1 (0 takes a free one: see `port`)."""
+        loop = asyncio.get_running_loop()
+
+        def connect() -> asyncio.StreamReaderProtocol:
+            return asyncio.StreamReaderProtocol(Line(), self._serve)
+
+        if isinstance(at, int):
+            self._server = await loop.create_server(connect, "127.0.0.1", at)
+        else:
+            self._server = await loop.create_unix_server(connect, at)
+        try:
+            yield self
+        finally:
+            self.die("kill")
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    def die(self, how: Death) -> None:
+        """Ends as the real engine does. A drain ends by itself when the last running request has been answered."""
+        self.fate = how
+        if how == "drain":
+            return
+        if self._server is not None:
+            self._server.close()
+        for line, writer in self._lines.items():
+            line.stir.set()
+            if how == "kill" or not line.busy:
+                writer.transport.abort()
+
+    def drop_idle(self) -> None:
+        """Closes the connections that carry no request, as an engine does after its keep-alive time."""
+        for line, writer in self._lines.items():
+            if not line.busy:
+                writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert isinstance(reader, Line)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._lines[reader] = writer
+        try:
+            await self._converse(reader, writer)
+        except Cut as cut:
+            await hang_up(cut.end, reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            del self._lines[reader]
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _converse(self, line: Line, writer: asyncio.StreamWriter) -> None:
+        if (queue := self._scripts[""]) and queue[0].accept:
+            raise Cut(queue.popleft().end)
+        while seen := await line.receive():
+            self.requests.append(seen)
+            line.busy = True
+            close = seen.headers.get("connection") == "close"
+            await self._answer(seen, line, Wire(line, writer, self._fault(seen), close))
+            seen.sent, line.busy = True, False
+            if self.fate == "drain" and not self.running + self.waiting:
+                self.die("kill")
+            if close or self.fate not in (None, "drain"):
+                return
+
+    def _fault(self, seen: Seen) -> Fault:
+        generates = seen.path in SHAPES
+        queue = self._scripts[seen.path] or (self._scripts[""] if generates else deque())
+        return queue.popleft() if queue else self.always if generates else Fault()
+
+    async def _answer(self, seen: Seen, line: Line, wire: Wire) -> None:
+        fault = wire.fault
+        if fault.delay:
+            await line.pause(fault.delay)
+        if fault.raw is not None:
+            await wire.raw(fault.raw)
+        elif fault.status:
+            await wire.answer(fault.status, fault.body)
+        elif seen.path not in PATHS.get(seen.method, ()):
+            others = [method for method, paths in PATHS.items() if seen.path in paths]
+            detail, allow = ("Method Not Allowed", {"allow": others[0]}) if others else ("Not Found", {})
+            await wire.answer(405 if others else 404, bodies.dumps({"detail": detail}), **allow)
+        elif seen.method == "GET":
+            await self._state(seen.path, wire)
+        else:
+            await self._reply(seen, line, wire)
+
+    async def _state(self, path: str, wire: Wire) -> None:
+        if path == "/health":
+            await wire.answer(200)
+        elif path == "/metrics":
+            series = bodies.metrics(self.model, self.running, self.waiting, self.totals)
+            await wire.answer(200, series, "text/plain; version=1.0.0; charset=utf-8")
+        else:
+            await wire.answer(200, bodies.dumps(bodies.models(self.model, CONTEXT, int(time.time()))))
+
+    async def _reply(self, seen: Seen, line: Line, wire: Wire) -> None:
+        """Refuses a request, counts its tokens, or lets it run."""
+        path = seen.path
+        refusal = requests.malformed(path, seen.headers.get("content-type", ""), seen.body)
+        early = refusal is not None
+        request: Json = {} if early else seen.json
+        refusal = refusal or requests.unfit(path, request, self.model, self.variant, CONTEXT)
+        if refusal is None and path in SHAPES:
+            refusal = self._refusal()
+        if refusal is not None:
+            status, body = refusal
+            await wire.answer(status, bodies.dumps(body if early or status == 500 else bodies.dialect(path, body)))
+        elif path in COUNTING:
+            await wire.answer(200, bodies.dumps(bodies.counted(path, requests.count(request), CONTEXT)))
+        else:
+            async with self._slot(line):
+                await self._run(path, request, line, wire)
+
+    def _refusal(self) -> requests.Refusal | None:
+        """Why no request may run now."""
+        if self.fate == "drain":
+            return 500, bodies.error(bodies.DRAINING, "InternalServerError", None, 500)
+        if self.queue is not None and self.running + self.waiting >= self.queue:
+            self.totals["max_num_queued_reqs"] += 1
+            return 503, bodies.error(bodies.BUSY, "Service Unavailable", None, 503)
+        return None
+
+    @asynccontextmanager
+    async def _slot(self, line: Line) -> AsyncIterator[None]:
+        """Waits for room among the running requests; gives up when the peer does."""
+        self.waiting += 1
+        taken = asyncio.create_task(self._slots.acquire())
+        stirred = asyncio.create_task(line.stir.wait())
+        await asyncio.wait((taken, stirred), return_when=asyncio.FIRST_COMPLETED)
+        self.waiting -= 1
+        stirred.cancel()
+        if not taken.done():
+            taken.cancel()
+            raise ConnectionResetError
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+            self._slots.release()
+
+    async def _run(self, path: str, request: Json, line: Line, wire: Wire) -> None:
+        shape = SHAPES[path]()
+        turn = self._turn(request, wire.fault.finish)
+        gap = self.gap if wire.fault.gap is None else wire.fault.gap
+        self.totals["prompt"] += turn.prompt
+        if request.get("stream"):
+            await wire.stream(self._events(shape, turn, line, gap))
+            return
+        async for _ in self._tokens(turn, line, gap):
+            pass
+        if wire.fault.dead or self.fate == "core":
+            dead = bodies.error(bodies.DEATH, "InternalServerError", None, 500)
+            await wire.answer(500, bodies.dumps(dead), vary="Origin")
+        else:
+            await wire.answer(200, bodies.dumps(shape.whole(turn)))
+
+    def _turn(self, request: Json, finish: str | None) -> Turn:
+        """Makes up an answer of at most as many tokens as the request allows and the context holds."""
+        prompt = requests.count(request)
+        limit = request.get("max_output_tokens") or request.get("max_tokens")
+        room = min(limit or CONTEXT, CONTEXT - prompt)
+        said = requests.texts(request)[-1].split() or ["ok"]
+        words = [word if number == 0 else f" {word}" for number, word in enumerate(said)]
+        # The token that ends an answer is generated, and counted, like any other.
+        spoken = list(islice(cycle(words), room)) if request.get("ignore_eos") else [*words, ""][:room]
+        finish = finish or ("stop" if spoken[-1] == "" else "length")
+        usage = bool((request.get("stream_options") or {}).get("include_usage"))
+        identity = uuid.uuid4().hex[:16]
+        return Turn(identity, self.model, int(time.time()), prompt, tuple(spoken), finish, usage, limit)
+
+    async def _tokens(self, turn: Turn, line: Line, gap: float) -> AsyncIterator[str]:
+        """Says the turn word by word; leaves off when the engine dies."""
+        for word in turn.words:
+            if gap:
+                await line.pause(gap)
+            if line.gone:
+                raise ConnectionResetError
+            if self.fate == "core":
+                return
+            turn.said += 1
+            self.totals["said"] += 1
+            yield word
+        self.totals[turn.finish] += 1
+
+    async def _events(self, shape: Shape, turn: Turn, line: Line, gap: float) -> AsyncIterator[bytes]:
+        async for word in self._tokens(turn, line, gap):
+            for event in shape.opening(turn) if turn.said == 1 else ():
+                yield event
+            yield shape.token(turn, word, last=turn.said == len(turn.words))
+        if self.fate == "core":
+            yield bodies.death_event()
+            yield bodies.DONE
+            return
+        for event in shape.closing(turn):
+            yield event

@@ -1,0 +1,113 @@
+"""What the fake engine makes of a request: its words, and the reasons for which the real one would refuse it."""
+
+import json
+
+from tests.fake_engine.bodies import Json, error
+
+Refusal = tuple[int, Json]
+"""HTTP status and body."""
+
+NO_TEMPLATE = (
+    "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the"
+    " tokenizer does not define one."
+)
+NO_SUFFIX = "suffix is only supported for models with FIM completion rendering"
+# Per path: the fields that must be there.
+NEEDED = {
+    "/v1/chat/completions": ("messages",),
+    "/v1/completions": ("prompt",),
+    "/v1/responses": ("input",),
+    "/v1/messages": ("model", "messages", "max_tokens"),
+    "/v1/messages/count_tokens": ("model", "messages"),
+}
+NUMBERS = {
+    "temperature": ("float_parsing", "Input should be a valid number, unable to parse string as a number"),
+    "max_tokens": ("int_parsing", "Input should be a valid integer, unable to parse string as an integer"),
+}
+
+
+def texts(request: Json) -> list[str]:
+    """The text of every message or prompt, the last one last."""
+    given = request.get("messages") or request.get("input") or request.get("prompt") or []
+    if isinstance(given, str):
+        return [given]
+    return [_text(item) for item in given]
+
+
+def _text(item: object) -> str:
+    if isinstance(item, dict):
+        content = item.get("content", "")
+        return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
+    return str(item)
+
+
+def count(request: Json) -> int:
+    """The tokens of a request: its words, and one for each message that begins."""
+    said = texts(request)
+    return sum(len(text.split()) for text in said) + len(said)
+
+
+def malformed(path: str, media: str, body: bytes) -> Refusal | None:
+    """Why a body is no request at all."""
+    if not media.startswith("application/json"):
+        message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
+        return 400, error(message, "Bad Request", None, 400)
+    try:
+        request = json.loads(body or b"null")
+    except UnicodeDecodeError:
+        return 400, {"detail": "There was an error parsing the body"}
+    except json.JSONDecodeError as problem:
+        where = f"body.{problem.pos}"
+        return _invalid(where, "json_invalid", "JSON decode error", "<dict of 0 items>", ctx={"error": problem.msg})
+    if request is None:
+        return _invalid("body", "missing", "Field required", "None")
+    if not isinstance(request, dict):
+        text = "Input should be a valid dictionary or object to extract fields from"
+        return _invalid("body", "model_attributes_type", text, f"<list of {len(request)} items>")
+    for field in NEEDED.get(path, ()):
+        if field not in request:
+            return _invalid(f"body.{field}", "missing", "Field required", f"<dict of {len(request)} items>")
+    for field, (kind, text) in NUMBERS.items():
+        if isinstance(value := request.get(field), str):
+            return _invalid(f"body.{field}", kind, text, value)
+    return None
+
+
+def unfit(path: str, request: Json, model: str, variant: str, context: int) -> Refusal | None:
+    """Why this model cannot do what a well-formed request asks for."""
+    limit = request.get("max_tokens") or request.get("max_output_tokens") or 0
+    tokens = count(request)
+    if (asked := request.get("model", model)) != model:
+        message = f"The model `{asked}` does not exist. Valid aliases: {model}."
+        return 404, error(message, "NotFoundError", "model", 404)
+    if (temperature := request.get("temperature") or 0) < 0:
+        return _bad(f"temperature must be non-negative, got {float(temperature)}.", "temperature", float(temperature))
+    if request.get("stream_options") and not request.get("stream"):
+        return _bad("Stream options can only be defined when `stream=True`.", "stream_options")
+    if request.get("suffix"):
+        return 400, error(NO_SUFFIX, "BadRequestError", "suffix", 400)
+    if variant == "base" and ("messages" in request or "input" in request):
+        return 400, error(NO_TEMPLATE, "BadRequestError", None, 400)
+    if tokens > context:
+        message = (
+            f"This model's maximum context length is {context} tokens. However, your prompt contains at least"
+            f" {context + 1} input tokens, which exceeds this limit even without any output tokens. Please reduce the"
+            " length of the input prompt."
+        )
+        return _bad(message, "input_tokens", context + 1)
+    if limit > context:
+        message = (
+            f"max_tokens={limit} cannot be greater than max_model_len={context}. Please request fewer output tokens."
+        )
+        return _bad(message, "max_tokens", limit)
+    return None
+
+
+def _bad(message: str, param: str, value: object = None) -> Refusal:
+    shown = f"parameter={param}" + (f", value={value}" if value is not None else "")
+    return 400, error(f"{message} ({shown})", "BadRequestError", param, 400)
+
+
+def _invalid(where: str, kind: str, text: str, given: str, **context: object) -> Refusal:
+    detail = {"type": kind, "loc": where, "msg": text, "input": given, **context}
+    return 400, error(f"1 validation error:\n  {detail}", "Bad Request", where, 400)
