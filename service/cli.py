@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -120,7 +119,6 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
             raise click.ClickException(message) from None
     os.environ[PREFIX + "FLEET"] = str((fleet_file or settings.fleet).resolve())
     os.environ[PREFIX + "HOST"], os.environ[PREFIX + "PORT"] = host, str(port)
-    os.environ.setdefault(PREFIX + "RUN_DIR", tempfile.mkdtemp(prefix="roundhouse-"))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     names = ", ".join(one.id for one in served.served)
     click.echo(f"roundhouse  starting {names}; http://{host}:{port} answers as soon as a model is ready", err=True)

@@ -79,7 +79,7 @@ class Endpoints:
         try:
             fields = json.loads(body)
             path = fields.pop("endpoint", "/v1/chat/completions")
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, AttributeError, TypeError, RecursionError):
             raise invalid(
                 "The body must be a JSON object: a request, and its 'endpoint' path.", code="invalid_json"
             ) from None

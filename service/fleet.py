@@ -1,6 +1,7 @@
 """The fleet file: which models this installation serves, how, and under which names."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import Field, PositiveInt, model_validator
 from service import names
 from service.catalog import Capability, Catalog, Chat, EngineValue, Identifier, Infill, Model, Variant
 from service.documents import ConfigError, Document, Frozen
+from service.names import Specialty
 
 # Set from elsewhere in the fleet or by the gateway; a second value would contradict it or open the engine to others.
 OURS = {
@@ -28,6 +30,7 @@ OURS = {
     "enable_log_requests": "nobody: prompts are never logged",
     "enable_log_outputs": "nobody: outputs are never logged",
 }
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 RESERVED = ("base", "chat", "instruct", "code", "embedding", "auto")
 
 EngineSettings = dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], EngineValue]
@@ -50,7 +53,7 @@ class Entry(Frozen):
     family: Identifier | None = None
     version: str | None = None
     size: str | None = None
-    specialty: Literal["python", "instruct"] | None = None
+    specialty: Specialty | None = None
     context: PositiveInt | None = None
     template: str | None = None
     infill: Infill | None = None
@@ -189,7 +192,7 @@ def _serve(entry: Entry, written: FleetFile, catalog: Catalog, folder: Path) -> 
     return Served(
         id=entry.id or model.id,
         model=model,
-        family=entry.family or (catalog.family_of[known.id] if known else names.parse(entry.model).family),
+        family=entry.family or (catalog.family_of[known.id] if known else names.parse(entry.model).family) or model.id,
         weights=weights,
         template=Path(template) if template else None,
         replicas=entry.replicas,
@@ -204,9 +207,26 @@ def _serve(entry: Entry, written: FleetFile, catalog: Catalog, folder: Path) -> 
 
 
 def _overridden(known: Model, entry: Entry) -> Model:
-    said = {key: value for key in ("variant", "version", "size", "specialty", "context", "infill")
+    said = {key: value for key in ("variant", "version", "size", "context", "infill")
             if (value := getattr(entry, key)) is not None}  # fmt: skip
+    variant = entry.variant or known.variant
+    specialty = _specialty(entry, variant, known.specialty)
+    if (variant, specialty) != (known.variant, known.specialty):
+        # Another fine-tuning than the catalogue's: whether it converses follows from what the entry says.
+        said |= {"specialty": specialty, "chat": (known.chat or Chat()) if _converses(variant, specialty) else None}
     return known.model_copy(update=said)
+
+
+def _specialty(entry: Entry, variant: Variant, otherwise: Specialty | None) -> Specialty | None:
+    if variant == "code":
+        return entry.specialty or otherwise
+    if entry.specialty:
+        raise _MistakeError("specialty", f"only a model of variant 'code' has a specialty; this one is '{variant}'")
+    return None
+
+
+def _converses(variant: Variant, specialty: Specialty | None) -> bool:
+    return variant in ("chat", "instruct") or specialty == "instruct"
 
 
 def _uncatalogued(entry: Entry, folder: Path) -> Model:
@@ -216,13 +236,14 @@ def _uncatalogued(entry: Entry, folder: Path) -> Model:
     if variant is None:
         raise _MistakeError("model", f"the name '{entry.model}' does not tell the variant: add 'variant:' to the entry")
     path = Path(_existing(entry.model, folder, "model")) if _is_path(entry.model) else None
-    if path is None and entry.model.count("/") != 1:
+    if path is None and not HUB_ID.fullmatch(entry.model):
         raise _MistakeError(
             "model",
             f"'{entry.model}' is no id of the catalogue, no hub id (organisation/name) and no path (/… ./… or ~…)",
         )
-    specialty = (entry.specialty or name.specialty) if variant == "code" else None
-    talks = variant in ("chat", "instruct") or specialty == "instruct"
+    if not (entry.id or name.slug):
+        raise _MistakeError("model", f"the name '{entry.model}' gives no id: add 'id:' to the entry")
+    specialty = _specialty(entry, variant, name.specialty)
     return Model(
         id=entry.id or name.slug,
         variant=variant,
@@ -232,7 +253,7 @@ def _uncatalogued(entry: Entry, folder: Path) -> Model:
         size=entry.size or name.size,
         specialty=specialty,
         context=entry.context or (_context_in(path) if path else None),
-        chat=Chat() if talks else None,
+        chat=Chat() if _converses(variant, specialty) else None,
         infill=entry.infill,
     )
 

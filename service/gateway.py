@@ -4,8 +4,10 @@
 """
 
 import asyncio
+import atexit
 import inspect
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -57,9 +59,11 @@ def configure() -> tuple[Settings, catalog.Catalog, fleet.Fleet]:
     except ConfigError as error:
         sys.exit(f"Roundhouse cannot start:\n{error}")
     if settings.run_dir is None:
-        # The workers of `bentoml serve` inherit it: the first process that gets here decides for all.
-        os.environ[RUN_DIR] = tempfile.mkdtemp(prefix="roundhouse-")
-        settings = replace(settings, run_dir=Path(os.environ[RUN_DIR]))
+        # The workers of `bentoml serve` inherit it: the first process that gets here decides for all, and cleans up.
+        run_dir = tempfile.mkdtemp(prefix="roundhouse-")
+        os.environ[RUN_DIR] = run_dir
+        atexit.register(shutil.rmtree, run_dir, ignore_errors=True)
+        settings = replace(settings, run_dir=Path(run_dir))
     return settings, known, served
 
 

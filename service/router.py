@@ -14,7 +14,7 @@ from service.protocol.generation import Kind, Need
 
 # Which variants are tried for a request when its name leaves the variant open, best first.
 PREFERENCES: dict[Kind, tuple[Variant, ...]] = {
-    "chat": ("chat", "instruct", "code"),
+    "chat": ("chat", "instruct", "code", "base"),
     "completion": ("base", "code", "instruct", "chat"),
     "infill": ("code", "base", "instruct", "chat"),
     "embedding": ("embedding",),
@@ -57,7 +57,7 @@ def resolve(requested: str, need: Need, fleet: Fleet, catalog: Catalog) -> Targe
             raise unknown_model(f"There is no task '{task}'. Tasks are: {', '.join(sorted(catalog.tasks))}.")
         return _by_variants(catalog.tasks[task], need, f"task {task}", requested, fleet)
     if requested == "auto":
-        why, variants = _automatic(need)
+        why, variants = automatic(need)
         return _by_variants(variants, need, f"auto: {why}", requested, fleet)
     raise unknown_model(f"No model '{requested}' is served here.{_hint(requested, fleet)}")
 
@@ -96,7 +96,7 @@ def _ranked(candidates: Iterable[Served], kind: Kind) -> list[Served]:
 def _best(members: Sequence[Served], need: Need, why: str, requested: str, fleet: Fleet) -> Target:
     able = _ranked([one for one in members if _fits(one, need.kind)], need.kind)
     if not able:
-        raise _wrong_variant(f"None of the served models of '{requested}'", need, fleet, members[0])
+        raise _wrong_variant(f"'{requested}', as served here,", need, fleet, members[0])
     return Target(able[0], able[0].id, f"{why}, {able[0].variant} fits {need.kind}")
 
 
@@ -108,7 +108,7 @@ def _by_variants(variants: Sequence[str], need: Need, why: str, requested: str, 
         raise unknown_model(f"'{requested}' asks for a model of variant {wanted}; none is served.{_hint('', fleet)}")
     able = [one for one in served if _fits(one, need.kind)]
     if not able:
-        raise _wrong_variant(f"No served model for '{requested}'", need, fleet, served[0])
+        raise _wrong_variant(f"'{requested}', as served here,", need, fleet, served[0])
     return Target(able[0], able[0].id, why)
 
 
@@ -118,20 +118,23 @@ def _of_variant(variant: str, fleet: Fleet) -> list[Served]:
     return first + [one for one in fleet.served if one.variant == variant and one.id != default]
 
 
-def _automatic(need: Need) -> tuple[str, tuple[Variant, ...]]:
+def automatic(need: Need) -> tuple[str, tuple[Variant, ...]]:
+    """What `auto` sees in a request, and the variants it tries for that, best first."""
     if need.kind == "embedding":
         return "embeddings", ("embedding",)
     if need.kind == "infill":
         return "a suffix", PREFERENCES["infill"]
     if need.kind == "completion":
-        return ("code in the prompt", ("code", "base")) if need.code else ("plain text", PREFERENCES["completion"])
+        if need.code:
+            return "code in the prompt", ("code", "base", "instruct", "chat")
+        return "plain text", PREFERENCES["completion"]
     if need.tools:
-        return "tools", ("instruct", "chat", "code")
+        return "tools", ("instruct", "chat", "code", "base")
     if need.code:
-        return "code in the conversation", ("code", "instruct", "chat")
+        return "code in the conversation", ("code", "instruct", "chat", "base")
     if need.turns > 1:
-        return "several turns", ("chat", "instruct", "code")
-    return "a single instruction", ("instruct", "chat", "code")
+        return "several turns", ("chat", "instruct", "code", "base")
+    return "a single instruction", ("instruct", "chat", "code", "base")
 
 
 def _hint(requested: str, fleet: Fleet) -> str:

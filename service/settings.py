@@ -24,10 +24,10 @@ class Settings:
 
     fleet: Path = _row(ROOT / "deploy/fleets/pebble.yaml", "the fleet file: which models are served")
     models: Path = _row(ROOT / "models", "the catalogue's folder")
-    run_dir: Path | None = _row(None, "private folder for sockets and state; made under the temporary folder if unset")
+    run_dir: Path | None = _row(None, "private folder for sockets and state; a temporary one if unset")
     host: str = _row("127.0.0.1", "address that `roundhouse serve` listens on")
     port: int = _row(3000, "port that `roundhouse serve` listens on")
-    engine_python: str = _row("", "Python that has vLLM, if not the one that runs Roundhouse")
+    engine_program: str = _row("", "command that is vLLM's server, if not the installed one")
     max_body: int = _row(4 * 2**20, "largest request body")
     max_headers: int = _row(32 * 2**10, "largest sum of header names and values")
     body_timeout: float = _row(30.0, "longest wait for the next part of a request body")

@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import httptools
 
@@ -51,6 +52,7 @@ class Exchange(asyncio.Protocol):
         self._total = 0.0
         self._error: TransportError | None = None
         self._complete = True
+        self._keeps_alive = False
         self._paused = False
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
@@ -113,10 +115,10 @@ class Exchange(asyncio.Protocol):
         """Whether the answer is complete and the connection can carry another one."""
         return (
             self._complete
+            and self._keeps_alive
             and self._error is None
             and self._socket is not None
             and not self._socket.is_closing()
-            and self._parser.should_keep_alive()
         )
 
     # Waiting.
@@ -157,8 +159,7 @@ class Exchange(asyncio.Protocol):
     # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._socket = transport
+        self._socket = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -197,6 +198,7 @@ class Exchange(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._complete = True
+        self._keeps_alive = self._parser.should_keep_alive()  # it forgets once the message is over
         if self._timer:
             self._timer.cancel()
 

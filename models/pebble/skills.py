@@ -753,7 +753,7 @@ def wrong_template(case: Case) -> str:
 
 
 def addressed_to(case: Case, model: Variant) -> Case:
-    """The case as a request to `model`: a chat stays one where the model has a template, else it goes rendered and raw."""
+    """The case as a request to `model`: a chat stays one where that has a template, otherwise it goes raw."""
     if case.variant == model:
         return case
     chat = case.messages and model in ("chat", "instruct")

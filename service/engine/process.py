@@ -13,10 +13,10 @@ import psutil
 
 from service.engine import keeper
 
-TAIL = 60  # lines kept
+TAIL = 400  # lines kept: a cause can stand far above the tracebacks that follow from it
 PREFIX = re.compile(r"^\(\w[^)]* pid=\d+\) (?:(?:ERROR|INFO|WARNING) [\d-]+ [\d:]+ \[[^]]*\] ?)?")
 # `Engine core initialization failed` and its like only point at the real cause, which stands before them.
-CAUSE = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Killed)): (.+)")
+CAUSE = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception)|\w+\.py: error|Value error)[:,] (.+)")
 VAGUE = re.compile(
     r"Engine core initialization failed|WorkerProc initialization failed|EngineCore encountered an issue"
 )

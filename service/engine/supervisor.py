@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -27,13 +28,16 @@ BASE_NEED = int(1.2 * GIB)  # what three vLLM processes take beside weights and 
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 STEADY = 300.0  # seconds after which an engine's earlier deaths are forgiven
 HEARTBEAT = 10.0
-PROBE = Deadlines(connect=1.0, first_byte=120.0, idle=120.0, total=120.0)
+# vLLM binds its socket early and once more when it serves: what was sent in between is never answered. So a knock that
+# gives up soon comes first; the first token may then have to wait for compilation.
+KNOCK = Deadlines(connect=1.0, first_byte=2.0, idle=2.0, total=2.0)
+FIRST_TOKEN = Deadlines(connect=1.0, first_byte=120.0, idle=120.0, total=120.0)
 PHASES = (
     ("non-default args", "reading the model's configuration"),
     ("Initializing a V1 LLM engine", "starting the engine core"),
     ("Starting to load model", "loading weights"),
     ("Loading weights took", "sizing the KV cache"),
-    ("torch.compile", "compiling"),
+    ("Dynamo bytecode transform", "compiling"),
     ("Capturing CUDA graphs", "capturing CUDA graphs"),
     ("Starting vLLM server", "waiting for its first token"),
 )
@@ -48,12 +52,13 @@ class Supervisor:
         self._served, self._order, self._settings, self._say = served, order, settings, say
         self._run_dir = settings.run_dir
         self._socket = state.socket_path(self._run_dir, order)
-        self._others = sum(1 for _ in fleet.replicas())
+        self._engines = sum(1 for _ in fleet.replicas())
         self._start = fleet.start
         self._transport = Transport()
         self._process: EngineProcess | None = None
         self._task: asyncio.Task[None] | None = None
         self._began = 0.0
+        self._stopping = False
         self._state = EngineState(state.replica_id(served.id, number), served.id, order, "waiting")
 
     def start(self) -> None:
@@ -63,18 +68,17 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Lets running requests finish within the drain timeout, then ends the engine and all its processes."""
+        self._stopping = True
         self._show("stopping", "draining")
-        if self._task:
-            self._task.cancel()
         process = self._process
-        if process and not process.ended.done():
+        if process and self._task:
             process.terminate()
             # Beyond the drain vLLM takes some seconds of its own to take itself down.
-            await asyncio.wait([process.ended], timeout=self._settings.drain_timeout + 15)
+            await asyncio.wait([self._task], timeout=self._settings.drain_timeout + 15)
             process.kill()
-            await asyncio.wait([process.ended], timeout=5)
-        if process:
-            process.close()
+            await asyncio.wait([self._task], timeout=5)
+        if self._task:
+            self._task.cancel()
         self._transport.close()
         self._show("stopped")
 
@@ -84,6 +88,8 @@ class Supervisor:
             await self._turn()
             self._began = time.monotonic()
             reason = self._shortage() or await self._run_once()
+            if self._stopping:
+                return
             if time.monotonic() - self._began > STEADY:
                 deaths = 0
             pause = BACKOFF[min(deaths, len(BACKOFF) - 1)]
@@ -98,7 +104,7 @@ class Supervisor:
             free = psutil.virtual_memory().available
             at_once = state.slots(self._start, os.cpu_count() or 1, free, need(self._served))
             earlier = [state.read(self._run_dir, order) for order in range(self._order)]
-            if state.may_start(self._order, earlier, at_once, self._others):
+            if state.may_start(self._order, earlier, at_once, self._engines):
                 return
             await asyncio.sleep(0.5)
 
@@ -116,40 +122,42 @@ class Supervisor:
         """One life of the engine, from start to end; returns why it ended."""
         self._socket.unlink(missing_ok=True)
         process = self._process = EngineProcess(self._on_line)
+        readiness = asyncio.create_task(self._until_ready())
         try:
-            command = argv(
-                self._served, program(self._settings.engine_python), self._socket, self._settings.drain_timeout
-            )
+            vllm, drain = program(self._settings.engine_program), self._settings.drain_timeout
+            command = argv(self._served, vllm, self._socket, drain)
             self._show("starting", "importing vLLM")
             await process.start(command, child_environment(self._served, os.environ))
             self._state = replace(self._state, pid=await process.pid)
-            readiness = asyncio.create_task(self._until_ready())
             started: list[asyncio.Future[Any]] = [readiness, process.ended]
             await asyncio.wait(started, return_when=asyncio.FIRST_COMPLETED)
-            if not process.ended.done():
+            if not process.ended.done() and not self._stopping:
                 problem = readiness.result()
                 if problem:
                     process.kill()
                     await process.ended
                     return problem
                 self._show("ready")
-            readiness.cancel()
             status = await process.ended
             await asyncio.sleep(0.1)  # the last lines of its log may still be on their way
             return f"{_died(status)}: {process.cause()}"
         finally:
+            readiness.cancel()
             process.close()
+            self._process = None
 
     async def _until_ready(self) -> str | None:
         """Asks for one token until it comes; returns a reason if it does not come in time."""
         began = beat = time.monotonic()
+        problem: str | None = "no socket yet"
         while True:
-            problem = await self._probe() if self._socket.exists() else None
-            if problem is None and self._socket.exists():
-                return None
+            if self._socket.exists():
+                problem = await self._probe()
+                if problem is None:
+                    return None
             now = time.monotonic()
             if now - began > self._settings.start_timeout:
-                return f"no token within {self._settings.start_timeout:g} s of its start; {problem or 'no socket yet'}"
+                return f"no token within {self._settings.start_timeout:g} s of its start: {problem}"
             if now - beat > HEARTBEAT:
                 beat = now
                 self._say(f"{self._state.replica}  {self._state.phase}, {now - self._began:.0f} s")
@@ -157,17 +165,23 @@ class Supervisor:
 
     async def _probe(self) -> str | None:
         """One token from the engine; returns what went wrong instead."""
-        path, body = probe(self._served)
         try:
-            exchange = await self._transport.send(str(self._socket), transport.post(path, body), PROBE)
-            try:
-                status = await exchange.head()
-                await exchange.read_all(2**20)
-            finally:
-                self._transport.release(str(self._socket), exchange)
+            status = await self._ask(transport.get("/health"), KNOCK)
+            if status == 200:
+                status = await self._ask(transport.post(*probe(self._served)), FIRST_TOKEN)
         except TransportError as error:
             return str(error)
         return None if status == 200 else f"its answer to a first request has status {status}"
+
+    async def _ask(self, request: bytes, deadlines: Deadlines) -> int:
+        address = str(self._socket)
+        exchange = await self._transport.send(address, request, deadlines)
+        try:
+            status = await exchange.head()
+            await exchange.read_all(2**20)
+        finally:
+            self._transport.release(address, exchange)
+        return status
 
     def _on_line(self, line: str) -> None:
         with (self._run_dir / f"{self._state.replica}.log").open("a") as log:
@@ -200,16 +214,16 @@ def probe(served: Served) -> tuple[str, bytes]:
     return "/v1/completions", json.dumps(fields).encode()
 
 
-def program(engine_python: str) -> list[str]:
-    """The command that is vLLM's server here: the CLI, or the module where the CPU build's CLI does not start."""
-    python = engine_python or sys.executable
-    if not engine_python:
-        try:
-            metadata.version("vllm")
-            return [python, "-m", "vllm.entrypoints.cli.main", "serve"]
-        except metadata.PackageNotFoundError:
-            pass
-    return [python, "-m", "vllm.entrypoints.openai.api_server"]
+def program(configured: str) -> list[str]:
+    """The command that is vLLM's server here: what is configured, or the CLI, or where there is none its module."""
+    if configured:
+        return shlex.split(configured)
+    try:
+        metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        # The CPU build's distribution has another name, and the CLI does not start without the usual one.
+        return [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]
 
 
 def child_environment(served: Served, environ: Mapping[str, str]) -> dict[str, str]:

@@ -74,9 +74,7 @@ def _is_code(content: Any) -> bool:
     if isinstance(content, str):
         return CODE.search(content) is not None
     if isinstance(content, list):
-        return any(
-            _is_code(part.get("text") if isinstance(part, dict) else getattr(part, "text", part)) for part in content
-        )
+        return any(_is_code(_text(part)) for part in content)
     return False
 
 

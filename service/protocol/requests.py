@@ -226,6 +226,8 @@ def read(kind: type[Body], body: bytes, extra_fields: Collection[str] = ()) -> B
         raise _refusal(error) from None
     except ValueError as error:
         raise invalid(f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    except RecursionError:
+        raise invalid("The body is not valid JSON: it is nested too deeply.", code="invalid_json") from None
 
 
 def edited(body: bytes, fields: dict[str, Any]) -> bytes:
@@ -244,13 +246,16 @@ def _refusal(error: ValidationError) -> ApiError:
     kind, message = item["type"], item["msg"].removeprefix("Value error, ")
     if kind == "json_invalid":
         return invalid(f"The body is not valid JSON: {item['ctx']['error']}.", code="invalid_json")
+    if kind == "extra_forbidden":
+        # The client's own word, whatever it is; cut short, because it is repeated in the answer.
+        *around, last = item["loc"]
+        name = ".".join(filter(None, (_path(tuple(around)), str(last)[:64])))
+        return invalid(f"Unknown parameter: '{name}'. Leave it out.", name, "unknown_parameter")
     name = _path(item["loc"])
     if name is None:
         if kind == "value_error":
             return invalid(f"{message}.")
         return invalid("The body must be a JSON object.", code="invalid_json")
-    if kind == "extra_forbidden":
-        return invalid(f"Unknown parameter: '{name}'. Leave it out.", name, "unknown_parameter")
     if kind == "missing":
         return invalid(f"'{name}' is required.", name, "missing_required_parameter")
     return invalid(f"'{name}' is wrong: {message[0].lower()}{message[1:]}.", name, "invalid_value")

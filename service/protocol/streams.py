@@ -56,6 +56,9 @@ class Watch:
         if event.startswith(ERRORS):
             raise BrokenStreamError
         if event.startswith(ENDS[self._dialect]):
+            # An engine that was told to stop ends a stream so, without a word of why.
+            if self._dialect == "openai" and self._record.finish_reason is None:
+                raise BrokenStreamError
             self.finished = True
             self._note_usage(event)
             return True
@@ -76,7 +79,8 @@ class Watch:
         """Whether the event carries text: the opening events come together with the first token, not before it."""
         if self._dialect == "openai":
             return b'"delta":{"role"' not in event
-        return b"delta\n" in event[:64]
+        # Anthropic's message_delta closes a message: it carries why it ended and what was used, and no text.
+        return b"delta\n" in event[:64] and not event.startswith(b"event: message_delta")
 
     def _note_usage(self, event: bytes) -> bool:
         if b'"usage":{' not in event:
@@ -85,4 +89,6 @@ class Watch:
         # Anthropic's first event and the last one of the Responses API carry it one level down.
         holder = payload.get("response") or payload.get("message") or payload
         self._record.use(holder.get("usage") or {})
+        if self._dialect == "responses":
+            self._record.finish_reason = holder.get("status")
         return True

@@ -16,6 +16,7 @@ from tests.fake_engine import FakeEngine
 pytestmark = pytest.mark.engine
 
 USER = [{"role": "user", "content": "one two three four five six seven"}]
+PARTS = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
 TOO_LONG = "word " * 1500
 USAGE = {"stream_options": {"include_usage": True}}
@@ -61,6 +62,9 @@ def rows() -> list[Row]:
         Row("completions usage", COMPLETIONS, BODIES[COMPLETIONS] | {"stream": True} | USAGE),
         Row("options without stream", CHAT, BODIES[CHAT] | USAGE),
         Row("suffix", COMPLETIONS, BODIES[COMPLETIONS] | {"suffix": "end"}),
+        Row("empty prompt", COMPLETIONS, BODIES[COMPLETIONS] | {"prompt": ""}),
+        Row("no messages", CHAT, BODIES[CHAT] | {"messages": []}),
+        Row("content in parts", CHAT, BODIES[CHAT] | {"messages": [{"role": "user", "content": PARTS}]}),
         Row("too many tokens wanted", CHAT, BODIES[CHAT] | {"max_tokens": 5000}),
         Row("count for an unknown model", "/v1/messages/count_tokens", {"model": "nope", "messages": USER}),
         Row("message without a limit", MESSAGES, {"model": MODEL, "messages": USER}),
@@ -113,7 +117,7 @@ async def test_fake_has_the_metrics_of_vllm(real_engine: RealEngine, fake_socket
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, MESSAGES])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES])
 async def test_a_client_that_leaves_frees_its_place(
     path: str, stream: bool, real_engine: RealEngine, tmp_path: Path
 ) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import MODEL, running
+from tests.engine.test_contract import BODIES
 from tests.engine.transcript import Talk, Transcript, ask
-from tests.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine, Fault
 
 pytestmark = pytest.mark.engine
 
@@ -43,16 +44,25 @@ async def drained_then_killed(socket: Path, drain: Act, kill: Act) -> list[Trans
     during += [await ask(socket, "POST", PATH, SHORT | {"stream": stream}) for stream in (False, True)]
     ended = await short.finish()
     kill()
-    return [*during, ended, await long.finish(), await ask(socket, "GET", "/health")]
+    cut = await long.finish()
+    await asyncio.sleep(1)
+    return [*during, ended, cut, await ask(socket, "GET", "/health")]
 
 
-async def core_killed(socket: Path, kill: Act) -> list[Transcript]:
-    """A stream and a whole answer are on their way when the engine core dies."""
+async def core_stopped_then_killed(socket: Path, stop: Act, kill: Act) -> list[Transcript]:
+    """The engine core, but not the API server, is asked to stop; later it is killed while it answers two requests."""
     stream = await Talk.start(socket, "POST", PATH, LONG | {"stream": True})
     whole = await Talk.start(socket, "POST", PATH, LONG)
     await stream.wait(b"data: ", 3)
+    stop()
+    await asyncio.sleep(0.3)
+    aborted = [
+        await ask(socket, "POST", path, body | {"stream": stream})
+        for path, body in BODIES.items()
+        for stream in (False, True)
+    ]
     kill()
-    answers = [await stream.finish(), await whole.finish()]
+    answers = [*aborted, await stream.finish(), await whole.finish()]
     await asyncio.sleep(1)
     return [*answers, await ask(socket, "GET", "/health")]
 
@@ -72,10 +82,16 @@ async def test_no_template_then_drain_then_kill(tmp_path: Path) -> None:
         )
 
 
-async def test_core_killed(tmp_path: Path) -> None:
-    fake = FakeEngine(MODEL, "base", gap=0.01)
+async def test_core_stopped_then_killed(tmp_path: Path) -> None:
+    fake = FakeEngine(MODEL, gap=0.01)
+
+    def stop() -> None:
+        fake.always = Fault(finish="abort")
+
     async with fake.listen(tmp_path / "fake.sock"):
-        ended = await core_killed(tmp_path / "fake.sock", lambda: fake.die("core"))
-    with running("pebble-base", tmp_path) as real:
+        ended = await core_stopped_then_killed(tmp_path / "fake.sock", stop, lambda: fake.die("core"))
+    with running(MODEL, tmp_path) as real:
         core = real.core()
-        assert ended == await core_killed(real.socket, lambda: os.kill(core, signal.SIGKILL))
+        assert ended == await core_stopped_then_killed(
+            real.socket, lambda: os.kill(core, signal.SIGTERM), lambda: os.kill(core, signal.SIGKILL)
+        )

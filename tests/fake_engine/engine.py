@@ -232,6 +232,8 @@ class FakeEngine:
         # The token that ends an answer is generated, and counted, like any other.
         spoken = list(islice(cycle(words), room)) if request.get("ignore_eos") else [*words, ""][:room]
         finish = finish or ("stop" if spoken[-1] == "" else "length")
+        if finish == "abort":
+            spoken = []
         usage = bool((request.get("stream_options") or {}).get("include_usage"))
         identity = uuid.uuid4().hex[:16]
         return Turn(identity, self.model, int(time.time()), prompt, tuple(spoken), finish, usage, limit)
@@ -251,6 +253,8 @@ class FakeEngine:
         self.totals[turn.finish] += 1
 
     async def _events(self, shape: Shape, turn: Turn, line: Line, gap: float) -> AsyncIterator[bytes]:
+        for event in () if turn.words else shape.opening(turn):
+            yield event
         async for word in self._tokens(turn, line, gap):
             for event in shape.opening(turn) if turn.said == 1 else ():
                 yield event

@@ -11,11 +11,11 @@ NO_TEMPLATE = (
     "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the"
     " tokenizer does not define one."
 )
+NO_MESSAGES = "Cannot apply chat template to an empty conversation. Provide at least one message."
 NO_SUFFIX = "suffix is only supported for models with FIM completion rendering"
 # Per path: the fields that must be there.
 NEEDED = {
     "/v1/chat/completions": ("messages",),
-    "/v1/completions": ("prompt",),
     "/v1/responses": ("input",),
     "/v1/messages": ("model", "messages", "max_tokens"),
     "/v1/messages/count_tokens": ("model", "messages"),
@@ -88,6 +88,10 @@ def unfit(path: str, request: Json, model: str, variant: str, context: int) -> R
         return 400, error(NO_SUFFIX, "BadRequestError", "suffix", 400)
     if variant == "base" and ("messages" in request or "input" in request):
         return 400, error(NO_TEMPLATE, "BadRequestError", None, 400)
+    if path == "/v1/completions" and not request.get("prompt"):
+        return _bad("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+    if request.get("messages") == []:
+        return 400, error(NO_MESSAGES, "BadRequestError", None, 400)
     if tokens > context:
         message = (
             f"This model's maximum context length is {context} tokens. However, your prompt contains at least"

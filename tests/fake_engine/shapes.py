@@ -116,19 +116,21 @@ class Completion:
 class Response:
     """Its events carry a running number, and the whole answer so far at both ends of the stream."""
 
-    STATUS: Mapping[str, str] = {"length": "incomplete", "abort": "cancelled"}
-
     def __init__(self) -> None:
         self._number = count()
 
     def whole(self, turn: Turn) -> Json:
-        return self._response(turn, self.STATUS.get(turn.finish, "completed"), [self._item(turn, "completed")])
+        return self._response(
+            turn, "incomplete" if turn.finish == "length" else "completed", [self._item(turn, "completed")]
+        )
 
     def opening(self, turn: Turn) -> list[bytes]:
         running = self._response(turn, "in_progress", [])
+        begun = [self._event("created", response=running), self._event("in_progress", response=running)]
+        if not turn.words:
+            return begun
         return [
-            self._event("created", response=running),
-            self._event("in_progress", response=running),
+            *begun,
             self._event("output_item.added", item=self._item(turn, "in_progress"), output_index=0),
             self._event("content_part.added", **self._at(turn), part=self._part("", [])),
         ]
@@ -137,6 +139,8 @@ class Response:
         return self._event("output_text.delta", **self._at(turn), delta=text, logprobs=[])
 
     def closing(self, turn: Turn) -> list[bytes]:
+        if not turn.words:
+            return [self._event("completed", response=self._response(turn, "completed", []))]
         return [
             self._event("output_text.done", **self._at(turn), logprobs=[], text=turn.text),
             self._event("content_part.done", **self._at(turn), part=self._part(turn.text, None)),
@@ -154,7 +158,7 @@ class Response:
         return {"annotations": [], "text": text, "type": "output_text", "logprobs": logprobs}
 
     def _item(self, turn: Turn, status: str) -> Json:
-        parts = [] if status == "in_progress" else [self._part(turn.text, None)]
+        parts = [self._part(turn.text, None)] if turn.said and status == "completed" else []
         item: Json = {"id": f"msg_{turn.id}", "content": parts, "role": "assistant", "status": status}
         return item | {"type": "message", "phase": None}
 
@@ -201,7 +205,7 @@ class Response:
 
 
 class Message:
-    STOP: Mapping[str, str] = {"length": "max_tokens", "stop": "end_turn"}
+    STOP: Mapping[str, str] = {"length": "max_tokens", "stop": "end_turn", "abort": "end_turn"}
 
     def whole(self, turn: Turn) -> Json:
         head = {"id": f"chatcmpl-{turn.id}", "type": "message", "role": "assistant"}
@@ -218,15 +222,16 @@ class Message:
         message |= {"model": turn.model, "stop_reason": None, "stop_sequence": None}
         message["usage"] = {"input_tokens": turn.prompt, "output_tokens": 0}
         block = {"type": "content_block_start", "content_block": {"type": "text", "text": ""}, "index": 0}
-        return [named({"type": "message_start", "message": message}), named(block)]
+        return [named({"type": "message_start", "message": message}), *([named(block)] if turn.words else [])]
 
     def token(self, turn: Turn, text: str, last: bool) -> bytes:
         return named({"type": "content_block_delta", "delta": {"type": "text_delta", "text": text}, "index": 0})
 
     def closing(self, turn: Turn) -> list[bytes]:
         delta = {"stop_reason": self.STOP.get(turn.finish), "stop_sequence": None}
+        stop = named({"type": "content_block_stop", "index": 0})
         return [
-            named({"type": "content_block_stop", "index": 0}),
+            *([stop] if turn.words else []),
             named({"type": "message_delta", "delta": delta, "usage": self._usage(turn)}),
             named({"type": "message_stop"}),
         ]

@@ -35,7 +35,7 @@ class Fault:
     raw: bytes | None = None  # answer these bytes instead, head included, then `end`
     garble: bytes | None = None  # sent in the stream where `events` cuts it, before `end`
     surplus: int = 0  # what content-length claims beyond the truth; the answer is followed by `end`
-    finish: str | None = None  # finish reason, such as "abort"
+    finish: str | None = None  # finish reason; with "abort" nothing is said, as when only the core is told to stop
     dead: bool = False  # the engine core dies where `events` cuts the stream
 
 
