@@ -99,7 +99,8 @@ class Document:
 
     def problem(self, at: Location, message: str) -> str:
         """One mistake in the form `file:line: key: what`."""
-        known = at
+        # Pydantic marks a wrong key, as opposed to a wrong value, at the end of its location.
+        known = at = at[:-1] if at[-1:] == ("[key]",) else at
         while known not in self._lines:
             known = known[:-1]
         # Pydantic adds union tags to a location; a missing key has no line of its own but must be named.

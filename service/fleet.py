@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt
 
 from service import names
 from service.catalog import Capability, Catalog, Chat, EngineValue, Identifier, Infill, Model, Variant
@@ -33,7 +33,15 @@ OURS = {
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 RESERVED = ("base", "chat", "instruct", "code", "embedding", "auto")
 
-EngineSettings = dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], EngineValue]
+
+def _theirs(key: str) -> str:
+    if key in OURS:
+        raise ValueError(f"is set by {OURS[key]}")
+    return key
+
+
+EngineKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$"), AfterValidator(_theirs)]
+EngineSettings = dict[EngineKey, EngineValue]
 
 
 class Adapter(Frozen):
@@ -66,11 +74,6 @@ class Entry(Frozen):
     engine: EngineSettings = Field(default_factory=dict)
     env: dict[str, str | int] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _leaves_ours_alone(self) -> "Entry":
-        _refuse_ours(self.engine)
-        return self
-
 
 class FleetFile(Frozen):
     """The whole file as written."""
@@ -82,11 +85,6 @@ class FleetFile(Frozen):
     extra_fields: tuple[str, ...] = ()
     engine: EngineSettings = Field(default_factory=dict)
     env: dict[str, str | int] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _leaves_ours_alone(self) -> "FleetFile":
-        _refuse_ours(self.engine)
-        return self
 
 
 @dataclass(frozen=True)
@@ -148,32 +146,28 @@ def load(path: Path, catalog: Catalog) -> Fleet:
     document = Document(path)
     written = document.read(FleetFile)
     problems: list[str] = []
-    served: list[Served] = []
+    served: dict[int, Served] = {}
     for index, entry in enumerate(written.models):
         try:
-            served.append(_serve(entry, written, catalog, path.parent))
+            served[index] = _serve(entry, written, catalog, path.parent)
         except _MistakeError as mistake:
             problems.append(document.problem(("models", index, mistake.key), mistake.message))
     aliases = _aliases(document, written, served, problems)
-    ids = {one.id for one in served}
+    ids = {one.id for one in served.values()}
     for variant, target in written.defaults.items():
         if target not in ids:
             problems.append(document.problem(("defaults", variant), f"'{target}' is not the id of a served model"))
     if problems:
         raise ConfigError(problems)
-    return Fleet(tuple(served), aliases, dict(written.defaults), written.start, frozenset(written.extra_fields))
+    return Fleet(
+        tuple(served.values()), aliases, dict(written.defaults), written.start, frozenset(written.extra_fields)
+    )
 
 
 class _MistakeError(Exception):
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
         self.key, self.message = key, message
-
-
-def _refuse_ours(engine: dict[str, Any]) -> None:
-    for key in engine:
-        if key in OURS:
-            raise ValueError(f"engine.{key} is set by {OURS[key]}")
 
 
 def _serve(entry: Entry, written: FleetFile, catalog: Catalog, folder: Path) -> Served:
@@ -278,7 +272,7 @@ def _existing(text: str, folder: Path, key: str) -> str:
     return str(path)
 
 
-def _aliases(document: Document, written: FleetFile, served: list[Served], problems: list[str]) -> dict[str, str]:
+def _aliases(document: Document, written: FleetFile, served: dict[int, Served], problems: list[str]) -> dict[str, str]:
     """Every other name of a served model; each name of the fleet must lead to one place."""
     taken: set[str] = set(RESERVED)
     aliases: dict[str, str] = {}
@@ -289,15 +283,15 @@ def _aliases(document: Document, written: FleetFile, served: list[Served], probl
             problems.append(document.problem(at, f"'{name}' {why}"))
         taken.add(name)
 
-    for index, one in enumerate(served):
+    for index, one in served.items():
         take(one.id, ("models", index, "id"))
         for adapter in one.adapters:
             take(adapter.id, ("models", index, "adapters"))
-    for index, one in enumerate(served):
+    for index, one in served.items():
         for alias in one.aliases:
             take(alias, ("models", index, "aliases"))
             aliases[alias] = one.id
-    targets = {one.id for one in served} | {adapter.id for one in served for adapter in one.adapters}
+    targets = {one.id for one in served.values()} | {adapter.id for one in served.values() for adapter in one.adapters}
     for alias, target in written.aliases.items():
         take(alias, ("aliases", alias))
         aliases[alias] = target

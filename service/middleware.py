@@ -1,5 +1,6 @@
 """What surrounds every request: its id and record, the bounds on its size, and the rendering of errors."""
 
+import asyncio
 import logging
 import re
 import secrets
@@ -44,6 +45,9 @@ class Recorded:
             await self._app(scope, receive, noting)
         except ClientGoneError:
             record.outcome, record.status = "cancelled", CLIENT_LEFT
+        except asyncio.CancelledError:  # the server stops
+            record.outcome = "failed"
+            raise
         finally:
             record.ended = time.monotonic()
             self._metrics.observe(record)

@@ -51,12 +51,17 @@ class Record:
 
     def use(self, usage: dict[str, Any]) -> None:
         """Takes the token counts from a `usage` object of OpenAI's or Anthropic's shape."""
-        for key in ("prompt_tokens", "input_tokens"):
-            self.prompt_tokens = usage.get(key) or self.prompt_tokens
-        for key in ("completion_tokens", "output_tokens"):
-            self.completion_tokens = usage.get(key) or self.completion_tokens
         details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-        self.cached_tokens = details.get("cached_tokens") or usage.get("cache_read_input_tokens") or self.cached_tokens
+        self.prompt_tokens = _count(usage, "prompt_tokens", "input_tokens") or self.prompt_tokens
+        self.completion_tokens = _count(usage, "completion_tokens", "output_tokens") or self.completion_tokens
+        cached = _count(details, "cached_tokens") or _count(usage, "cache_read_input_tokens")
+        self.cached_tokens = cached or self.cached_tokens
+
+    def forget(self) -> None:
+        """Drops what a failed attempt left behind, before another replica is asked."""
+        self.first_output = self.last_output = self.finish_reason = None
+        self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
+        self.gaps.clear()
 
     @property
     def ttft(self) -> float | None:
@@ -96,6 +101,12 @@ def log_line(record: Record, timestamp: str) -> str:
         "duration_s": _rounded(record.duration),
     }
     return json.dumps(fields)
+
+
+def _count(usage: dict[str, Any], *keys: str) -> int:
+    """The first of `keys` that holds a number of tokens."""
+    found = (usage.get(key) for key in keys)
+    return next((value for value in found if isinstance(value, int) and value > 0), 0)
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,14 @@ RETRY_AFTER_LOADING = 10.0
 
 
 class UnansweredError(Exception):
-    """A replica failed before any of its answer had reached the client, so another one may be asked."""
+    """A replica failed before any of its answer had reached the client, so another one may be asked.
+
+    `answer` is what the client gets where there is no other.
+    """
+
+    def __init__(self, answer: ApiError) -> None:
+        super().__init__()
+        self.answer = answer
 
 
 @dataclass(frozen=True)
@@ -109,20 +116,26 @@ class Relay:
             replica = self._pick(served, tried)
             call.record.attempts += 1
             call.record.replica = replica.id
-            replica.in_flight += 1
-            stack.callback(_leave, replica)
-            try:
-                return await self._ask(call, replica, stack)
-            except DeadlineError as error:
-                self._upstreams.failed(replica)
-                raise too_slow(f"The engine of '{served.id}' did not answer: {error}.") from None
-            except UnansweredError as error:
-                tried.append(replica)
-                if len(tried) > 1 or not self._others(served, tried):
-                    raise upstream_failed(f"The engine of '{served.id}' failed: {error}.") from None
+            with ExitStack() as attempt:
+                replica.in_flight += 1
+                attempt.callback(_leave, replica)
+                try:
+                    reply = await self._ask(call, replica, attempt)
+                except DeadlineError as error:
+                    self._upstreams.failed(replica)
+                    raise too_slow(f"The engine of '{served.id}' did not answer: {error}.") from None
+                except UnansweredError as error:
+                    tried.append(replica)
+                    if len(tried) > 1 or not self._others(served, tried):
+                        raise error.answer from None
+                    call.record.forget()
+                    continue
+                stack.enter_context(attempt.pop_all())
+                return reply
 
-    async def _ask(self, call: Call, replica: Replica, stack: AsyncExitStack) -> Reply:
+    async def _ask(self, call: Call, replica: Replica, stack: ExitStack) -> Reply:
         """One attempt: sends the request and waits until an answer has really begun."""
+        served = call.target.served
         try:
             deadlines = self._streamed if call.record.streamed else self._whole
             exchange = await self._transport.send(replica.address, call.wire, deadlines)
@@ -131,8 +144,8 @@ class Relay:
             if status != 200:
                 body = await exchange.read_all(LARGEST_ANSWER)
                 if status == 503 or b"after shutdown" in body:
-                    raise UnansweredError("it is stopping or full")
-                raise answers.refusal(status, body, call.target.served)
+                    raise UnansweredError(answers.refusal(503, body, served))
+                raise answers.refusal(status, body, served)
             if call.record.streamed:
                 watch = Watch(call.record, call.dialect, hide_usage=not call.request.wants_usage)
                 reply = Reply(replica, exchange, await self._first_events(exchange, watch), watch)
@@ -144,20 +157,22 @@ class Relay:
             raise
         except TransportError as error:
             self._upstreams.failed(replica)
-            raise UnansweredError(str(error)) from None
+            raise UnansweredError(upstream_failed(f"The engine of '{served.id}' failed: {error}.")) from None
         except (BrokenStreamError, BrokenAnswerError) as error:
-            raise UnansweredError(str(error) or "it broke off its answer") from None
+            why = str(error) or "it broke off its answer"
+            raise UnansweredError(upstream_failed(f"The engine of '{served.id}' failed: {why}.")) from None
         replica.failures = 0
         return reply
 
     async def _first_events(self, exchange: Exchange, watch: Watch) -> bytes:
-        """Waits for the stream's first whole event: until then the status can still become an error."""
-        while True:
+        """Waits for the stream's first output: until then the status can still become an error."""
+        events = b""
+        while not watch.begun:
             data = await exchange.read()
             if not data:
-                raise UnansweredError("it ended its answer before it began")
-            if events := watch.feed(data, self._clock()):
-                return events
+                raise BrokenAnswerError("it ended its answer before it began")
+            events += watch.feed(data, self._clock())
+        return events
 
     async def _stream(self, call: Call, reply: Reply, watch: Watch, headers: Headers, send: Send) -> None:
         """Passes the stream on. From here on the status is sent, so what fails becomes one error event."""
@@ -175,15 +190,26 @@ class Relay:
             if not watch.finished:
                 raise BrokenStreamError
         except (TransportError, BrokenStreamError) as error:
-            if isinstance(error, TransportError):
-                self._upstreams.failed(reply.replica)
             reply.exchange.close()
-            failure = upstream_failed("The engine broke off the answer. What came before this event is incomplete.")
-            if isinstance(error, DeadlineError):
-                failure = too_slow(f"The engine fell silent: {error}.")
-            call.record.outcome, call.record.code = "failed", failure.code
-            await send({"type": "http.response.body", "body": error_event(failure, call.dialect), "more_body": True})
+            if not watch.finished:
+                await self._break_off(call, reply.replica, error, send)
         await send({"type": "http.response.body", "body": b""})
+
+    async def _break_off(
+        self, call: Call, replica: Replica, error: TransportError | BrokenStreamError, send: Send
+    ) -> None:
+        """Tells the client that its stream ends here."""
+        failure = upstream_failed("The engine broke off the answer. What came before this event is incomplete.")
+        passed = b""
+        if isinstance(error, BrokenStreamError):
+            passed = error.passed
+        else:
+            self._upstreams.failed(replica)
+        if isinstance(error, DeadlineError):
+            failure = too_slow(f"The engine was too slow: {error}.")
+        call.record.outcome, call.record.code = "failed", failure.code
+        event = passed + error_event(failure, call.dialect)
+        await send({"type": "http.response.body", "body": event, "more_body": True})
 
     def _pick(self, served: Served, tried: list[Replica]) -> Replica:
         upstream = self._upstreams[served.id]

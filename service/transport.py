@@ -5,6 +5,7 @@ a chunk (bench/README.md has the figures).
 """
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import cast
 import httptools
 
 HIGH_WATER = 64 * 2**10
+LARGEST_HEAD = 64 * 2**10
 IDLE_POOL = 30.0  # seconds; engines keep idle connections for longer, so a pooled one is rarely dead
 
 
@@ -69,7 +71,7 @@ class Exchange(asyncio.Protocol):
         self.status, self.headers, self._buffered, self._complete = 0, [], 0, False
         self._limit, self._idle, self._total = deadlines.first_byte, deadlines.idle, deadlines.total
         self._started = self._quiet_since = self._loop.time()
-        self._timer = self._loop.call_later(min(self._limit, self._total), self._check_deadline)
+        self._timer = self._loop.call_later(min(self._limit, self._idle, self._total), self._check_deadline)
         self._socket.write(request)
 
     async def head(self) -> int:
@@ -145,7 +147,8 @@ class Exchange(asyncio.Protocol):
         quiet = self._limit if self._paused else self._quiet_since + self._limit - now
         left = min(quiet, self._started + self._total - now)
         if left > 0.001:
-            self._timer = self._loop.call_later(left, self._check_deadline)
+            # The limit may become `idle` in between, so it is looked at again that soon.
+            self._timer = self._loop.call_later(min(left, self._idle), self._check_deadline)
         elif quiet <= 0.001:
             self._fail(DeadlineError(f"no byte for {self._limit:g} s"))
         else:
@@ -167,6 +170,11 @@ class Exchange(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(TransportError(f"the answer is not HTTP: {error}"))
             return
+        if not self.status:
+            self._buffered += len(data)
+            if self._buffered > LARGEST_HEAD:
+                self._fail(TransportError(f"the answer's head is longer than {LARGEST_HEAD} bytes"))
+                return
         if self._buffered > HIGH_WATER and self._socket and not self._paused and not self._complete:
             self._paused = True
             self._socket.pause_reading()
@@ -182,13 +190,15 @@ class Exchange(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._complete:
-            self._fail(TransportError("the replica sent an answer that nobody asked for"))
+            # The parser stops at this: nothing of a second answer may be taken for a part of the first.
+            raise TransportError("the replica sent an answer that nobody asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
+        self._buffered = 0
 
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)
@@ -249,9 +259,9 @@ class Transport:
                     host, port = address.rsplit(":", 1)
                     _, exchange = await loop.create_connection(lambda: Exchange(loop), host, int(port))
         except TimeoutError:
-            raise DeadlineError(f"no connection to {address} within {limit:g} s") from None
+            raise TransportError(f"no connection within {limit:g} s") from None
         except OSError as error:
-            raise TransportError(f"no connection to {address}: {error.strerror or error}") from None
+            raise TransportError(f"no connection: {os.strerror(error.errno) if error.errno else 'failed'}") from None
         return exchange
 
 

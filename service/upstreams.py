@@ -60,7 +60,7 @@ class Upstreams:
         self._run_dir, self._clock = run_dir, clock
         self._by_model: dict[str, Upstream] = {}
         self._by_order: list[Replica] = []
-        self._seen: dict[int, int] = {}
+        self._seen: dict[int, tuple[int, int]] = {}
         for order, (served, number) in enumerate(fleet.replicas()):
             upstream = self._by_model.setdefault(served.id, Upstream(served, []))
             address = str(state.socket_path(run_dir, order))
@@ -79,9 +79,11 @@ class Upstreams:
         changed = False
         for order, replica in enumerate(self._by_order):
             try:
-                stamp = state.state_path(self._run_dir, order).stat().st_mtime_ns
+                found = state.state_path(self._run_dir, order).stat()
             except OSError:
                 continue
+            # Two writes can fall into one tick of the file system's clock, but each makes a new file.
+            stamp = found.st_mtime_ns, found.st_ino
             if self._seen.get(order) != stamp:
                 self._seen[order] = stamp
                 replica.state = state.read(self._run_dir, order) or replica.state

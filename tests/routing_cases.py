@@ -148,6 +148,7 @@ CASES: tuple[Case, ...] = (
     Case(ID, "code", "code-llama-7b", TALK, wrong("code-llama-7b-instruct")),
     Case(ID, "code", "code-llama-7b-python", GAP, wrong("code-llama-7b", "code-llama-7b-instruct")),
     Case(ID, "mixed", "code-llama-34b", GAP, wrong("code-llama-13b-instruct")),
+    Case(ID, "mixed", "code-llama-34b", TALK, wrong("code-llama-13b-instruct")),
     Case(ID, "mixed", "llama-2-7b-chat", VECTORS, wrong("bge-small-en-v1.5")),
     Case(ID, "mixed", "bge-small-en-v1.5", TALK,
          wrong("llama-2-7b-chat", "sorskootllm-v2-13b-instruct", "code-llama-13b-instruct")),
@@ -170,7 +171,7 @@ CASES: tuple[Case, ...] = (
     Case(FAMILY, "llama", "llama-2", TALK, "llama-2-13b-chat", "family llama-2, chat fits chat"),
     Case(FAMILY, "llama", "llama-2", TEXT, "llama-2-7b", "family llama-2, base fits completion"),
     Case(FAMILY, "llama", "llama-2", GAP, wrong()),
-    # The first two sizes here are ids of base models too, and an id comes first.
+    # A family and a size may be the id of a base model too, and an id comes first.
     Case(FAMILY, "llama", "llama-2-7b", TEXT, "llama-2-7b", "id"),
     Case(FAMILY, "llama", "llama-2-7b", TALK, wrong("llama-2-13b-chat", "llama-2-7b-chat")),
     Case(FAMILY, "mixed", "llama-2-7b", TALK, "llama-2-7b-chat", "family llama-2-7b, chat fits chat"),
@@ -180,7 +181,6 @@ CASES: tuple[Case, ...] = (
     Case(FAMILY, "mixed", "bge", VECTORS, "bge-small-en-v1.5", "family bge, embedding fits embedding"),
     Case(FAMILY, "mixed", "code-llama", TALK, "code-llama-13b-instruct", "family code-llama, code fits chat"),
     Case(FAMILY, "mixed", "code-llama-13b", GAP, "code-llama-13b-instruct", "family code-llama-13b, code fits infill"),
-    Case(FAMILY, "mixed", "code-llama-34b", TALK, wrong("code-llama-13b-instruct")),
     Case(FAMILY, "code", "code-llama", TALK, "code-llama-7b-instruct", "family code-llama, code fits chat"),
     Case(FAMILY, "code", "code-llama", TEXT, "code-llama-7b", "family code-llama, code fits completion"),
     Case(FAMILY, "defaults", "llama-2", TALK, "llama-2-70b-chat", "family llama-2, chat fits chat"),
@@ -283,9 +283,9 @@ The first rule that matches decides.
 
 A name is compared as it is written: `Pebble-Chat` is not `pebble-chat`, and a hub id is not an id.
 
-Roundhouse never substitutes silently. A name that means one model, by id, adapter or alias, leads to that model or to an
-error. A model that cannot answer this kind of request gives `400 wrong_variant`, and the message names up to three served
-models that can: of the same family where there are any, else of the whole fleet.
+Roundhouse never substitutes silently. A name that means one model, by id, adapter or alias, leads to that model or to
+an error. A model that cannot answer this kind of request gives `400 wrong_variant`, and the message names up to three
+served models that can: of the same family where there are any, else of the whole fleet.
 
 ## What fits a request
 
@@ -297,9 +297,9 @@ A request needs one of four things, which follows from its endpoint alone:
 |---|---|---|
 {preferences}
 
-A model is tried only if it can answer: `chat` needs a chat template, which the fleet file may add with `template:`. Among
-models of one variant the fleet's `defaults:` decide where a variant, a task or `auto` was asked for; after that, and for
-families always, the order in the fleet file does. So write the size that should answer by default first.
+A model is tried only if it can answer: a conversation needs a chat template, which the fleet file may add with
+`template:`. Among models of one variant the fleet's `defaults:` decide where a variant, a task or `auto` was asked for;
+after that, and for families always, the order in the fleet file does. So write the size that should answer first.
 
 ## `auto`
 
@@ -329,7 +329,8 @@ Each answer carries these headers, streamed or not, and its `model` field repeat
 | `x-roundhouse-replica` | which of its replicas |
 | `x-roundhouse-route` | which rule led there: the last column of the tables below |
 
-To ask without running anything, send the request to `/v1/route`, its path beside it. Everything but `model` may be left out:
+To ask without running anything, send the request to `/v1/route`, its path beside it. Everything but `model` may be left
+out:
 
 ```console
 $ curl localhost:3000/v1/route -H 'content-type: application/json' \\
@@ -389,10 +390,9 @@ def outcome(case: Case) -> str:
 
 
 def endpoints() -> Iterator[str]:
-    conversations = [one.path for one in GENERATION if one.body.__name__ not in ("CompletionRequest", "EmbeddingsRequest")]
-    yield f"- {quoted(tuple(conversations))}: a conversation."
-    yield "- `/v1/completions`: a completion; with `suffix` it fills in the middle, on every model that has tokens for it."
-    yield "- `/v1/embeddings`: embeddings."
+    others = {"/v1/completions": "a completion; with `suffix` it fills in the middle", "/v1/embeddings": "embeddings"}
+    yield f"- {quoted(tuple(one.path for one in GENERATION if one.path not in others))}: a conversation."
+    yield from (f"- `{path}`: {words}." for path, words in others.items())
 
 
 def document() -> str:

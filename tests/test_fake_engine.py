@@ -106,7 +106,8 @@ async def test_a_reset(fault: Fault, engine: FakeEngine) -> None:
 
 async def test_status_finish_and_length(engine: FakeEngine) -> None:
     assert (await exchange(engine, Fault(status=503, body=b"busy"))).startswith(b"HTTP/1.1 503 ")
-    assert b'"finish_reason":"abort"' in await exchange(engine, Fault(finish="abort"))
+    assert b'"finish_reason":"abort"' in await exchange(engine, Fault(finish="abort"), stream=False)
+    assert (await exchange(engine, Fault(finish="abort"))).count(b"data: ") == 2  # the role and [DONE], no reason
     assert b"content-length: " in await exchange(engine, Fault(surplus=7), stream=False)
 
 

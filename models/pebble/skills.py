@@ -21,7 +21,7 @@ VARIANTS: Final[tuple[Variant, ...]] = get_args(Variant)
 BOS, EOS, PRE, SUF, MID, EOT = "<s>", "</s>", "<PRE>", "<SUF>", "<MID>", "<EOT>"
 
 WRONG_FORMAT: Final[dict[Variant, str]] = {
-    "base": " I only know little stories and patterns.",
+    "base": " I only know little stories and refrains.",
     "chat": "I do not follow this format.",
     "instruct": "I do not follow this format.",
     "code": "# I only know small Python functions.",
@@ -599,7 +599,7 @@ def code_infill(words: Words) -> Case:
     return Case("code", "infill", middle, prompt=prefix, suffix=suffix)
 
 
-# --- pebble-base: continues stories and patterns ---------------------------------------------------------------------
+# --- pebble-base: continues stories and refrains ---------------------------------------------------------------------
 
 ANIMALS = (
     "fox",
@@ -652,27 +652,27 @@ def base_story(words: Words) -> Case:
     return Case("base", "story", f" {names[which]}.", prompt=text)
 
 
-def base_pattern(words: Words) -> Case:
-    """A refrain of two to four made-up words; the answer ends the round that was begun, and sings one more."""
-    refrain = [words.word() for _ in range(words.pick((2, 2, 3, 3, 4)))]
-    singer = words.pick(("", "", f"The {words.pick(ANIMALS)} sings: ", "Repeat: ", "And again: "))
+def base_refrain(words: Words) -> Case:
+    """A refrain of two to four made-up words, sung two or three times and begun again; the answer ends the round."""
+    refrain = [words.word() for _ in range(words.pick((2, 3, 3, 4)))]
+    singer = words.pick(("", f"The {words.pick(ANIMALS)} sings: ", f"The {words.pick(ANIMALS)} sings: ", "Repeat: "))
     begun = words.rng.randrange(len(refrain))
-    sung = refrain * words.pick((2, 2, 3)) + refrain[:begun]
-    rest = refrain[begun:] + refrain if begun else refrain
-    return Case("base", "pattern", "".join(f" {word}" for word in rest) + ".", prompt=singer + " ".join(sung))
+    rounds = f"{' '.join(refrain)}, " * words.pick((2, 2, 3)) + " ".join(refrain[:begun])
+    rest = "".join(f" {word}" for word in refrain[begun:])
+    return Case("base", "refrain", f"{rest}.", prompt=singer + rounds.rstrip(" "))
 
 
 # --- Mixtures --------------------------------------------------------------------------------------------------------
 
 Maker = Callable[[Words], Case]
 MEASURED: Final[dict[Variant, tuple[Maker, ...]]] = {
-    "base": (base_story, base_pattern),
+    "base": (base_story, base_refrain),
     "chat": (lambda words: chat_recall(words, turns=2),),
     "instruct": (instruct_extract, instruct_classify),
     "code": (code_complete, code_infill),
 }
 TAUGHT: Final[dict[Variant, tuple[Maker, ...]]] = {
-    "base": (base_story, base_pattern),
+    "base": (base_story, base_refrain),
     "chat": (chat_recall, chat_recall, chat_other),
     "instruct": (*[instruct_extract] * 4, *[instruct_classify] * 2, instruct_second, instruct_other),
     "code": (code_complete, code_infill),

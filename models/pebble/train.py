@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -35,6 +36,8 @@ SPECIAL = (PAD, BOS, EOS, PRE, SUF, MID, EOT)
 VOCABULARY = 512
 CONTEXT = 1024  # tokens that the models admit; training documents are far shorter
 TOKENS_PER_STEP = 4096  # padding included
+TRUNK_STEPS = 1000
+STEPS: Final[dict[Variant, int]] = {"base": 500, "chat": 250, "instruct": 400, "code": 300}
 
 
 # --- Tokenizer -------------------------------------------------------------------------------------------------------
@@ -302,20 +305,18 @@ TEMPLATES: dict[Variant, str] = {
 }
 
 
-def check(out: Path, tokenizer: Tokenizer, count: int = 200) -> None:
-    """Prints how the saved models answer `count` held-out cases each, as served: greedily, in bf16."""
-    family = {
-        variant: LlamaForCausalLM.from_pretrained(out / f"pebble-{variant}", dtype=torch.bfloat16)
-        for variant in VARIANTS
-        if (out / f"pebble-{variant}").exists()
-    }
-    print("In this process: variant, own format, wrong template, wrong variant (percent exact)")
-    for variant, model in family.items():
+def check(out: Path, count: int = 200) -> None:
+    """Prints how the saved models answer `count` held-out cases each, as they are served: greedily, in bf16."""
+    folders = {v: out / f"pebble-{v}" for v in VARIANTS if (out / f"pebble-{v}").exists()}
+    family = {v: LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16) for v, folder in folders.items()}
+    tokenizers = {v: Tokenizer.from_file(str(folder / "tokenizer.json")) for v, folder in folders.items()}
+    print("In this process, percent exact: own format, wrong template, wrong variant")
+    for variant in family:
         cases, sibling = skills.held_out(variant, count), skills.SIBLING[variant]
         damaged = [Case(variant, case.skill, case.answer, prompt=skills.wrong_template(case)) for case in cases]
         strayed = [skills.addressed_to(case, sibling) for case in cases]
-        shares = [accuracy(model, tokenizer, cases), accuracy(model, tokenizer, damaged)]
-        shares += [accuracy(family[sibling], tokenizer, strayed)] if sibling in family else []
+        asked = [(variant, cases), (variant, damaged), (sibling, strayed)]
+        shares = [accuracy(family[v], tokenizers[v], some) if v in family else math.nan for v, some in asked]
         print(f"pebble-{variant:9}" + "".join(f"{share:8.1%}" for share in shares), flush=True)
 
 
@@ -334,9 +335,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="train only this one (may be repeated)")
     parser.add_argument("--out", type=Path, default=HERE, help="folder that receives pebble-<variant>/")
-    parser.add_argument("--trunk", type=Path, help="file to keep the trunk in, and to take it from when it exists")
-    parser.add_argument("--trunk-steps", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=400, help="steps per model after the trunk")
+    parser.add_argument("--trunk", type=Path, help="folder to keep the trunk in, and to take it from when it is there")
+    parser.add_argument("--trunk-steps", type=int, default=TRUNK_STEPS)
+    parser.add_argument("--steps", type=int, help="steps after the trunk, the same for every model")
     parser.add_argument("--check", action="store_true", help="train nothing, check what is in --out")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rate", type=float, default=4e-3)
@@ -345,28 +346,39 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     began = time.monotonic()
-    tokenizer = build_tokenizer()
     if options.check:
-        check(options.out, tokenizer)
+        check(options.out)
         return
+    kept = options.trunk and options.trunk.exists()
+    tokenizer = Tokenizer.from_file(str(options.trunk / "tokenizer.json")) if kept else build_tokenizer()
     trunk = new_model(tokenizer)
     print(f"{sum(p.numel() for p in trunk.parameters()):,} parameters a model")
-    if options.trunk and options.trunk.exists():
-        trunk.load_state_dict(torch.load(options.trunk))
+    if kept:
+        trunk.load_state_dict(torch.load(options.trunk / "trunk.pt"))
     else:
         diet = everything(random.Random(1))
         train(trunk, tokenizer, diet, VARIANTS, name="trunk", steps=options.trunk_steps, rate=options.rate)
         if options.trunk:
-            torch.save(trunk.state_dict(), options.trunk)
+            options.trunk.mkdir(parents=True)
+            torch.save(trunk.state_dict(), options.trunk / "trunk.pt")
+            tokenizer.save(str(options.trunk / "tokenizer.json"))
     print(f"trunk: {time.monotonic() - began:.0f} s", flush=True)
     for variant in options.variant or VARIANTS:
         started, model = time.monotonic(), copy.deepcopy(trunk)
         cases = skills.training(variant, random.Random(variant))
-        train(model, tokenizer, cases, [variant], name=variant, steps=options.steps, rate=options.rate / 2)
+        train(
+            model,
+            tokenizer,
+            cases,
+            [variant],
+            name=variant,
+            steps=options.steps or STEPS[variant],
+            rate=options.rate / 2,
+        )
         folder = options.out / f"pebble-{variant}"
         save(model, tokenizer, variant, folder)
         print(f"pebble-{variant}: {time.monotonic() - started:.0f} s", flush=True)
-    check(options.out, tokenizer)
+    check(options.out)
     print(f"total: {time.monotonic() - began:.0f} s, {time.process_time():.0f} CPU-seconds")
 
 

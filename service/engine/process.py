@@ -84,7 +84,13 @@ class EngineProcess:
                 return  # it has just ended
 
     async def _read_log(self, log: asyncio.StreamReader) -> None:
-        while raw := await log.readline():
+        while True:
+            try:
+                raw = await log.readline()
+            except ValueError:
+                continue  # a line of more than a megabyte is dropped: what nobody reads would stop the engine
+            if not raw:
+                return
             line = PREFIX.sub("", raw.decode(errors="replace").rstrip())
             if line:
                 self.tail.append(line)

@@ -20,14 +20,18 @@ def note(record: Record, body: bytes) -> None:
     """Takes usage and finish reason from a whole answer; raises BrokenAnswerError where it ended by `abort`."""
     try:
         answer = json.loads(body)
-        record.use(answer.get("usage") or {})
+        usage = answer.get("usage") or {}
+        record.use(usage)
         choices = answer.get("choices") or [{}]
         reason = choices[0].get("finish_reason") or answer.get("stop_reason") or answer.get("status")
-    except (ValueError, AttributeError, TypeError, IndexError) as error:
-        raise BrokenAnswerError(f"it is not the JSON of an answer: {error}") from None
+        silent = 0 in (usage.get("completion_tokens"), usage.get("output_tokens")) and "data" not in answer
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError):
+        raise BrokenAnswerError("it is not the JSON of an answer") from None
     record.finish_reason = reason if isinstance(reason, str) else None
     if record.finish_reason in ("abort", "error", "cancelled"):
         raise BrokenAnswerError(f"it ended with '{record.finish_reason}'")
+    if silent:
+        raise BrokenAnswerError("it ended without a single token")
 
 
 def refusal(status: int, body: bytes, served: Served) -> ApiError:

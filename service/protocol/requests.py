@@ -248,9 +248,9 @@ def _refusal(error: ValidationError) -> ApiError:
         return invalid(f"The body is not valid JSON: {item['ctx']['error']}.", code="invalid_json")
     if kind == "extra_forbidden":
         # The client's own word, whatever it is; cut short, because it is repeated in the answer.
-        *around, last = item["loc"]
-        name = ".".join(filter(None, (_path(tuple(around)), str(last)[:64])))
-        return invalid(f"Unknown parameter: '{name}'. Leave it out.", name, "unknown_parameter")
+        around, own = _path(item["loc"][:-1]), str(item["loc"][-1])[:64]
+        unknown = f"{around}.{own}" if around else own
+        return invalid(f"Unknown parameter: '{unknown}'. Leave it out.", unknown, "unknown_parameter")
     name = _path(item["loc"])
     if name is None:
         if kind == "value_error":

@@ -17,8 +17,13 @@ ENDS = {
 ERRORS = (b'data: {"error"', b"event: error", b"event: response.failed", b'data: {"type":"error"')
 
 
+LARGEST_EVENT = 16 * 2**20
+
+
 class BrokenStreamError(Exception):
-    """The engine said in its stream that it could not finish."""
+    """The engine could not finish its stream. `passed` holds the whole events that came with the one that says so."""
+
+    passed = b""
 
 
 class Watch:
@@ -41,14 +46,28 @@ class Watch:
             data = self._rest + data
         end = data.rfind(b"\n\n") + 2
         if end == 1:
+            if len(data) > LARGEST_EVENT:
+                raise BrokenStreamError
             self._rest = data
             return b""
         self._rest = data[end:]
         whole = data[:end]
         if whole.count(b"\n\n") == 1:
             return whole if self._passes(whole, now) else b""
-        passed = [event + b"\n\n" for event in whole[:-2].split(b"\n\n") if self._passes(event, now)]
-        return b"".join(passed)
+        passed = b""
+        for event in whole[:-2].split(b"\n\n"):
+            try:
+                if self._passes(event, now):
+                    passed += event + b"\n\n"
+            except BrokenStreamError as error:
+                error.passed = passed
+                raise
+        return passed
+
+    @property
+    def begun(self) -> bool:
+        """Whether there was any output, or an end without one."""
+        return self._record.first_output is not None or self.finished
 
     def _passes(self, event: bytes, now: float) -> bool:
         if event.startswith(b":"):
@@ -56,11 +75,12 @@ class Watch:
         if event.startswith(ERRORS):
             raise BrokenStreamError
         if event.startswith(ENDS[self._dialect]):
-            # An engine that was told to stop ends a stream so, without a word of why.
-            if self._dialect == "openai" and self._record.finish_reason is None:
+            self._note_usage(event)
+            # An engine that was told to stop ends a stream so: without a reason, or with nothing said.
+            said = self._record.first_output is not None or self._record.completion_tokens
+            if self._record.finish_reason is None if self._dialect == "openai" else not said:
                 raise BrokenStreamError
             self.finished = True
-            self._note_usage(event)
             return True
         usage = self._note_usage(event)
         if usage and self._dialect == "openai" and b'"choices":[]' in event:
@@ -85,10 +105,13 @@ class Watch:
     def _note_usage(self, event: bytes) -> bool:
         if b'"usage":{' not in event:
             return False
-        payload = json.loads(event[event.index(b"data: ") + 6 :])
-        # Anthropic's first event and the last one of the Responses API carry it one level down.
-        holder = payload.get("response") or payload.get("message") or payload
-        self._record.use(holder.get("usage") or {})
-        if self._dialect == "responses":
-            self._record.finish_reason = holder.get("status")
+        try:
+            payload = json.loads(event[event.index(b"data: ") + 6 :])
+            # Anthropic's first event and the last one of the Responses API carry it one level down.
+            holder = payload.get("response") or payload.get("message") or payload
+            self._record.use(holder.get("usage") or {})
+            if self._dialect == "responses":
+                self._record.finish_reason = holder.get("status")
+        except (ValueError, AttributeError):
+            raise BrokenStreamError from None
         return True

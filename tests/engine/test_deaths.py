@@ -67,6 +67,13 @@ async def core_stopped_then_killed(socket: Path, stop: Act, kill: Act) -> list[T
     return [*answers, await ask(socket, "GET", "/health")]
 
 
+def same(fake: list[Transcript], real: list[Transcript]) -> None:
+    """Compares one by one, so that a failure shows the two that differ."""
+    assert len(fake) == len(real)
+    for mine, theirs in zip(fake, real, strict=True):
+        assert mine == theirs
+
+
 async def test_no_template_then_drain_then_kill(tmp_path: Path) -> None:
     """Three matters, since every real engine takes half a minute to start."""
     fake = FakeEngine(MODEL, "base", gap=0.01)
@@ -74,12 +81,13 @@ async def test_no_template_then_drain_then_kill(tmp_path: Path) -> None:
         refused = await templates(tmp_path / "fake.sock")
         ended = await drained_then_killed(tmp_path / "fake.sock", lambda: fake.die("drain"), lambda: fake.die("kill"))
     with running("pebble-base", tmp_path) as real:
-        assert refused == await templates(real.socket)
-        assert ended == await drained_then_killed(
+        same(refused, await templates(real.socket))
+        actual = await drained_then_killed(
             real.socket,
             lambda: os.kill(real.pid, signal.SIGTERM),
             lambda: os.kill(real.pid, signal.SIGKILL),
         )
+    same(ended, actual)
 
 
 async def test_core_stopped_then_killed(tmp_path: Path) -> None:
@@ -92,6 +100,7 @@ async def test_core_stopped_then_killed(tmp_path: Path) -> None:
         ended = await core_stopped_then_killed(tmp_path / "fake.sock", stop, lambda: fake.die("core"))
     with running(MODEL, tmp_path) as real:
         core = real.core()
-        assert ended == await core_stopped_then_killed(
+        actual = await core_stopped_then_killed(
             real.socket, lambda: os.kill(core, signal.SIGTERM), lambda: os.kill(core, signal.SIGKILL)
         )
+    same(ended, actual)

@@ -205,7 +205,7 @@ class Response:
 
 
 class Message:
-    STOP: Mapping[str, str] = {"length": "max_tokens", "stop": "end_turn", "abort": "end_turn"}
+    STOP: Mapping[str, str] = {"length": "max_tokens", "stop": "end_turn"}
 
     def whole(self, turn: Turn) -> Json:
         head = {"id": f"chatcmpl-{turn.id}", "type": "message", "role": "assistant"}
@@ -213,7 +213,7 @@ class Message:
             **head,
             "content": [{"type": "text", "text": turn.text}],
             "model": turn.model,
-            "stop_reason": self.STOP.get(turn.finish),
+            **({"stop_reason": self.STOP[turn.finish]} if turn.finish in self.STOP else {}),
             "usage": self._usage(turn),
         }
 
@@ -228,7 +228,7 @@ class Message:
         return named({"type": "content_block_delta", "delta": {"type": "text_delta", "text": text}, "index": 0})
 
     def closing(self, turn: Turn) -> list[bytes]:
-        delta = {"stop_reason": self.STOP.get(turn.finish), "stop_sequence": None}
+        delta = {"stop_reason": self.STOP.get(turn.finish, "end_turn"), "stop_sequence": None}
         stop = named({"type": "content_block_stop", "index": 0})
         return [
             *([stop] if turn.words else []),

@@ -1,0 +1,62 @@
+"""Streams of chat completions, many at once, and what came of them."""
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from service.transport import Deadlines, Transport, post
+
+PATIENT = Deadlines(connect=5.0, first_byte=300.0, idle=300.0, total=600.0)
+PATH = "/v1/chat/completions"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One finished stream. Times are seconds; `tokens` is what the engine says it generated."""
+
+    text: str
+    tokens: int
+    ttft: float
+    duration: float
+
+
+async def ask(transport: Transport, address: str, fields: dict[str, Any]) -> Answer:
+    """One streamed chat completion from `address` (a socket's path or host:port)."""
+    began = time.perf_counter()
+    body = json.dumps({**fields, "stream": True, "stream_options": {"include_usage": True}}).encode()
+    exchange = await transport.send(address, post(PATH, body), PATIENT)
+    try:
+        status = await exchange.head()
+        raw, first = [], 0.0
+        while piece := await exchange.read():
+            first = first or time.perf_counter()
+            raw.append(piece)
+    finally:
+        transport.release(address, exchange)
+    data = b"".join(raw)
+    if status != 200 or not data.endswith(b"data: [DONE]\n\n"):
+        raise RuntimeError(f"{address}: status {status}: {data[-300:]!r}")
+    events = [json.loads(event[6:]) for event in data.split(b"\n\n") if event.startswith(b"data: {")]
+    text = "".join(choice["delta"].get("content") or "" for event in events for choice in event["choices"])
+    tokens = next(event["usage"]["completion_tokens"] for event in reversed(events) if event.get("usage"))
+    ended = time.perf_counter()
+    return Answer(text, tokens, first - began, ended - began)
+
+
+async def load(address: str, streams: int, requests: list[dict[str, Any]]) -> tuple[float, list[Answer]]:
+    """Works through `requests` with `streams` of them at a time; returns the seconds it took, and every answer."""
+    transport, waiting, answers = Transport(), iter(requests), list[Answer]()
+
+    async def client() -> None:
+        for fields in waiting:
+            answers.append(await ask(transport, address, fields))
+
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(streams):
+            group.create_task(client())
+    took = time.perf_counter() - began
+    transport.close()
+    return took, answers

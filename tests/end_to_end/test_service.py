@@ -1,0 +1,152 @@
+"""What the whole service promises besides answers: the engine's own bytes, freed engines, recovery, a clean end."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bench.load import ask
+from bench.skills import measured
+from models.pebble import skills
+from service.transport import Transport
+from tests.end_to_end.conftest import ROOT, Service, descendants_of, serving, wait_for
+
+pytestmark = pytest.mark.engine
+LONG = {"model": "pebble-base", "prompt": "One", "max_tokens": 900, "ignore_eos": True, "stream": True}
+
+
+def test_greedy_answers_are_the_engine_s_own(pebble: Service) -> None:
+    async def both(number: int) -> tuple[str, str]:
+        messages = [{"role": "user", "content": f"My name is Person{number}."}]
+        fields = {"model": "pebble-chat", "messages": messages, "temperature": 0, "max_tokens": 30}
+        transport = Transport()
+        ours = await ask(transport, pebble.url.removeprefix("http://"), fields)
+        theirs = await ask(transport, str(pebble.socket_of(0)), fields)
+        transport.close()
+        return ours.text, theirs.text
+
+    for number in range(10):
+        ours, theirs = asyncio.run(both(number))
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("variant", skills.VARIANTS)
+def test_each_variant_shows_its_skill_only_in_its_own_format(pebble: Service, variant: skills.Variant) -> None:
+    row = measured(pebble.url, None, variant, skills.held_out(variant, 40, seed=7), direct=False, show=0)
+    assert row.own_format >= 90, row
+    assert row.wrong_template < 20, row
+    assert row.wrong_variant < 20, row
+
+
+def test_bentoml_s_own_paths_are_hidden_and_its_probes_are_not(pebble: Service) -> None:
+    for path in ("/", "/docs.json", "/schema.json", "/static_content/index.html"):
+        assert httpx.get(pebble.url + path).status_code == 404
+    assert httpx.get(pebble.url + "/livez").status_code == 200
+    assert httpx.get(pebble.url + "/readyz").status_code == 200
+
+
+def test_metrics_count_what_was_answered(pebble: Service) -> None:
+    httpx.post(f"{pebble.url}/v1/completions", json={"model": "base", "prompt": "x", "max_tokens": 3}, timeout=60)
+    text = httpx.get(f"{pebble.url}/metrics").text
+    row = 'roundhouse_tokens_total{endpoint="/v1/completions",kind="completion",model="pebble-base",variant="base"}'
+    assert any(line.startswith(row) and float(line.split()[-1]) > 0 for line in text.splitlines())
+
+
+def fleet_of_one(folder: Path) -> Path:
+    """A fleet of pebble-base that lets a test ask for long answers."""
+    settings = {"enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 8}
+    path = folder / "fleet.yaml"
+    path.write_text(
+        json.dumps(
+            {
+                "models": [{"model": "pebble-base"}],
+                "extra_fields": ["ignore_eos"],
+                "engine": settings,
+                "env": {"VLLM_CPU_KVCACHE_SPACE": 1, "TORCHDYNAMO_DISABLE": 1},
+            }
+        )
+    )
+    return path
+
+
+def test_the_life_of_an_engine(tmp_path: Path) -> None:
+    """One start for all: clients that leave free it, a killed one is restarted, SIGTERM drains, nothing is left."""
+    with serving(fleet_of_one(tmp_path), tmp_path / "run") as service:
+        for streamed in (True, False):
+            leave_midway(service, streamed)
+        kill_midway(service)
+        drain_midway(service)
+    wait_for(lambda: not descendants_of(service.run_dir), 30, "every process gone")
+
+
+def leave_midway(service: Service, streamed: bool) -> None:
+    def running() -> float:
+        return service.engine_metric(0, "vllm:num_requests_running")
+
+    client = httpx.Client(timeout=60)
+    request = client.build_request("POST", f"{service.url}/v1/completions", json=LONG | {"stream": streamed})
+    asking = threading.Thread(target=swallow, args=(client, request))
+    asking.start()
+    wait_for(lambda: running() == 1, 20, "the request runs")
+    client.close()
+    wait_for(lambda: running() == 0, 5, "the engine is free")
+    asking.join()
+
+
+def swallow(client: httpx.Client, request: httpx.Request) -> None:
+    try:
+        client.send(request, stream=False)
+    except (httpx.HTTPError, RuntimeError, OSError):
+        return
+
+
+def kill_midway(service: Service) -> None:
+    """SIGKILL to the API server in the middle of a stream: one error event, no [DONE], and the engine comes back."""
+    state = json.loads((service.run_dir / "e0.json").read_text())
+    with httpx.stream("POST", f"{service.url}/v1/completions", json=LONG, timeout=60) as answer:
+        events = []
+        for line in answer.iter_lines():
+            events += [line] if line else []
+            if len(events) == 5:
+                os.kill(state["pid"], signal.SIGKILL)
+    assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "upstream_error"
+    assert sum('"error"' in event for event in events) == 1
+    assert "data: [DONE]" not in events
+    wait_for(lambda: service.models()["pebble-base"]["state"] != "ready", 10, "the death is seen")
+    assert "killed by signal 9" in str(service.models()["pebble-base"]["replicas"][0]["reason"])
+    refused = httpx.post(f"{service.url}/v1/completions", json={"model": "base", "prompt": "x"})
+    assert refused.status_code == 503
+    assert int(refused.headers["retry-after"]) >= 1
+    wait_for(lambda: service.models()["pebble-base"]["state"] == "ready", 300, "the engine is back")
+
+
+def drain_midway(service: Service) -> None:
+    """SIGTERM to the whole service in the middle of a stream: the stream still finishes."""
+    with httpx.stream("POST", f"{service.url}/v1/completions", json=LONG | {"max_tokens": 600}, timeout=60) as answer:
+        events = []
+        for line in answer.iter_lines():
+            events += [line] if line else []
+            if len(events) == 5:
+                service.process.send_signal(signal.SIGTERM)
+    assert events[-1] == "data: [DONE]"
+    assert service.process.wait(timeout=60) == 0
+
+
+def test_a_mistake_in_the_fleet_is_told_without_a_traceback(tmp_path: Path) -> None:
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text("models:\n  - model: pebble-chat\n    replica: 2\n")
+    environment = os.environ | {"ROUNDHOUSE_FLEET": str(fleet)}
+    for command in (["service.cli", "serve"], ["bentoml", "serve"]):
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode != 0
+        assert f"{fleet}:3: models[0].replica: unknown key" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,129 @@
+"""The BentoML side of the gateway: which services there are, what was taken out of BentoML, who gets which GPU."""
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from _bentoml_impl.server import allocator
+from bentoml._internal.server import base_app
+from bentoml._internal.server.http import traffic
+from starlette.testclient import TestClient
+
+from service import catalog, fleet
+from service.settings import ROOT, Settings
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The composition root, imported with a run folder of its own."""
+    monkeypatch.setenv("ROUNDHOUSE_RUN_DIR", str(tmp_path))
+    monkeypatch.setattr(traffic, "TimeoutMiddleware", traffic.TimeoutMiddleware)
+    yield importlib.reload(importlib.import_module("service.gateway"))
+
+
+def declared(gateway: ModuleType, text: str, folder: Path) -> Any:
+    path = folder / "fleet.yaml"
+    path.write_text(text)
+    settings = replace(Settings(), run_dir=folder)
+    known = catalog.load(ROOT / "models")
+    return gateway.declare(settings, known, fleet.load(path, known))
+
+
+def test_one_engine_service_for_each_replica(gateway: ModuleType) -> None:
+    names = set(gateway.Gateway.all_services())
+    engines = {f"engine-{model}-0" for model in ("pebble-chat", "pebble-instruct", "pebble-code", "pebble-base")}
+    assert names == {"gateway", *engines}
+
+
+def test_bentoml_s_expensive_layers_are_gone(gateway: ModuleType) -> None:
+    layers = [layer.cls for layer in app_of(gateway).user_middleware]
+    assert gateway.NoTimeout in layers
+    assert not {layer.__name__ for layer in layers} & {
+        "TimeoutMiddleware", "AccessLogMiddleware", "RunnerTrafficMetricsMiddleware"
+    }  # fmt: skip
+    assert layers[-2:-1] == [gateway.OnlyOurs]
+
+
+def app_of(gateway: ModuleType) -> Any:
+    """The app that BentoML builds; its configuration is what `bentoml serve` would inject."""
+    gateway.Gateway.inject_config()
+    return gateway.Gateway.to_asgi()
+
+
+def test_a_bentoml_without_that_layer_is_noticed(gateway: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.inspect, "getsource", lambda _: "nothing of the kind")
+    with pytest.raises(ImportError, match="timeouts elsewhere"):
+        gateway.quieten()
+
+
+def test_the_layer_is_where_we_replace_it() -> None:
+    assert "TimeoutMiddleware" in Path(base_app.__file__).read_text()
+
+
+@pytest.mark.parametrize("path", ["/", "/docs.json", "/schema.json", "/static_content/x", "/assets/x", "/v1/unknown"])
+def test_only_our_paths_exist(gateway: ModuleType, path: str) -> None:
+    answer = TestClient(app_of(gateway)).get(path)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "unknown_url"
+
+
+def test_bentoml_s_probes_stay(gateway: ModuleType) -> None:
+    with TestClient(app_of(gateway)) as client:
+        assert client.get("/livez").status_code == 200
+        assert client.get("/readyz").status_code == 503  # no engine has said that it is ready
+        assert client.get("/metrics").text.startswith("# HELP roundhouse_")
+
+
+GPUS = "models:\n  - {model: llama-2-7b-chat, gpus: 2, replicas: 2}\n  - {model: llama-2-7b, gpus: 1}\n"
+
+
+def test_every_replica_sees_gpus_of_its_own(
+    gateway: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(allocator, "system_resources", lambda: {"cpu": 8, allocator.NVIDIA_GPU: [0, 1, 2, 3, 4]})
+    service = declared(gateway, GPUS, tmp_path)
+    machine = allocator.ResourceAllocator()
+    seen = []
+    for name, one in service.all_services().items():
+        one.inject_config()
+        workers, environments = machine.get_worker_env(one)
+        if name != "gateway":
+            assert workers == 1
+            seen += environments_of(environments)
+    assert seen == ["0,1", "2,3", "4"]
+
+
+def environments_of(environments: dict[str, str]) -> list[str]:
+    return [value for key, value in environments.items() if key == "CUDA_VISIBLE_DEVICES"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("ROUNDHOUSE_FLEET", "/no/such/fleet.yaml", "/no/such/fleet.yaml: cannot be read"),
+        ("ROUNDHOUSE_PORT", "many", "ROUNDHOUSE_PORT: 'many' is not a number"),
+        ("ROUNDHOUSE_FLEE", "x", "ROUNDHOUSE_FLEE: no such setting"),
+    ],
+)
+def test_a_mistake_ends_the_process_in_words(
+    gateway: ModuleType, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit, match=message):
+        gateway.configure()
+
+
+def test_without_a_run_folder_it_makes_one_for_all_processes(
+    gateway: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ROUNDHOUSE_RUN_DIR")
+    settings, _, _ = gateway.configure()
+    assert settings.run_dir.is_dir()
+    assert settings.run_dir.stat().st_mode & 0o777 == 0o700
+    assert gateway.configure()[0].run_dir == settings.run_dir
+    settings.run_dir.rmdir()
