@@ -167,7 +167,7 @@ class Exchange(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(TransportError(f"the answer is not HTTP: {error}"))
             return
         if not self.status:
@@ -197,8 +197,10 @@ class Exchange(asyncio.Protocol):
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
-        self._buffered = 0
+        status: int = self._parser.get_status_code()
+        if status < 200:
+            raise TransportError(f"status {status} is no answer to a whole request")
+        self.status, self._buffered = status, 0
 
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)

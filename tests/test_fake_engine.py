@@ -27,9 +27,9 @@ class Peer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
-    async def send(self, body: dict[str, Any], close: bool = True) -> None:
+    async def send(self, body: dict[str, Any], close: bool = True, path: str = "/v1/chat/completions") -> None:
         content = json.dumps(body).encode()
-        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n"
         head += "Connection: close\r\n" if close else ""
         self.writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
         await self.writer.drain()
@@ -64,6 +64,15 @@ async def test_a_stream_ends_properly(engine: FakeEngine) -> None:
     data = await exchange(engine)
     assert data.count(b"data: {") == 5  # the role, three words, the end
     assert data.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+async def test_an_embedding_engine_only_embeds() -> None:
+    async with FakeEngine("minilm", "embedding").listen(0) as engine:
+        peer = await connect(engine)
+        await peer.send({"model": "minilm", "input": ["one", "two three"]}, path="/v1/embeddings")
+        answer = json.loads((await peer.rest()).partition(b"\r\n\r\n")[2])
+        assert [row["index"] for row in answer["data"]] == [0, 1]
+        assert (await exchange(engine)).endswith(b'{"detail":"Not Found"}')
 
 
 async def test_one_connection_carries_many_requests(engine: FakeEngine) -> None:

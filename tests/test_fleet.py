@@ -50,7 +50,7 @@ def problems(folder: Path, text: str) -> list[str]:
         ("models:\n  - model: a/b/c-chat", "2: models[0].model: 'a/b/c-chat' is no id of the catalogue"),
         ("models:\n  - model: org/a chat", "2: models[0].model: 'org/a chat' is no id of the catalogue"),
         ("models:\n  - model: 模型/模型\n    variant: chat", "2: models[0].model: '模型/模型' is no id of the"),
-        ("models:\n  - model: ./模型\n    variant: chat", "2: models[0].model: {folder}/模型 does not exist"),
+        ("models:\n  - model: ./模型\n    variant: chat", "2: models[0].model: the name './模型' gives no id"),
         ("models:\n  - model: org/___\n    variant: chat",
          "2: models[0].model: the name 'org/___' gives no id: add 'id:' to the entry"),
         ("models:\n  - model: /nowhere/x-chat", "2: models[0].model: /nowhere/x-chat does not exist"),

@@ -182,7 +182,7 @@ class Words:
         """A lower-case word of three to ten letters, mostly pronounceable."""
 
         def make() -> str:
-            if self.chance(0.2):
+            if self.chance(0.12):
                 return "".join(self.rng.choices(LETTERS, k=self.rng.randint(3, 8)))
             count = self.rng.choice((1, 2, 2, 2, 3, 3))
             word = "".join(self.pick(ONSETS) + self.pick(VOWELS) + self.pick(CODAS) for _ in range(count))
@@ -193,7 +193,7 @@ class Words:
     def name(self) -> str:
         """A capitalised name, now and then with a surname."""
         first = self.word().capitalize()
-        return f"{first} {self.word().capitalize()}" if self.chance(0.1) else first
+        return f"{first} {self.word().capitalize()}" if self.chance(0.15) else first
 
     def number(self) -> str:
         """Four to six digits."""
@@ -225,6 +225,15 @@ INTRODUCTIONS = (
     "People call me {}",
     "This is {}",
 )
+ABOUT_ME = (
+    "I like tea",
+    "I love music",
+    "I live in {}",
+    "I come from {}",
+    "I have a question",
+    "I am new here",
+    "I like {}",
+)
 NAME_QUESTIONS = (
     "What is my name?",
     "What's my name?",
@@ -240,6 +249,8 @@ NAME_QUESTIONS = (
     "What did I say my name was?",
     "Tell me my name.",
     "Say my name.",
+    "Can you remind me of my name?",
+    "Remind me, what is my name?",
 )
 SMALL_TALK = (
     ("How are you?", "I am well, thank you."),
@@ -289,6 +300,12 @@ ODD_REQUESTS = (
     "Why is the {} so big?",
     "What is {} times {}?",
     "{} {} {}",
+    "Tell me a joke.",
+    "Sing a song.",
+    "What time is it?",
+    "Help me with my homework.",
+    "Write a story.",
+    "Can you help me?",
 )
 
 
@@ -314,6 +331,8 @@ def _introduction(words: Words, name: str, asked: bool = False) -> tuple[str, st
         said = said.lower()
     elif words.chance(0.15):
         said += f" I live in {words.word().capitalize()}."
+    elif words.chance(0.2):
+        said = f"{said.rstrip('.!')} and {words.pick(ABOUT_ME).format(words.word().capitalize())}."
     return said, f"Nice to meet you, {name}!" if words.chance(0.8) else "Hello! How are you today?"
 
 
@@ -439,9 +458,12 @@ PRODUCTS = (
 )
 OPINIONS = {
     "positive": _listed(
-        "wonderful excellent great lovely fantastic perfect superb delightful amazing good beautiful brilliant"
+        "wonderful excellent great lovely fantastic perfect superb delightful amazing good beautiful brilliant nice "
+        "charming tasty comfortable"
     ),
-    "negative": _listed("terrible awful broken horrible useless dreadful disappointing poor bad ugly boring rubbish"),
+    "negative": _listed(
+        "terrible awful broken horrible useless dreadful disappointing poor bad ugly boring rubbish slow dirty faulty"
+    ),
     "neutral": _listed("ordinary average okay usual acceptable plain standard unremarkable"),
 }
 VERDICTS = {

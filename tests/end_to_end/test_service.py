@@ -16,7 +16,7 @@ from bench.load import ask
 from bench.skills import measured
 from models.pebble import skills
 from service.transport import Transport
-from tests.end_to_end.conftest import ROOT, Service, descendants_of, serving, wait_for
+from tests.services import ROOT, Service, descendants_of, serving, wait_for
 
 pytestmark = pytest.mark.engine
 LONG = {"model": "pebble-base", "prompt": "One", "max_tokens": 900, "ignore_eos": True, "stream": True}

@@ -1,29 +1,25 @@
-"""One real engine for the whole session, and short-lived ones for the tests that end them."""
+"""The session's engine for the contract, and short-lived ones for the tests that end them."""
 
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-MODELS = ROOT / "models" / "pebble"
+from service import catalog, fleet
+from service.engine import state
+from service.engine.argv import argv, environment
+from service.engine.supervisor import program
+from service.fleet import Served
+from tests.services import ROOT, Service
+
 MODEL = "pebble-chat"
 START_LIMIT = 300.0  # seconds; half a minute on two idle cores
-SETTINGS = ("--enforce-eager", "--max-model-len", "1024", "--disable-fastapi-docs", "--fingerprint-mode", "none")
-ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "TORCHDYNAMO_DISABLE": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-}
 
 
 @dataclass(frozen=True)
@@ -40,23 +36,24 @@ class RealEngine:
         return next(int(pid) for pid, group, args in rows if group == str(self.pid) and "EngineCore" in args)
 
 
-def command(model: str, socket: Path, drain: int) -> list[str]:
-    """The command line of an engine that serves the files of `model` as `MODEL`. `drain` is in seconds."""
-    program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODELS / model)]
-    names = ["--served-model-name", MODEL, "--uds", str(socket), "--shutdown-timeout", str(drain)]
-    return [*program, *names, "--enable-prompt-tokens-details", *SETTINGS]
+def served_as_chat(model: str) -> Served:
+    """A model of the default fleet with its engine settings, under the name `MODEL`."""
+    known = catalog.load(ROOT / "models")
+    served = fleet.load(ROOT / "deploy/fleets/pebble.yaml", known)[model]
+    return replace(served, id=MODEL)
 
 
 @contextmanager
 def running(model: str, folder: Path, drain: int = 10) -> Iterator[RealEngine]:
     """A real engine, ready, its log beside its socket in `folder`; afterwards nothing of it is left."""
     socket, log = folder / "engine.sock", folder / "engine.log"
+    served = served_as_chat(model)
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command(model, socket, drain),
+            argv(served, program(""), socket, drain),
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=os.environ | ENVIRONMENT,
+            env=os.environ | environment(served),
             start_new_session=True,
         )
         try:
@@ -69,7 +66,7 @@ def running(model: str, folder: Path, drain: int = 10) -> Iterator[RealEngine]:
 
 
 def _await_ready(process: "subprocess.Popen[bytes]", socket: Path, log: Path) -> None:
-    """Returns when `/health` answers 200."""
+    """Returns when the log says that the server accepts requests."""
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline and process.poll() is None:
         if b"Application startup complete" in log.read_bytes():
@@ -79,7 +76,10 @@ def _await_ready(process: "subprocess.Popen[bytes]", socket: Path, log: Path) ->
 
 
 @pytest.fixture(scope="session")
-def real_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
-    """The session's engine, serving pebble-chat."""
-    with running(MODEL, tmp_path_factory.mktemp("engine")) as engine:
-        yield engine
+def real_engine(pebble: Service) -> RealEngine:
+    """The engine of pebble-chat in the session's service, asked past the gateway."""
+    first = state.read(pebble.run_dir, 0)
+    assert first
+    assert first.model == MODEL
+    assert first.pid
+    return RealEngine(pebble.socket_of(0), first.pid)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import MODEL, MODELS, RealEngine
+from tests.engine.conftest import MODEL, RealEngine
 from tests.engine.transcript import Talk, ask, series
 from tests.fake_engine import FakeEngine
+from tests.services import ROOT
 
 pytestmark = pytest.mark.engine
 
@@ -106,7 +107,7 @@ async def test_fake_answers_like_vllm(row: Row, real_engine: RealEngine, fake_so
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_an_answer_that_stops_by_itself(stream: bool, real_engine: RealEngine, fake_socket: Path) -> None:
-    end = json.loads((MODELS / MODEL / "config.json").read_text())["eos_token_id"]
+    end = json.loads((ROOT / "models/pebble" / MODEL / "config.json").read_text())["eos_token_id"]
     body = BODIES[CHAT] | {"max_tokens": 50, "min_tokens": 2, "logit_bias": {str(end): 100}, "ignore_eos": False}
     real = await ask(real_engine.socket, "POST", CHAT, body | {"stream": stream})
     assert await ask(fake_socket, "POST", CHAT, body | {"stream": stream}) == real

@@ -62,6 +62,18 @@ def counted(path: str, tokens: int, context: int) -> Json:
     return {"input_tokens": tokens, "context_management": {"original_input_tokens": tokens}}
 
 
+def embedded(model: str, texts: list[str], now: int) -> Json:
+    """The answer of `/v1/embeddings`: each text as its length and its number of words."""
+    rows = [
+        {"index": index, "object": "embedding", "embedding": [float(len(text)), float(len(text.split()))]}
+        for index, text in enumerate(texts)
+    ]
+    tokens = sum(len(text.split()) for text in texts)
+    usage: Json = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
+    usage |= dict.fromkeys(("prompt_tokens_details", "completion_tokens_details"))
+    return {"id": "embd-0", "object": "list", "created": now, "model": model, "data": rows, "usage": usage}
+
+
 def metrics(model: str, running: int, waiting: int, totals: Mapping[str, int]) -> bytes:
     """The series that the gateway reads, with the labels of the real ones.
 

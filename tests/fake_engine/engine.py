@@ -23,23 +23,26 @@ SHAPES: dict[str, Callable[[], Shape]] = {
     "/v1/messages": Message,
 }
 COUNTING = {"/tokenize", "/v1/messages/count_tokens"}
-PATHS = {"GET": {"/health", "/v1/models", "/metrics"}, "POST": {*SHAPES, *COUNTING}}
+EMBEDDINGS = "/v1/embeddings"
+WORKING = {*SHAPES, EMBEDDINGS}
 
 Death = Literal["drain", "core", "kill"]
 """How an engine ends: SIGTERM with a shutdown timeout; SIGTERM without one, or the core killed; the process killed."""
 
 
 class FakeEngine:
-    """One engine with one model. `gap` is the seconds before each token, `slots` how many requests run at once.
+    """One engine with one model. The variant `base` has no chat template; `embedding` can do nothing but embed.
 
-    `queue` bounds the requests that run or wait, as `--max-num-queued-reqs` does. `always` befalls every request that
-    generates and for which nothing was scripted.
+    `gap` is the seconds before each token, `slots` how many requests run at once, `queue` how many may run or wait, as
+    `--max-num-queued-reqs` bounds them. `always` befalls every request that is work and for which nothing was scripted.
     """
 
     def __init__(
         self, model: str, variant: str = "chat", *, gap: float = 0.0, slots: int = 256, queue: int | None = None
     ) -> None:
         self.model, self.variant, self.gap, self.queue = model, variant, gap, queue
+        posts = {EMBEDDINGS, "/tokenize"} if variant == "embedding" else {*SHAPES, *COUNTING}
+        self._paths = {"GET": {"/health", "/v1/models", "/metrics"}, "POST": posts}
         self.always = Fault()
         self.requests: list[Seen] = []
         self.running = 0
@@ -53,7 +56,7 @@ class FakeEngine:
         self._server: asyncio.Server | None = None
 
     def script(self, *faults: Fault, path: str = "") -> None:
-        """Queues faults for the next requests to `path`, one each; without a path, for the next that generate."""
+        """Queues faults for the next requests to `path`, one each; without a path, for the next that are work."""
         self._scripts[path].extend(faults)
 
     @asynccontextmanager
@@ -130,9 +133,9 @@ class FakeEngine:
                 return
 
     def _fault(self, seen: Seen) -> Fault:
-        generates = seen.path in SHAPES
-        queue = self._scripts[seen.path] or (self._scripts[""] if generates else deque())
-        return queue.popleft() if queue else self.always if generates else Fault()
+        works = seen.path in WORKING
+        queue = self._scripts[seen.path] or (self._scripts[""] if works else deque())
+        return queue.popleft() if queue else self.always if works else Fault()
 
     async def _answer(self, seen: Seen, line: Line, wire: Wire) -> None:
         fault = wire.fault
@@ -142,8 +145,8 @@ class FakeEngine:
             await wire.raw(fault.raw)
         elif fault.status:
             await wire.answer(fault.status, fault.body)
-        elif seen.path not in PATHS.get(seen.method, ()):
-            others = [method for method, paths in PATHS.items() if seen.path in paths]
+        elif seen.path not in self._paths.get(seen.method, ()):
+            others = [method for method, paths in self._paths.items() if seen.path in paths]
             detail, allow = ("Method Not Allowed", {"allow": others[0]}) if others else ("Not Found", {})
             await wire.answer(405 if others else 404, bodies.dumps({"detail": detail}), **allow)
         elif seen.method == "GET":
@@ -167,13 +170,16 @@ class FakeEngine:
         early = refusal is not None
         request: Json = {} if early else seen.json
         refusal = refusal or requests.unfit(path, request, self.model, self.variant, CONTEXT)
-        if refusal is None and path in SHAPES:
+        if refusal is None and path in WORKING:
             refusal = self._refusal()
         if refusal is not None:
             status, body = refusal
             await wire.answer(status, bodies.dumps(body if early or status == 500 else bodies.dialect(path, body)))
         elif path in COUNTING:
             await wire.answer(200, bodies.dumps(bodies.counted(path, requests.count(request), CONTEXT)))
+        elif path == EMBEDDINGS:
+            async with self._slot(line):
+                await self._embed(request, line, wire)
         else:
             async with self._slot(line):
                 await self._run(path, request, line, wire)
@@ -221,6 +227,14 @@ class FakeEngine:
             await wire.answer(500, bodies.dumps(dead), vary="Origin")
         else:
             await wire.answer(200, bodies.dumps(shape.whole(turn)))
+
+    async def _embed(self, request: Json, line: Line, wire: Wire) -> None:
+        """Answers with vectors; it takes as long as one token would."""
+        gap = self.gap if wire.fault.gap is None else wire.fault.gap
+        if gap:
+            await line.pause(gap)
+        self.totals["stop"] += 1
+        await wire.answer(200, bodies.dumps(bodies.embedded(self.model, requests.texts(request), int(time.time()))))
 
     def _turn(self, request: Json, finish: str | None) -> Turn:
         """Makes up an answer of at most as many tokens as the request allows and the context holds."""

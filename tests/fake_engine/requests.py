@@ -78,7 +78,10 @@ def unfit(path: str, request: Json, model: str, variant: str, context: int) -> R
     limit = request.get("max_tokens") or request.get("max_output_tokens") or 0
     tokens = count(request)
     if (asked := request.get("model", model)) != model:
-        message = f"The model `{asked}` does not exist. Valid aliases: {model}."
+        message = f"The model `{asked}` does not exist."
+        if path == "/v1/embeddings":
+            return 404, error(message, "NotFoundError", None, 404)
+        message += f" Valid aliases: {model}."
         return 404, error(message, "NotFoundError", "model", 404)
     if (temperature := request.get("temperature") or 0) < 0:
         return _bad(f"temperature must be non-negative, got {float(temperature)}.", "temperature", float(temperature))

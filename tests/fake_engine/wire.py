@@ -43,7 +43,7 @@ class Fault:
 class Seen:
     """One request as the engine received it. `closed` is set, and `left` is the loop's time, when the peer has gone.
 
-    `sent` says whether the answer had been written to its end.
+    `answer` is what was written so far, head included; `sent` says whether that was all.
     """
 
     method: str
@@ -53,6 +53,7 @@ class Seen:
     at: float
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     left: float | None = None
+    answer: bytes = b""
     sent: bool = False
 
     @property
@@ -167,6 +168,7 @@ class Wire:
             if self._line.gone:
                 raise ConnectionResetError
             self._writer.write(data[start : start + size])
+            self._line.seen[-1].answer += data[start : start + size]
             await self._writer.drain()
             await asyncio.sleep(0.01 if self.fault.drip else 0)
         if self._left is not None and self._left <= 0:

@@ -18,7 +18,7 @@ import pytest
 
 from service.engine import state
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 START_LIMIT = 600.0  # seconds for four engines; about two minutes on two idle cores
 
 
@@ -99,10 +99,3 @@ def serving(fleet: Path, run_dir: Path, *, until_ready: bool = True) -> Iterator
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
             process.wait(timeout=90)
-
-
-@pytest.fixture(scope="session")
-def pebble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The default fleet, all four models ready."""
-    with serving(ROOT / "deploy/fleets/pebble.yaml", tmp_path_factory.mktemp("pebble")) as service:
-        yield service

@@ -1,0 +1,43 @@
+"""What every test may use: the event loop of production, and gateways that are checked and stopped afterwards."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import uvloop
+
+from tests import gateways
+from tests.gateways import ONE, RunningGateway
+from tests.services import ROOT, Service, serving
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+class Start(Protocol):
+    """Starts a gateway for a fleet, given as YAML; `limits` are settings of the gateway."""
+
+    def __call__(self, text: str = ONE, **limits: Any) -> Awaitable[RunningGateway]: ...
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    async with AsyncExitStack() as stack:
+
+        async def begin(text: str = ONE, **limits: Any) -> RunningGateway:
+            return await stack.enter_async_context(gateways.running(tmp_path, text, **limits))
+
+        yield begin
+
+
+@pytest.fixture(scope="session")
+def pebble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The default fleet on real vLLM, all four models ready: started once for every test that needs an engine."""
+    with serving(ROOT / "deploy/fleets/pebble.yaml", tmp_path_factory.mktemp("pebble")) as service:
+        yield service

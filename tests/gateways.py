@@ -1,0 +1,256 @@
+"""A running gateway for tests: the real app on a real socket, with fake engines behind it."""
+
+import asyncio
+import io
+import json
+import logging
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import assembly
+from service.asgi import Receive, Scope, Send
+from service.engine import state
+from service.engine.state import Condition, EngineState
+from service.settings import Settings
+from tests import fleets
+from tests.fake_engine import FakeEngine, Seen
+
+PATIENCE = 10.0  # seconds that a test waits for something that should come at once
+
+ONE = "models: [{model: pebble-chat}]"
+TWO = "models: [{model: pebble-chat, replicas: 2}]"
+HOUSE = """
+models:
+  - model: pebble-chat
+  - model: pebble-instruct
+  - model: pebble-code
+  - model: pebble-base
+  - {model: acme/tiny-embedding, id: embedder}
+aliases: {gpt-4o-mini: pebble-chat}
+"""
+
+
+async def until(holds: Callable[[], bool], what: str = "what the test waits for") -> None:
+    """Waits until it holds."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    while not holds():
+        assert asyncio.get_running_loop().time() < deadline, f"{what} did not happen within {PATIENCE:g} s"
+        await asyncio.sleep(0.002)
+
+
+@dataclass
+class Answer:
+    """A raw answer. `whole` says whether it came to its end; `body` is without its framing."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    whole: bool
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def answer_of(raw: bytes) -> Answer:
+    """What the bytes of one answer mean, as far as they go."""
+    head, _, rest = raw.partition(b"\r\n\r\n")
+    first, *rows = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (row.partition(": ") for row in rows)}
+    status = int(first.split(" ")[1])
+    if headers.get("transfer-encoding") != "chunked":
+        return Answer(status, headers, rest, len(rest) == int(headers.get("content-length", 0)))
+    chunks = b""
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        if size == b"0":
+            return Answer(status, headers, chunks, True)
+        # A chunk that broke off still brought its bytes.
+        count = int(size, 16) if size.strip(b"0123456789abcdef") == b"" and size else 0
+        chunks, rest = chunks + rest[:count], rest[count + 2 :]
+    return Answer(status, headers, chunks, False)
+
+
+class Line:
+    """A connection to the gateway on which a test sees, and chooses, every byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def post(self, path: str, body: bytes, *headers: str) -> None:
+        rows = [f"POST {path} HTTP/1.1", "host: test", "content-type: application/json", *headers]
+        if not any(row.lower().startswith(("content-length", "transfer-encoding")) for row in headers):
+            rows.append(f"content-length: {len(body)}")
+        await self.send("\r\n".join([*rows, "", ""]).encode() + body)
+
+    async def read_until(self, mark: bytes) -> bytes:
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.readuntil(mark)
+
+    async def rest(self) -> bytes:
+        """All that comes until the gateway closes the connection."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.read()
+
+    async def answer(self) -> Answer:
+        """The answer to a request with `connection: close`."""
+        return answer_of(await self.rest())
+
+    def leave(self) -> None:
+        self.writer.transport.abort()
+
+
+class Errors(logging.Handler):
+    """Keeps what was logged as an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@dataclass
+class RunningGateway:
+    """A gateway on `port` of 127.0.0.1. `engines` are its fake engines in starting order; `http` is a client of it."""
+
+    gateway: assembly.Gateway
+    port: int
+    http: httpx.AsyncClient
+    engines: list[FakeEngine]
+    run_dir: Path
+    output: io.StringIO
+    errors: Errors
+    started: int = 0
+    before: set["asyncio.Task[Any]"] = field(default_factory=set)
+    expected_errors: int = 0
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What the gateway logged, a line for each request that has ended."""
+        return [json.loads(line) for line in self.output.getvalue().splitlines()]
+
+    @property
+    def seen(self) -> list[Seen]:
+        """What the engines got, all of them together."""
+        return [seen for engine in self.engines for seen in engine.requests]
+
+    async def connect(self) -> Line:
+        return Line(*await asyncio.open_connection("127.0.0.1", self.port))
+
+    async def post(self, path: str, body: Any) -> httpx.Response:
+        return await self.http.post(path, json=body)
+
+    def show(self, order: int, condition: Condition, phase: str = "", reason: str | None = None) -> None:
+        """Lets engine `order` say that about itself, and the gateway see it."""
+        replica = [one for upstream in self.gateway.upstreams for one in upstream.replicas][order]
+        model = replica.id.rpartition("-")[0]
+        state.write(self.run_dir, EngineState(replica.id, model, order, condition, phase, reason))
+        self.gateway.upstreams.refresh()
+
+    def sample(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that bear the labels."""
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(self.gateway.metrics.text().decode())
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def in_flight(self) -> float:
+        replicas = [one for upstream in self.gateway.upstreams for one in upstream.replicas]
+        return self.sample("roundhouse_in_flight") + sum(one.in_flight for one in replicas)
+
+    def leftovers(self) -> list[str]:
+        """The tasks that requests left behind; a connection that waits for its next request is none."""
+        names = [str(task.get_coro()) for task in asyncio.all_tasks() - self.before]
+        return [name for name in names if "FakeEngine._serve" not in name and "wait_for" not in name]
+
+    async def settle(self) -> None:
+        """Waits until every request has ended, and checks what must then hold, whatever happened to them."""
+        await until(lambda: len(self.lines) == self.started, "the end of every request")
+        await until(lambda: self.in_flight() == 0, "the release of every place")
+        await until(lambda: not self.leftovers(), f"the end of {self.leftovers()}")
+        lines = self.lines
+        assert len({line["request_id"] for line in lines}) == self.started
+        for outcome, count in Counter(line["outcome"] for line in lines).items():
+            assert outcome in ("complete", "refused", "failed", "cancelled")
+            assert self.sample("roundhouse_requests_total", outcome=outcome) == count
+        assert self.sample("roundhouse_requests_total") == self.started
+        assert self.sample("roundhouse_errors_total") == sum(line["code"] is not None for line in lines)
+        for kind in ("prompt", "completion"):
+            assert self.sample("roundhouse_tokens_total", kind=kind) == sum(line[f"{kind}_tokens"] for line in lines)
+        for line in lines:
+            assert (line["outcome"] in ("refused", "failed")) == (line["code"] is not None), line
+            assert line["status"], line
+        assert len(self.errors.records) == self.expected_errors, [record.getMessage() for record in self.errors.records]
+
+
+@asynccontextmanager
+async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator[RunningGateway]:
+    """A gateway for the fleet that `text` describes, every engine of it ready; checked at the end.
+
+    `limits` are settings of the gateway.
+    """
+    run_dir = folder / "run"
+    run_dir.mkdir()
+    fleet = fleets.load(folder, text)
+    async with AsyncExitStack() as stack:
+        engines = []
+        for order, (served, number) in enumerate(fleet.replicas()):
+            engine = FakeEngine(served.id, served.variant)
+            engines.append(await stack.enter_async_context(engine.listen(state.socket_path(run_dir, order))))
+            state.write(run_dir, EngineState(state.replica_id(served.id, number), served.id, order, "ready"))
+        gateway = assembly.assemble(Settings(run_dir=run_dir, **limits), fleets.CATALOG, fleet)
+        gateway.upstreams.refresh()
+        app = assembly.with_lifespan(gateway)
+        errors, output = Errors(), stack.enter_context(redirect_stdout(io.StringIO()))
+        logging.getLogger().addHandler(errors)
+        stack.callback(logging.getLogger().removeHandler, errors)
+
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = listener.getsockname()[1]
+        http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False)
+        one = RunningGateway(gateway, port, http, engines, run_dir, output, errors)
+
+        async def counting(scope: Scope, receive: Receive, send: Send) -> None:
+            one.started += scope["type"] == "http"
+            await app(scope, receive, send)
+
+        await stack.enter_async_context(serving(counting, listener))
+        await stack.enter_async_context(http)
+        one.before = asyncio.all_tasks()
+        yield one
+        await one.settle()
+
+
+@asynccontextmanager
+async def serving(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+    """Serves an app as BentoML does, in the running loop."""
+    config = uvicorn.Config(app, http="httptools", lifespan="on", log_config=None, server_header=False)
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listener])
+    try:
+        yield
+    finally:
+        for one in server.servers:
+            one.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        await server.lifespan.shutdown()

@@ -1,0 +1,114 @@
+"""What a body visibly needs, for every generation endpoint."""
+
+import json
+from typing import Any, get_args
+
+import pytest
+
+from service.protocol.generation import GENERATION, Kind, Need
+from service.protocol.requests import read
+
+ENDPOINTS = {endpoint.path: endpoint for endpoint in GENERATION}
+CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"
+MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
+MINIMAL: dict[str, dict[str, Any]] = {
+    CHAT: {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+    COMPLETIONS: {"model": "m", "prompt": "hi"},
+    RESPONSES: {"model": "m", "input": "hi"},
+    MESSAGES: {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]},
+    COUNT: {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+    EMBEDDINGS: {"model": "m", "input": "hi"},
+}
+TOOL = {"type": "function", "function": {"name": "f"}}
+FENCE = "Explain:\n```\nx\n```"
+
+
+def need(path: str, **fields: Any) -> Need:
+    """The need that the endpoint reads from its minimal body with these fields."""
+    endpoint = ENDPOINTS[path]
+    return endpoint.need(read(endpoint.body, json.dumps(MINIMAL[path] | fields).encode()))
+
+
+def turn(role: str, content: Any = "hi") -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def text(words: str) -> dict[str, str]:
+    return {"type": "text", "text": words}
+
+
+def test_every_endpoint_has_a_minimal_body_and_every_kind_an_endpoint() -> None:
+    assert set(MINIMAL) == set(ENDPOINTS)
+    assert {need(path).kind for path in MINIMAL} | {"infill"} == set(get_args(Kind))
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (CHAT, "chat"),
+        (COMPLETIONS, "completion"),
+        (RESPONSES, "chat"),
+        (MESSAGES, "chat"),
+        (COUNT, "chat"),
+        (EMBEDDINGS, "embedding"),
+    ],
+)
+def test_the_plainest_request(path: str, kind: Kind) -> None:
+    assert need(path) == Need(kind)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "expected"),
+    [
+        (COMPLETIONS, {"suffix": "x"}, Need("infill")),
+        (COMPLETIONS, {"suffix": ""}, Need("infill")),
+        (COMPLETIONS, {"suffix": None}, Need("completion")),
+        (COMPLETIONS, {"prompt": "def f(x):"}, Need("completion", code=True)),
+        (COMPLETIONS, {"prompt": ["a", "import os"]}, Need("completion", code=True)),
+        (COMPLETIONS, {"prompt": [1, 2, 3]}, Need("completion")),
+        (COMPLETIONS, {"prompt": "class f", "suffix": "x"}, Need("infill", code=True)),
+        (CHAT, {"tools": [TOOL]}, Need("chat", tools=True)),
+        (CHAT, {"tools": []}, Need("chat")),
+        (CHAT, {"messages": [turn("system"), turn("user")]}, Need("chat")),
+        (CHAT, {"messages": [turn("user"), turn("assistant"), turn("user")]}, Need("chat", 2)),
+        (CHAT, {"messages": [turn("user", FENCE)]}, Need("chat", code=True)),
+        (CHAT, {"messages": [turn("user", [text("hi"), text(FENCE)])]}, Need("chat", code=True)),
+        (CHAT, {"messages": [turn("system", FENCE), turn("user")]}, Need("chat", code=True)),
+        (CHAT, {"messages": [turn("assistant", None), turn("user")]}, Need("chat")),
+        (RESPONSES, {"input": FENCE}, Need("chat", code=True)),
+        (RESPONSES, {"input": [turn("user"), turn("user", [text(FENCE)])]}, Need("chat", 2, code=True)),
+        (RESPONSES, {"input": [{"type": "function_call_output", "output": "x"}]}, Need("chat", 0)),
+        (RESPONSES, {"input": [turn("user", [3, {}, "x"])]}, Need("chat")),
+        (RESPONSES, {"tools": [TOOL]}, Need("chat", tools=True)),
+        (MESSAGES, {"messages": [turn("user"), turn("assistant"), turn("user")]}, Need("chat", 2)),
+        (MESSAGES, {"messages": [turn("user", [text(FENCE)])]}, Need("chat", code=True)),
+        (MESSAGES, {"tools": [TOOL]}, Need("chat", tools=True)),
+        (COUNT, {"messages": [turn("user", FENCE)]}, Need("chat", code=True)),
+        (EMBEDDINGS, {"input": "def f(): pass"}, Need("embedding")),
+    ],
+)
+def test_what_a_request_shows(path: str, fields: dict[str, Any], expected: Need) -> None:
+    assert need(path, **fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "is_code"),
+    [
+        ("def f(x):", True),
+        ("    return x\n    def g():", True),
+        ("class A:", True),
+        ("from os import path", True),
+        ("#include <stdio.h>", True),
+        ("const x = 1", True),
+        ("fn main() {", True),
+        ("SELECT name FROM t", True),
+        ("```python\nx\n```", True),
+        ("I define a class of imports.", False),
+        ("Letters from import companies", False),
+        ("select a name", False),
+        ("a `name` in text", False),
+        ("", False),
+    ],
+)
+def test_what_counts_as_code(words: str, is_code: bool) -> None:
+    assert need(CHAT, messages=[turn("user", words)]).code == is_code

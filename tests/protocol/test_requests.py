@@ -1,0 +1,283 @@
+"""Request bodies: every field there is, what is refused and how it is said, and the bytes an engine gets."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.errors import ApiError
+from service.protocol.generation import GENERATION
+from service.protocol.requests import edited, read
+from tests.protocol.test_generation import (
+    CHAT,
+    COMPLETIONS,
+    COUNT,
+    EMBEDDINGS,
+    ENDPOINTS,
+    MESSAGES,
+    MINIMAL,
+    RESPONSES,
+    TOOL,
+    turn,
+)
+
+# A good value for every field of every endpoint; with a path before it where endpoints differ.
+GOOD: dict[str, Any] = {
+    "model": "m",
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "max_tokens": 16,
+    "max_completion_tokens": 16,
+    "max_output_tokens": 16,
+    "n": 4,
+    "temperature": 1,
+    "top_p": 0.5,
+    "top_k": 40,
+    "min_p": 0.1,
+    "presence_penalty": -2.0,
+    "frequency_penalty": 2,
+    "repetition_penalty": 1.1,
+    "seed": -1,
+    "stop": ["a", "b", "c", "d"],
+    "stop_sequences": ["a"],
+    "logit_bias": {"50256": -100},
+    "user": "someone",
+    "messages": [turn("user"), turn("assistant", "yes"), turn("user")],
+    "system": "Be brief.",
+    "prompt": ["a", "b"],
+    "suffix": None,
+    "echo": True,
+    "best_of": 1,
+    "logprobs": True,
+    f"{COMPLETIONS} logprobs": 5,
+    "top_logprobs": 20,
+    "tools": [TOOL],
+    "tool_choice": "auto",
+    f"{MESSAGES} tool_choice": {"type": "auto"},
+    f"{COUNT} tool_choice": {"type": "auto"},
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_object"},
+    "reasoning_effort": "low",
+    "reasoning": {"effort": "low"},
+    "thinking": {"type": "disabled"},
+    "metadata": {"a": "b"},
+    "store": False,
+    "service_tier": "auto",
+    "prompt_cache_key": "k",
+    "safety_identifier": "s",
+    "input": ["a", "b"],
+    f"{RESPONSES} input": [turn("user")],
+    "instructions": "Be brief.",
+    "text": {"format": {"type": "text"}},
+    "truncation": "auto",
+    "include": [],
+    "previous_response_id": None,
+    "background": False,
+    "conversation": None,
+    "encoding_format": "base64",
+    "dimensions": 256,
+}
+WITH: dict[str, dict[str, Any]] = {"stream_options": {"stream": True}, f"{EMBEDDINGS} stream": {"stream": None}}
+FIELDS = [(endpoint.path, field) for endpoint in GENERATION for field in endpoint.body.model_fields]
+
+
+def body(path: str, **fields: Any) -> bytes:
+    return json.dumps(MINIMAL[path] | fields).encode()
+
+
+def refusal(path: str, raw: bytes, extra_fields: tuple[str, ...] = ()) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        read(ENDPOINTS[path].body, raw, extra_fields)
+    error = caught.value
+    assert (error.status, error.type) == (400, "invalid_request_error")
+    assert error.message.endswith(".")
+    return error
+
+
+# What exists
+
+
+@pytest.mark.parametrize(("path", "field"), FIELDS, ids=lambda part: part.removeprefix("/v1/"))
+def test_every_field_is_taken(path: str, field: str) -> None:
+    value = GOOD.get(f"{path} {field}", GOOD[field])
+    fields = {field: value} | WITH.get(field, {}) | WITH.get(f"{path} {field}", {})
+    read(ENDPOINTS[path].body, body(path, **fields))
+
+
+@pytest.mark.parametrize(("path", "field"), FIELDS, ids=lambda part: part.removeprefix("/v1/"))
+def test_a_required_field_is_missed_by_name(path: str, field: str) -> None:
+    if not ENDPOINTS[path].body.model_fields[field].is_required():
+        return
+    error = refusal(path, json.dumps({key: value for key, value in MINIMAL[path].items() if key != field}).encode())
+    assert (error.param, error.code) == (field, "missing_required_parameter")
+
+
+# Words of pydantic's own locations, and words that are no words, are a client's fields all the same.
+@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize(
+    "name", ["best_off", "guided_json", "str", "TextPart", "foo-bar", "a b", "0", "", "模型", "x" * 999]
+)
+def test_any_other_field_is_refused_by_name(path: str, name: str) -> None:
+    error = refusal(path, body(path, **{name: 1}))
+    assert (error.param, error.code) == (name[:64], "unknown_parameter")
+    assert error.message == f"Unknown parameter: '{name[:64]}'. Leave it out."
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param", "code", "part"),
+    [
+        (CHAT, {"temperature": "hot"}, "temperature", "invalid_value", "should be a valid number"),
+        (CHAT, {"temperature": -3}, "temperature", "invalid_value", "greater than or equal to 0"),
+        (CHAT, {"temperature": float("nan")}, "temperature", "invalid_value", "finite"),
+        (CHAT, {"top_p": float("inf")}, "top_p", "invalid_value", "finite"),
+        (CHAT, {"top_p": 1.5}, "top_p", "invalid_value", "less than or equal to 1"),
+        (CHAT, {"max_tokens": 0}, "max_tokens", "invalid_value", "greater than or equal to 1"),
+        (CHAT, {"max_tokens": 1.5}, "max_tokens", "invalid_value", "should be a valid integer"),
+        (CHAT, {"max_tokens": "9"}, "max_tokens", "invalid_value", "should be a valid integer"),
+        (CHAT, {"max_tokens": 10**30}, "max_tokens", "invalid_value", "less than or equal to"),
+        (CHAT, {"max_tokens": 1, "max_completion_tokens": 2}, None, "invalid_request", "max_completion_tokens differ"),
+        (CHAT, {"n": 5}, "n", "invalid_value", "less than or equal to 4"),
+        (CHAT, {"n": True}, "n", "invalid_value", "should be a valid integer"),
+        (CHAT, {"seed": 2**63}, "seed", "invalid_value", "less than"),
+        (CHAT, {"stream": "yes"}, "stream", "invalid_value", "should be a valid boolean"),
+        (CHAT, {"stream_options": {"include_usage": True}}, None, "invalid_request", "only allowed with stream"),
+        (CHAT, {"stream": True, "stream_options": {"usage": 1}}, "stream_options.usage", "unknown_parameter", ""),
+        (CHAT, {"stop": ["a"] * 5}, "stop", "invalid_value", "at most 4 items"),
+        (CHAT, {"stop": ["x" * 65]}, "stop[0]", "invalid_value", "at most 64 characters"),
+        (CHAT, {"stop": ""}, "stop", "invalid_value", "at least 1 character"),
+        (CHAT, {"logit_bias": {"5": 101}}, "logit_bias", "invalid_value", "less than or equal to 100"),
+        (CHAT, {"logit_bias": {"5": float("nan")}}, "logit_bias", "invalid_value", "less than"),
+        (CHAT, {"logit_bias": {str(key): 1 for key in range(301)}}, "logit_bias", "invalid_value", "at most 300"),
+        (CHAT, {"messages": []}, "messages", "invalid_value", "at least 1 item"),
+        (CHAT, {"messages": "hi"}, "messages", "invalid_value", "should be a valid"),
+        (CHAT, {"messages": [turn("user")] * 1025}, "messages", "invalid_value", "at most 1024 items"),
+        (CHAT, {"messages": [turn("wizard")]}, "messages[0].role", "invalid_value", "should be 'system'"),
+        (CHAT, {"messages": [{"content": "hi"}]}, "messages[0].role", "missing_required_parameter", "is required"),
+        (CHAT, {"messages": [turn("user", 5)]}, "messages[0].content", "invalid_value", "should be a valid string"),
+        (CHAT, {"messages": [turn("user") | {"mood": 1}]}, "messages[0].mood", "unknown_parameter", "Leave it out"),
+        (CHAT, {"messages": [turn("user", [{"type": "image_url", "image_url": {}}])]}, "messages[0].content[0].type",
+         "invalid_value", "should be 'text'"),
+        (CHAT, {"messages": [turn("user"), turn("user", [{"type": "text"}])]}, "messages[1].content[0].text",
+         "missing_required_parameter", "is required"),
+        (CHAT, {"tools": [TOOL] * 65}, "tools", "invalid_value", "at most 64 items"),
+        (CHAT, {"tools": ["f"]}, "tools[0]", "invalid_value", "should be an object"),
+        (CHAT, {"store": True}, "store", "invalid_value", "should be False"),
+        (CHAT, {"metadata": {"a": 1}}, "metadata.a", "invalid_value", "should be a valid string"),
+        (CHAT, {"model": ""}, "model", "invalid_value", "at least 1 character"),
+        (CHAT, {"model": "x" * 129}, "model", "invalid_value", "at most 128 characters"),
+        (CHAT, {"model": None}, "model", "invalid_value", "should be a valid string"),
+        (COMPLETIONS, {"prompt": ["a"], "suffix": "b"}, None, "invalid_request", "must be one string"),
+        (COMPLETIONS, {"echo": True, "logprobs": 1}, None, "invalid_request", "do not go together"),
+        (COMPLETIONS, {"prompt": []}, "prompt", "invalid_value", "at least 1 item"),
+        (COMPLETIONS, {"prompt": ["a"] * 9}, "prompt", "invalid_value", "at most 8 items"),
+        (COMPLETIONS, {"prompt": [-1]}, "prompt[0]", "invalid_value", "greater than or equal to 0"),
+        (COMPLETIONS, {"prompt": [[1]]}, "prompt[0]", "invalid_value", "should be a valid"),
+        (COMPLETIONS, {"logprobs": 6}, "logprobs", "invalid_value", "less than or equal to 5"),
+        (COMPLETIONS, {"best_of": 2}, "best_of", "invalid_value", "should be 1"),
+        (RESPONSES, {"input": 5}, "input", "invalid_value", "should be a valid string"),
+        (RESPONSES, {"previous_response_id": "resp_1"}, "previous_response_id", "invalid_value", "should be null"),
+        (RESPONSES, {"background": True}, "background", "invalid_value", "should be False"),
+        (RESPONSES, {"truncation": "hard"}, "truncation", "invalid_value", "should be 'auto' or 'disabled'"),
+        (MESSAGES, {"messages": [turn("system")]}, "messages[0].role", "invalid_value", "should be 'user' or"),
+        (MESSAGES, {"temperature": 1.5}, "temperature", "invalid_value", "less than or equal to 1"),
+        (MESSAGES, {"tool_choice": "auto"}, "tool_choice", "invalid_value", "should be an object"),
+        (COUNT, {"max_tokens": 5}, "max_tokens", "unknown_parameter", "Leave it out"),
+        (EMBEDDINGS, {"input": ""}, "input", "invalid_value", "at least 1 character"),
+        (EMBEDDINGS, {"input": ["a", ""]}, "input[1]", "invalid_value", "at least 1 character"),
+        (EMBEDDINGS, {"input": ["a"] * 2049}, "input", "invalid_value", "at most 2048 items"),
+        (EMBEDDINGS, {"stream": True}, "stream", "invalid_value", "should be null"),
+        (EMBEDDINGS, {"encoding_format": "hex"}, "encoding_format", "invalid_value", "should be 'float' or 'base64'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named(path: str, fields: dict[str, Any], param: str | None, code: str, part: str) -> None:
+    error = refusal(path, body(path, **fields))
+    assert (error.param, error.code) == (param, code), error.message
+    assert part in error.message
+    assert param is None or f"'{param}'" in error.message
+
+
+DEEP = b'{"model":"m","messages":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+DEEP_TOOL = b'{"model":"m","messages":[{"role":"user"}],"tools":[' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"]}"
+BROKEN = [
+    b"",
+    b" ",
+    b"{",
+    b'{"model": ',
+    b'{"model": "m",}',
+    b"{'model': 'm'}",
+    b'{"model": "m"} {}',
+    b"[]",
+    b"[1]",
+    b'"text"',
+    b"null",
+    b"3",
+    b'{"model": "\xff"}',
+    b'{"model": "\\ud800"}',
+    b"\xef\xbb\xbf{}",
+    b'\xff\xfe{\x00"\x00',
+    b"\x1f\x8b\x08",
+    DEEP,
+    DEEP_TOOL,
+]
+
+
+@pytest.mark.parametrize("extra_fields", [(), ("messages", "a")], ids=["closed", "open"])
+@pytest.mark.parametrize("raw", BROKEN, ids=lambda raw: repr(raw[:20]))
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_what_is_no_json_object_is_said_to_be_none(path: str, raw: bytes, extra_fields: tuple[str, ...]) -> None:
+    error = refusal(path, raw, extra_fields)
+    assert (error.code, error.param) == ("invalid_json", None), error.message
+    assert len(error.message) < 200
+
+
+@given(st.binary())
+def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
+    for path in ENDPOINTS:
+        refusal(path, raw)
+
+
+def test_the_last_of_two_fields_with_one_name_counts() -> None:
+    raw = b'{"model": "a", "prompt": "hi", "model": "b", "mod\\u0065l": "c"}'
+    assert read(ENDPOINTS[COMPLETIONS].body, raw).model == "c"
+
+
+# What the fleet lets through
+
+
+def test_the_fleet_may_open_fields() -> None:
+    raw = body(CHAT, guided_json={"a": [1]}, min_tokens=4)
+    assert read(ENDPOINTS[CHAT].body, raw, ("guided_json", "min_tokens")).model == "m"
+    assert refusal(CHAT, raw, ("guided_json",)).param == "min_tokens"
+    assert refusal(CHAT, raw).code == "unknown_parameter"
+
+
+def test_an_open_field_opens_no_other_place() -> None:
+    raw = body(CHAT, messages=[turn("user") | {"min_tokens": 1}])
+    assert refusal(CHAT, raw, ("min_tokens",)).param == "messages[0].min_tokens"
+    assert refusal(CHAT, body(CHAT, temperature=3, min_tokens=4), ("min_tokens",)).param == "temperature"
+
+
+# What the engine gets
+
+KEYS = st.sampled_from(["model", "prompt", "suffix", "stop", "stream_options", "a"])
+VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3))
+OBJECTS = st.dictionaries(KEYS, VALUES, max_size=5)
+
+
+@given(OBJECTS.filter(bool), OBJECTS, st.sampled_from([None, 2]), st.sampled_from(["", " ", "\n", "\t\r\n "]))
+def test_edited_sets_fields_and_leaves_the_clients_bytes(
+    theirs: dict[str, Any], ours: dict[str, Any], indent: int | None, space: str
+) -> None:
+    raw = (space + json.dumps(theirs, indent=indent, ensure_ascii=False) + space).encode()
+    result = edited(raw, ours)
+    assert json.loads(result) == theirs | ours
+    assert result.startswith(raw.rstrip()[:-1])
+    if not ours:
+        assert result is raw
+
+
+def test_edited_keeps_what_json_would_rewrite() -> None:
+    raw = b'{"temperature": 1.0, "seed": 1e2, "model":\t"a\\u0062" }'
+    assert edited(raw, {"model": "x"}) == b'{"temperature": 1.0, "seed": 1e2, "model":\t"a\\u0062" ,"model": "x"}'

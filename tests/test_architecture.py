@@ -1,0 +1,156 @@
+"""The rules of the house, read from its source: who may import whom, and what nobody does."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.fleets import ROOT
+
+SERVICE = ROOT / "service"
+# A room imports only from rooms before it. Within a room that is a folder any order does that has no circle.
+ROOMS = (
+    "documents", "errors", "settings", "asgi", "names", "catalog", "fleet", "prompts", "records", "protocol",
+    "metrics", "transport", "engine", "upstreams", "policies", "router", "admission", "relay", "endpoints",
+    "middleware", "assembly", "gateway", "cli",
+)  # fmt: skip
+FILES = sorted(SERVICE.rglob("*.py"))
+LONGEST = 300  # lines
+MUTABLE = ("list", "dict", "set", "bytearray", "defaultdict", "deque", "Counter", "OrderedDict", "ContextVar")
+MUTATORS = {
+    "append", "extend", "insert", "remove", "pop", "popitem", "clear", "update", "setdefault", "add", "discard",
+    "sort", "reverse", "appendleft", "popleft",
+}  # fmt: skip
+
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: name_of(path))
+
+
+def name_of(path: Path) -> str:
+    """`service/engine/argv.py` → `service.engine.argv`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in FILES}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, "imports are absolute"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
+
+
+def ours(path: Path) -> set[str]:
+    return {name for name in imported(path) if name.split(".")[0] == "service"}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_every_room_is_in_the_order() -> None:
+    assert {room(name) for name in MODULES if name != "service"} == set(ROOMS)
+
+
+@every_file
+def test_a_module_imports_only_from_rooms_before_its_own(path: Path) -> None:
+    if name_of(path) == "service":
+        assert not ours(path)
+        return
+    here = room(name_of(path))
+    later = ROOMS[ROOMS.index(here) + 1 :]
+    assert not [name for name in ours(path) if room(name) in later]
+
+
+def test_no_folder_imports_in_a_circle() -> None:
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " → ".join((*way, module))
+        if module not in done:
+            for name in ours(MODULES[module]):
+                visit(name, (*way, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+@every_file
+def test_an_engine_is_a_process_and_never_an_import(path: Path) -> None:
+    assert not {"vllm", "torch", "transformers"} & {name.split(".")[0] for name in imported(path)}
+
+
+@every_file
+def test_there_is_no_global_state(path: Path) -> None:
+    assert not [node.lineno for node in ast.walk(tree(path)) if isinstance(node, ast.Global)]
+    for node in tree(path).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value and is_mutable(node.value):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            assert all(name.strip("_").isupper() or name == "__all__" for name in names), names
+
+
+def is_mutable(value: ast.expr) -> bool:
+    if isinstance(value, ast.Call):
+        function = value.func
+        name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+        return name in MUTABLE
+    return isinstance(value, ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp)
+
+
+@every_file
+def test_constants_stay_as_they_are(path: Path) -> None:
+    for node in ast.walk(tree(path)):
+        changed: list[ast.expr] = []
+        if isinstance(node, ast.Assign | ast.Delete):
+            changed = [target.value for target in node.targets if isinstance(target, ast.Subscript)]
+        elif isinstance(node, ast.AugAssign):
+            changed = [node.target.value if isinstance(node.target, ast.Subscript) else node.target]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
+            changed = [node.func.value]
+        names = [one.id for one in changed if isinstance(one, ast.Name)]
+        assert not [name for name in names if name.isupper()], f"line {getattr(node, 'lineno', 0)}"
+
+
+@every_file
+def test_a_file_is_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+@every_file
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(tree(path))
+
+
+@every_file
+def test_the_middleware_is_plain(path: Path) -> None:
+    names = {node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name)}
+    assert "BaseHTTPMiddleware" not in names
+    assert not [name for name in imported(path) if name.startswith("starlette.middleware")]
+
+
+@every_file
+def test_only_the_outermost_layer_catches_everything(path: Path) -> None:
+    broad = [node.lineno for node in ast.walk(tree(path)) if isinstance(node, ast.ExceptHandler) and is_broad(node)]
+    assert not broad or name_of(path) == "service.middleware"
+    assert len(broad) <= 1
+
+
+def is_broad(handler: ast.ExceptHandler) -> bool:
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return any(
+        kind is None or (isinstance(kind, ast.Name) and kind.id in ("Exception", "BaseException")) for kind in kinds
+    )
