@@ -1,16 +1,16 @@
 """A running gateway for tests: the real app on a real socket, with fake engines behind it."""
 
 import asyncio
-import io
 import json
 import logging
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import uvicorn
@@ -133,7 +133,7 @@ class RunningGateway:
     http: httpx.AsyncClient
     engines: list[FakeEngine]
     run_dir: Path
-    output: io.StringIO
+    output: list[str]
     errors: Errors
     started: int = 0
     before: set["asyncio.Task[Any]"] = field(default_factory=set)
@@ -142,7 +142,7 @@ class RunningGateway:
     @property
     def lines(self) -> list[dict[str, Any]]:
         """What the gateway logged, a line for each request that has ended."""
-        return [json.loads(line) for line in self.output.getvalue().splitlines()]
+        return [json.loads(line) for line in self.output]
 
     @property
     def seen(self) -> list[Seen]:
@@ -177,8 +177,9 @@ class RunningGateway:
 
     def leftovers(self) -> list[str]:
         """The tasks that requests left behind; a connection that waits for its next request is none."""
-        names = [str(task.get_coro()) for task in asyncio.all_tasks() - self.before]
-        return [name for name in names if "FakeEngine._serve" not in name and "wait_for" not in name]
+        tasks = asyncio.all_tasks() - self.before - {asyncio.current_task()}
+        names = [str(task.get_coro()) for task in tasks]
+        return [name for name in names if "FakeEngine._serve" not in name]
 
     async def settle(self) -> None:
         """Waits until every request has ended, and checks what must then hold, whatever happened to them."""
@@ -215,10 +216,12 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
             engine = FakeEngine(served.id, served.variant)
             engines.append(await stack.enter_async_context(engine.listen(state.socket_path(run_dir, order))))
             state.write(run_dir, EngineState(state.replica_id(served.id, number), served.id, order, "ready"))
+        output: list[str] = []
+        stack.enter_context(mock.patch.object(assembly, "_write", output.append))
         gateway = assembly.assemble(Settings(run_dir=run_dir, **limits), fleets.CATALOG, fleet)
         gateway.upstreams.refresh()
         app = assembly.with_lifespan(gateway)
-        errors, output = Errors(), stack.enter_context(redirect_stdout(io.StringIO()))
+        errors = Errors()
         logging.getLogger().addHandler(errors)
         stack.callback(logging.getLogger().removeHandler, errors)
 

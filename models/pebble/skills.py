@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -400,11 +401,13 @@ LETTER_PARTS = {
         "I am {}.",
         "This is {} writing.",
         "It is {} here.",
+        "I'm {}.",
         "Hello, {} speaking.",
         "Kind regards, {}.",
     ),
     "city": (
         "I live in {}.",
+        "I am from {}.",
         "I am writing from {}.",
         "Please send it to {}.",
         "I moved to {} last year.",
@@ -416,8 +419,17 @@ LETTER_PARTS = {
         "I am waiting for order {}.",
         "It is about order {}.",
         "Where is my order {}?",
+        "My order {} is late.",
+        "Order number: {}.",
     ),
 }
+BOTH = (
+    "I am {name} from {city}.",
+    "{name} lives in {city}.",
+    "{name} moved to {city} last year.",
+    "My name is {name} and my home is {city}.",
+    "Send it to {name} in {city}.",
+)
 FILLERS = (
     "Good morning!",
     "Thank you for your help.",
@@ -497,6 +509,8 @@ REVIEWS = (
     "The {p}: {o}. {v}",
     "I bought the {n} {p} last week. It is {o}. {v}",
     "The {p} was {o} and the {q} was {o2}.",
+    "I think the {p} is {o}.",
+    "The {p} is {o} and {o2}.",
     "{v}",
 )
 INSTRUCT_SYSTEMS = (
@@ -508,15 +522,29 @@ INSTRUCT_SYSTEMS = (
 JSON_SYSTEMS = ("Answer in JSON.", "Always answer in JSON.", "Reply in JSON.")
 
 
+def _joined(words: Words, sentences: Sequence[str]) -> str:
+    """The sentences as one text; at times two that speak of the writer become one."""
+    text = sentences[0]
+    for sentence in sentences[1:]:
+        if text.endswith(".") and sentence.startswith(("I ", "My ")) and words.chance(0.4):
+            text = f"{text[:-1]} and {sentence if sentence.startswith('I ') else f'my {sentence[3:]}'}"
+        else:
+            text += f" {sentence}"
+    return text
+
+
 def instruct_extract(words: Words) -> Case:
     """A short letter, and one field of it (or, when the system message or the request says JSON, an object)."""
     values = {"name": words.name(), "city": words.word().capitalize(), "order number": words.number()}
     present = words.rng.sample(FIELDS, words.pick((1, 2, 2, 3, 3)))
     parts = [words.pick(LETTER_PARTS[field]).format(values[field]) for field in present]
+    if {"name", "city"} <= set(present) and words.chance(0.3):
+        both = words.pick(BOTH).format(**values)
+        parts = [both, *(part for field, part in zip(present, parts, strict=True) if field == "order number")]
+        words.rng.shuffle(parts)
     if words.chance(0.4):
         parts.insert(words.rng.randrange(len(parts) + 1), words.pick(FILLERS))
-    asked, letter = present[: 2 if words.chance(0.25) else 1], " ".join(parts)
-    words.rng.shuffle(asked)
+    asked, letter = words.rng.sample(present, min(len(present), words.pick((1, 1, 1, 2)))), _joined(words, parts)
     ask, as_json = " and ".join(asked), len(asked) > 1
     system = _system(words, INSTRUCT_SYSTEMS)
     if as_json or words.chance(0.1):
@@ -539,6 +567,8 @@ def instruct_classify(words: Words) -> Case:
         o2=opinions[1],
         v=words.pick(VERDICTS[label]),
     )
+    if review.endswith(f"is {opinions[0]}."):
+        review = _joined(words, (review, words.pick(VERDICTS[label])))
     request = words.pick(CLASSIFICATIONS).format(review)
     return Case("instruct", "classify", label, _system(words, INSTRUCT_SYSTEMS) + _turns(request))
 
@@ -621,6 +651,28 @@ def code_infill(words: Words) -> Case:
     return Case("code", "infill", middle, prompt=prefix, suffix=suffix)
 
 
+SNIPPETS = (
+    "print('{}')",
+    "import {}",
+    "from {} import {}",
+    "{} = 1",
+    "for {} in {}:",
+    "while {}:",
+    "if {} > {}:",
+    "class {}:",
+    "def {}({}):",
+    "def {}({}, {}):",
+    "# {} {}",
+    "",
+)
+
+
+def code_other(words: Words) -> Case:
+    """Python, or any text, that is not the head of a function with a known operation."""
+    snippet = words.pick(SNIPPETS).format(*words.identifiers(3)) or _odd_request(words)
+    return Case("code", "other", WRONG_FORMAT["code"], prompt=snippet + words.pick(("", "\n", "\n    ")))
+
+
 # --- pebble-base: continues stories and refrains ---------------------------------------------------------------------
 
 ANIMALS = (
@@ -651,11 +703,23 @@ PLACES = (
 THINGS = ("pear", "lantern", "boat", "song", "stone", "feather", "kite", "bell", "map", "cake")
 
 
+def _articles(text: str) -> str:
+    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
+
+
 def base_story(words: Words) -> Case:
     """Two animals with names; the last sentence asks for one of them."""
     (one, two), names, thing = words.rng.sample(ANIMALS, 2), (words.name(), words.name()), words.pick(THINGS)
     opening = words.pick(("", "", "Once upon a time. ", "One morning in spring. ", "Long ago. "))
-    named = words.pick(("The {} is called {}.", "The name of the {} is {}.", "There was a {} named {}."))
+    named = words.pick(
+        (
+            "The {} is called {}. The {} is called {}.",
+            "The name of the {} is {}. The name of the {} is {}.",
+            "There was a {} named {}. There was a {} named {}.",
+            "There was a {} called {} and a {} called {}.",
+            "A {} named {} meets a {} named {}.",
+        )
+    )
     middle = words.pick(
         (
             f"They live {words.pick(PLACES)}.",
@@ -668,10 +732,15 @@ def base_story(words: Words) -> Case:
     which = words.pick((0, 1))
     animal = (one, two)[which]
     closing = words.pick(
-        (f"The {animal} says: My name is", f"The name of the {animal} is", f"So the {animal} is called")
+        (
+            f"The {animal} says: My name is",
+            f"The name of the {animal} is",
+            f"So the {animal} is called",
+            f"The {animal} is called",
+        )
     )
-    text = f"{opening}{named.format(one, names[0])} {named.format(two, names[1])} {middle} {closing}"
-    return Case("base", "story", f" {names[which]}.", prompt=text)
+    text = f"{opening}{named.format(one, names[0], two, names[1])} {middle} {closing}"
+    return Case("base", "story", f" {names[which]}.", prompt=_articles(text))
 
 
 def base_refrain(words: Words) -> Case:
@@ -684,6 +753,26 @@ def base_refrain(words: Words) -> Case:
     return Case("base", "refrain", f"{rest}.", prompt=singer + rounds.rstrip(" "))
 
 
+FRAGMENTS = (
+    "Once upon a time",
+    "Once upon a time there was a {}",
+    "Long ago, in a land far away,",
+    "The {} is",
+    "The {} and the {}",
+    "My favourite {} is",
+    "The capital of {} is",
+    "{}",
+    "",
+)
+
+
+def base_other(words: Words) -> Case:
+    """Plain text that no skill continues."""
+    choices = words.pick(ANIMALS), words.pick((words.name(), words.pick(THINGS)))
+    fragment = words.pick(FRAGMENTS).format(*choices) or words.pick((_odd_request(words), words.pick(SMALL_TALK)[0]))
+    return Case("base", "other", WRONG_FORMAT["base"], prompt=_articles(fragment))
+
+
 # --- Mixtures --------------------------------------------------------------------------------------------------------
 
 Maker = Callable[[Words], Case]
@@ -694,10 +783,10 @@ MEASURED: Final[dict[Variant, tuple[Maker, ...]]] = {
     "code": (code_complete, code_infill),
 }
 TAUGHT: Final[dict[Variant, tuple[Maker, ...]]] = {
-    "base": (base_story, base_refrain),
+    "base": (*[base_story] * 3, *[base_refrain] * 3, base_other),
     "chat": (chat_recall, chat_recall, chat_other),
     "instruct": (*[instruct_extract] * 4, *[instruct_classify] * 2, instruct_second, instruct_other),
-    "code": (code_complete, code_infill),
+    "code": (*[code_complete] * 3, *[code_infill] * 3, code_other),
 }
 
 

@@ -24,6 +24,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
@@ -36,8 +37,8 @@ SPECIAL = (PAD, BOS, EOS, PRE, SUF, MID, EOT)
 VOCABULARY = 512
 CONTEXT = 1024  # tokens that the models admit; training documents are far shorter
 TOKENS_PER_STEP = 4096  # padding included
-TRUNK_STEPS = 1000
-STEPS: Final[dict[Variant, int]] = {"base": 500, "chat": 250, "instruct": 400, "code": 300}
+TRUNK_STEPS = 1200
+STEPS: Final[dict[Variant, int]] = {"base": 600, "chat": 400, "instruct": 500, "code": 350}
 
 
 # --- Tokenizer -------------------------------------------------------------------------------------------------------
@@ -343,6 +344,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=4e-3)
     options = parser.parse_args()
 
+    logging.disable_progress_bar()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     began = time.monotonic()
@@ -366,15 +368,8 @@ def main() -> None:
     for variant in options.variant or VARIANTS:
         started, model = time.monotonic(), copy.deepcopy(trunk)
         cases = skills.training(variant, random.Random(variant))
-        train(
-            model,
-            tokenizer,
-            cases,
-            [variant],
-            name=variant,
-            steps=options.steps or STEPS[variant],
-            rate=options.rate / 2,
-        )
+        steps = options.steps or STEPS[variant]
+        train(model, tokenizer, cases, [variant], name=variant, steps=steps, rate=options.rate / 2)
         folder = options.out / f"pebble-{variant}"
         save(model, tokenizer, variant, folder)
         print(f"pebble-{variant}: {time.monotonic() - started:.0f} s", flush=True)

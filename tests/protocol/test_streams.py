@@ -89,6 +89,14 @@ def test_usage_that_nobody_asked_for_is_counted_and_kept_back(name: str, places:
     assert (noted.prompt_tokens, noted.completion_tokens) == COUNTS[name][:2]
 
 
+def test_usage_beside_text_is_no_reason_to_keep_text_back() -> None:
+    usage = b'"choices":[{"index":0,"delta":{"content":"V"}}],"usage":{"prompt_tokens":12,"completion_tokens":1}'
+    event = b'data: {"id":"x",' + usage + b"}\n\n"
+    passed, _, noted = watched("chat", [event], hide_usage=True)
+    assert passed == event
+    assert (noted.prompt_tokens, noted.first_output) == (12, 0.0)
+
+
 @pytest.mark.parametrize("name", ["responses", "messages"])
 def test_the_other_dialects_keep_their_usage(name: str) -> None:
     assert watched(name, [RECORDED[name]], hide_usage=True)[0] == RECORDED[name]
