@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -50,9 +51,13 @@ class Settings:
             elif name in known and text:
                 row = known[name]
                 try:
-                    values[row.name] = CONVERSIONS.get(str(row.type), Path)(text)
+                    value = CONVERSIONS.get(str(row.type), Path)(text)
                 except ValueError:
                     problems.append(f"environment: {name}: '{text}' is not a number")
+                    continue
+                if isinstance(value, int | float) and not 0 < value < math.inf:
+                    problems.append(f"environment: {name}: '{text}' must be above zero")
+                values[row.name] = value
         if problems:
             raise ConfigError(problems)
         return cls(**values)

@@ -14,7 +14,6 @@ from unittest import mock
 
 import httpx
 import uvicorn
-from prometheus_client.parser import text_string_to_metric_families
 
 from service import assembly
 from service.asgi import Receive, Scope, Send
@@ -149,8 +148,14 @@ class RunningGateway:
         """What the engines got, all of them together."""
         return [seen for engine in self.engines for seen in engine.requests]
 
-    async def connect(self) -> Line:
-        return Line(*await asyncio.open_connection("127.0.0.1", self.port))
+    async def connect(self, buffer: int = 0) -> Line:
+        """A new connection; what the client's kernel holds of an answer can be limited to a `buffer` of some bytes."""
+        client = socket.socket()
+        if buffer:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", self.port))
+        return Line(*await asyncio.open_connection(sock=client))
 
     async def post(self, path: str, body: Any) -> httpx.Response:
         return await self.http.post(path, json=body)
@@ -166,7 +171,7 @@ class RunningGateway:
         """The sum of a metric's samples that bear the labels."""
         return sum(
             sample.value
-            for family in text_string_to_metric_families(self.gateway.metrics.text().decode())
+            for family in self.gateway.metrics.registry.collect()
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )
@@ -227,7 +232,8 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
 
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         port = listener.getsockname()[1]
-        http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False)
+        # Without `verify` it does not read all the certificates of the system, which takes longer than most tests.
+        http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False, verify=False)
         one = RunningGateway(gateway, port, http, engines, run_dir, output, errors)
 
         async def counting(scope: Scope, receive: Receive, send: Send) -> None:

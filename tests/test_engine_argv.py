@@ -91,9 +91,9 @@ def test_a_pinned_revision_counts_for_the_hub_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ALWAYS)
-def test_what_the_gateway_relies_on_is_not_up_for_choice(tmp_path: Path, name: str) -> None:
-    flag = "--" + name.replace("_", "-")
-    assert flag in flags(tmp_path, f"model: llama-2-7b\nengine: {{{name}: false}}")
+def test_what_the_gateway_relies_on_is_always_set(tmp_path: Path, name: str) -> None:
+    assert "--" + name.replace("_", "-") in flags(tmp_path, "model: llama-2-7b")
+    assert name in OURS
 
 
 def test_only_what_the_gateway_relies_on_is_fixed() -> None:

@@ -55,3 +55,9 @@ def test_every_mistake_is_told_at_once() -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(FrozenInstanceError):
         Settings().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("text", ["-1", "0", "nan", "inf"])
+def test_a_number_must_be_above_zero(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"ROUNDHOUSE_IDLE_TIMEOUT: .* must be above zero"):
+        Settings.from_environ({"ROUNDHOUSE_IDLE_TIMEOUT": text})

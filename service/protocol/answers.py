@@ -9,6 +9,7 @@ from service.records import Record
 
 TOO_LONG = re.compile(rb"maximum context length is (\d+) tokens\D+(\d+)")
 TOO_MANY = re.compile(rb"max_(?:completion_)?tokens=(\d+) cannot be greater than max_model_len=(\d+)")
+TEMPLATE = re.compile(rb"emplate|onversation roles|alternate")
 PARAMETER = re.compile(r"^(?:body\.)?[A-Za-z_][A-Za-z0-9_.\[\]]{0,63}$")
 
 
@@ -59,7 +60,8 @@ def refusal(status: int, body: bytes, served: Served) -> ApiError:
             "messages",
             "no_chat_template",
         )
-    if b"emplate" in body or b"onversation roles" in body or b"alternate" in body:
+    param = _param(body)
+    if param is None and TEMPLATE.search(body):
         return invalid(
             f"The chat template of '{served.id}' refuses these messages: check the roles and their order.",
             "messages",
@@ -72,7 +74,6 @@ def refusal(status: int, body: bytes, served: Served) -> ApiError:
             "tools",
             "tools_not_served",
         )
-    param = _param(body)
     where = f" '{param}'" if param else " its contents"
     return invalid(f"The engine of '{served.id}' refused the request because of{where}.", param, "engine_refused")
 

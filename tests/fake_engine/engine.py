@@ -59,6 +59,10 @@ class FakeEngine:
         """Queues faults for the next requests to `path`, one each; without a path, for the next that are work."""
         self._scripts[path].extend(faults)
 
+    def forgive(self) -> None:
+        """Forgets the faults that have not befallen a request yet."""
+        self._scripts.clear()
+
     @asynccontextmanager
     async def listen(self, at: Path | int) -> AsyncIterator["FakeEngine"]:
         """Serves on a Unix socket, or on a TCP port of 127.0.0.1 (0 takes a free one: see `port`)."""
