@@ -12,7 +12,7 @@ from tests.fleets import ROOT
 SERVICE = ROOT / "service"
 # A room imports only from rooms before it. Within a room that is a folder any order does that has no circle.
 ROOMS = (
-    "documents", "errors", "settings", "asgi", "names", "catalog", "fleet", "prompts", "records", "protocol",
+    "documents", "errors", "settings", "asgi", "names", "catalog", "entries", "fleet", "prompts", "records", "protocol",
     "metrics", "transport", "engine", "upstreams", "policies", "router", "admission", "relay", "endpoints",
     "middleware", "assembly", "gateway", "cli",
 )  # fmt: skip

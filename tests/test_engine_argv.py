@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from service.catalog import EngineValue
 from service.engine.argv import ALWAYS, DEFAULTS, ENVIRONMENT, argv, environment
-from service.fleet import OURS, Served
+from service.entries import OURS
+from service.fleet import Served
 from tests.fleets import CATALOG, ROOT, only
 
 SOCKET = Path("/run/e0.sock")

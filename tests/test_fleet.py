@@ -7,7 +7,7 @@ import pytest
 from service import fleet
 from service.catalog import Chat
 from service.documents import ConfigError
-from service.fleet import OURS, RESERVED
+from service.entries import OURS, RESERVED
 from tests.fleets import CATALOG, ROOT, load, only, write
 
 SORSKOOT = "SorskootLLM-v2-13b-instruct"

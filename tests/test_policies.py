@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.fleet import Entry
+from service.entries import Entry
 from service.policies import POLICIES, Policy, least_load, round_robin
 from service.upstreams import Replica
 

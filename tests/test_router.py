@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.entries import RESERVED
 from service.errors import ApiError
-from service.fleet import RESERVED, Fleet
+from service.fleet import Fleet
 from service.protocol.generation import Need
 from service.router import PREFERENCES, automatic, resolve
 from tests import fleets

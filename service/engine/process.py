@@ -15,15 +15,19 @@ from service.engine import keeper
 
 TAIL = 400  # lines kept: a cause can stand far above the tracebacks that follow from it
 PREFIX = re.compile(r"^\(\w[^)]* pid=\d+\) (?:(?:ERROR|INFO|WARNING) [\d-]+ [\d:]+ \[[^]]*\] ?)?")
-# `Engine core initialization failed` and its like only point at the real cause, which stands before them.
-CAUSE = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception)|\w+\.py: error|Value error)[:,] (.+)")
+# What only points at the real cause, which stands before it, or tells of a single request.
+CAUSE = re.compile(r"^ *(?:\w+\.)*(\w*(?:Error|Exception)|\w+\.py: error|Value error)[:,] (.+)")
 VAGUE = re.compile(
-    r"Engine core initialization failed|WorkerProc initialization failed|EngineCore encountered an issue"
+    r"(?:Engine core|WorkerProc) initialization failed|EngineCore encountered an issue|Worker failed with error"
+    r"|VLLMValidationError|cannot schedule new futures"
 )
 
 
 class EngineProcess:
-    """A started engine. `ended` is done when it and all its children are gone; its result is the exit status."""
+    """A started engine. `ended` is done when it and all its children are gone and its log has been read.
+
+    Its result is the exit status.
+    """
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
@@ -47,10 +51,8 @@ class EngineProcess:
             os.close(control_read)
             os.close(report_write)
         assert started.stdout
-        self._tasks = [
-            asyncio.create_task(self._read_log(started.stdout)),
-            asyncio.create_task(self._read_report(report_read)),
-        ]
+        log = asyncio.create_task(self._read_log(started.stdout))
+        self._tasks = [log, asyncio.create_task(self._read_report(report_read, log))]
 
     def terminate(self) -> None:
         """Asks the engine to finish what it is doing and stop."""
@@ -64,9 +66,9 @@ class EngineProcess:
         """Why it ended, in one line: the last error its log names, or else the log's last line."""
         found = [match for line in self.tail if (match := CAUSE.match(line))]
         for match in reversed(found):
-            if not VAGUE.search(match[2]):
+            if not VAGUE.search(match[0]):
                 return f"{match[1]}: {match[2]}"[:500]
-        return self.tail[-1][:500] if self.tail else "it ended without a word"
+        return self.tail[-1].strip()[:500] if self.tail else "it ended without a word"
 
     def close(self) -> None:
         """Lets go of the process; a running one is killed by its keeper."""
@@ -96,7 +98,7 @@ class EngineProcess:
                 self.tail.append(line)
                 self._on_line(line)
 
-    async def _read_report(self, report: int) -> None:
+    async def _read_report(self, report: int, log: "asyncio.Task[None]") -> None:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         transport, _ = await loop.connect_read_pipe(
@@ -108,6 +110,8 @@ class EngineProcess:
             status = (await reader.readline()).strip()
             if not status and session:
                 _kill_session(int(session))
+            # The keeper is about to end, and the log with it.
+            await asyncio.wait([log], timeout=5)
             self.ended.set_result(int(status) if status else -signal.SIGKILL)
         finally:
             transport.close()

@@ -139,7 +139,6 @@ class Supervisor:
                     return problem
                 self._show("ready")
             status = await process.ended
-            await asyncio.sleep(0.1)  # the last lines of its log may still be on their way
             return f"{_died(status)}: {process.cause()}"
         finally:
             readiness.cancel()

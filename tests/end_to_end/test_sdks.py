@@ -111,7 +111,8 @@ def test_errors_are_the_sdk_s_own_classes(client: openai.OpenAI) -> None:
 
 
 def test_anthropic_messages(claude: anthropic.Anthropic) -> None:
-    request: dict[str, Any] = {"model": "claude-haiku", "max_tokens": 40, "messages": conversation(), "temperature": 0}
+    request: dict[str, Any] = {"model": "claude-haiku", "max_tokens": 40, "messages": conversation()}
+    request["extra_body"] = {"temperature": 0}
     whole = claude.messages.create(**request)
     assert whole.content[0].type == "text"
     with claude.messages.stream(**request) as stream:

@@ -4,9 +4,9 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import httpx
@@ -15,7 +15,7 @@ import pytest
 from bench.load import ask
 from bench.skills import measured
 from models.pebble import skills
-from service.transport import Transport
+from service.transport import Transport, post
 from tests.services import ROOT, Service, descendants_of, serving, wait_for
 
 pytestmark = pytest.mark.engine
@@ -90,21 +90,12 @@ def leave_midway(service: Service, streamed: bool) -> None:
     def running() -> float:
         return service.engine_metric(0, "vllm:num_requests_running")
 
-    client = httpx.Client(timeout=60)
-    request = client.build_request("POST", f"{service.url}/v1/completions", json=LONG | {"stream": streamed})
-    asking = threading.Thread(target=swallow, args=(client, request))
-    asking.start()
-    wait_for(lambda: running() == 1, 20, "the request runs")
-    client.close()
-    wait_for(lambda: running() == 0, 5, "the engine is free")
-    asking.join()
-
-
-def swallow(client: httpx.Client, request: httpx.Request) -> None:
-    try:
-        client.send(request, stream=False)
-    except (httpx.HTTPError, RuntimeError, OSError):
-        return
+    body = json.dumps(LONG | {"stream": streamed}).encode()
+    address = httpx.URL(service.url)
+    with socket.create_connection((address.host, address.port or 80)) as client:
+        client.sendall(post("/v1/completions", body))
+        wait_for(lambda: running() == 1, 20, "the request runs")
+    wait_for(lambda: running() == 0, 2, "the engine is free")
 
 
 def kill_midway(service: Service) -> None:
