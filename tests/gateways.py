@@ -5,7 +5,7 @@ import json
 import logging
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +22,7 @@ from service.engine.state import Condition, EngineState
 from service.settings import Settings
 from tests import fleets
 from tests.fake_engine import FakeEngine, Seen
-
-PATIENCE = 10.0  # seconds that a test waits for something that should come at once
+from tests.waiting import PATIENCE, until
 
 ONE = "models: [{model: pebble-chat}]"
 TWO = "models: [{model: pebble-chat, replicas: 2}]"
@@ -36,14 +35,6 @@ models:
   - {model: acme/tiny-embedding, id: embedder}
 aliases: {gpt-4o-mini: pebble-chat}
 """
-
-
-async def until(holds: Callable[[], bool], what: str = "what the test waits for") -> None:
-    """Waits until it holds."""
-    deadline = asyncio.get_running_loop().time() + PATIENCE
-    while not holds():
-        assert asyncio.get_running_loop().time() < deadline, f"{what} did not happen within {PATIENCE:g} s"
-        await asyncio.sleep(0.002)
 
 
 @dataclass

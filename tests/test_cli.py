@@ -1,5 +1,6 @@
 """The `roundhouse` command: what can be asked without a running service."""
 
+import socket
 from dataclasses import fields
 from pathlib import Path
 
@@ -118,3 +119,13 @@ def test_models_needs_a_service() -> None:
     result = run("models", "--url", "http://127.0.0.1:9")
     assert result.exit_code == 1
     assert "no Roundhouse answers at http://127.0.0.1:9" in result.stderr
+
+
+def test_a_port_in_use_is_told_before_anything_starts() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(main, ["serve", "--port", str(port)])
+    assert result.exit_code == 1
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use. Choose another with --port" in result.output

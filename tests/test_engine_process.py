@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from service.engine.process import TAIL, EngineProcess
-from tests.gateways import until
+from tests.waiting import until
 
 HERE = dict(os.environ)
 ROOT = Path(__file__).parent.parent

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import TemplateError
 
 from bench.skills import request
 from models.pebble import skills
@@ -166,3 +167,10 @@ def test_the_benchmark_damages_what_it_says_it_damages(variant: Variant) -> None
         assert wrong_template(case) != rendered(case)
         strayed = addressed_to(case, SIBLING[variant])
         assert strayed.answer == case.answer and request(strayed)[1]["model"] == f"pebble-{SIBLING[variant]}"
+
+
+@pytest.mark.parametrize("roles", [("assistant",), ("user", "user"), ("user", "system"), ("user", "tool")])
+def test_instruct_refuses_roles_that_do_not_alternate(roles: tuple[str, ...]) -> None:
+    conversation = [{"role": role, "content": "x"} for role in roles]
+    with pytest.raises(TemplateError, match="must alternate"):
+        tokenizer("instruct").apply_chat_template(conversation, tokenize=False)

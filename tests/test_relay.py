@@ -26,7 +26,8 @@ from tests.exchanges import (
     visible,
 )
 from tests.fake_engine import Fault
-from tests.gateways import HOUSE, ONE, TWO, until
+from tests.gateways import HOUSE, ONE, TWO
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(("case", "stream"), EXCHANGES, ids=label)

@@ -10,7 +10,7 @@ import pytest
 
 from service import transport
 from service.transport import DeadlineError, Deadlines, Exchange, Transport, TransportError, get, post
-from tests.gateways import until
+from tests.waiting import until
 
 PATIENT = Deadlines(connect=5, first_byte=5, idle=5, total=5)
 REQUEST = get("/health")

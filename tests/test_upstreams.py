@@ -12,7 +12,7 @@ from service.engine import state
 from service.engine.state import CONDITIONS, Condition, EngineState
 from service.upstreams import LONGEST_EJECTION, Replica, Upstream, Upstreams
 from tests import fleets
-from tests.gateways import until
+from tests.waiting import until
 
 FLEET = "models: [{model: pebble-chat, replicas: 2}, {model: pebble-base}]"
 FIRST = EngineState("pebble-chat-0", "pebble-chat", 0, "ready")

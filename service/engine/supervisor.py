@@ -28,6 +28,7 @@ BASE_NEED = int(1.2 * GIB)  # what three vLLM processes take beside weights and 
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 STEADY = 300.0  # seconds after which an engine's earlier deaths are forgiven
 HEARTBEAT = 10.0
+TAKEDOWN = 15.0  # seconds that vLLM may take, beyond the drain, to end its own processes
 # vLLM binds its socket early and once more when it serves: what was sent in between is never answered. So a knock that
 # gives up soon comes first; the first token may then have to wait for compilation.
 KNOCK = Deadlines(connect=1.0, first_byte=2.0, idle=2.0, total=2.0)
@@ -73,12 +74,12 @@ class Supervisor:
         process = self._process
         if process and self._task:
             process.terminate()
-            # Beyond the drain vLLM takes some seconds of its own to take itself down.
-            await asyncio.wait([self._task], timeout=self._settings.drain_timeout + 15)
+            await asyncio.wait([self._task], timeout=self._settings.drain_timeout + TAKEDOWN)
             process.kill()
             await asyncio.wait([self._task], timeout=5)
         if self._task:
             self._task.cancel()
+            await asyncio.wait([self._task])
         self._transport.close()
         self._show("stopped")
 

@@ -105,6 +105,9 @@ def test_errors_are_the_sdk_s_own_classes(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as long:
         client.completions.create(model="pebble-base", prompt="x" * 5000)
     assert long.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="pebble-instruct", messages=[*conversation(), *conversation()])
+    assert refused.value.code == "template_refused"
     with pytest.raises(openai.BadRequestError) as none:
         client.embeddings.create(model="pebble-chat", input="x")
     assert none.value.code == "wrong_variant"
