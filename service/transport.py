@@ -167,7 +167,7 @@ class Exchange(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        except httptools.HttpParserError as error:
             self._fail(TransportError(f"the answer is not HTTP: {error}"))
             return
         if not self.status:

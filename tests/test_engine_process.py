@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -237,20 +238,43 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-async def test_nothing_outlives_the_parent(number: signal.Signals) -> None:
-    parent = await asyncio.create_subprocess_exec(
+@pytest.fixture
+async def parent() -> AsyncIterator[tuple[asyncio.subprocess.Process, list[int]]]:
+    """A process that has started an engine, and the pids of the engine, its worker and its keeper."""
+    process = await asyncio.create_subprocess_exec(
         *python(PARENT), stdout=asyncio.subprocess.PIPE, env=HERE | {"PYTHONPATH": str(ROOT)}
     )
-    assert parent.stdout
+    assert process.stdout
     async with asyncio.timeout(20):
-        said = sorted([await parent.stdout.readline(), await parent.stdout.readline()])
+        said = sorted([await process.stdout.readline(), await process.stdout.readline()])
     assert said[1] == b"the worker runs\n"
     pids = [int(word) for word in said[0].split()[1:]]
-    keeper = os.getsid(pids[0])
-    parent.send_signal(number)
-    await parent.wait()
-    await until(lambda: gone([*pids, keeper]), "the end of all processes")
+    pids.append(os.getsid(pids[0]))
+    yield process, pids
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_nothing_outlives_the_parent(
+    number: signal.Signals, parent: tuple[asyncio.subprocess.Process, list[int]]
+) -> None:
+    process, pids = parent
+    process.send_signal(number)
+    await until(lambda: gone(pids), "the end of all processes")
+
+
+async def test_an_engine_ends_with_its_keeper_though_the_parent_cannot_help(
+    parent: tuple[asyncio.subprocess.Process, list[int]],
+) -> None:
+    process, (engine, _, keeper) = parent
+    process.send_signal(signal.SIGSTOP)
+    os.kill(keeper, signal.SIGKILL)
+    await until(lambda: gone([engine]), "the end of the engine")
 
 
 WORKER_SAYS = "(Worker pid=13249) ERROR 11-21 20:48:36 [multiproc_executor.py:953] "

@@ -37,6 +37,16 @@ SECRET = "10.1.2.3:/srv/secret"
 BUSY_BODY = dumps(error(f"{BUSY} {SECRET}", "Service Unavailable", None, 503))
 DRAINING_BODY = dumps(error(f"{DRAINING} {SECRET}", "InternalServerError", None, 500))
 
+STREAM = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+ABORTED = b'data: {"choices":[{"delta":{"content":""},"finish_reason":"abort"}]}\n\n'
+NO_USAGE = b'data: {"choices":[],"usage":{]}}\n\n'
+
 # What an engine can do before any of its answer is there: streamed or not, another one may be asked.
 EARLY: dict[str, Fault] = {
     "accepts and closes": Fault(accept=True),
@@ -52,9 +62,10 @@ EARLY_STREAMED = {
     "closes after its head": Fault(events=0),
     "resets after its head": Fault(events=0, end="reset"),
     "dies after its head": Fault(events=0, dead=True),
-    "ends before it began": Fault(raw=b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+    "ends before it began": Fault(raw=STREAM + chunk(b"")),
     "sends no events": Fault(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\n<html></html>"),
-    "sends usage that is none": Fault(events=0, garble=b'21\r\ndata: {"choices":[],"usage":{]}}\n\n\r\n'),
+    "sends usage that is none": Fault(events=0, garble=chunk(NO_USAGE), end="hang"),
+    "aborts with a word": Fault(raw=STREAM + chunk(ABORTED) + chunk(b"")),
 }
 EARLY_WHOLE = {
     "breaks off its body": Fault(surplus=7),
@@ -126,6 +137,19 @@ async def test_no_more_than_two_are_asked(
         for engine in gateway.engines:
             engine.forgive()
         assert (await gateway.post(case.path, case.body(stream))).status_code == 200
+
+
+async def test_a_second_attempt_knows_nothing_of_the_first(start: Start) -> None:
+    """The first ends with a reason, the second one without: it must not be taken for the second's."""
+    gateway = await start(TWO)
+    first = EARLY_STREAMED["aborts with a word"]
+    for engine in gateway.engines:
+        engine.script(first if engine is gateway.engines[1] else Fault(finish="abort"))
+    response = await gateway.post(CHAT.path, CHAT.body(stream=True))
+    assert is_refusal(CHAT, response, 502, "upstream_error")
+    await gateway.settle()
+    assert (gateway.lines[0]["attempts"], gateway.lines[0]["replica"]) == (2, "pebble-chat-0")
+    assert gateway.lines[0]["ttft_s"] is None
 
 
 async def test_a_replica_that_breaks_connections_rests(start: Start) -> None:
@@ -210,8 +234,8 @@ ENDINGS: dict[str, dict[str, Any]] = {
     "no chunk": {"garble": b"zz\r\n"},
     "half an event": {"garble": b'20\r\ndata: {"id":"x","choices":[{"in'},
     "half an event, whole chunk": {"garble": b'10\r\ndata: {"id":"x",\r\n0\r\n\r\n'},
-    "an early end": {"garble": b"0\r\n\r\n"},
-    "malformed usage": {"garble": b'17\r\ndata: {"usage":{"x"]}}\n\n\r\n'},
+    "an early end": {"garble": chunk(b"")},
+    "malformed usage": {"garble": chunk(NO_USAGE), "end": "hang"},
 }
 
 
@@ -278,8 +302,8 @@ async def test_events_that_come_together_with_the_one_that_ends_them(case: Case,
     events, _ = await whole(gateway, case)
     bad = b'data: {"error": {"message": "EngineCore encountered an issue"}}\n\ndata: [DONE]\n\n'
     first = next(number for number in range(len(events)) if begun(events[:number]))
-    together = b"".join(events[first : first + 2]) + bad
-    befall(gateway, Fault(events=first, garble=b"%x\r\n%b\r\n0\r\n\r\n" % (len(together), together)), case.path)
+    together = chunk(b"".join(events[first : first + 2]) + bad) + chunk(b"")
+    befall(gateway, Fault(events=first, garble=together), case.path)
     response = await gateway.post(case.path, case.body(stream=True))
     got = events_of(sent(gateway.seen[-1]))
     check_broken(case, response, got[: first + 2])
@@ -531,8 +555,7 @@ async def test_a_client_that_reads_slowly_holds_the_engine_back(start: Start) ->
 async def test_an_event_without_end_is_not_collected_for_ever(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.protocol.streams.LARGEST_EVENT", 2**16)
     gateway = await start(ONE)
-    endless = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"1000\r\n" + b"x" * 4096 + b"\r\n"
-    gateway.engines[0].script(Fault(raw=endless + (b"1000\r\n" + b"x" * 4096 + b"\r\n") * 30, end="hang"))
+    gateway.engines[0].script(Fault(raw=STREAM + chunk(b"x" * 4096) * 31, end="hang"))
     response = await gateway.post(CHAT.path, CHAT.body(stream=True))
     assert is_refusal(CHAT, response, 502, "upstream_error")
 
@@ -549,10 +572,15 @@ async def test_a_whole_answer_without_end_is_not_collected_for_ever(
     assert is_refusal(CHAT, response, 502, "upstream_error")
 
 
-NO_USAGE = ['{"prompt_tokens":"many"}', '{"prompt_tokens":-3,"completion_tokens":1}', '{"completion_tokens":1.5}', "7"]
+NO_NUMBERS = [
+    '{"prompt_tokens":"many"}',
+    '{"prompt_tokens":-3,"completion_tokens":1}',
+    '{"completion_tokens":1.5}',
+    "7",
+]
 
 
-@pytest.mark.parametrize("usage", NO_USAGE)
+@pytest.mark.parametrize("usage", NO_NUMBERS)
 @pytest.mark.parametrize("stream", [False, True], ids=label)
 async def test_usage_that_is_no_number_is_not_counted(usage: str, stream: bool, start: Start) -> None:
     gateway = await start(ONE)
