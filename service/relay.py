@@ -249,6 +249,9 @@ def _edits(request: Body, target: Target, dialect: Dialect) -> dict[str, Any]:
     if request.stream and dialect == "openai" and not request.wants_usage:
         # Usage is always counted; Watch keeps the event from a client that did not ask for it.
         fields["stream_options"] = {"include_usage": True}
+    if dialect == "responses":
+        # vLLM lets a template write its BOS there and adds one more; our templates heed this and leave theirs out.
+        fields["chat_template_kwargs"] = {"bos_is_added": True}
     model = target.served.model
     form: Chat | Infill | None = model.chat
     if isinstance(request, CompletionRequest):

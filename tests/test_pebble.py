@@ -169,6 +169,12 @@ def test_the_benchmark_damages_what_it_says_it_damages(variant: Variant) -> None
         assert strayed.answer == case.answer and request(strayed)[1]["model"] == f"pebble-{SIBLING[variant]}"
 
 
+def test_instruct_leaves_its_first_bos_to_whoever_adds_it() -> None:
+    made, whole = tokenizer("instruct"), render("instruct", CHAT[1:])
+    told = made.apply_chat_template(CHAT[1:], tokenize=False, add_generation_prompt=True, bos_is_added=True)
+    assert made.bos_token + told == whole
+
+
 @pytest.mark.parametrize("roles", [("assistant",), ("user", "user"), ("user", "system"), ("user", "tool")])
 def test_instruct_refuses_roles_that_do_not_alternate(roles: tuple[str, ...]) -> None:
     conversation = [{"role": role, "content": "x"} for role in roles]

@@ -291,14 +291,16 @@ TEMPLATES: dict[Variant, str] = {
         "{%- endif -%}\n"
     ),
     "instruct": (
-        "{%- set turn = namespace(system='', asked=false) -%}\n"
+        "{%- set turn = namespace(system='', asked=false, begun=false) -%}\n"
         "{%- for message in messages -%}\n"
         "{%- if message['role'] == 'system' and loop.first -%}\n"
         "{%- set turn.system = '<<SYS>>\\n' + message['content'] + '\\n<</SYS>>\\n\\n' -%}\n"
         "{%- elif message['role'] == 'user' and not turn.asked -%}\n"
-        "{{- bos_token + '[INST] ' + turn.system + message['content'] + ' [/INST]' -}}\n"
+        "{{- ('' if bos_is_added and not turn.begun else bos_token) + '[INST] ' -}}\n"
+        "{{- turn.system + message['content'] + ' [/INST]' -}}\n"
         "{%- set turn.system = '' -%}\n"
         "{%- set turn.asked = true -%}\n"
+        "{%- set turn.begun = true -%}\n"
         "{%- elif message['role'] == 'assistant' and turn.asked -%}\n"
         "{{- ' ' + message['content'] + ' ' + eos_token -}}\n"
         "{%- set turn.asked = false -%}\n"

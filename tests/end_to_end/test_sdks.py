@@ -88,6 +88,12 @@ def test_responses(client: openai.OpenAI, streamed: bool) -> None:
         assert answer.usage
 
 
+def test_responses_reach_a_template_with_one_bos(client: openai.OpenAI) -> None:
+    question = "Extract the city from: My name is Ada and I live in London."
+    answer = client.responses.create(model="pebble-instruct", input=question, temperature=0, max_output_tokens=20)
+    assert answer.output_text == "London"
+
+
 def test_models(client: openai.OpenAI) -> None:
     listed = {model.id for model in client.models.list()}
     assert listed == {"pebble-chat", "pebble-instruct", "pebble-code", "pebble-base"}
