@@ -22,7 +22,7 @@ from bentoml._internal.server.http import traffic
 from service import assembly, catalog, fleet
 from service.asgi import App, Receive, Scope, Send
 from service.documents import ConfigError
-from service.engine.service import QUIET, engine_service
+from service.engine.service import QUIET, end_with_parent, engine_service
 from service.settings import Settings
 
 RUN_DIR = "ROUNDHOUSE_RUN_DIR"
@@ -87,6 +87,7 @@ def declare(settings: Settings, known: catalog.Catalog, served: fleet.Fleet) -> 
     class Gateway:
         @bentoml.on_startup
         def start(self) -> None:
+            end_with_parent()
             self.watching = asyncio.create_task(gateway.watch())
             self.greeting = asyncio.create_task(_greet(gateway, settings))
 

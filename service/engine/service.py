@@ -1,9 +1,12 @@
 """One replica as a BentoML service: BentoML gives it a process and its GPUs, the supervisor does the rest."""
 
+import ctypes
+import signal
 from typing import Any
 
 import bentoml
 
+from service.engine.keeper import PR_SET_PDEATHSIG
 from service.engine.state import replica_id
 from service.engine.supervisor import Say, Supervisor
 from service.fleet import Fleet, Served
@@ -20,6 +23,7 @@ def engine_service(served: Served, number: int, order: int, fleet: Fleet, settin
         @bentoml.on_startup
         def start(self) -> None:
             """Begins in the background: BentoML must not wait for weights to load."""
+            end_with_parent()
             self.supervisor.start()
 
         @bentoml.on_shutdown
@@ -31,6 +35,11 @@ def engine_service(served: Served, number: int, order: int, fleet: Fleet, settin
     resources: dict[str, Any] = {"gpu": served.gpus} if served.gpus else {}
     name = f"engine-{replica_id(served.id, number)}"
     return bentoml.service(name=name, workers=1, resources=resources, **QUIET)(Engine)
+
+
+def end_with_parent() -> None:
+    """Asks the kernel to stop this worker when the process that started it dies, however it dies."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 # BentoML's own layers cost several times what a request costs us; we log, count and trace ourselves.

@@ -15,6 +15,7 @@ import pytest
 from bench.load import ask
 from bench.skills import measured
 from models.pebble import skills
+from service.engine import state
 from service.transport import Transport, post
 from tests.services import ROOT, Service, descendants_of, serving, wait_for
 
@@ -100,13 +101,15 @@ def leave_midway(service: Service, streamed: bool) -> None:
 
 def kill_midway(service: Service) -> None:
     """SIGKILL to the API server in the middle of a stream: one error event, no [DONE], and the engine comes back."""
-    state = json.loads((service.run_dir / "e0.json").read_text())
+    engine = state.read(service.run_dir, 0)
+    assert engine
+    assert engine.pid
     with httpx.stream("POST", f"{service.url}/v1/completions", json=LONG, timeout=60) as answer:
         events = []
         for line in answer.iter_lines():
             events += [line] if line else []
             if len(events) == 5:
-                os.kill(state["pid"], signal.SIGKILL)
+                os.kill(engine.pid, signal.SIGKILL)
     assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "upstream_error"
     assert sum('"error"' in event for event in events) == 1
     assert "data: [DONE]" not in events
@@ -128,6 +131,19 @@ def drain_midway(service: Service) -> None:
                 service.process.send_signal(signal.SIGTERM)
     assert events[-1] == "data: [DONE]"
     assert service.process.wait(timeout=60) == 0
+
+
+def test_nothing_outlives_a_killed_service(tmp_path: Path) -> None:
+    with serving(fleet_of_one(tmp_path), tmp_path / "run", until_ready=False) as service:
+        wait_for(lambda: has_engine(service), 60, "an engine process")
+        service.process.kill()
+        service.process.wait()
+        wait_for(lambda: not descendants_of(service.run_dir), 60, "every process gone")
+
+
+def has_engine(service: Service) -> bool:
+    first = state.read(service.run_dir, 0)
+    return first is not None and first.pid is not None and first.phase == "reading the model's configuration"
 
 
 def test_a_mistake_in_the_fleet_is_told_without_a_traceback(tmp_path: Path) -> None:
