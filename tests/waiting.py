@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-PATIENCE = 10.0  # seconds that a test waits for something that should come at once
+PATIENCE = 60.0  # seconds that a test waits for what should come at once: machines are shared
 
 
 async def until(holds: Callable[[], bool], what: str = "what the test waits for") -> None:
