@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from service.cli import main
+from service.cli.__main__ import main
 from service.protocol.generation import GENERATION
 from service.settings import PREFIX, Settings
 from tests.fleets import ROOT, write

@@ -1,4 +1,4 @@
-"""The `roundhouse` command."""
+"""Commands about a fleet: check it, ask where a request goes, serve it, look at a running service."""
 
 import json
 import os
@@ -6,53 +6,24 @@ import socket
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from service import catalog, fleet
-from service.documents import ConfigError
+from service.cli.configured import configured, fleet_option
 from service.errors import ApiError
 from service.protocol.generation import GENERATION, Need
 from service.router import resolve
-from service.settings import PREFIX, ROOT, Settings
+from service.settings import PREFIX, ROOT
 
 
-def _settings_help() -> str:
-    rows = (f"  {PREFIX}{row.name.upper():<20} {row.metadata['help']}" for row in fields(Settings))
-    return "Settings come from the environment:\n\n\b\n" + "\n".join(rows)
-
-
-@click.group(epilog=_settings_help())
-def main() -> None:
-    """Serve your own open models behind one OpenAI-compatible address."""
-
-
-def _configured(fleet_file: Path | None) -> tuple[Settings, catalog.Catalog, fleet.Fleet]:
-    try:
-        settings = Settings.from_environ(os.environ)
-        known = catalog.load(settings.models)
-        return settings, known, fleet.load(fleet_file or settings.fleet, known)
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        raise SystemExit(2) from None
-
-
-fleet_option: Callable[..., Any] = click.option(
-    "--fleet", "fleet_file", type=click.Path(path_type=Path), help="The fleet file, if not ROUNDHOUSE_FLEET's."
-)
-
-
-@main.command()
+@click.command()
 @fleet_option
 def check(fleet_file: Path | None) -> None:
     """Validate catalogue and fleet without starting anything."""
-    settings, _, served = _configured(fleet_file)
+    settings, _, served = configured(fleet_file)
     table = Table("model", "variant", "replicas", "GPUs each", "context", "answers", "weights")
     for one in served.served:
         context = str(one.context or "as the engine says")
@@ -64,7 +35,7 @@ def check(fleet_file: Path | None) -> None:
     click.echo(f"{fleet_file or settings.fleet}: {len(served.served)} models, nothing wrong.")
 
 
-@main.command()
+@click.command()
 @click.argument("name")
 @click.option("--endpoint", default="/v1/chat/completions", type=click.Choice([one.path for one in GENERATION]))
 @click.option("--suffix", is_flag=True, help="As a completion with text after the gap.")
@@ -74,7 +45,7 @@ def check(fleet_file: Path | None) -> None:
 @fleet_option
 def route(name: str, endpoint: str, suffix: bool, turns: int, code: bool, tools: bool, fleet_file: Path | None) -> None:
     """Say which served model a requested NAME leads to, and why."""
-    _, known, served = _configured(fleet_file)
+    _, known, served = configured(fleet_file)
     kinds = {"/v1/completions": "infill" if suffix else "completion", "/v1/embeddings": "embedding"}
     need = Need(kinds.get(endpoint, "chat"), turns, code, tools)  # type: ignore[arg-type]
     try:
@@ -85,7 +56,7 @@ def route(name: str, endpoint: str, suffix: bool, turns: int, code: bool, tools:
     click.echo(f"{name} -> {target.name} ({target.served.variant}), because of {target.why}")
 
 
-@main.command()
+@click.command()
 @click.option("--url", default="http://127.0.0.1:3000", show_default=True)
 def models(url: str) -> None:
     """Show the models of a running service and their state."""
@@ -100,13 +71,13 @@ def models(url: str) -> None:
     Console().print(table)
 
 
-@main.command()
+@click.command()
 @fleet_option
 @click.option("--host", help="Address to listen on, if not ROUNDHOUSE_HOST's.")
 @click.option("--port", type=int, help="Port to listen on, if not ROUNDHOUSE_PORT's.")
 def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
     """Serve the fleet until interrupted."""
-    settings, _, served = _configured(fleet_file)
+    settings, _, served = configured(fleet_file)
     host, port = host or settings.host, port or settings.port
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -128,5 +99,4 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "bentoml", *command])
 
 
-if __name__ == "__main__":
-    main()
+COMMANDS = (check, route, models, serve)

@@ -1,0 +1,1 @@
+"""The `roundhouse` command: one module for each kind of work."""

@@ -1,0 +1,26 @@
+"""`roundhouse` itself: the group of all commands."""
+
+from dataclasses import fields
+
+import click
+
+from service.cli import serving
+from service.settings import PREFIX, Settings
+
+
+def _settings_help() -> str:
+    rows = (f"  {PREFIX}{row.name.upper():<20} {row.metadata['help']}" for row in fields(Settings))
+    return "Settings come from the environment:\n\n\b\n" + "\n".join(rows)
+
+
+@click.group(epilog=_settings_help())
+def main() -> None:
+    """Serve your own open models behind one OpenAI-compatible address."""
+
+
+for command in (*serving.COMMANDS,):
+    main.add_command(command)
+
+
+if __name__ == "__main__":
+    main()
