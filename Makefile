@@ -60,6 +60,7 @@ check: $(STAMP)  ## Validate catalogue and fleet without starting anything
 docs: $(STAMP)  ## Regenerate what is generated: models/schema.json, docs/routing.md
 	$(BIN)/python -m service.catalog > models/schema.json
 	$(BIN)/python -m tests.routing_cases > docs/routing.md
+	$(BIN)/python -m service.cli.reference > docs/models.md
 
 lock:  ## Resolve the pinned versions again (needs uv: pip install uv)
 	requirements/lock

@@ -2,43 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
-from service.catalog import EngineValue, Identifier, Infill, Variant
 from service.documents import Frozen
-from service.names import Specialty
+from service.flags import EngineSettings
+from service.model import Identifier, Infill
+from service.names import Specialty, Variant
 
-# Set from elsewhere in the fleet or by the gateway; a second value would contradict it or open the engine to others.
-OURS = {
-    "model": "the entry's 'model' or 'weights'",
-    "served_model_name": "the entry's 'id'",
-    "uds": "Roundhouse: engines listen on private sockets",
-    "host": "Roundhouse: engines listen on private sockets",
-    "port": "Roundhouse: engines listen on private sockets",
-    "api_key": "Roundhouse: engines listen on private sockets",
-    "config": "this file: vLLM's own could set anything behind it",
-    "disable_fastapi_docs": "Roundhouse: always on",
-    "fingerprint_mode": "Roundhouse: always 'none'",
-    "enable_prompt_tokens_details": "Roundhouse: always on",
-    "middleware": "nobody: it breaks cancellation",
-    "chat_template": "the entry's 'template'",
-    "lora_modules": "the entry's 'adapters'",
-    "enable_lora": "the entry's 'adapters'",
-    "shutdown_timeout": "ROUNDHOUSE_DRAIN_TIMEOUT",
-    "enable_log_requests": "nobody: prompts are never logged",
-    "enable_log_outputs": "nobody: outputs are never logged",
-}
 RESERVED = ("base", "chat", "instruct", "code", "embedding", "auto")
 
 
-def _theirs(key: str) -> str:
-    if key in OURS:
-        raise ValueError(f"is set by {OURS[key]}")
-    return key
-
-
-EngineKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$"), AfterValidator(_theirs)]
-EngineSettings = dict[EngineKey, EngineValue]
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 
 

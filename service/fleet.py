@@ -7,11 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from service import names
-from service.catalog import Capability, Catalog, Chat, EngineValue, Model, Variant
+from service.catalog import Catalog
 from service.documents import ConfigError, Document
 from service.entries import RESERVED, Adapter, Entry, FleetFile
-from service.names import Specialty
+from service.flags import EngineValue
+from service.model import Capability, Chat, Model
+from service.names import Specialty, Variant
+from service.prompts import template_for
+from service.weights import manifest
+from service.weights.store import Store
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -42,7 +48,9 @@ class Served:
     def context(self) -> int | None:
         """The context length in tokens that the engine runs with; None where only the engine knows."""
         length = self.engine.get("max_model_len")
-        return length if isinstance(length, int) and length > 0 else self.model.context
+        length = length if isinstance(length, int) and length > 0 else self.model.opening_context
+        window = self.model.shape.sliding_window if self.engine.get("disable_sliding_window") else None
+        return min(length, window) if length and window else length
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -69,15 +77,18 @@ class Fleet:
         return ((served, number) for served in self.served for number in range(served.replicas))
 
 
-def load(path: Path, catalog: Catalog) -> Fleet:
-    """Reads the fleet file; raises ConfigError with every mistake in it. Touches the file system, starts nothing."""
+def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
+    """Reads the fleet file; raises ConfigError with every mistake in it. Touches the file system, starts nothing.
+
+    `store` is where pulled weights live; without one every model of a hub comes from the hub.
+    """
     document = Document(path)
     written = document.read(FleetFile)
     problems: list[str] = []
     served: dict[int, Served] = {}
     for index, entry in enumerate(written.models):
         try:
-            served[index] = _serve(entry, written, catalog, path.parent)
+            served[index] = _serve(entry, written, catalog, path.parent, store)
         except _MistakeError as mistake:
             problems.append(document.problem(("models", index, mistake.key), mistake.message))
     aliases = _aliases(document, written, served, problems)
@@ -98,18 +109,23 @@ class _MistakeError(Exception):
         self.key, self.message = key, message
 
 
-def _serve(entry: Entry, written: FleetFile, catalog: Catalog, folder: Path) -> Served:
+def _serve(entry: Entry, written: FleetFile, catalog: Catalog, folder: Path, store: Path | None) -> Served:
     known = catalog.find(entry.model)
     model = _overridden(known, entry) if known else _uncatalogued(entry, folder)
+    engine = {**written.engine, **model.engine, **entry.engine}
+    _check_length(model, engine, {**written.env, **entry.env})
     if entry.weights:
         weights = _existing(entry.weights, folder, "weights")
-    elif known:
-        weights = str(catalog.folder / known.path) if known.path else str(known.hub)
+    elif model.hub:
+        weights = _pulled(model.hub, engine.get("revision", model.revision), store) or model.hub
     else:
-        weights = _existing(entry.model, folder, "model") if _is_path(entry.model) else entry.model
+        weights = str(catalog.folder / str(model.path))
+    if model.context is None and weights != model.hub:
+        model = model.model_copy(update={"context": _context_in(Path(weights))})
     template = _existing(entry.template, folder, "template") if entry.template else None
-    if template is None and model.chat and model.chat.template:
-        template = str(catalog.folder / "templates" / model.chat.template)
+    if template is None and model.chat:
+        ours = template_for(model.chat, Path(weights) if weights != model.hub else None)
+        template = str(catalog.folder / "templates" / ours) if ours else None
     adapters = tuple(Adapter(id=one.id, path=_existing(one.path, folder, "adapters")) for one in entry.adapters)
     return Served(
         id=entry.id or model.id,
@@ -123,9 +139,35 @@ def _serve(entry: Entry, written: FleetFile, catalog: Catalog, folder: Path) -> 
         max_in_flight=entry.max_in_flight,
         aliases=entry.aliases,
         adapters=adapters,
-        engine={**written.engine, **model.engine, **entry.engine},
+        engine=engine,
         env={key: str(value) for key, value in {**written.env, **entry.env}.items()},
     )
+
+
+def _check_length(model: Model, engine: dict[str, EngineValue], env: dict[str, str | int]) -> None:
+    """Raises where vLLM would refuse the context, unless the operator stretches it with settings of their own."""
+    length = engine.get("max_model_len")
+    own = {"hf_overrides", "rope_scaling"} & engine.keys() or "VLLM_ALLOW_LONG_MAX_MODEL_LEN" in env
+    if isinstance(length, int) and not own and (problem := model.too_long(length)):
+        raise _MistakeError("engine", f"{problem}. To stretch it all the same give 'hf_overrides' for its positions")
+
+
+def _pulled(repository: str, revision: EngineValue, store: Path | None) -> str | None:
+    """Where the store has the weights of a repository, if it has; a commit other than the wanted one is refused."""
+    place = Store(store).pulled(repository) if store else None
+    if place is None:
+        return None
+    try:
+        found = manifest.read(place).revision
+    except manifest.ManifestError as error:
+        raise _MistakeError("model", f"{place / manifest.MANIFEST} {error}; pull the model again") from None
+    if found and isinstance(revision, str) and COMMIT.fullmatch(revision) and found != revision:
+        raise _MistakeError(
+            "model",
+            f"{place} holds revision {found}, and {revision} is wanted: pull the model again, or name the weights "
+            "that you mean with 'weights:' or 'engine: {revision: …}'",
+        )
+    return str(place)
 
 
 def _overridden(known: Model, entry: Entry) -> Model:
@@ -174,7 +216,7 @@ def _uncatalogued(entry: Entry, folder: Path) -> Model:
         version=entry.version or name.version,
         size=entry.size or name.size,
         specialty=specialty,
-        context=entry.context or (_context_in(path) if path else None),
+        context=entry.context,
         chat=Chat() if _converses(variant, specialty) else None,
         infill=entry.infill,
     )

@@ -55,7 +55,7 @@ def configure() -> tuple[Settings, catalog.Catalog, fleet.Fleet]:
     try:
         settings = Settings.from_environ(os.environ)
         known = catalog.load(settings.models)
-        served = fleet.load(settings.fleet, known)
+        served = fleet.load(settings.fleet, known, settings.weights)
     except ConfigError as error:
         sys.exit(f"Roundhouse cannot start:\n{error}")
     if settings.run_dir is None:

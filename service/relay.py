@@ -4,19 +4,18 @@ import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
-from typing import Any
 
-from service import prompts
 from service.admission import Admission
 from service.asgi import JSON, Headers, Receive, Send, UntilGone, respond
-from service.catalog import Catalog, Chat, Infill
+from service.catalog import Catalog
 from service.errors import ApiError, anthropic_body, openai_body, too_slow, unavailable, upstream_failed
 from service.fleet import Fleet, Served
 from service.policies import POLICIES
 from service.protocol import answers
 from service.protocol.answers import BrokenAnswerError
+from service.protocol.edits import edits, ends
 from service.protocol.generation import Endpoint
-from service.protocol.requests import Body, CompletionRequest, edited, read
+from service.protocol.requests import Body, edited, read
 from service.protocol.streams import BrokenStreamError, Dialect, Watch
 from service.records import Record
 from service.router import Target, resolve
@@ -42,13 +41,17 @@ class UnansweredError(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """One request on its way: what was asked, where it goes, and the bytes that an engine gets."""
+    """One request on its way: what was asked, where it goes, and the bytes that an engine gets.
+
+    `hidden` takes out of whole events, or a whole answer, what the client should not see of it.
+    """
 
     request: Body
     dialect: Dialect
     target: Target
     record: Record
     wire: bytes
+    hidden: Callable[[bytes], bytes]
 
 
 @dataclass
@@ -91,9 +94,10 @@ class Relay:
         record.requested, record.streamed = request.model, bool(request.stream)
         target = self.resolve(request, endpoint)
         _note_target(record, target)
-        payload = edited(body, _edits(request, target, endpoint.dialect))
+        model, dialect = target.served.model, endpoint.dialect
+        payload = edited(body, edits(request, target.name, model, dialect))
         wire = post(endpoint.path, payload, (("x-request-id", record.request_id),))
-        call = Call(request, endpoint.dialect, target, record, wire)
+        call = Call(request, dialect, target, record, wire, ends(request, model).hidden(dialect))
         async with UntilGone(receive), AsyncExitStack() as stack:
             stack.enter_context(self._admission.enter(target.served))
             record.admitted = self._clock()
@@ -148,9 +152,9 @@ class Relay:
                 raise answers.refusal(status, body, served)
             if call.record.streamed:
                 watch = Watch(call.record, call.dialect, hide_usage=not call.request.wants_usage)
-                reply = Reply(replica, exchange, await self._first_events(exchange, watch), watch)
+                reply = Reply(replica, exchange, await self._first_events(call, exchange, watch), watch)
             else:
-                body = await exchange.read_all(LARGEST_ANSWER)
+                body = call.hidden(await exchange.read_all(LARGEST_ANSWER))
                 answers.note(call.record, body)
                 reply = Reply(replica, exchange, body, None)
         except DeadlineError:
@@ -164,14 +168,14 @@ class Relay:
         replica.failures = 0
         return reply
 
-    async def _first_events(self, exchange: Exchange, watch: Watch) -> bytes:
+    async def _first_events(self, call: Call, exchange: Exchange, watch: Watch) -> bytes:
         """Waits for the stream's first output: until then the status can still become an error."""
         events = b""
         while not watch.begun:
             data = await exchange.read()
             if not data:
                 raise BrokenAnswerError("it ended its answer before it began")
-            events += watch.feed(data, self._clock())
+            events += call.hidden(watch.feed(data, self._clock()))
         return events
 
     async def _stream(self, call: Call, reply: Reply, watch: Watch, headers: Headers, send: Send) -> None:
@@ -186,7 +190,7 @@ class Relay:
                 raw = await reply.exchange.read()
                 if not raw:
                     break
-                data = watch.feed(raw, self._clock())
+                data = call.hidden(watch.feed(raw, self._clock()))
             if not watch.finished:
                 raise BrokenStreamError
         except (TransportError, BrokenStreamError) as error:
@@ -239,34 +243,6 @@ def error_event(error: ApiError, dialect: Dialect) -> bytes:
         return b"event: error\ndata: " + anthropic_body(error) + b"\n\n"
     fields = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
     return b"event: error\ndata: " + json.dumps(fields).encode() + b"\n\n"
-
-
-def _edits(request: Body, target: Target, dialect: Dialect) -> dict[str, Any]:
-    """The fields of the body that the engine must get otherwise than the client wrote them."""
-    fields: dict[str, Any] = {}
-    if request.model != target.name:
-        fields["model"] = target.name
-    if request.stream and dialect == "openai" and not request.wants_usage:
-        # Usage is always counted; Watch keeps the event from a client that did not ask for it.
-        fields["stream_options"] = {"include_usage": True}
-    if dialect == "responses":
-        # vLLM lets a template write its BOS there and adds one more; our templates heed this and leave theirs out.
-        fields["chat_template_kwargs"] = {"bos_is_added": True}
-    model = target.served.model
-    form: Chat | Infill | None = model.chat
-    if isinstance(request, CompletionRequest):
-        form = None
-        if request.suffix is not None and model.infill and isinstance(request.prompt, str):
-            fields["prompt"] = prompts.infill(model.infill, request.prompt, request.suffix)
-            fields["suffix"] = None
-            form = model.infill
-    if form and dialect == "openai":
-        if form.stop_token_ids:
-            fields["stop_token_ids"] = list(form.stop_token_ids)
-        if form.stop:
-            stop = getattr(request, "stop", None) or []
-            fields["stop"] = [*([stop] if isinstance(stop, str) else stop), *form.stop]
-    return fields
 
 
 def _headers(target: Target, replica: Replica, record: Record) -> list[tuple[bytes, bytes]]:

@@ -7,9 +7,11 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from service.catalog import Capability, Catalog, Variant
+from service.catalog import Catalog
 from service.errors import ApiError, invalid, unknown_model
 from service.fleet import Fleet, Served
+from service.model import Capability
+from service.names import Specialty, Variant
 from service.protocol.generation import Kind, Need
 
 # Which variants are tried for a request when its name leaves the variant open, best first.
@@ -52,10 +54,11 @@ def resolve(requested: str, need: Need, fleet: Fleet, catalog: Catalog) -> Targe
     if requested in ("base", "chat", "instruct", "code", "embedding"):
         return _by_variants([requested], need, f"variant {requested}", requested, fleet)
     if requested.startswith("task:"):
-        task = requested.removeprefix("task:")
-        if task not in catalog.tasks:
-            raise unknown_model(f"There is no task '{task}'. Tasks are: {', '.join(sorted(catalog.tasks))}.")
-        return _by_variants(catalog.tasks[task], need, f"task {task}", requested, fleet)
+        name = requested.removeprefix("task:")
+        if name not in catalog.tasks:
+            raise unknown_model(f"There is no task '{name}'. Tasks are: {', '.join(sorted(catalog.tasks))}.")
+        task = catalog.tasks[name]
+        return _by_variants(task.variants, need, f"task {name}", requested, fleet, task.specialty)
     if requested == "auto":
         why, variants = automatic(need)
         return _by_variants(variants, need, f"auto: {why}", requested, fleet)
@@ -100,9 +103,14 @@ def _best(members: Sequence[Served], need: Need, why: str, requested: str, fleet
     return Target(able[0], able[0].id, f"{why}, {able[0].variant} fits {need.kind}")
 
 
-def _by_variants(variants: Sequence[str], need: Need, why: str, requested: str, fleet: Fleet) -> Target:
-    """The first of `variants` with a served model that fits; the fleet's default for a variant goes first."""
-    served = [one for variant in variants for one in _of_variant(variant, fleet)]
+def _by_variants(
+    variants: Sequence[str], need: Need, why: str, requested: str, fleet: Fleet, specialty: Specialty | None = None
+) -> Target:
+    """The first of `variants` with a served model that fits; the fleet's default for a variant goes first.
+
+    Where a `specialty` is asked for, code models that have it go before those that have not.
+    """
+    served = [one for variant in variants for one in _of_variant(variant, fleet, specialty)]
     if not served:
         wanted = " or ".join(variants)
         raise unknown_model(f"'{requested}' asks for a model of variant {wanted}; none is served.{_hint('', fleet)}")
@@ -112,10 +120,11 @@ def _by_variants(variants: Sequence[str], need: Need, why: str, requested: str, 
     return Target(able[0], able[0].id, why)
 
 
-def _of_variant(variant: str, fleet: Fleet) -> list[Served]:
+def _of_variant(variant: str, fleet: Fleet, specialty: Specialty | None) -> list[Served]:
     default = next((name for key, name in fleet.defaults.items() if key == variant), None)
     first = [fleet[default]] if default else []
-    return first + [one for one in fleet.served if one.variant == variant and one.id != default]
+    found = first + [one for one in fleet.served if one.variant == variant and one.id != default]
+    return sorted(found, key=lambda one: specialty not in (None, one.model.specialty))
 
 
 def automatic(need: Need) -> tuple[str, tuple[Variant, ...]]:

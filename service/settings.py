@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +16,10 @@ PREFIX = "ROUNDHOUSE_"
 CONVERSIONS: Mapping[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
 
 
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # noqa: PTH111  unlike Path's own it does not fail where there is no home
+
+
 def _row(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
@@ -25,6 +30,7 @@ class Settings:
 
     fleet: Path = _row(ROOT / "deploy/fleets/pebble.yaml", "the fleet file: which models are served")
     models: Path = _row(ROOT / "models", "the catalogue's folder")
+    weights: Path = _row(_path("~/.cache/roundhouse/weights"), "folder where pulled weights live")
     run_dir: Path | None = _row(None, "private folder for sockets and state; a temporary one if unset")
     host: str = _row("127.0.0.1", "address that `roundhouse serve` listens on")
     port: int = _row(3000, "port that `roundhouse serve` listens on")
@@ -51,7 +57,7 @@ class Settings:
             elif name in known and text:
                 row = known[name]
                 try:
-                    value = CONVERSIONS.get(str(row.type), Path)(text)
+                    value = CONVERSIONS.get(str(row.type), _path)(text)
                 except ValueError:
                     problems.append(f"environment: {name}: '{text}' is not a number")
                     continue

@@ -214,7 +214,8 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
             state.write(run_dir, EngineState(state.replica_id(served.id, number), served.id, order, "ready"))
         output: list[str] = []
         stack.enter_context(mock.patch.object(assembly, "_write", output.append))
-        gateway = assembly.assemble(Settings(run_dir=run_dir, **limits), fleets.CATALOG, fleet)
+        settings = Settings(run_dir=run_dir, **{"connect_timeout": PATIENCE, **limits})
+        gateway = assembly.assemble(settings, fleets.CATALOG, fleet)
         gateway.upstreams.refresh()
         app = assembly.with_lifespan(gateway)
         errors = Errors()

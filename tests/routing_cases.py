@@ -209,15 +209,26 @@ CASES: tuple[Case, ...] = (
     Case(TASK, "pebble", "task:generation", TEXT, "pebble-base", "task generation"),
     Case(TASK, "pebble", "task:generation", TALK, "pebble-instruct", "task generation"),
     Case(TASK, "pebble", "task:question-answering", TALK, "pebble-instruct", "task question-answering"),
+    Case(TASK, "pebble", "task:understanding", TALK, "pebble-instruct", "task understanding"),
+    Case(TASK, "llama", "task:understanding", TEXT, "llama-2-7b", "task understanding"),
+    Case(TASK, "llama", "task:understanding", TALK, "llama-2-13b-chat", "task understanding"),
     Case(TASK, "pebble", "task:extraction", TALK, "pebble-instruct", "task extraction"),
     Case(TASK, "pebble", "task:classification", TALK, "pebble-instruct", "task classification"),
+    Case(TASK, "pebble", "task:sentiment", TALK, "pebble-instruct", "task sentiment"),
     Case(TASK, "pebble", "task:ner", TALK, "pebble-instruct", "task ner"),
     Case(TASK, "pebble", "task:dialogue", LONG_TALK, "pebble-chat", "task dialogue"),
     Case(TASK, "pebble", "task:support", TALK, "pebble-chat", "task support"),
+    Case(TASK, "pebble", "task:social", TALK, "pebble-chat", "task social"),
     Case(TASK, "pebble", "task:code-completion", GAP, "pebble-code", "task code-completion"),
     Case(TASK, "pebble", "task:code-completion", TEXT, "pebble-code", "task code-completion"),
     Case(TASK, "pebble", "task:code-chat", TALK, "pebble-instruct", "task code-chat"),
     Case(TASK, "code", "task:code-chat", TALK, "code-llama-7b-instruct", "task code-chat"),
+    Case(TASK, "code", "task:code-completion", TEXT, "code-llama-7b", "task code-completion"),
+    # Also where plain code models could answer, and come first in the fleet or as its default.
+    Case(TASK, "code", "task:code-refactoring", TEXT, "code-llama-7b-instruct", "task code-refactoring"),
+    Case(TASK, "code", "task:code-explanation", TALK, "code-llama-7b-instruct", "task code-explanation"),
+    Case(TASK, "defaults", "task:code-explanation", TEXT, "code-llama-7b-instruct", "task code-explanation"),
+    Case(TASK, "pebble", "task:code-refactoring", TEXT, "pebble-code", "task code-refactoring"),
     Case(TASK, "llama", "task:ner", TALK, "llama-2-13b-chat", "task ner"),
     Case(TASK, "defaults", "task:support", TALK, "llama-2-7b-chat", "task support"),
     Case(TASK, "defaults", "task:code-completion", GAP, "code-llama-7b", "task code-completion"),
@@ -313,10 +324,11 @@ Code is a Markdown fence, or a line that begins as one of a program does (`def `
 
 ## Tasks
 
-`task:NAME` tries these variants, best first. The table is `models/tasks.yaml`; a line added there is a new task.
+`task:NAME` tries the variants that suit the task, best first, and then some more. The table is `models/tasks.yaml`; an
+entry added there is a new task. Of code models those that follow instructions go first where the table says so.
 
-| name | variants |
-|---|---|
+| name | is asked to | suits it | otherwise |
+|---|---|---|---|
 {tasks}
 
 ## Which one was it?
@@ -407,9 +419,16 @@ def document() -> str:
         endpoints="\n".join(endpoints()),
         preferences="\n".join(preferences),
         auto="\n".join(f"| {condition} | {quoted(tuple(tried))} | auto: {why} |" for condition, why, tried in rules),
-        tasks="\n".join(f"| `task:{task}` | {quoted(variants)} |" for task, variants in CATALOG.tasks.items()),
+        tasks="\n".join(tasks()),
     )
     return "\n".join([introduction, *sections(), "## The fleets", *fleets()])
+
+
+def tasks() -> Iterator[str]:
+    """The rows of the task table."""
+    for name, task in CATALOG.tasks.items():
+        suits = quoted(task.suits) + (f" ({task.specialty} first)" if task.specialty else "")
+        yield f"| `task:{name}` | {task.about} | {suits} | {quoted(task.otherwise)} |"
 
 
 def sections() -> Iterator[str]:

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.catalog import EngineValue
 from service.engine.argv import ALWAYS, DEFAULTS, ENVIRONMENT, argv, environment
-from service.entries import OURS
+from service.flags import OURS, EngineValue
 from service.fleet import Served
 from tests.fleets import CATALOG, ROOT, only
 
@@ -138,3 +137,18 @@ def test_the_operators_environment_has_the_last_word(tmp_path: Path) -> None:
 
 def test_nobody_is_told_about_usage() -> None:
     assert (ENVIRONMENT["VLLM_NO_USAGE_STATS"], ENVIRONMENT["DO_NOT_TRACK"]) == ("1", "1")
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_stretched"),
+    [
+        ("model: code-llama-7b", False),
+        ("model: code-llama-7b\nengine: {max_model_len: 16384}", False),
+        ("model: code-llama-7b\nengine: {max_model_len: 16385}", True),
+        ("model: phi-3-mini-128k-instruct\nengine: {max_model_len: 131072}", False),
+    ],
+)
+def test_a_context_beyond_the_configurations_is_stretched_as_vllm_wants_it(
+    tmp_path: Path, entry: str, is_stretched: bool
+) -> None:
+    assert ("VLLM_ALLOW_LONG_MAX_MODEL_LEN" in environment(only(tmp_path, entry))) is is_stretched

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from service.engine.state import Condition, EngineState
 from service.engine.supervisor import Supervisor, child_environment, probe
 from service.settings import Settings
 from service.transport import Deadlines, Transport, get, post
+from service.weights import manifest
+from service.weights.digests import sha256
+from service.weights.manifest import File, Manifest
 from tests import fleets
 from tests.exchanges import CHAT, EMBEDDING
 from tests.fleets import ROOT
@@ -225,6 +230,62 @@ async def test_too_little_memory(open_house: Open, monkeypatch: pytest.MonkeyPat
     assert not house.processes()
     monkeypatch.setattr(supervisor, "need", lambda served: 1)
     await house.until("ready")
+
+
+@pytest.fixture
+def pulled(tmp_path: Path) -> Path:
+    """Weights with a manifest that is right."""
+    place = tmp_path / "pulled"
+    shutil.copytree(ROOT / "models/pebble/pebble-chat", place)
+    files = {
+        name: File(size=(place / name).stat().st_size, sha256=sha256(place / name)) for name in manifest.files(place)
+    }
+    manifest.write(place, Manifest(model="x", repository="a/b", revision=None, source="", made_by="", files=files))
+    return place
+
+
+async def test_weights_that_are_as_pulled_are_served(open_house: Open, pulled: Path) -> None:
+    house = open_house(fleet("", weights=str(pulled)))
+    await house.until("ready")
+    assert house.phases()[1:3] == ["starting, verifying the weights", "starting, importing vLLM"]
+
+
+async def test_weights_that_were_changed_are_not(open_house: Open, pulled: Path) -> None:
+    weights = pulled / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    (pulled / "tokenizer.json").unlink()
+    house = open_house(fleet("", weights=str(pulled)))
+    await until(lambda: house.state().restarts >= 2, "two attempts")
+    failed = next(line for line in house.phases() if line.startswith("failed"))
+    assert f"its weights are not what was pulled: {weights} has SHA-256 " in failed
+    assert failed.endswith(", and 1 more differ")
+    assert not any("importing vLLM" in line for line in house.said)
+    assert not house.processes()
+    shutil.copy(ROOT / "models/pebble/pebble-chat/tokenizer.json", pulled)
+    weights.write_bytes(whole)
+    await house.until("ready")
+
+
+async def test_nobody_waits_for_a_verification_when_stopping(
+    open_house: Open, pulled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(directory: Path, advance: Callable[[int], None]) -> list[manifest.Problem]:
+        begun.set()
+        try:
+            while True:
+                advance(1)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(manifest, "verify", endless)
+    house = open_house(fleet("", weights=str(pulled)))
+    await until(begun.is_set)
+    await house.supervisors[0].stop()
+    await until(ended.is_set, "the end of the thread")
+    assert not any("importing vLLM" in line for line in house.said)
 
 
 async def test_a_gpus_memory_is_not_counted(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:

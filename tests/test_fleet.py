@@ -5,9 +5,13 @@ from pathlib import Path
 import pytest
 
 from service import fleet
-from service.catalog import Chat
 from service.documents import ConfigError
-from service.entries import OURS, RESERVED
+from service.entries import RESERVED
+from service.flags import OURS
+from service.fleet import Served
+from service.model import Chat
+from service.weights import manifest
+from service.weights.manifest import Manifest
 from tests.fleets import CATALOG, ROOT, load, only, write
 
 SORSKOOT = "SorskootLLM-v2-13b-instruct"
@@ -40,7 +44,7 @@ def problems(folder: Path, text: str) -> list[str]:
         ("models:\n  - model: pebble-chat\n    variant: talk", "3: models[0].variant: Input should be 'base'"),
         ("models:\n  - model: pebble-chat\n    aliases: x", "3: models[0].aliases: Input should be a valid tup"),
         ("models:\n  - model: pebble-chat\n    infill: {prompt: '{prefix}'}",
-         "3: models[0].infill: the infilling prompt must hold {suffix} exactly once"),
+         "3: models[0].infill.prompt: the infilling prompt must hold {suffix} exactly once"),
         ("models:\n  - model: pebble-chat\n    engine: {max-model-len: 9}",
          "3: models[0].engine.max-model-len: String should match pattern"),
         ("models:\n  - model: pebble-chat\nstart: later", "3: start: Input should be 'auto', 'together' or"),
@@ -222,6 +226,70 @@ def test_a_family_never_lacks_a_name(tmp_path: Path) -> None:
     assert only(tmp_path, "model: pebble-chat\nfamily: stones").family == "stones"
 
 
+# Pulled weights
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LLAMA = "meta-llama/Llama-2-7b-chat-hf"
+
+
+def pulled(folder: Path, repository: str, revision: str | None = COMMIT) -> Path:
+    """A finished pull of nothing but a configuration."""
+    place = folder / "store" / repository
+    place.mkdir(parents=True)
+    (place / "config.json").write_text('{"max_position_embeddings": 8192}')
+    known = Manifest(model="x", repository=repository, revision=revision, source="", made_by="", files={})
+    manifest.write(place, known)
+    return place
+
+
+def from_store(folder: Path, entry: str) -> Served:
+    return fleet.load(write(folder, f"models:\n  - {entry}\n"), CATALOG, folder / "store").served[0]
+
+
+@pytest.mark.parametrize("revision", [COMMIT, None])
+@pytest.mark.parametrize("repository", [LLAMA, "org/tune-chat"])
+def test_pulled_weights_are_served(tmp_path: Path, repository: str, revision: str | None) -> None:
+    place = pulled(tmp_path, repository, revision)
+    served = from_store(tmp_path, f"model: {repository}")
+    assert served.weights == str(place)
+    assert served.model.hub == repository
+    if repository != LLAMA:
+        assert served.context == 8192, "what the weights say"
+
+
+@pytest.mark.parametrize("entry", ["model: llama-2-7b-chat", "model: org/tune-chat"])
+def test_what_was_not_pulled_comes_from_the_hub(tmp_path: Path, entry: str) -> None:
+    place = pulled(tmp_path, LLAMA)
+    (place / "roundhouse-manifest.json").rename(place / "roundhouse-manifest.json.not-yet")
+    served = from_store(tmp_path, entry)
+    assert served.weights == served.model.hub
+
+
+def test_weights_that_an_entry_names_go_before_pulled_ones(tmp_path: Path) -> None:
+    pulled(tmp_path, LLAMA)
+    (tmp_path / "mine").mkdir()
+    assert from_store(tmp_path, f"{{model: {LLAMA}, weights: ./mine}}").weights == str(tmp_path / "mine")
+    assert from_store(tmp_path, "model: pebble-chat").weights == only(tmp_path, "model: pebble-chat").weights
+
+
+@pytest.mark.parametrize(("revision", "is_refused"), [("f" * 40, True), (COMMIT, False), ("main", False)])
+def test_another_revision_than_the_one_wanted_is_refused(tmp_path: Path, revision: str, is_refused: bool) -> None:
+    place = pulled(tmp_path, LLAMA)
+    entry = f"{{model: {LLAMA}, engine: {{revision: {revision}}}}}"
+    if not is_refused:
+        assert from_store(tmp_path, entry).weights == str(place)
+        return
+    with pytest.raises(ConfigError, match=f"{place} holds revision {COMMIT}, and {revision} is wanted"):
+        from_store(tmp_path, entry)
+
+
+def test_a_broken_manifest_is_told(tmp_path: Path) -> None:
+    place = pulled(tmp_path, LLAMA)
+    (place / "roundhouse-manifest.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"roundhouse-manifest\.json is no manifest: .*; pull the model again"):
+        from_store(tmp_path, f"model: {LLAMA}")
+
+
 def test_paths_are_relative_to_the_fleet_file(tmp_path: Path) -> None:
     entry = "model: llama-2-7b-chat\nweights: ./here\ntemplate: ./house.jinja\nadapters: [{id: tone, path: ./tone}]"
     served = only(tmp_path, entry)
@@ -289,3 +357,35 @@ def test_the_fleets_we_ship_are_right(path: Path) -> None:
 def test_a_fleet_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.yaml: cannot be read"):
         fleet.load(tmp_path / "gone.yaml", CATALOG)
+
+
+@pytest.mark.parametrize(
+    ("entry", "context"),
+    [
+        ("model: phi-3-mini-128k-instruct", 4096),  # LongRoPE opens at its original length
+        ("model: phi-3-mini-128k-instruct\nengine: {max_model_len: 65536}", 65536),
+        ("model: phi-3-mini-4k-instruct", 4096),
+        ("model: phi-3-mini-4k-instruct\nengine: {disable_sliding_window: true}", 2047),
+        ("model: mistral-7b-v0.1", 32768),
+        ("model: mistral-7b-v0.1\nengine: {disable_sliding_window: true, max_model_len: 2048}", 2048),
+        ("model: code-llama-7b", 16384),
+        ("model: code-llama-7b\nengine: {max_model_len: 65536}", 65536),
+        ("model: qwen3-8b\nengine: {max_model_len: 131072, hf_overrides: {rope_theta: 1}}", 131072),
+        ("model: llama-2-7b\nengine: {max_model_len: 5000}\nenv: {VLLM_ALLOW_LONG_MAX_MODEL_LEN: 1}", 5000),
+    ],
+)
+def test_the_context_is_what_the_engine_will_really_have(tmp_path: Path, entry: str, context: int) -> None:
+    assert only(tmp_path, entry).context == context
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("model: llama-2-7b\nengine: {max_model_len: 5000}", "5000 is more than the 4096 tokens of 'llama-2-7b'"),
+        ("model: code-llama-7b\nengine: {max_model_len: 200000}", "more than the 100000 tokens .* vouch for no more"),
+        ("model: phi-3-mini-128k-instruct\nengine: {max_model_len: 200000}", "more than the 131072 tokens"),
+    ],
+)
+def test_a_context_that_the_engine_would_refuse_is_refused_here(tmp_path: Path, entry: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=rf"fleet.yaml:\d+: models\[0\].engine: max_model_len .*{problem}"):
+        only(tmp_path, entry)

@@ -15,6 +15,7 @@ from tests.exchanges import (
     EMBEDDING,
     EXCHANGES,
     MESSAGE,
+    RESPONSE,
     STREAMING,
     SUFFIX,
     TALKING,
@@ -164,6 +165,72 @@ async def test_what_ends_the_middle_is_added_to_the_clients_stops(
     filled, plain = (seen.json for seen in gateway.seen)
     assert (filled["prompt"], filled["stop"], filled["stop_token_ids"]) == ("<P>a<S>b<M>", stop, [7, 8])
     assert plain == fields
+
+
+ENDS = [
+    ("falcon-7b-instruct", CHAT, {"stop": ["\nUser"]}),
+    ("falcon-7b-instruct", RESPONSE, {"stop": ["\nUser"]}),
+    ("falcon-7b-instruct", MESSAGE, {"stop_sequences": ["\nUser"]}),
+    ("orca-2-7b", CHAT, {"stop_token_ids": [32002]}),
+    ("orca-2-7b", RESPONSE, {"stop_token_ids": [32002]}),
+    ("code-llama-70b-instruct", CHAT, {"stop_token_ids": [32015]}),
+    ("phi-3-mini-4k-instruct", CHAT, {"stop_token_ids": [32007, 32001]}),
+    ("phi-4-mini-instruct", CHAT, {"stop": ["<|end|>"], "stop_token_ids": [200020]}),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=label)
+@pytest.mark.parametrize(("model", "case", "fields"), ENDS, ids=label)
+async def test_what_ends_a_turn_reaches_the_engine(
+    model: str, case: Case, fields: dict[str, Any], stream: bool, start: Start
+) -> None:
+    gateway = await start(f"models: [{{model: {model}}}]")
+    body = case.body(stream) | {"model": model}
+    assert (await gateway.post(case.path, body)).status_code == 200
+    seen = gateway.seen[0].json
+    added = {key: value for key, value in seen.items() if key not in body and key != "stream_options"}
+    assert {key: value for key, value in added.items() if key != "chat_template_kwargs"} == fields
+
+
+ENDED = b'{"choices":[{"finish_reason":"stop","stop_reason":%s}],"usage":{"completion_tokens":1}}'
+ENDED_STREAM = (
+    b'data: {"choices":[{"delta":{"content":"Hi"},"finish_reason":null}]}\n\n'
+    b'data: {"choices":[{"delta":{},"finish_reason":"stop","stop_reason":%s}]}\n\ndata: [DONE]\n\n'
+)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=label)
+async def test_what_ended_a_turn_is_not_told(stream: bool, start: Start) -> None:
+    gateway = await start("models: [{model: falcon-7b-instruct}]")
+    form = ENDED_STREAM if stream else ENDED
+    gateway.engines[0].script(Fault(status=200, body=form % b'"\\nUser"'))
+    response = await gateway.post(CHAT.path, CHAT.body(stream) | {"model": "falcon-7b-instruct"})
+    assert (response.status_code, response.content) == (200, form % b"null")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=label)
+async def test_the_suffix_may_come_first_where_a_model_knows_that(stream: bool, start: Start) -> None:
+    gateway = await start(STOPS.replace("stop:", 'suffix_first: "<S>{suffix}<P>{prefix}", stop:'))
+    fields = {"model": "filler", "prompt": "a", "suffix": "b", "n": 2, "infill_order": "suffix_first", "stream": stream}
+    assert (await gateway.post(SUFFIX.path, fields)).status_code == 200
+    assert gateway.seen[0].json["prompt"] == "<S>b<P>a"
+
+
+async def test_an_order_that_a_model_does_not_know_is_refused(start: Start) -> None:
+    gateway = await start(STOPS)
+    fields = {"model": "filler", "prompt": "a", "suffix": "b", "infill_order": "suffix_first"}
+    response = await gateway.post(SUFFIX.path, fields)
+    assert is_refusal(SUFFIX, response, 400, "wrong_order")
+    error = response.json()["error"]
+    assert error["param"] == "infill_order" and "'prefix_first'" in error["message"]
+    assert not gateway.seen
+
+
+async def test_a_model_that_cannot_fill_in_names_one_that_can(start: Start) -> None:
+    gateway = await start(HOUSE)
+    response = await gateway.post(SUFFIX.path, SUFFIX.body() | {"model": "pebble-base"})
+    assert is_refusal(SUFFIX, response, 400, "wrong_variant")
+    assert "'pebble-code'" in response.json()["error"]["message"]
 
 
 async def test_replicas_take_turns(start: Start) -> None:

@@ -32,6 +32,12 @@ def test_each_row_can_be_set_and_says_what_it_is(row: Field[Any]) -> None:
     assert row.metadata["help"]
 
 
+def test_a_path_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert Settings.from_environ({"ROUNDHOUSE_WEIGHTS": "~/weights"}).weights == Path("/home/ada/weights")
+    assert Settings().weights.is_absolute()
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_an_empty_variable_is_an_unset_one(row: Field[Any]) -> None:
     assert Settings.from_environ({variable(row.name): ""}) == Settings()

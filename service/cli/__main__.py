@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import click
 
-from service.cli import serving
+from service.cli import adding, catalogue, packing, planning, proving, serving, weights
 from service.settings import PREFIX, Settings
 
 
@@ -18,7 +18,15 @@ def main() -> None:
     """Serve your own open models behind one OpenAI-compatible address."""
 
 
-for command in (*serving.COMMANDS,):
+for command in (
+    *serving.COMMANDS,
+    *catalogue.COMMANDS,
+    *adding.COMMANDS,
+    *proving.COMMANDS,
+    *weights.COMMANDS,
+    *packing.COMMANDS,
+    *planning.COMMANDS,
+):
     main.add_command(command)
 
 

@@ -28,7 +28,7 @@ def configured(fleet_file: Path | None) -> tuple[Settings, catalog.Catalog, flee
     """Settings, catalogue and the fleet that is asked for; exits with 2 and every mistake."""
     settings, known = settings_and_catalog()
     with refused():
-        return settings, known, fleet.load(fleet_file or settings.fleet, known)
+        return settings, known, fleet.load(fleet_file or settings.fleet, known, settings.weights)
 
 
 @contextmanager

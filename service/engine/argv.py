@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.catalog import EngineValue
+from service.flags import EngineValue
 from service.fleet import Served
 
 # vLLM's own bound on waiting requests is the last line of defence; the gateway's admission refuses earlier.
@@ -19,14 +19,17 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     # Longer than the gateway keeps idle connections, so that a pooled one is not closed under a request.
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
+    # A client's four, which is vLLM's own limit, and the model's.
+    "VLLM_MAX_STOP_STRINGS": "16",
     "PYTHONUNBUFFERED": "1",
 }
 
 
-def argv(served: Served, program: list[str], socket: Path, drain: float) -> list[str]:
+def argv(served: Served, program: list[str], socket: Path, drain: float, generation: Path | None = None) -> list[str]:
     """The whole command: `program`, which is vLLM's server, with every flag that this model needs.
 
-    `drain` is how many seconds running requests may finish after SIGTERM.
+    `drain` is how many seconds running requests may finish after SIGTERM. `generation` is the folder of a
+    `generation_config.json` that takes the place of the weights' own.
     """
     settings: dict[str, EngineValue] = {
         "model": served.weights,
@@ -39,6 +42,8 @@ def argv(served: Served, program: list[str], socket: Path, drain: float) -> list
     }
     if served.model.hub == served.weights and served.model.revision:
         settings.setdefault("revision", served.model.revision)
+    if generation:
+        settings.setdefault("generation_config", str(generation))
     if served.template:
         settings["chat_template"] = str(served.template)
     if served.gpus > 1:
@@ -52,7 +57,10 @@ def argv(served: Served, program: list[str], socket: Path, drain: float) -> list
 def environment(served: Served) -> dict[str, str]:
     """The variables to add to an engine's environment; local weights never make it ask a hub."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if served.weights != served.model.hub else {}
-    return {**ENVIRONMENT, **offline, **served.env}
+    # vLLM takes a context beyond the configuration's only so; the fleet allows none beyond what the makers vouch for.
+    stretched = (served.context or 0) > (served.model.context or served.context or 0)
+    longer = {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"} if stretched and served.model.longest else {}
+    return {**ENVIRONMENT, **offline, **longer, **served.env}
 
 
 def _flag(name: str, value: EngineValue) -> Iterator[str]:

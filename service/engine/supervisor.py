@@ -20,8 +20,10 @@ from service.engine.argv import argv, environment
 from service.engine.process import EngineProcess
 from service.engine.state import Condition, EngineState
 from service.fleet import Fleet, Served
+from service.prompts import generation_config
 from service.settings import Settings
 from service.transport import Deadlines, Transport, TransportError
+from service.weights import manifest
 
 GIB = 2**30
 BASE_NEED = int(1.2 * GIB)  # what three vLLM processes take beside weights and KV cache
@@ -43,6 +45,10 @@ PHASES = (
     ("Starting vLLM server", "waiting for its first token"),
 )
 Say = Callable[[str], None]
+
+
+class _StoppedError(Exception):
+    pass
 
 
 class Supervisor:
@@ -88,7 +94,7 @@ class Supervisor:
         while True:
             await self._turn()
             self._began = time.monotonic()
-            reason = self._shortage() or await self._run_once()
+            reason = self._shortage() or await self._mismatch() or await self._run_once()
             if self._stopping:
                 return
             if time.monotonic() - self._began > STEADY:
@@ -119,6 +125,26 @@ class Supervisor:
             "Serve fewer models or replicas, or lower VLLM_CPU_KVCACHE_SPACE in the fleet file."
         )
 
+    async def _mismatch(self) -> str | None:
+        """How the weights differ from their manifest, if they have one and do. Hashing goes on in threads."""
+        directory = Path(self._served.weights)
+        if not manifest.exists(directory):
+            return None
+        self._show("starting", "verifying the weights")
+        try:
+            problems = await asyncio.to_thread(manifest.verify, directory, advance=self._go_on)
+        except _StoppedError:
+            return None
+        if not problems:
+            return None
+        more = f", and {len(problems) - 1} more differ" if len(problems) > 1 else ""
+        return f"its weights are not what was pulled: {directory / problems[0].file} {problems[0].what}{more}"
+
+    def _go_on(self, count: int) -> None:
+        """Ends a verification that nobody waits for any more."""
+        if self._stopping:
+            raise _StoppedError
+
     async def _run_once(self) -> str:
         """One life of the engine, from start to end; returns why it ended."""
         self._socket.unlink(missing_ok=True)
@@ -126,7 +152,7 @@ class Supervisor:
         readiness = asyncio.create_task(self._until_ready())
         try:
             vllm, drain = program(self._settings.engine_program), self._settings.drain_timeout
-            command = argv(self._served, vllm, self._socket, drain)
+            command = argv(self._served, vllm, self._socket, drain, self._generation())
             self._show("starting", "importing vLLM")
             await process.start(command, child_environment(self._served, os.environ))
             self._state = replace(self._state, pid=await process.pid)
@@ -145,6 +171,16 @@ class Supervisor:
             readiness.cancel()
             process.close()
             self._process = None
+
+    def _generation(self) -> Path | None:
+        """The folder of the generation_config.json that this engine needs; None where the weights' own will do."""
+        config = generation_config(self._served.model, Path(self._served.weights))
+        if config is None:
+            return None
+        folder = self._run_dir / f"e{self._order}.generation"
+        folder.mkdir(exist_ok=True)
+        (folder / "generation_config.json").write_text(json.dumps(config))
+        return folder
 
     async def _until_ready(self) -> str | None:
         """Asks for one token until it comes; returns a reason if it does not come in time."""

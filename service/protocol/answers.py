@@ -10,6 +10,11 @@ from service.records import Record
 TOO_LONG = re.compile(rb"maximum context length is (\d+) tokens\D+(\d+)")
 TOO_MANY = re.compile(rb"max_(?:completion_)?tokens=(\d+) cannot be greater than max_model_len=(\d+)")
 TEMPLATE = re.compile(rb"emplate|onversation roles|alternate")
+# What our own templates say; models/templates/.
+OUT_OF_TURN = re.compile(rb"expected (user|assistant|tool), found (system|user|assistant|tool)\.")
+NO_TOOLS = b"This model has no tools"
+ONE_CALL = b"calls one tool at a time"
+NO_USER = b"holds no user message"
 PARAMETER = re.compile(r"^(?:body\.)?[A-Za-z_][A-Za-z0-9_.\[\]]{0,63}$")
 
 
@@ -61,12 +66,8 @@ def refusal(status: int, body: bytes, served: Served) -> ApiError:
             "no_chat_template",
         )
     param = _param(body)
-    if param is None and TEMPLATE.search(body):
-        return invalid(
-            f"The chat template of '{served.id}' refuses these messages: check the roles and their order.",
-            "messages",
-            "template_refused",
-        )
+    if param is None and (why := _refused_by_template(body, served)):
+        return why
     if b"tool choice requires" in body or b"tool-call-parser" in body:
         return invalid(
             f"'{served.id}' is served without tool calls: set enable_auto_tool_choice and tool_call_parser in its "
@@ -76,6 +77,27 @@ def refusal(status: int, body: bytes, served: Served) -> ApiError:
         )
     where = f" '{param}'" if param else " its contents"
     return invalid(f"The engine of '{served.id}' refused the request because of{where}.", param, "engine_refused")
+
+
+def _refused_by_template(body: bytes, served: Served) -> ApiError | None:
+    """Why the model's prompt format cannot hold the conversation, if that is what the engine says."""
+    if found := OUT_OF_TURN.search(body):
+        expected, role = found[1].decode(), found[2].decode()
+        why = (
+            f"'{served.id}' takes messages in turns, and where one of role '{expected}' should stand there is one of "
+            f"role '{role}': change the roles or their order."
+        )
+    elif NO_TOOLS in body:
+        why = f"The prompt format of '{served.id}' has no tools: leave out 'tools' and messages of role 'tool'."
+    elif ONE_CALL in body:
+        why = f"'{served.id}' calls one tool at a time: an assistant's message may hold one of 'tool_calls'."
+    elif NO_USER in body:
+        why = f"'{served.id}' answers a message of role 'user': add one."
+    elif TEMPLATE.search(body):
+        why = f"The chat template of '{served.id}' refuses these messages: check the roles and their order."
+    else:
+        return None
+    return invalid(why, "messages", "template_refused")
 
 
 def _param(body: bytes) -> str | None:

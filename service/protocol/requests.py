@@ -11,13 +11,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.errors import ApiError, invalid
+from service.prompts import Order
 
 Tokens = Annotated[int, Field(ge=1, le=2**31)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 ModelName = Annotated[str, Field(min_length=1, max_length=128)]
-TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=64)]
 Stops = Stop | Annotated[list[Stop], Field(max_length=4)]
@@ -87,6 +89,7 @@ class Sampling(Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stops | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=16)] | None = None
     logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=300)] | None = None
     user: str | None = None
 
@@ -129,10 +132,11 @@ class ChatRequest(Sampling):
 
 
 class CompletionRequest(Sampling):
-    """`POST /v1/completions`. With `suffix` the model fills in the middle."""
+    """`POST /v1/completions`. With `suffix` the model fills in the middle; `infill_order` is a field of our own."""
 
     prompt: str | TokenIds | Annotated[list[str], Field(min_length=1, max_length=8)]
     suffix: str | None = None
+    infill_order: Order | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     best_of: Literal[1] | None = None
@@ -141,6 +145,10 @@ class CompletionRequest(Sampling):
     def _has_a_text_before_its_suffix(self) -> "CompletionRequest":
         if self.suffix is not None and not isinstance(self.prompt, str):
             raise ValueError("with suffix, prompt must be one string: the text before the gap")
+        if self.suffix is not None and self.echo:
+            raise ValueError("echo and suffix do not go together: what the engine reads is not the prompt you sent")
+        if self.suffix is None and self.infill_order is not None:
+            raise ValueError("infill_order is only allowed with suffix")
         if self.echo and self.logprobs is not None:
             raise ValueError("echo and logprobs do not go together here")
         return self
@@ -220,7 +228,8 @@ def read(kind: type[Body], body: bytes, extra_fields: Collection[str] = ()) -> B
         if extra_fields and any(f'"{name}"'.encode() in body for name in extra_fields):
             fields = json.loads(body)
             if isinstance(fields, dict):
-                body = json.dumps({key: value for key, value in fields.items() if key not in extra_fields}).encode()
+                unread = set(extra_fields) - kind.model_fields.keys()
+                body = json.dumps({key: value for key, value in fields.items() if key not in unread}).encode()
         return kind.model_validate_json(body)
     except ValidationError as error:
         raise _refusal(error) from None

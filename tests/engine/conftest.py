@@ -15,6 +15,7 @@ from service import catalog, fleet
 from service.engine import state
 from service.engine.argv import argv, environment
 from service.engine.supervisor import program
+from service.flags import EngineValue
 from service.fleet import Served
 from tests.services import ROOT, Service
 
@@ -44,10 +45,11 @@ def served_as_chat(model: str) -> Served:
 
 
 @contextmanager
-def running(model: str, folder: Path, drain: int = 10) -> Iterator[RealEngine]:
-    """A real engine, ready, its log beside its socket in `folder`; afterwards nothing of it is left."""
+def running(model: str, folder: Path, drain: int = 10, **engine: EngineValue) -> Iterator[RealEngine]:
+    """A real engine with settings of its own, ready, its log beside its socket in `folder`; nothing of it is left."""
     socket, log = folder / "engine.sock", folder / "engine.log"
     served = served_as_chat(model)
+    served = replace(served, engine={**served.engine, **engine})
     with log.open("wb") as out:
         process = subprocess.Popen(
             argv(served, program(""), socket, drain),

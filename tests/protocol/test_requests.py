@@ -42,12 +42,14 @@ GOOD: dict[str, Any] = {
     "seed": -1,
     "stop": ["a", "b", "c", "d"],
     "stop_sequences": ["a"],
+    "stop_token_ids": [0, 32015],
     "logit_bias": {"50256": -100},
     "user": "someone",
     "messages": [turn("user"), turn("assistant", "yes"), turn("user")],
     "system": "Be brief.",
     "prompt": ["a", "b"],
-    "suffix": None,
+    "suffix": "c",
+    "infill_order": "suffix_first",
     "echo": True,
     "best_of": 1,
     "logprobs": True,
@@ -79,7 +81,11 @@ GOOD: dict[str, Any] = {
     "encoding_format": "base64",
     "dimensions": 256,
 }
-WITH: dict[str, dict[str, Any]] = {"stream_options": {"stream": True}, f"{EMBEDDINGS} stream": {"stream": None}}
+WITH: dict[str, dict[str, Any]] = {
+    "stream_options": {"stream": True},
+    "infill_order": {"suffix": "c"},
+    f"{EMBEDDINGS} stream": {"stream": None},
+}
 FIELDS = [(endpoint.path, field) for endpoint in GENERATION for field in endpoint.body.model_fields]
 
 
@@ -170,6 +176,11 @@ def test_any_other_field_is_refused_by_name(path: str, name: str) -> None:
         (CHAT, {"model": None}, "model", "invalid_value", "should be a valid string"),
         (COMPLETIONS, {"prompt": ["a"], "suffix": "b"}, None, "invalid_request", "must be one string"),
         (COMPLETIONS, {"echo": True, "logprobs": 1}, None, "invalid_request", "do not go together"),
+        (COMPLETIONS, {"echo": True, "suffix": "b"}, None, "invalid_request", "do not go together"),
+        (COMPLETIONS, {"infill_order": "suffix_first"}, None, "invalid_request", "only allowed with suffix"),
+        (COMPLETIONS, {"suffix": "b", "infill_order": "x"}, "infill_order", "invalid_value", "'suffix_first'"),
+        (COMPLETIONS, {"stop_token_ids": [-1]}, "stop_token_ids[0]", "invalid_value", "greater than or equal to 0"),
+        (COMPLETIONS, {"stop_token_ids": [*range(17)]}, "stop_token_ids", "invalid_value", "at most 16"),
         (COMPLETIONS, {"prompt": []}, "prompt", "invalid_value", "at least 1 item"),
         (COMPLETIONS, {"prompt": ["a"] * 9}, "prompt", "invalid_value", "at most 8 items"),
         (COMPLETIONS, {"prompt": [-1]}, "prompt[0]", "invalid_value", "greater than or equal to 0"),
@@ -251,6 +262,11 @@ def test_the_fleet_may_open_fields() -> None:
     assert read(ENDPOINTS[CHAT].body, raw, ("guided_json", "min_tokens")).model == "m"
     assert refusal(CHAT, raw, ("guided_json",)).param == "min_tokens"
     assert refusal(CHAT, raw).code == "unknown_parameter"
+
+
+def test_a_field_that_is_known_is_read_even_if_the_fleet_opens_it() -> None:
+    known = read(ENDPOINTS[CHAT].body, body(CHAT, stop_token_ids=[7], min_tokens=4), ("stop_token_ids", "min_tokens"))
+    assert known.model_dump()["stop_token_ids"] == [7]
 
 
 def test_an_open_field_opens_no_other_place() -> None:

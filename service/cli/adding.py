@@ -1,0 +1,136 @@
+"""`roundhouse add`: a model of the user's own becomes an entry of the catalogue."""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from service.catalog import Catalog
+from service.cli.configured import settings_and_catalog
+from service.cli.proving import ENVIRONMENT
+from service.intake import writing
+from service.intake.description import DESCRIBING, Description, IntakeError, describe
+from service.intake.draft import Draft, Said, draft
+from service.model import Model
+from service.names import Specialty, Variant
+from service.proof import trial
+from service.proof.cases import cases
+from service.proof.trial import ProofError, Verdict
+from service.settings import Settings
+from service.weights.store import REPOSITORY, WeightsError
+
+LARGEST = 2 * 2**30  # bytes of weights that are proven as they are; of larger ones only the structure is, in small
+
+
+@click.command()
+@click.argument("source", metavar="PATH_OR_REPO")
+@click.option("--id", "identifier", help="Its id, if not what the name gives.")
+@click.option("--family", help="Its family, if not what the name gives.")
+@click.option("--variant", type=click.Choice(get_args(Variant)), help="Its variant, if the name does not tell.")
+@click.option("--specialty", type=click.Choice(get_args(Specialty)), help="A code model's specialty.")
+@click.option("--template", help="The file under models/templates/ that is its chat template.")
+@click.option("--dry-run", is_flag=True, help="Show the entry; write and prove nothing.")
+@click.option("--no-proof", is_flag=True, help="Do not try it on the engine.")
+def add(
+    source: str, identifier: str | None, family: str | None, variant: Variant | None, specialty: Specialty | None,
+    template: str | None, dry_run: bool, no_proof: bool,
+) -> None:  # fmt: skip
+    """Add the model in the folder PATH, or in the hub's repository REPO, to the catalogue.
+
+    Reads config.json and the tokenizer's files, says what they do not tell, tries the model on the engine (small
+    weights as they are, else its structure in small) and writes its entry into models/<family>.yaml.
+    """
+    settings, known = settings_and_catalog()
+    is_path = Path(source).expanduser().is_dir()
+    if is_path:
+        source = str(Path(source).expanduser().resolve())
+    said = Said(source, is_path, identifier, family, variant, specialty, template)
+    with _told():
+        description = describe(Path(source)) if is_path else _fetched(source)
+        drafted = draft(said, description)
+        place = known.folder / f"{drafted.family}.yaml"
+        would_be = writing.check(known.folder, place.name, writing.text_of(drafted, _text(place)))
+        _show(place, drafted)
+        if dry_run:
+            return
+        if no_proof:
+            click.echo("Not tried on the engine: --no-proof.")
+        else:
+            _prove(would_be, drafted.fields["id"], description, Path(source) if is_path else None, settings)
+        writing.write(known.folder, drafted)
+    click.echo(f"Added to {place}. Serve it with '- model: {drafted.fields['id']}' in a fleet file.")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except (IntakeError, WeightsError, ProofError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _text(place: Path) -> str | None:
+    return place.read_text(encoding="utf-8") if place.exists() else None
+
+
+def _fetched(repository: str) -> Description:
+    """What a repository's describing files say; its weights stay where they are."""
+    if not REPOSITORY.fullmatch(repository):
+        raise IntakeError(f"'{repository}' is neither a folder nor organisation/name on the hub")
+    from service.weights.hub import Hub  # slow to import, and only needed here
+
+    hub = Hub(repository, None, os.environ.get("HF_ENDPOINT"), os.environ.get("HF_TOKEN"))
+    listing = hub.listing()
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in listing.files:
+            if file.name in DESCRIBING:
+                hub.fetch(file, listing.revision, Path(scratch) / file.name, lambda _: None)
+        return describe(Path(scratch))
+
+
+def _show(place: Path, drafted: Draft) -> None:
+    click.echo(f"The entry for {place}:\n\n{writing.yaml_of(drafted.fields)}")
+    if drafted.unknown:
+        click.echo("What is missing:")
+        for one in drafted.unknown:
+            click.echo(f"  - {one}")
+        click.echo()
+
+
+def _prove(
+    would_be: Catalog, identifier: str, description: Description, weights: Path | None, settings: Settings
+) -> None:
+    """Tries the model on the engine; raises ProofError where it does not do what transformers does."""
+    model = would_be.models[identifier]
+    with tempfile.TemporaryDirectory(prefix="roundhouse-add-") as scratch:
+        folder = Path(scratch)
+        if weights and description.weights and description.weights.size <= LARGEST and model.shape.vocab_size:
+            click.echo("Trying its weights on the engine against transformers …")
+            verdict = asyncio.run(_as_it_is(model, weights, folder, settings))
+        else:
+            found, unproven = cases(would_be, [identifier])
+            if unproven:
+                click.echo(f"Not tried on the engine: {unproven[0].why}.")
+                return
+            click.echo("Trying its structure in small on the engine against transformers …")
+            asyncio.run(trial.build({found[0].name: trial.in_small(found[0])}, folder, lambda _: None))
+            verdict = asyncio.run(trial.run(found[0], folder, ENVIRONMENT, settings))
+    if verdict.outcome != "equal":
+        what = "The engine does not run it" if verdict.outcome == "refused" else "The engine answers otherwise"
+        raise ProofError(f"the model was not added. {what}: {verdict.detail}. --no-proof adds it all the same")
+    click.echo("The engine gives what transformers gives.")
+
+
+async def _as_it_is(model: Model, weights: Path, folder: Path, settings: Settings) -> Verdict:
+    request = trial.as_it_is(model, weights)
+    await trial.build({model.id: request}, folder, lambda _: None)
+    one = trial.served(model, weights, ENVIRONMENT)
+    return await trial.examine(one, request["prompts"], folder / model.id, settings)
+
+
+COMMANDS = (add,)

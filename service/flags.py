@@ -1,0 +1,42 @@
+"""vLLM's settings as a file may give them: names as vLLM spells them, without those that Roundhouse sets itself."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+EngineValue = str | int | float | bool | None | list[str | int] | dict[str, str | int | float | bool | list[int]]
+
+# Set from elsewhere or by the gateway; a second value would contradict it or open the engine to others.
+OURS: Mapping[str, str] = MappingProxyType(
+    {
+        "model": "the entry's 'model' or 'weights'",
+        "served_model_name": "the entry's 'id'",
+        "uds": "Roundhouse: engines listen on private sockets",
+        "host": "Roundhouse: engines listen on private sockets",
+        "port": "Roundhouse: engines listen on private sockets",
+        "api_key": "Roundhouse: engines listen on private sockets",
+        "config": "this file: vLLM's own could set anything behind it",
+        "disable_fastapi_docs": "Roundhouse: always on",
+        "fingerprint_mode": "Roundhouse: always 'none'",
+        "enable_prompt_tokens_details": "Roundhouse: always on",
+        "middleware": "nobody: it breaks cancellation",
+        "chat_template": "the entry's 'template'",
+        "lora_modules": "the entry's 'adapters'",
+        "enable_lora": "the entry's 'adapters'",
+        "shutdown_timeout": "ROUNDHOUSE_DRAIN_TIMEOUT",
+        "enable_log_requests": "nobody: prompts are never logged",
+        "enable_log_outputs": "nobody: outputs are never logged",
+    }
+)
+
+
+def _theirs(key: str) -> str:
+    if key in OURS:
+        raise ValueError(f"is set by {OURS[key]}")
+    return key
+
+
+EngineKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$"), AfterValidator(_theirs)]
+EngineSettings = dict[EngineKey, EngineValue]

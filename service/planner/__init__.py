@@ -1,0 +1,1 @@
+"""What a model needs and yields: memory, requests, speed bounds and cost, worked out before anything runs."""

@@ -1,0 +1,106 @@
+"""A model on every GPU in every form."""
+
+import pytest
+
+from service.model import Copy, Model
+from service.planner.cost import Prices
+from service.planner.memory import Demand
+from service.planner.plan import need, plan
+from service.planner.quantization import forms, unknown
+from tests.fleets import CATALOG
+from tests.planner.test_gpus import KNOWN
+
+MODELS = CATALOG.models
+every_model = pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.id)
+
+
+@every_model
+def test_every_model_has_a_row_for_each_gpu_and_form_or_the_reason_why_not(model: Model) -> None:
+    demand = Demand(min(model.context or 1024, 2048))
+    rows = plan(model, KNOWN.values(), demand, prices=Prices(2, 1, 1))
+    assert [(row.gpu.name, row.form) for row in rows] == [(name, form) for name in KNOWN for form in forms(model)]
+    for row in rows:
+        assert row.why or (row.fit and (unknown(model) or row.speed))
+
+
+@every_model
+def test_what_is_not_known_is_named(model: Model) -> None:
+    found = need(model, Demand(1024))
+    assert set(found.unknown) >= set(unknown(model))
+    if found.unknown:
+        assert None in (found.token, *found.weights.values())
+    else:
+        assert found.token is not None
+        assert None not in found.weights.values()
+
+
+# By the formula: two for keys and values, layers, key-value heads, size of a head, two bytes.
+@pytest.mark.parametrize(
+    ("name", "token"),
+    [
+        ("llama-2-13b", 819_200),
+        ("mistral-7b-v0.1", 131_072),
+        ("phi-3-mini-4k-instruct", 393_216),
+        ("falcon-7b", 8_192),
+        ("deepseek-coder-v2-lite-base", 31_104),
+        ("gpt-2", 36_864),
+    ],
+)
+def test_bytes_of_the_cache_for_a_token(name: str, token: int) -> None:
+    assert need(MODELS[name], Demand(1024)).token == token
+
+
+def test_sliding_layers_keep_their_window_only() -> None:
+    found = need(MODELS["mistral-7b-v0.1"], Demand(32768))
+    assert found.request == 131_072 * 4096
+
+
+def test_a_refused_architecture_is_planned_with_the_reason() -> None:
+    model = MODELS["grok-1"]
+    assert any("does not run it" in remark and "JAX" in remark for remark in need(model, Demand(8192)).remarks)
+    rows = plan(model, [KNOWN["H200"]], Demand(8192))
+    assert {row.why for row in rows} == {"vLLM does not run it"}
+    assert all(row.fit and row.fit.degree > 1 for row in rows)
+
+
+def test_a_copy_is_named_and_a_missing_one_too() -> None:
+    model = MODELS["llama-2-7b"].model_copy(update={"copies": (Copy(hub="some/copy", quantization="awq"),)})
+    assert "As awq: some/copy." in need(model, Demand(1024)).remarks
+    bare = model.model_copy(update={"copies": ()})
+    assert any("int4 needs an AWQ or GPTQ copy" in remark for remark in need(bare, Demand(1024)).remarks)
+
+
+def test_weights_that_are_published_compressed_stay_so() -> None:
+    model = MODELS["gpt-oss-20b"]
+    assert {row.form for row in plan(model, KNOWN.values(), Demand(4096))} == {"mxfp4"}
+    assert plan(model, KNOWN.values(), Demand(4096), ["int4"]) == []
+    (row,) = plan(model, [KNOWN["T4"]], Demand(4096))
+    assert row.why
+    assert "MXFP4" in row.why
+
+
+def test_an_fp8_cache_is_planned_where_there_is_fp8() -> None:
+    demand = Demand(4096, kv_bytes=1)
+    old, new = plan(MODELS["llama-2-7b"], [KNOWN["A100-80"], KNOWN["H100"]], demand, ["bf16"])
+    assert old.why
+    assert new.why is None
+    (plain,) = plan(MODELS["llama-2-7b"], [KNOWN["H100"]], Demand(4096), ["bf16"])
+    assert plain.fit
+    assert new.fit
+    assert (new.fit.requests or 0) == pytest.approx(2 * (plain.fit.requests or 0), rel=0.01)
+
+
+def test_a_fixed_degree_is_kept_or_refused() -> None:
+    kept, refused = (
+        plan(MODELS["falcon-7b"], [KNOWN["L4"]], Demand(1024), ["bf16"], degree=degree)[0] for degree in (1, 2)
+    )
+    assert kept.fit
+    assert kept.why is None
+    assert refused.fit is None
+    assert refused.why == "71 attention heads cannot be divided by 2"
+
+
+def test_too_many_users_are_told() -> None:
+    (row,) = plan(MODELS["llama-2-13b-chat"], [KNOWN["T4"]], Demand(4096), ["bf16"], users=100)
+    assert row.fit
+    assert row.why == f"holds {int(row.fit.requests or 0)} of 100"

@@ -1,0 +1,127 @@
+"""Bytes of weights, in files and on GPUs."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from service.model import Model
+from service.planner.quantization import (
+    DTYPE_BYTES,
+    Form,
+    forms,
+    parts,
+    published_bytes,
+    read_bytes,
+    unknown,
+    weight_bytes,
+    why_not,
+)
+from service.shapes.parameters import parameters
+from tests.fleets import CATALOG
+from tests.planner.test_gpus import KNOWN
+
+MODELS = CATALOG.models
+COUNTED = [model for model in MODELS.values() if not unknown(model)]
+EMBEDDED = [model for model in MODELS.values() if model.path]
+
+every_counted = pytest.mark.parametrize("model", COUNTED, ids=lambda model: model.id)
+
+
+def tensor_bytes(folder: Path) -> int:
+    """Bytes of all tensors in a folder's safetensors, from the headers: a length of 8 bytes, then JSON."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        spans = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+        total += sum(end - begin for begin, end in spans)
+    return total
+
+
+@pytest.mark.parametrize("model", EMBEDDED, ids=lambda model: model.id)
+def test_published_bytes_are_those_of_the_files(model: Model) -> None:
+    assert model.path
+    assert published_bytes(model) == pytest.approx(tensor_bytes(CATALOG.folder / model.path), rel=0.01)
+
+
+@every_counted
+def test_the_parts_make_the_whole(model: Model) -> None:
+    found = parts(model)
+    assert found
+    assert model.network
+    assert found.total == parameters(model.network, model.shape, model.context)
+    assert min(found.lookup, found.head, found.experts, found.rest) >= 0
+    active = parameters(model.network, model.shape, model.context, active=True)
+    assert found.lookup + found.active == pytest.approx(active, rel=1e-9)
+
+
+@every_counted
+def test_the_published_form_takes_what_is_published(model: Model) -> None:
+    if model.dtype in ("bfloat16", "float16"):
+        assert weight_bytes(model, "bf16") == pytest.approx(published_bytes(model), rel=0.01)
+    if model.dtype and model.dtype in DTYPE_BYTES and model.parameters:
+        assert published_bytes(model) == model.parameters * DTYPE_BYTES[model.dtype]
+
+
+# What the hub lists as the size of these models' AWQ copies, in 10^9 bytes.
+COPIES: list[tuple[str, Form, float]] = [
+    ("llama-2-7b-chat", "int4", 3.89),
+    ("llama-2-13b-chat", "int4", 7.25),
+    ("llama-2-70b-chat", "int4", 36.61),
+]
+
+
+@pytest.mark.parametrize(("name", "form", "size"), COPIES)
+def test_compressed_weights_are_as_large_as_real_copies(name: str, form: Form, size: float) -> None:
+    found = weight_bytes(MODELS[name], form)
+    assert found
+    assert found / 1e9 == pytest.approx(size, rel=0.01)
+
+
+@every_counted
+def test_each_form_is_smaller_than_the_one_before(model: Model) -> None:
+    sizes = [weight_bytes(model, form) or 0 for form in forms(model)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == len(sizes)
+
+
+@every_counted
+def test_gpus_share_the_weights(model: Model) -> None:
+    form = forms(model)[0]
+    alone, shared = weight_bytes(model, form), weight_bytes(model, form, 2)
+    assert alone
+    assert shared
+    assert 1 <= 2 * shared / alone < 1.02
+
+
+@every_counted
+def test_a_step_reads_no_more_than_there_is_and_more_for_more_tokens(model: Model) -> None:
+    form = forms(model)[0]
+    one, many, all_of_them = (read_bytes(model, form, 1, tokens) or 0.0 for tokens in (1, 8, 100_000))
+    found = parts(model)
+    assert found
+    assert one <= many <= all_of_them <= (weight_bytes(model, form) or 0)
+    assert (one < many) == (found.share < 1)
+    if form == "bf16":
+        assert one == pytest.approx(2 * found.active)
+        assert math.isclose(all_of_them, 2 * (found.total - found.lookup))
+
+
+def test_what_a_gpu_cannot_run_is_told() -> None:
+    assert why_not("mxfp4", KNOWN["T4"])
+    assert not why_not("mxfp4", KNOWN["H100"])
+    assert not why_not("fp8", KNOWN["H100"])
+    assert why_not("fp8", KNOWN["H100"].model_copy(update={"fp8": None}))
+
+
+def test_unknown_sizes_leave_unknown_bytes() -> None:
+    model = MODELS["llama-2-7b"]
+    bare = model.model_copy(update={"parameters": None, "shape": model.shape.model_copy(update={"vocab_size": None})})
+    assert unknown(bare) == ["vocab_size"]
+    left = (parts(bare), published_bytes(bare), weight_bytes(bare, "int4"), read_bytes(bare, "bf16", 1, 1))
+    assert left == (None, None, None, None)
+    counted = bare.model_copy(update={"parameters": model.parameters})
+    assert weight_bytes(counted, "bf16") == 2 * (model.parameters or 0)
+    assert weight_bytes(counted, "int4") is None

@@ -1,0 +1,107 @@
+"""The proof itself: on real engines, and that it notices what is wrong."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from service.proof import trial
+from service.proof.cases import Case, cases
+from service.settings import Settings
+from tests.fleets import CATALOG
+from tests.test_engine_supervisor import PROGRAM
+
+FOUND, _ = cases(CATALOG)
+BY_MODEL = {model: case for case in FOUND for model in case.models}
+ALWAYS = [BY_MODEL[model] for model in ("llama-2-7b", "mixtral-8x7b-v0.1", "phi-3-mini-4k-instruct")]
+OTHERS = [case for case in FOUND if case not in ALWAYS]
+AT_ONCE = 2  # of the others in one run; every one has its turn within a few weeks
+TURN = datetime.now(UTC).toordinal() * AT_ONCE
+CHOSEN = [*ALWAYS, *(OTHERS[(TURN + number) % len(OTHERS)] for number in range(AT_ONCE))]
+ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+@pytest.fixture(scope="session")
+async def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small weights and reference answers of the chosen cases."""
+    folder = tmp_path_factory.mktemp("proof")
+    names: list[str] = []
+    await trial.build({case.name: trial.in_small(case) for case in CHOSEN}, folder, names.append)
+    assert names == [case.name for case in CHOSEN]
+    return folder
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("case", CHOSEN, ids=lambda case: case.name)
+async def test_the_engine_gives_the_tokens_that_transformers_gives(case: Case, built: Path) -> None:
+    verdict = await trial.run(case, built, ENVIRONMENT, Settings())
+    assert (verdict.outcome, verdict.detail) == ("equal", "")
+    assert verdict.weight_bytes == pytest.approx(4 * (case.in_small().parameters or 0), rel=0.01)
+    if case.network.attention != "encoder":
+        planned = trial.planned(case.in_small(), verdict)
+        assert planned
+        assert planned.number == pytest.approx(verdict.blocks, rel=0.02)
+
+
+async def test_an_engine_that_does_not_start_is_refused_with_its_own_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = ALWAYS[0]
+    _pretend_built(case, tmp_path, {"tokens": [[1], [2]]})
+    environment = {**ENVIRONMENT, "STAND_IN": "broken"}
+    verdict = await trial.run(case, tmp_path, environment, Settings(engine_program=PROGRAM))
+    assert verdict.outcome == "refused"
+    assert "ValueError: the weights are broken" in verdict.detail
+
+
+async def test_an_engine_that_answers_otherwise_does_not_pass(tmp_path: Path) -> None:
+    case = ALWAYS[0]
+    _pretend_built(case, tmp_path, {"tokens": [[1], [2]]})
+    verdict = await trial.run(case, tmp_path, ENVIRONMENT, Settings(engine_program=PROGRAM))
+    assert verdict.outcome != "equal"
+
+
+async def test_what_transformers_cannot_build_is_refused_without_an_engine(tmp_path: Path) -> None:
+    _pretend_built(ALWAYS[0], tmp_path, {"error": "no such thing"})
+    verdict = await trial.run(ALWAYS[0], tmp_path, {}, Settings(engine_program="/nowhere"))
+    assert (verdict.outcome, verdict.detail) == ("refused", "no such thing")
+
+
+def _pretend_built(case: Case, folder: Path, reference: dict[str, object]) -> None:
+    (folder / case.name).mkdir()
+    (folder / case.name / "reference.json").write_text(json.dumps(reference))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected", "difference"),
+    [
+        ([1, 2, 3], [1, 2, 3], None),
+        ([1, 2, 3], [1, 5, 3], "1 of 3 tokens are equal, then [2] came for [5]"),
+        ([1, 2], [1, 2, 3], "2 of 3 tokens are equal, then [] came for [3]"),
+        ([], [1], "0 of 1 tokens are equal, then [] came for [1]"),
+    ],
+)
+def test_says_where_tokens_part(tokens: list[int], expected: list[int], difference: str | None) -> None:
+    assert trial.token_difference(tokens, expected) == difference
+
+
+def test_vectors_may_differ_by_rounding_only() -> None:
+    assert trial.vector_difference([2.0, 0.0], [1.0, 0.0]) is None
+    assert trial.vector_difference([1.0, 0.1], [1.0, 0.0]) == "the vectors' cosine is 0.9950"
+
+
+@pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
+def test_prompts_reach_past_the_small_window_and_stay_in_the_vocabulary(case: Case) -> None:
+    long, _ = trial.prompts(case.shape.vocab_size or 1)
+    assert len(long) > 24
+    assert len(set(long)) > 20
+    assert max(long) < (case.shape.vocab_size or 0)
+
+
+@pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
+def test_the_engine_gets_the_catalogues_own_settings(case: Case) -> None:
+    one = trial.served(case.in_small(), Path("weights"), {})
+    kept = {key: value for key, value in case.model.engine.items() if key not in trial.OF_CONVERSATIONS}
+    assert one.engine == {**kept, **trial.SETTINGS, "max_model_len": trial.LENGTH}
+    assert one.template is None

@@ -1,0 +1,1 @@
+"""Tests of service/weights, with a small hub of their own."""
