@@ -57,10 +57,11 @@ types: $(STAMP)  ## Check types
 check: $(STAMP)  ## Validate catalogue and fleet without starting anything
 	$(BIN)/roundhouse check
 
-docs: $(STAMP)  ## Regenerate what is generated: models/schema.json, docs/routing.md
+docs: $(STAMP)  ## Regenerate what is generated: models/schema.json, docs/{routing,models,choosing}.md
 	$(BIN)/python -m service.catalog > models/schema.json
 	$(BIN)/python -m tests.routing_cases > docs/routing.md
 	$(BIN)/python -m service.cli.reference > docs/models.md
+	$(BIN)/python -m tests.planner.choosing > docs/choosing.md
 
 lock:  ## Resolve the pinned versions again (needs uv: pip install uv)
 	requirements/lock

@@ -52,6 +52,13 @@ def test_check_shows_what_would_be_served() -> None:
     assert f"{ROOT / 'deploy/fleets/pebble.yaml'}: 4 models, nothing wrong." in result.output
 
 
+def test_check_shows_what_a_long_context_costs(tmp_path: Path) -> None:
+    text = "models:\n- model: phi-3-mini-128k-instruct\n  engine: {max_model_len: 131072}\n- model: bge-small-en-v1.5\n"
+    (tmp_path / "fleet.yaml").write_text(text)
+    output = run("check", "--fleet", tmp_path / "fleet.yaml").output
+    assert "49,152 MiB" in output
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy/fleets").glob("*.yaml")), ids=lambda path: path.stem)
 def test_check_takes_each_fleet_that_we_ship(path: Path) -> None:
     assert run("check", "--fleet", path).exit_code == 0

@@ -9,14 +9,20 @@ import urllib.request
 from pathlib import Path
 
 import click
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from service.cli.configured import configured, fleet_option
 from service.errors import ApiError
+from service.fleet import Served
+from service.planner.memory import Demand
+from service.planner.plan import need
 from service.protocol.generation import GENERATION, Need
 from service.router import resolve
 from service.settings import PREFIX, ROOT
+
+CACHE = "cache: what a request of the whole context takes, in 16-bit numbers"
 
 
 @click.command()
@@ -24,15 +30,24 @@ from service.settings import PREFIX, ROOT
 def check(fleet_file: Path | None) -> None:
     """Validate catalogue and fleet without starting anything."""
     settings, _, served = configured(fleet_file)
-    table = Table("model", "variant", "replicas", "GPUs each", "context", "answers", "weights")
+    table = Table(
+        "model", "variant", "runs", "context", "cache", "answers", box=SIMPLE, padding=(0, 1, 0, 0), caption=CACHE
+    )
+    table.columns[0].no_wrap = True
     for one in served.served:
-        context = str(one.context or "as the engine says")
-        gpus = str(one.gpus or "-")
-        table.add_row(
-            one.id, one.variant, str(one.replicas), gpus, context, ", ".join(sorted(one.capabilities)), one.weights
-        )
+        runs = f"{one.replicas} x {one.gpus} GPU{'s' * (one.gpus > 1)}" if one.gpus else f"{one.replicas} x CPU"
+        context = f"{one.context:,}" if one.context else "the engine's"
+        table.add_row(one.id, one.variant, runs, context, _cache(one), ", ".join(sorted(one.capabilities)))
     Console().print(table)
+    for one in served.served:
+        click.echo(f"{one.id}: {one.weights}")
     click.echo(f"{fleet_file or settings.fleet}: {len(served.served)} models, nothing wrong.")
+
+
+def _cache(one: Served) -> str:
+    """What the longest request that the engine takes needs of its KV cache."""
+    size = need(one.model, Demand(one.context)).request if one.context else None
+    return "?" if size is None else f"{size / 2**20:,.0f} MiB" if size else "-"
 
 
 @click.command()
