@@ -136,7 +136,8 @@ def terms(licence: Licence) -> str:
 
 
 def _weights(model: Model) -> str:
-    said = [model.hub or f"embedded, in models/{model.path}"]
+    path = model.path or ""
+    said = [model.hub or (path if path.startswith("/") else f"embedded, in models/{path}")]
     if model.chosen_copy:
         said.append(f"quantised by others with {model.chosen_copy.quantization}")
     if model.parameters:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -48,11 +49,12 @@ def prove(models: tuple[str, ...], at_once: int, keep: Path | None, only_list: b
             _take(keep)
         try:
             verdicts = asyncio.run(_run(found, folder, settings, at_once, quiet=as_json))
+            unproven = asyncio.run(_asked(known, unproven, folder, settings))
         except ProofError as error:
             raise click.ClickException(str(error)) from None
     if as_json:
         rows = [_row(case, one) for case, one in zip(found, verdicts, strict=True)]
-        rows += [{"model": one.model, "outcome": "not tried", "detail": one.why} for one in unproven]
+        rows += [{"model": one.model, "outcome": "not run", "detail": one.why} for one in unproven]
         click.echo(json.dumps(rows, indent=2))
     else:
         _print(found, verdicts, unproven)
@@ -93,8 +95,20 @@ async def _run(found: list[Case], folder: Path, settings: Settings, at_once: int
         return list(await asyncio.gather(*(one(case) for case in found)))
 
 
+async def _asked(known: Catalog, unproven: list[Unproven], folder: Path, settings: Settings) -> list[Unproven]:
+    """The models that have no case, with the engine's own words for those whose class it has no more."""
+    said = []
+    for one in unproven:
+        model = known.models[one.model]
+        if model.network and model.network.removed:
+            one = Unproven(one.model, await trial.refusal(model, folder, ENVIRONMENT, settings))
+        said.append(one)
+    return said
+
+
 def _print_list(found: list[Case], unproven: list[Unproven]) -> None:
-    table = Table("made from", "architecture", "stands for")
+    table = Table("made from", "architecture", "stands for", box=SIMPLE)
+    table.columns[0].no_wrap = True
     for case in found:
         table.add_row(case.name, case.model.architecture, ", ".join(case.models))
     Console().print(table)
@@ -102,7 +116,10 @@ def _print_list(found: list[Case], unproven: list[Unproven]) -> None:
 
 
 def _print(found: list[Case], verdicts: list[Verdict], unproven: list[Unproven]) -> None:
-    table = Table("structure of", "models", "answers", "weights", "KV blocks", "what it said", caption=CAPTION)
+    table = Table(
+        "structure of", "models", "answers", "weights", "KV blocks", "what it said", box=SIMPLE, caption=CAPTION
+    )
+    table.columns[0].no_wrap = True
     for case, one in zip(found, verdicts, strict=True):
         colour = COLOURS[one.outcome]
         weights, blocks = _planned(case, one)
@@ -113,7 +130,7 @@ def _print(found: list[Case], verdicts: list[Verdict], unproven: list[Unproven])
     Console().print(table)
     _print_unproven(unproven)
     equal = sum(one.outcome == "equal" for one in verdicts)
-    click.echo(f"{equal} of {len(verdicts)} structures give the same tokens as transformers.")
+    click.echo(f"\n{equal} of {len(verdicts)} structures give the same tokens as transformers.")
 
 
 def _planned(case: Case, one: Verdict) -> tuple[int | None, int | None]:
@@ -136,8 +153,10 @@ def _row(case: Case, one: Verdict) -> dict[str, object]:
 
 
 def _print_unproven(unproven: list[Unproven]) -> None:
+    if unproven:
+        click.echo("Not run:")
     for one in unproven:
-        click.echo(f"{one.model}: not tried: {one.why}.")
+        click.echo(f"  {one.model}: {one.why}")
 
 
 COMMANDS = (prove,)

@@ -75,7 +75,7 @@ def _family(catalog: Catalog, family: Family) -> Iterator[str]:
 def _row(catalog: Catalog, model: Model) -> str:
     cells = (
         f"`{model.id}`",
-        model.hub or "embedded",
+        model.hub or ("a folder" if str(model.path).startswith("/") else "embedded"),
         {True: "yes", False: "no", None: "?"}[portrait.gated(catalog, model)],
         portrait.kind(model),
         portrait.amount(model.parameters),

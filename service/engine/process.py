@@ -15,7 +15,7 @@ from service.engine import keeper
 
 TAIL = 400  # lines kept: a cause can stand far above the tracebacks that follow from it
 PREFIX = re.compile(r"^\(\w[^)]* pid=\d+\) (?:(?:ERROR|INFO|WARNING) [\d-]+ [\d:]+ \[[^]]*\] ?)?")
-CAUSE = re.compile(r"^ *(?:\w+\.)*(\w*(?:Error|Exception)|\w+\.py: error|Value error)[:,] (.+)")
+CAUSE = re.compile(r"^ *(?:\w+\.)*(\w*(?:Error|Exception)|\w+\.py: error|Value error)[:,] (.+?)(?: \[type=\w+, .*)?$")
 # What only points at the real cause, which stands before it, or tells of a single request.
 VAGUE = re.compile(
     r"(?:Engine core|WorkerProc) initialization failed|EngineCore encountered an issue|Worker failed with error"

@@ -19,7 +19,9 @@ from service.model import Model
 from service.planner.blocks import Blocks, blocks
 from service.proof.cases import Case
 from service.settings import Settings
+from service.shapes.architectures import ARCHITECTURES
 from service.shapes.config import config
+from service.shapes.shape import Shape
 from service.shapes.small import CONTEXT
 from service.transport import Deadlines, Transport, TransportError
 
@@ -32,6 +34,10 @@ LEAST_COSINE = 0.9999
 ANSWER = Deadlines(connect=1.0, first_byte=300.0, idle=300.0, total=300.0)
 # What belongs to conversations finds nothing to hold on to in a small vocabulary.
 SETTINGS: dict[str, EngineValue] = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 4}
+TINY = Shape(
+    hidden_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=32,
+    intermediate_size=64, vocab_size=256,
+)  # fmt: skip
 OF_CONVERSATIONS = ("reasoning_parser", "tool_call_parser", "enable_auto_tool_choice", "tokenizer_mode", "quantization")
 # What the engine says of the memory it found for its cache: on a CPU what it was given, on a GPU what was left.
 MEMORY = re.compile(r"Explicitly set \(([\d.]+)/|Available KV cache memory: ([\d.]+) GiB")
@@ -136,6 +142,19 @@ async def examine(one: Served, texts: list[list[int]], home: Path, settings: Set
         return await _compare(one.id, texts, state.socket_path(run_dir, 0), reference, log)
     finally:
         await supervisor.stop()
+
+
+async def refusal(model: Model, folder: Path, env: dict[str, str], settings: Settings) -> str:
+    """What the engine itself says of a network class that it has no more."""
+    weights = folder / model.id
+    weights.mkdir()
+    # transformers does not know these classes either, so the configuration is a Llama's but for the class's name.
+    llama = config("LlamaForCausalLM", ARCHITECTURES["LlamaForCausalLM"], TINY, CONTEXT)
+    (weights / "config.json").write_text(json.dumps({**llama, "architectures": [model.architecture]}))
+    (weights / "reference.json").write_text("{}")
+    engine: dict[str, EngineValue] = {**SETTINGS, "load_format": "dummy", "skip_tokenizer_init": True}
+    one = Served(model.id, model, "proof", str(weights), template=None, engine=engine, env=env)
+    return (await examine(one, [], weights, settings)).detail
 
 
 def planned(model: Model, verdict: Verdict) -> Blocks | None:

@@ -24,7 +24,7 @@ class Architecture:
 
     `model_type` is the decoder's, as in `config.json`. `keys` are the sizes it has, a subset of Shape's. `attention` is
     how it caches: keys and values per head, one latent vector per layer, or nothing (an encoder). `norms` counts a
-    layer's normalisations. `refused` says why the pinned vLLM does not run it.
+    layer's normalisations. `refused` says why the pinned vLLM does not serve it; `removed`: it knows the class no more.
     """
 
     model_type: str
@@ -42,6 +42,7 @@ class Architecture:
     backend: Literal["native", "transformers"] = "native"
     text_class: str | None = None
     refused: str | None = None
+    removed: bool = False
 
 
 _LLAMA = Architecture("llama", DECODER + ROPE)
@@ -59,6 +60,7 @@ _GEMMA_3 = Architecture(
 _GROK = Architecture(
     "grok-1", DECODER + ROPE + EXPERTS, norms=4,
     refused="vLLM removed its Grok-1 classes after 0.24; the published checkpoint is JAX, without a config.json",
+    removed=True,
 )  # fmt: skip
 
 # A model names one of these as its `architecture`.
@@ -71,6 +73,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "Phi3SmallForCausalLM": Architecture(
             "phi3small", DECODER + ROPE,
             refused="vLLM removed Phi3SmallForCausalLM after 0.9.2",
+            removed=True,
         ),
         "FalconForCausalLM": _FALCON,
         "GPT2LMHeadModel": _GPT2,

@@ -62,6 +62,13 @@ async def test_an_engine_that_answers_otherwise_does_not_pass(tmp_path: Path) ->
     assert verdict.outcome != "equal"
 
 
+@pytest.mark.engine
+@pytest.mark.parametrize("model", ["grok-1", "phi-3-small-8k-instruct"])
+async def test_what_the_engine_has_no_more_is_refused_in_its_own_words(model: str, tmp_path: Path) -> None:
+    said = await trial.refusal(CATALOG.models[model], tmp_path, ENVIRONMENT, Settings())
+    assert f"{CATALOG.models[model].architecture} was supported in vLLM until" in said
+
+
 async def test_what_transformers_cannot_build_is_refused_without_an_engine(tmp_path: Path) -> None:
     _pretend_built(ALWAYS[0], tmp_path, {"error": "no such thing"})
     verdict = await trial.run(ALWAYS[0], tmp_path, {}, Settings(engine_program="/nowhere"))
