@@ -310,7 +310,7 @@ api_server.py: error: unrecognized arguments: --no-such-flag
     "too long a context": (
         """
 pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
-  Value error, User-specified max_model_len (9999) is greater than the derived max_model_len (1024.0) [type=value_error, input_value=ArgsKwargs((), {{}}), input_type=ArgsKwargs]
+  Value error, User-specified max_model_len (9999) is greater than the derived max_model_len (1024.0) [type=value_error, x]
     For further information visit https://errors.pydantic.dev/2.14/v/value_error
 """,
         "Value error: User-specified max_model_len (9999) is greater than the derived max_model_len (1024.0)",

@@ -13,7 +13,7 @@ from service.planner.cost import Prices
 from service.planner.memory import Demand
 from service.planner.plan import Need, Row
 from service.planner.quantization import GROUP, SCALE_BITS, ZERO_BITS
-from service.planner.ranking import READABLE, Choice, licence
+from service.planner.ranking import READABLE, Choice
 from service.planner.wish import Wish
 
 WIDTH = 120  # columns where there is no terminal
@@ -162,7 +162,7 @@ def print_ranking(wish: Wish, choices: list[Choice], catalog: Catalog) -> None:
 
 def _choice_cells(place: int, choice: Choice, catalog: Catalog) -> list[str]:
     assert choice.fit is not None, "it fits"
-    terms = licence(choice.model, catalog)
+    terms = catalog.licence(choice.model)
     remarks = [choice.why] if choice.why else []
     if terms.commercial is False:
         remarks.append(f"not for commercial use ({terms.name})")
@@ -213,7 +213,7 @@ def choice_record(choice: Choice, catalog: Catalog) -> dict[str, Any]:
         "gpus_each": fit.degree if fit else None,
         "holds": choice.held,
         "tokens_per_second_at_most": vars(choice.speed) if choice.speed else None,
-        "licence": licence(choice.model, catalog).model_dump(),
+        "licence": catalog.licence(choice.model).model_dump(),
     }
 
 

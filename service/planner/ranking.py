@@ -45,12 +45,7 @@ class Choice:
 def rank(wish: Wish, catalog: Catalog) -> list[Choice]:
     """Every model that does the wish's task well, best first."""
     made = (model for model in catalog.models.values() if wish.task.suited(model))
-    return sorted((_choose(wish, model, licence(model, catalog)) for model in made), key=_order)
-
-
-def licence(model: Model, catalog: Catalog) -> Licence:
-    """The model's own licence, or its family's."""
-    return model.licence or catalog.families[catalog.family_of[model.id]].licence
+    return sorted((_choose(wish, model, catalog.licence(model)) for model in made), key=_order)
 
 
 def _order(choice: Choice) -> tuple[int, int, float]:
@@ -89,8 +84,8 @@ def _ruled_out(wish: Wish, model: Model, terms: Licence) -> str | None:
     longest = max(model.context or 0, model.longest or 0)
     if longest < wish.context:
         return f"its context is {longest:,} tokens" if longest else "its context is unknown"
-    if wish.commercial and terms.commercial is False:
-        return f"its licence forbids commercial use ({terms.name})"
+    if wish.commercial and not terms.commercial:
+        return f"its licence forbids commercial use ({terms.name})" if terms.name else "its licence is unknown"
     if wish.form and wish.form not in forms(model):
         return f"its weights come as {', '.join(forms(model))} only"
     return None

@@ -38,7 +38,7 @@ class Wish:
     """What is wanted. `word` is the variant or task as it was said, `task` who does it well.
 
     `context` is in tokens, `users` are requests at the same time, `cards` how many of `gpu` there are. `form` None
-    leaves the choice open. `commercial` rules out licences that forbid earning money.
+    leaves the choice open. `commercial` rules out licences not known to allow earning money.
     """
 
     word: str

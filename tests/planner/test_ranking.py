@@ -6,7 +6,7 @@ import pytest
 
 from service.catalog import Catalog
 from service.model import Family, Licence, Model
-from service.planner.ranking import GRADES, READABLE, Choice, licence, rank
+from service.planner.ranking import GRADES, READABLE, Choice, rank
 from service.planner.wish import EXAMPLES, read
 from tests.fleets import CATALOG
 from tests.planner.test_gpus import KNOWN
@@ -98,6 +98,7 @@ def test_a_slow_model_comes_after_faster_smaller_ones() -> None:
         ({"dtype": "mxfp4"}, "chat, T4", "vLLM's MXFP4 kernels need a newer GPU than T4"),
         ({"licence": Licence(name="Free of charge", commercial=False)}, "chat, H100, commercial",
          "its licence forbids commercial use (Free of charge)"),
+        ({"licence": Licence()}, "chat, H100, commercial", "its licence is unknown"),
     ],
 )  # fmt: skip
 def test_says_what_is_out_of_the_question(changed: dict[str, object], text: str, why: str) -> None:
@@ -110,13 +111,6 @@ def test_says_how_much_is_lacking() -> None:
     found = ranked("chat, T4", only(CATALOG.models["llama-2-70b-chat"]))["llama-2-70b-chat"]
     assert found.grade == "unfit"
     assert "int4: weights of 36." in (found.why or "")
-
-
-def test_a_model_has_its_own_licence_or_its_familys() -> None:
-    family, own = Licence(name="family"), Licence(name="own")
-    assert licence(BASE, only(BASE, terms=family)) == family
-    model = BASE.model_copy(update={"licence": own})
-    assert licence(model, only(model, terms=family)) == own
 
 
 def test_embedding_models_are_ranked_too() -> None:
