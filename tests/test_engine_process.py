@@ -310,10 +310,10 @@ api_server.py: error: unrecognized arguments: --no-such-flag
     "too long a context": (
         """
 pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
-  Value error, User-specified max_model_len (9999) is greater than the derived max_model_len (1024.0) [type=value_error, x]
+  Value error, User-specified max_model_len (9999) is greater than the derived one (1024.0) [type=value_error, x]
     For further information visit https://errors.pydantic.dev/2.14/v/value_error
 """,
-        "Value error: User-specified max_model_len (9999) is greater than the derived max_model_len (1024.0)",
+        "Value error: User-specified max_model_len (9999) is greater than the derived one (1024.0)",
     ),
     "truncated weights": (
         f"""
