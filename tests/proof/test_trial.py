@@ -1,5 +1,6 @@
 """The proof itself: on real engines, and that it notices what is wrong."""
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from service.proof import trial
 from service.proof.cases import Case, cases
+from service.proof.trial import Verdict
 from service.settings import Settings
 from tests.fleets import CATALOG
 from tests.test_engine_supervisor import PROGRAM
@@ -23,19 +25,30 @@ ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "V
 
 
 @pytest.fixture(scope="session")
-async def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small weights and reference answers of the chosen cases."""
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
+    """What came of each chosen case, two engines at a time."""
     folder = tmp_path_factory.mktemp("proof")
     names: list[str] = []
-    await trial.build({case.name: trial.in_small(case) for case in CHOSEN}, folder, names.append)
-    assert names == [case.name for case in CHOSEN]
-    return folder
+
+    async def prove() -> dict[str, Verdict]:
+        await trial.build({case.name: trial.in_small(case) for case in CHOSEN}, folder, names.append)
+        room = asyncio.Semaphore(2)
+
+        async def one(case: Case) -> Verdict:
+            async with room:
+                return await trial.run(case, folder, ENVIRONMENT, Settings())
+
+        return dict(zip(names, await asyncio.gather(*map(one, CHOSEN)), strict=True))
+
+    found = asyncio.run(prove())
+    assert list(found) == [case.name for case in CHOSEN]
+    return found
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("case", CHOSEN, ids=lambda case: case.name)
-async def test_the_engine_gives_the_tokens_that_transformers_gives(case: Case, built: Path) -> None:
-    verdict = await trial.run(case, built, ENVIRONMENT, Settings())
+def test_the_engine_gives_the_tokens_that_transformers_gives(case: Case, verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts[case.name]
     assert (verdict.outcome, verdict.detail) == ("equal", "")
     assert verdict.weight_bytes == pytest.approx(4 * (case.in_small().parameters or 0), rel=0.01)
     if case.network.attention != "encoder":
