@@ -32,12 +32,12 @@ LENGTH = CONTEXT // 2  # the longest text that the engine is asked to take, in t
 NUMBER = 4  # bytes of a float32
 LEAST_COSINE = 0.9999
 ANSWER = Deadlines(connect=1.0, first_byte=300.0, idle=300.0, total=300.0)
-# What belongs to conversations finds nothing to hold on to in a small vocabulary.
 SETTINGS: dict[str, EngineValue] = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 4}
 TINY = Shape(
     hidden_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=32,
     intermediate_size=64, vocab_size=256,
 )  # fmt: skip
+# What belongs to conversations finds nothing to hold on to in a small vocabulary.
 OF_CONVERSATIONS = ("reasoning_parser", "tool_call_parser", "enable_auto_tool_choice", "tokenizer_mode", "quantization")
 # What the engine says of the memory it found for its cache: on a CPU what it was given, on a GPU what was left.
 MEMORY = re.compile(r"Explicitly set \(([\d.]+)/|Available KV cache memory: ([\d.]+) GiB")
