@@ -1,14 +1,18 @@
 """`roundhouse add`, as a user runs it."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from click.testing import CliRunner, Result
 
 from service import catalog
 from service.cli.__main__ import main
 from tests.fleets import ROOT
+from tests.weights import hub as hubs
+from tests.weights.hub import Hub
 
 CODE = ROOT / "models/pebble/pebble-code"
 
@@ -43,6 +47,37 @@ def test_without_proof_the_entry_is_written_and_says_so(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "Not tried on the engine: --no-proof." in result.output
     assert catalog.load(folder).models["mine"].path == str(CODE)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A running hub with a chat model, which the command takes for the hub."""
+    chat = ROOT / "models/pebble/pebble-chat"
+    with hubs.running() as hub:
+        hub.add("acme/Harbour-1m-chat", {path.name: path.read_bytes() for path in chat.iterdir()})
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield hub
+    huggingface_hub.close_session()
+
+
+def test_a_repository_is_described_by_its_small_files_alone(folder: Path, hub: Hub) -> None:
+    result = add("acme/Harbour-1m-chat", "--no-proof")
+    assert result.exit_code == 0, result.output
+    found = catalog.load(folder).models["harbour-1m-chat"]
+    assert (found.hub, found.variant, found.parameters, found.context) == ("acme/Harbour-1m-chat", "chat", 918656, 1024)
+    assert sorted(hub.fetched()) == [
+        "chat_template.jinja", "config.json", "generation_config.json", "tokenizer_config.json"
+    ]  # fmt: skip
+
+
+def test_a_gated_repository_says_what_to_do(folder: Path, hub: Hub) -> None:
+    hub.gated.add("acme/Harbour-1m-chat")
+    result = add("acme/Harbour-1m-chat", "--no-proof")
+    assert result.exit_code == 1
+    assert "HF_TOKEN" in result.output
+    assert not (folder / "harbour.yaml").exists()
 
 
 @pytest.mark.engine
