@@ -31,7 +31,7 @@ LENGTHS = (44, 37)  # tokens of the prompts: more than the small window and the 
 LENGTH = CONTEXT // 2  # the longest text that the engine is asked to take, in tokens
 NUMBER = 4  # bytes of a float32
 LEAST_COSINE = 0.9999
-ANSWER = Deadlines(connect=1.0, first_byte=300.0, idle=300.0, total=300.0)
+ANSWER = Deadlines(connect=60.0, first_byte=300.0, idle=300.0, total=300.0)
 SETTINGS: dict[str, EngineValue] = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 4}
 TINY = Shape(
     hidden_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=32,
