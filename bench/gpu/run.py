@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import uvloop
 
 from bench.gpu import experiments, lab, machine, results, schedule
-from bench.gpu.lab import Running, StartError
+from bench.gpu.lab import StartError
 from bench.gpu.measures import MEASURES, Bench, Scale
 from bench.gpu.results import Result
 from bench.gpu.schedule import Experiment, Setup
@@ -33,7 +34,7 @@ from service.transport import TransportError
 LONGEST_START = 15.0  # minutes for one setup, however much time there is
 SMALL = Scale(streams=(1, 4), batch=4, rounds=1, shrink=8)
 # What a measurement may end with that is not the kit's own mistake.
-EXPECTED = (LoadError, LookupError, OSError, StartError, TransportError, ValueError)
+EXPECTED = (ExceptionGroup, LoadError, LookupError, OSError, StartError, TransportError, ValueError, psutil.Error)
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Session:
         except StartError as error:
             for sibling in self.experiments:
                 if sibling.setup.name == setup.name and sibling.id not in self.done:
-                    self._keep(sibling, began, None, str(error))
+                    self._keep(sibling, began, error.engines, str(error))
 
     def _next(self, setup: Setup) -> Experiment | None:
         one = schedule.choose(self.experiments, self.done, self.left, setup.name)
@@ -88,18 +89,18 @@ class Session:
             async with asyncio.timeout(max(60.0, self.left * 60)):
                 figures = await MEASURES[one.measure](bench)
         except TimeoutError:
-            self._keep(one, began, bench.running, "the minutes of this run were over")
+            self._keep(one, began, bench.running.commands(), "the minutes of this run were over")
         except EXPECTED as error:
-            self._keep(one, began, bench.running, f"{type(error).__name__}: {error}")
+            self._keep(one, began, bench.running.commands(), f"{type(error).__name__}: {error}")
         else:
-            self._keep(one, began, bench.running, None, figures)
+            self._keep(one, began, bench.running.commands(), None, figures)
 
-    def _keep(self, one: Experiment, began: float, running: Running | None, reason: str | None,
+    def _keep(self, one: Experiment, began: float, engines: list[list[str]], reason: str | None,
               figures: dict[str, Any] | None = None) -> None:  # fmt: skip
         result = Result(
             experiment=one.id, outcome="failed" if reason else "measured", where=self.where, command=self.command,
             date=datetime.now(UTC).isoformat(timespec="seconds"), seconds=round(time.monotonic() - began, 1),
-            reason=reason, engines=running.commands() if running else [], figures=figures or {},
+            reason=reason, engines=engines, figures=figures or {},
         )  # fmt: skip
         results.write(self.folder, result)
         self.done.add(one.id)
@@ -125,10 +126,14 @@ def main(arguments: list[str] | None = None) -> None:
         folder = asked.out or Path(tempfile.mkdtemp(prefix="roundhouse-rehearsal-"))
     else:
         folder = ROOT / "bench/results" / card.slug
+    try:
+        done = results.done(folder, asked.again)
+    except ValueError as error:
+        sys.exit(str(error))
     session = Session(
         planned, folder, time.monotonic() + asked.minutes * 60,
         machine.describe(None if asked.rehearse else card, asked.rehearse), _command(arguments), gpu,
-        SMALL if asked.rehearse else Scale(), results.done(folder, asked.again),
+        SMALL if asked.rehearse else Scale(), done,
     )  # fmt: skip
     before = set(session.done)
     for shape in unfit:

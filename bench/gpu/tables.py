@@ -130,10 +130,10 @@ def bars(found: Sequence[Result]) -> str:
     short = next((one for one in found if one.experiment == f"{REFERENCE}/short" and one.figures), None)
     for row in short.figures["loads"] if short else ():
         if row["streams"] in BUSY:
-            rows.append((f"tokens/s through the service, {row['streams']} streams", f"≥ {RATIO_BAR} of direct",
+            rows.append((f"tokens/s through the service, streams: {row['streams']}", f"≥ {RATIO_BAR} of direct",
                          row["ratio"], _verdict(row["ratio"] >= RATIO_BAR)))  # fmt: skip
         added = round(row["service"]["ttft_ms"]["p50"] - row["direct"]["ttft_ms"]["p50"], 2)
-        rows.append((f"TTFT p50 added, {row['streams']} streams", f"≤ {TTFT_BAR:g} ms", added,
+        rows.append((f"TTFT p50 added, streams: {row['streams']}", f"≤ {TTFT_BAR:g} ms", added,
                      _verdict(added <= TTFT_BAR)))  # fmt: skip
     if not short:
         rows.append((f"service against direct, {REFERENCE}", f"≥ {RATIO_BAR}, ≤ {TTFT_BAR:g} ms", None, "not measured"))
