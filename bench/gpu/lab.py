@@ -1,6 +1,7 @@
 """A setup as a running service: `roundhouse serve` with a fleet of its own, its engines' sockets beside the gateway."""
 
 import asyncio
+import ctypes
 import functools
 import os
 import re
@@ -25,6 +26,7 @@ from bench.gpu.schedule import Setup, Subject
 from service import catalog, fleet, transport
 from service.engine import state
 from service.engine.argv import argv, unknown_flags
+from service.engine.keeper import PR_SET_PDEATHSIG
 from service.engine.supervisor import program
 from service.fleet import Served
 from service.settings import ROOT, Settings
@@ -166,12 +168,14 @@ def _entry(subject: Subject, place: Path, setup: Setup, gpus: int) -> dict[str, 
 
 
 def _launch(folder: Path, port: int, limit: float) -> "subprocess.Popen[bytes]":
+    """`roundhouse serve`, which the kernel stops when we die: nothing is left behind on a borrowed card."""
     command = [sys.executable, "-m", "service.cli", "serve", "--fleet", str(folder / "fleet.yaml"), "--port", str(port)]
     environment = _environment(folder, limit)
     with (folder / "serve.log").open("wb") as log:
         return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+        )  # fmt: skip
 
 
 def _environment(folder: Path, limit: float) -> dict[str, str]:

@@ -75,6 +75,9 @@ class Session:
                     await self._measure(one, bench)
                     one = self._next(setup)
         except StartError as error:
+            if self.left <= 0:
+                _say(f"{setup.name}: {error}, and this run is over")
+                return
             for sibling in self.experiments:
                 if sibling.setup.name == setup.name and sibling.id not in self.done:
                     self._keep(sibling, began, error.engines, str(error))
@@ -86,10 +89,13 @@ class Session:
     async def _measure(self, one: Experiment, bench: Bench) -> None:
         began = time.monotonic()
         try:
-            async with asyncio.timeout(max(60.0, self.left * 60)):
+            async with asyncio.timeout(max(1.0, self.left * 60)):
                 figures = await MEASURES[one.measure](bench)
-        except TimeoutError:
-            self._keep(one, began, bench.running.commands(), "the minutes of this run were over")
+        except TimeoutError as error:
+            if self.left <= 0:
+                _say(f"{one.id}: broken off, this run is over")
+                return
+            self._keep(one, began, bench.running.commands(), f"{type(error).__name__}: {error}")
         except EXPECTED as error:
             self._keep(one, began, bench.running.commands(), f"{type(error).__name__}: {error}")
         else:

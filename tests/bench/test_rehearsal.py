@@ -1,4 +1,4 @@
-"""The whole kit on real vLLM: two networks in small on the CPU, every kind of measurement, within three minutes."""
+"""The whole kit on real vLLM: two networks in small on the CPU, every kind of measurement."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ from bench.gpu.experiments import in_small
 from service.settings import ROOT
 from tests.fleets import CATALOG
 
-MINUTES = 2.9
+MINUTES = 10.0  # it takes less than three on two idle cores, but machines are shared
 SPLIT, SLEEP = "llama-2-7b-chat+split", "llama-2-7b-chat+sleep"
 
 
@@ -21,7 +21,7 @@ def test_the_kit_from_the_first_engine_to_the_report(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PYTHON", sys.executable)
     folder = tmp_path / "results" / "rehearsal"
     command = [str(ROOT / "bench/gpu/run"), "--rehearse", "--minutes", str(MINUTES), "--out", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=800)
     assert done.returncode == 0, done.stderr
     found = {one.experiment: one for one in results.read(folder)}
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from bench.gpu import results
 from bench.gpu.results import Result
 from service.settings import ROOT
+from tests.services import descendants_of, wait_for
+from tests.waiting import PATIENCE
 
 STAND_IN = f"/usr/bin/env PYTHONPATH={ROOT} {sys.executable} -m tests.stand_in"
 SPLIT, SLEEP, PLAIN = (f"llama-2-7b-chat+{one}" for one in ("split", "sleep", "no-prefix-cache"))
@@ -87,6 +90,22 @@ def test_an_engine_that_does_not_start_is_a_result_with_its_own_reason(
     kit("--minutes", "2", "--only", f"{PLAIN}/start", "--again")
     assert kit.found()[f"{PLAIN}/start"].outcome == "measured"
     assert kit.found()[f"{PLAIN}/prefix"].outcome == "failed"
+
+
+def test_a_kit_that_is_killed_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_ENGINE_PROGRAM", STAND_IN)
+    command = [sys.executable, "-m", "bench.gpu.run", "--rehearse", "--only", f"{PLAIN}/start", "--minutes", "5"]
+    with tempfile.TemporaryDirectory(prefix="kit-") as name:  # short: BentoML's own sockets lie there too
+        monkeypatch.setenv("TMPDIR", name)
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        try:
+            wait_for(lambda: list(Path(name).glob("rh-gpu-*/*-0.log")), PATIENCE, "an engine")
+            (folder,) = Path(name).glob("rh-gpu-*")
+            assert len(descendants_of(folder)) > 2
+        finally:
+            process.kill()
+            process.wait()
+        wait_for(lambda: not descendants_of(folder), PATIENCE, "the end of all that it started")
 
 
 def test_what_does_not_fit_is_left_and_said(kit: Kit) -> None:
