@@ -82,7 +82,7 @@ def in_small(catalog: Catalog) -> list[Experiment]:
     rows = (
         ("both", "start", 100.0), ("both", "short", 90.0), ("both", "long", 80.0), ("both", "shared", 80.0),
         ("both", "batching", 80.0), ("both", "bounds", 80.0), ("both", "prefix", 80.0), ("both", "chunked", 80.0),
-        ("both", "split", 80.0), ("sleep", "sleep", 30.0), ("both", "vllm-bench", 6.0), ("plain", "prefix", 2.0),
+        ("both", "split", 80.0), ("sleep", "sleep", 30.0), ("both", "vllm-bench", 60.0), ("plain", "prefix", 2.0),
         ("plain", "start", 2.0),
     )  # fmt: skip
     return [Experiment(setups[of], measure, SLOW.get(measure, 0.05), value) for of, measure, value in rows]
