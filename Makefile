@@ -6,10 +6,11 @@ BIN    := $(VENV)/bin
 LOCK   := requirements/$(DEVICE).lock
 STAMP  := $(VENV)/.installed-$(DEVICE)
 NODE   := tests/node/node_modules/.package-lock.json
+MINUTES := 25
 export BENTOML_DO_NOT_TRACK := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast lint types check docs lock clean
+.PHONY: help install serve test test-fast lint types check gpu docs lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,11 +58,15 @@ types: $(STAMP)  ## Check types
 check: $(STAMP)  ## Validate catalogue and fleet without starting anything
 	$(BIN)/roundhouse check
 
-docs: $(STAMP)  ## Regenerate what is generated: models/schema.json, docs/{routing,models,choosing}.md
+gpu: $(STAMP)  ## Measure what the fleet does on this machine's GPU in MINUTES (25), and write docs/gpu.md
+	bench/gpu/run --minutes $(MINUTES) && bench/gpu/report
+
+docs: $(STAMP)  ## Regenerate what is generated: models/schema.json, docs/{routing,models,choosing,gpu}.md
 	$(BIN)/python -m service.catalog > models/schema.json
 	$(BIN)/python -m tests.routing_cases > docs/routing.md
 	$(BIN)/python -m service.cli.reference > docs/models.md
 	$(BIN)/python -m tests.planner.choosing > docs/choosing.md
+	$(BIN)/python -m bench.gpu.report
 
 lock:  ## Resolve the pinned versions again (needs uv: pip install uv)
 	requirements/lock

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from service.documents import Frozen
-from service.flags import EngineSettings
+from service.flags import EngineKey, EngineSettings
 from service.model import Identifier, Infill
 from service.names import Specialty, Variant
 
@@ -43,6 +43,7 @@ class Entry(Frozen):
     aliases: tuple[Alias, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     engine: EngineSettings = Field(default_factory=dict)
+    optional: tuple[EngineKey, ...] = ()
     env: dict[str, str | int] = Field(default_factory=dict)
 
 
@@ -55,4 +56,5 @@ class FleetFile(Frozen):
     start: Literal["auto", "together", "in_turn"] = "auto"
     extra_fields: tuple[str, ...] = ()
     engine: EngineSettings = Field(default_factory=dict)
+    optional: tuple[EngineKey, ...] = ()
     env: dict[str, str | int] = Field(default_factory=dict)

@@ -37,6 +37,7 @@ class Served:
     aliases: tuple[str, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     engine: dict[str, EngineValue] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
     env: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -96,6 +97,9 @@ def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
     for variant, target in written.defaults.items():
         if target not in ids:
             problems.append(document.problem(("defaults", variant), f"'{target}' is not the id of a served model"))
+    for index, name in enumerate(written.optional):
+        if not problems and not any(name in one.engine for one in served.values()):
+            problems.append(document.problem(("optional", index), f"'{name}' is not an 'engine' setting of any model"))
     if problems:
         raise ConfigError(problems)
     return Fleet(
@@ -114,6 +118,8 @@ def _serve(entry: Entry, written: FleetFile, catalog: Catalog, folder: Path, sto
     model = _overridden(known, entry) if known else _uncatalogued(entry, folder)
     engine = {**written.engine, **model.engine, **entry.engine}
     _check_length(model, engine, {**written.env, **entry.env})
+    if stray := next((name for name in entry.optional if name not in engine), None):
+        raise _MistakeError("optional", f"'{stray}' is not among the 'engine' settings of this model")
     if entry.weights:
         weights = _existing(entry.weights, folder, "weights")
     elif model.hub:
@@ -140,6 +146,7 @@ def _serve(entry: Entry, written: FleetFile, catalog: Catalog, folder: Path, sto
         aliases=entry.aliases,
         adapters=adapters,
         engine=engine,
+        optional=frozenset({*written.optional, *entry.optional}),
         env={key: str(value) for key, value in {**written.env, **entry.env}.items()},
     )
 

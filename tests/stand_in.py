@@ -2,7 +2,7 @@
 
 The variable STAND_IN names what is wrong with it: `broken` (it ends while it loads), `mute` (no token until the file
 `speak` lies beside its socket), `early` (its socket is there, but nobody answers there until
-`speak`), `stubborn` (SIGTERM does not stop it).
+`speak`), `stubborn` (SIGTERM does not stop it). LACKS names flags that this release does not have yet.
 """
 
 import argparse
@@ -63,5 +63,7 @@ if __name__ == "__main__":
     parser.add_argument("--uds", type=Path, required=True)
     parser.add_argument("--served-model-name", required=True)
     parser.add_argument("--shutdown-timeout", type=int, required=True)
-    arguments, _ = parser.parse_known_args()
+    arguments, others = parser.parse_known_args()
+    if missing := [word for word in others if word in os.environ.get("LACKS", "").split()]:
+        parser.error(f"unrecognized arguments: {' '.join(missing)}")
     asyncio.run(main(arguments.uds, arguments.served_model_name, os.environ.get("STAND_IN", "")))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.argv import ALWAYS, DEFAULTS, ENVIRONMENT, argv, environment
+from service.engine.argv import ALWAYS, DEFAULTS, ENVIRONMENT, argv, environment, optional, unknown_flags
 from service.flags import OURS, EngineValue
 from service.fleet import Served
 from tests.fleets import CATALOG, ROOT, only
@@ -152,3 +152,45 @@ def test_a_context_beyond_the_configurations_is_stretched_as_vllm_wants_it(
     tmp_path: Path, entry: str, is_stretched: bool
 ) -> None:
     assert ("VLLM_ALLOW_LONG_MAX_MODEL_LEN" in environment(only(tmp_path, entry))) is is_stretched
+
+
+QUEUE = "--max-num-queued-reqs"
+
+
+@pytest.mark.parametrize(
+    ("entry", "flags"),
+    [
+        ("model: llama-2-7b", {QUEUE}),
+        ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}", set()),
+        ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}\noptional: [max_num_queued_reqs]", {QUEUE}),
+        ("model: llama-2-7b\nengine: {new_one: 1, old_one: 2}\noptional: [new_one]", {QUEUE, "--new-one"}),
+        ("model: llama-2-7b\nengine: {new_one: false}\noptional: [new_one]", {QUEUE, "--no-new-one"}),
+        ("model: llama-2-7b\nengine: {new_one: null}\noptional: [new_one]", {QUEUE}),
+    ],
+)
+def test_optional_is_our_own_defence_and_what_the_fleet_marks(tmp_path: Path, entry: str, flags: set[str]) -> None:
+    assert optional(only(tmp_path, entry)) == flags
+
+
+def test_only_optional_flags_are_left_out_with_their_values(tmp_path: Path) -> None:
+    served = only(tmp_path, "model: llama-2-7b\nengine: {kept: 1, gone: [a, b]}\noptional: [gone]")
+    whole = argv(served, [], SOCKET, 1)
+    unknown = frozenset({QUEUE, "--gone", "--kept", "--disable-fastapi-docs"})
+    left = argv(served, [], SOCKET, 1, None, unknown)
+    at, queue = whole.index("--gone"), whole.index(QUEUE)
+    assert left == [word for index, word in enumerate(whole) if index not in {queue, queue + 1, at, at + 1, at + 2}]
+    assert argv(served, [], SOCKET, 1, None, frozenset({"--elsewhere"})) == whole
+
+
+@pytest.mark.parametrize(
+    ("line", "flags"),
+    [
+        # As 0.25.1 and 0.32.0 print it: a value may have been taken for the model, and JSON stays as it was.
+        ("api_server.py: error: unrecognized arguments: --max-num-queued-reqs", {QUEUE}),
+        ('vllm serve: error: unrecognized arguments: --fooled 3 --bar {"a": 1}', {"--fooled", "--bar"}),
+        ("api_server.py: error: argument --dtype: invalid choice: 'x'", set()),
+        ("INFO unrecognized arguments: --x", set()),
+    ],
+)
+def test_what_a_release_does_not_know_it_says(line: str, flags: set[str]) -> None:
+    assert unknown_flags(["usage: api_server.py [--dtype X]", line, "the end"]) == flags

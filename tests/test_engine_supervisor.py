@@ -426,3 +426,25 @@ def test_the_smallest_request(entry: str, path: str, tmp_path: Path) -> None:
     where, body = probe(served)
     assert where == path
     assert json.loads(body)["model"] == served.id
+
+
+LACKING = "models: [{{model: pebble-chat, env: {{LACKS: '{lacks}'}}, engine: {{new_one: 1}}, optional: [{optional}]}}]"
+
+
+async def test_a_release_without_an_optional_flag_is_started_without_it(open_house: Open) -> None:
+    text = LACKING.format(lacks="--max-num-queued-reqs --new-one", optional="new_one")
+    house = open_house(text)
+    ready = await house.until("ready")
+    assert (ready.restarts, ready.reason) == (0, None), "that was no death"
+    told = "without --max-num-queued-reqs, --new-one: this vLLM does not know it"
+    assert [line for line in house.said if told in line]
+    assert told in (house.run_dir / "pebble-chat-0.log").read_text()
+
+
+async def test_a_flag_that_matters_is_not_left_out(open_house: Open) -> None:
+    text = LACKING.format(lacks="--max-num-queued-reqs --new-one", optional="")
+    house = open_house(text)
+    failed = await house.until("failed")
+    assert failed.reason
+    assert failed.reason.startswith("this vLLM does not know --new-one:")
+    assert "mark it 'optional'" in failed.reason

@@ -34,6 +34,18 @@ def problems(folder: Path, text: str) -> list[str]:
         ("models: []", "1: models: Tuple should have at least 1 item"),
         ("models:\n  - model: pebble-chat\nport: 80", "3: port: unknown key"),
         ("models:\n  - model: pebble-chat\n    replica: 2", "3: models[0].replica: unknown key"),
+        (
+            "models:\n  - model: pebble-chat\n    engine: {block_size: 16}\n    optional: [block_sise]",
+            "4: models[0].optional: 'block_sise' is not among the 'engine' settings of this model",
+        ),
+        (
+            "models:\n  - model: pebble-chat\noptional: [block_size]",
+            "3: optional[0]: 'block_size' is not an 'engine' setting of any model",
+        ),
+        (
+            "models:\n  - model: pebble-chat\noptional: [fingerprint_mode]",
+            "3: optional[0]: is set by Roundhouse: always 'none'",
+        ),
         ("models:\n  - id: x", "2: models[0].model: is missing"),
         ("models:\n  - model: 3", "2: models[0].model: Input should be a valid string (found 3)"),
         ("models:\n  - model: pebble-chat\n    replicas: two", "3: models[0].replicas: Input should be"),
@@ -389,3 +401,16 @@ def test_the_context_is_what_the_engine_will_really_have(tmp_path: Path, entry: 
 def test_a_context_that_the_engine_would_refuse_is_refused_here(tmp_path: Path, entry: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=rf"fleet.yaml:\d+: models\[0\].engine: max_model_len .*{problem}"):
         only(tmp_path, entry)
+
+
+def test_optional_settings_are_those_of_the_file_and_of_the_entry(tmp_path: Path) -> None:
+    text = """
+models:
+  - {model: pebble-chat, engine: {one: 1}, optional: [one]}
+  - {model: pebble-base}
+engine: {two: 2}
+optional: [two]
+"""
+    first, second = fleet.load(write(tmp_path, text), CATALOG).served
+    assert first.optional == {"one", "two"}
+    assert second.optional == {"two"}

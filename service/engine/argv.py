@@ -1,19 +1,24 @@
 """The command line and environment that start vLLM for a served model: pure functions of catalogue and fleet."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from service.flags import EngineValue
 from service.fleet import Served
 
-# vLLM's own bound on waiting requests is the last line of defence; the gateway's admission refuses earlier.
+# vLLM's own bound on waiting requests is the last line of defence; the gateway's admission refuses earlier. So a
+# release without it will do, whereas none of ALWAYS may be missing: they keep documentation pages and the release's
+# name from clients, and make usage complete.
 DEFAULTS: dict[str, EngineValue] = {"max_num_queued_reqs": 1024}
 ALWAYS: dict[str, EngineValue] = {
     "disable_fastapi_docs": True,
     "fingerprint_mode": "none",
     "enable_prompt_tokens_details": True,
 }
+UNKNOWN = re.compile(r"error: unrecognized arguments: (.*)")
+FLAG = re.compile(r"--[a-z0-9-]+")
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -25,11 +30,15 @@ ENVIRONMENT = {
 }
 
 
-def argv(served: Served, program: list[str], socket: Path, drain: float, generation: Path | None = None) -> list[str]:
+def argv(
+    served: Served, program: list[str], socket: Path, drain: float, generation: Path | None = None,
+    unknown: frozenset[str] = frozenset(),
+) -> list[str]:  # fmt: skip
     """The whole command: `program`, which is vLLM's server, with every flag that this model needs.
 
     `drain` is how many seconds running requests may finish after SIGTERM. `generation` is the folder of a
-    `generation_config.json` that takes the place of the weights' own.
+    `generation_config.json` that takes the place of the weights' own. `unknown` are flags that the installed release
+    does not have: those among them that are optional are left out.
     """
     settings: dict[str, EngineValue] = {
         "model": served.weights,
@@ -51,7 +60,25 @@ def argv(served: Served, program: list[str], socket: Path, drain: float, generat
     if served.adapters:
         settings["enable_lora"] = True
         settings["lora_modules"] = [f"{adapter.id}={adapter.path}" for adapter in served.adapters]
-    return [*program, *(word for name, value in settings.items() for word in _flag(name, value))]
+    left_out = unknown & optional(served)
+    flags = [list(_flag(name, value)) for name, value in settings.items()]
+    return [*program, *(word for words in flags if not left_out.intersection(words[:1]) for word in words)]
+
+
+def optional(served: Served) -> frozenset[str]:
+    """The flags without which this model may start: those that the fleet marks, and our own defence."""
+    names = {*(name for name in DEFAULTS if name not in served.engine), *served.optional}
+    settings = {**DEFAULTS, **served.engine}
+    return frozenset(word for name in names for word in list(_flag(name, settings.get(name, True)))[:1])
+
+
+def unknown_flags(log: Iterable[str]) -> frozenset[str]:
+    """The flags that vLLM says it does not have, as the last line of its parser names them; empty where it says none.
+
+    It reads its command line before anything else, and names all that it does not know at once.
+    """
+    found = [match[1] for line in log if (match := UNKNOWN.search(line))]
+    return frozenset(word for word in found[-1].split() if FLAG.fullmatch(word)) if found else frozenset()
 
 
 def environment(served: Served) -> dict[str, str]:

@@ -16,7 +16,7 @@ import psutil
 
 from service import transport
 from service.engine import state
-from service.engine.argv import argv, environment
+from service.engine.argv import argv, environment, optional, unknown_flags
 from service.engine.process import EngineProcess
 from service.engine.state import Condition, EngineState
 from service.fleet import Fleet, Served
@@ -66,6 +66,7 @@ class Supervisor:
         self._task: asyncio.Task[None] | None = None
         self._began = 0.0
         self._stopping = False
+        self._unknown: frozenset[str] = frozenset()
         self._state = EngineState(state.replica_id(served.id, number), served.id, order, "waiting")
 
     def start(self) -> None:
@@ -97,6 +98,8 @@ class Supervisor:
             reason = self._shortage() or await self._mismatch() or await self._run_once()
             if self._stopping:
                 return
+            if reason is None:
+                continue
             if time.monotonic() - self._began > STEADY:
                 deaths = 0
             pause = BACKOFF[min(deaths, len(BACKOFF) - 1)]
@@ -145,14 +148,14 @@ class Supervisor:
         if self._stopping:
             raise _StoppedError
 
-    async def _run_once(self) -> str:
-        """One life of the engine, from start to end; returns why it ended."""
+    async def _run_once(self) -> str | None:
+        """One life of the engine, from start to end; returns why it ended, None where it shall start again at once."""
         self._socket.unlink(missing_ok=True)
         process = self._process = EngineProcess(self._on_line)
         readiness = asyncio.create_task(self._until_ready())
         try:
             vllm, drain = program(self._settings.engine_program), self._settings.drain_timeout
-            command = argv(self._served, vllm, self._socket, drain, self._generation())
+            command = argv(self._served, vllm, self._socket, drain, self._generation(), self._unknown)
             self._show("starting", "importing vLLM")
             await process.start(command, child_environment(self._served, os.environ))
             self._state = replace(self._state, pid=await process.pid)
@@ -166,11 +169,26 @@ class Supervisor:
                     return problem
                 self._show("ready")
             status = await process.ended
+            if new := unknown_flags(process.tail) - self._unknown:
+                return self._learn(new)
             return f"{_died(status)}: {process.cause()}"
         finally:
             readiness.cancel()
             process.close()
             self._process = None
+
+    def _learn(self, unknown: frozenset[str]) -> str | None:
+        """Remembers flags that this vLLM does not know; returns why it cannot do without one, if it cannot."""
+        needed = sorted(unknown - optional(self._served))
+        if needed:
+            return (
+                f"this vLLM does not know {', '.join(needed)}: install a release that does, or, for a setting of the "
+                "fleet file, leave it out or mark it 'optional' there"
+            )
+        self._unknown |= unknown
+        self._show("starting", f"again, without {', '.join(sorted(unknown))}: this vLLM does not know it")
+        self._on_line(f"roundhouse: {self._state.phase}")
+        return None
 
     def _generation(self) -> Path | None:
         """The folder of the generation_config.json that this engine needs; None where the weights' own will do."""
