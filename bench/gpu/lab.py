@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import functools
+import json
 import os
 import re
 import shutil
@@ -117,7 +118,10 @@ async def started(setup: Setup, gpus: int, limit: float, ready: int | None = Non
                 await _until_ready(setup, folder, process, served[:ready], limit)
             except StartError as error:
                 raise StartError(str(error), _commands(folder, served[:ready])) from None
-            yield Running(setup, folder, f"127.0.0.1:{port}", served, process, began, time.monotonic(), memory)
+            address = f"127.0.0.1:{port}"
+            running = Running(setup, folder, address, served, process, began, time.monotonic(), memory)
+            await _until_known(address, served[:ready])
+            yield running
         finally:
             await asyncio.to_thread(_stop, process)
     finally:
@@ -127,7 +131,30 @@ async def started(setup: Setup, gpus: int, limit: float, ready: int | None = Non
 async def until_ready(running: Running, limit: float) -> float:
     """Waits until all engines of a setup are ready; returns the seconds since its start."""
     await _until_ready(running.setup, running.folder, running.process, running.served, limit)
-    return time.monotonic() - running.began
+    seconds = time.monotonic() - running.began
+    await _until_known(running.address, running.served)
+    return seconds
+
+
+async def _until_known(address: str, served: tuple[Served, ...]) -> None:
+    """Waits until the gateway has seen that these are ready: it looks a few times a second."""
+    client = Transport()
+    try:
+        async with asyncio.timeout(QUICK.total):
+            while True:
+                exchange = await client.send(address, transport.get("/v1/models"), QUICK)
+                try:
+                    await exchange.head()
+                    rows = json.loads(await exchange.read_all(2**20))["data"]
+                finally:
+                    client.release(address, exchange)
+                if {one.id for one in served} <= {row["id"] for row in rows if row["state"] == "ready"}:
+                    return
+                await asyncio.sleep(0.05)
+    except (TimeoutError, TransportError) as error:
+        raise StartError(f"the engines are ready and the gateway does not say so: {error}") from None
+    finally:
+        client.close()
 
 
 def _commands(folder: Path, served: tuple[Served, ...]) -> list[list[str]]:

@@ -47,7 +47,7 @@ def test_each_result_is_kept_and_a_second_run_does_only_the_rest(kit: Kit) -> No
     found = kit.found()
     assert set(found) == {f"{SPLIT}/{one}" for one in ("start", "short", "chunked")}
     short = found[f"{SPLIT}/short"]
-    assert short.outcome == "measured"
+    assert short.outcome == "measured", short.reason
     assert short.where["rehearsal"]
     assert short.where["card"] is None
     assert short.command.startswith("bench/gpu/run --rehearse --out")
