@@ -21,6 +21,8 @@ def test_the_kit_from_the_first_engine_to_the_report(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PYTHON", sys.executable)
     folder = tmp_path / "results" / "rehearsal"
     command = [str(ROOT / "bench/gpu/run"), "--rehearse", "--minutes", str(MINUTES), "--out", str(folder)]
+    # The third setup differs by one flag only, and test_run.py has it with stand-ins.
+    command += ["--only", SPLIT, "--only", SLEEP]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=800)
     assert done.returncode == 0, done.stderr
     found = {one.experiment: one for one in results.read(folder)}
@@ -28,7 +30,7 @@ def test_the_kit_from_the_first_engine_to_the_report(tmp_path: Path, monkeypatch
     # A slow machine leaves the least valuable for another run, and says which.
     left = re.search(r"left for another run, for want of time: (.*)", done.stderr)
     rest = left[1].split(", ") if left else []
-    assert {*found, *rest} == {one.id for one in in_small(CATALOG)}
+    assert {*found, *rest} == {one.id for one in in_small(CATALOG) if one.setup.name in (SPLIT, SLEEP)}
     needed = ("start", "short", "long", "shared", "batching", "bounds", "prefix", "chunked", "split")
     assert {f"{SPLIT}/{one}": found[f"{SPLIT}/{one}"].reason for one in needed} == {
         f"{SPLIT}/{one}": None for one in needed
