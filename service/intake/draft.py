@@ -7,8 +7,9 @@ from typing import Any
 from service import names
 from service.intake.description import Description, IntakeError
 from service.names import Specialty, Variant
+from service.shapes.architectures import ARCHITECTURES
 from service.shapes.parameters import missing, parameters
-from service.shapes.reading import ReadingError, architecture_of, context_of, known, shape_of
+from service.shapes.reading import ReadingError, architecture_of, context_of, shape_of
 from service.shapes.shape import Shape
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -77,7 +78,7 @@ def _add_network(fields: dict[str, Any], description: Description, unknown: list
     config = description.config
     try:
         architecture = architecture_of(config)
-        network = known(architecture)
+        network = ARCHITECTURES.get(architecture)
         if network is None:
             unknown.append(
                 f"its network: '{architecture}' is no class that the planner knows, so it cannot plan for it"

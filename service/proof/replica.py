@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig
+
+from service.proof import tokenizer
 
 SEED = 20
 NOISE = 0.1
-BYTES = 512  # the id of the first byte; no special token of a small vocabulary is among the 256 from here
 # What a class of transformers raises when a configuration does not suit it.
 EXPECTED = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -61,7 +61,7 @@ def _invent(folder: Path, request: dict[str, Any]) -> Any:
     network.save_pretrained(folder)
     # As its publisher would write it: transformers renames some keys when it saves.
     (folder / "config.json").write_text(json.dumps({**request["config"], "dtype": "float32"}, indent=2))
-    _write_tokenizer(folder, request)
+    tokenizer.write(folder, request["config"]["vocab_size"], request["bos"], request["eos"])
     return network
 
 
@@ -89,20 +89,6 @@ def _embed(network: Any, prompt: list[int], pooling: str) -> list[float]:
     hidden = getattr(network, "base_model", network)(torch.tensor([prompt])).last_hidden_state[0]
     vector = {"CLS": hidden[0], "MEAN": hidden.mean(dim=0), "LAST": hidden[-1]}[pooling]
     return [float(one) for one in torch.nn.functional.normalize(vector, dim=0)]
-
-
-def _write_tokenizer(folder: Path, request: dict[str, Any]) -> None:
-    """The proof speaks in token ids, but the engine wants a tokenizer: one of bytes, which every class can read."""
-    words = {f"<{number}>": number for number in range(request["config"]["vocab_size"])}
-    for number, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), BYTES):
-        del words[f"<{number}>"]
-        words[byte] = number
-    tokenizer = Tokenizer(models.BPE(words, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    named = (("bos_token", "bos"), ("eos_token", "eos"))
-    special = {name: f"<{request[key]}>" for name, key in named if request[key] is not None}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.shapes.architectures import ARCHITECTURES, Architecture
+from service.shapes.architectures import Architecture
 from service.shapes.config import SPELLINGS, UNDIVIDED
 from service.shapes.shape import RopeScaling, Shape
 
@@ -60,11 +60,6 @@ def shape_of(config: dict[str, Any], architecture: Architecture) -> Shape:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ReadingError(f"config.json: {where}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def known(name: str) -> Architecture | None:
-    """The architecture of that class name, where it is one of ours."""
-    return ARCHITECTURES.get(name)
 
 
 def _text(config: dict[str, Any]) -> dict[str, Any]:
