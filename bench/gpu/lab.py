@@ -131,9 +131,7 @@ async def started(setup: Setup, gpus: int, limit: float, ready: int | None = Non
 async def until_ready(running: Running, limit: float) -> float:
     """Waits until all engines of a setup are ready; returns the seconds since its start."""
     await _until_ready(running.setup, running.folder, running.process, running.served, limit)
-    seconds = time.monotonic() - running.began
-    await _until_known(running.address, running.served)
-    return seconds
+    return time.monotonic() - running.began
 
 
 async def _until_known(address: str, served: tuple[Served, ...]) -> None:
