@@ -3,13 +3,15 @@
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from service.transport import Deadlines, Transport, post
 
 PATIENT = Deadlines(connect=5.0, first_byte=300.0, idle=300.0, total=600.0)
 PATH = "/v1/chat/completions"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,27 @@ async def ask(transport: Transport, address: str, fields: dict[str, Any]) -> Ans
 
 async def load(address: str, streams: int, requests: list[dict[str, Any]]) -> tuple[float, list[Answer]]:
     """Works through `requests` with `streams` of them at a time; returns the seconds it took, and every answer."""
-    transport, waiting, answers = Transport(), iter(requests), list[Answer]()
+    return await work(ask, address, streams, requests)
+
+
+async def work(
+    ask: Callable[[Transport, str, dict[str, Any]], Awaitable[T]],
+    address: str,
+    streams: int,
+    requests: Iterable[dict[str, Any]],
+) -> tuple[float, list[T]]:
+    """As `load`, with any way to `ask`; what that raises comes as an ExceptionGroup."""
+    transport, waiting, answers = Transport(), iter(requests), list[T]()
 
     async def client() -> None:
         for fields in waiting:
             answers.append(await ask(transport, address, fields))
 
     began = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(streams):
-            group.create_task(client())
-    took = time.perf_counter() - began
-    transport.close()
-    return took, answers
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(streams):
+                group.create_task(client())
+        return time.perf_counter() - began, answers
+    finally:
+        transport.close()

@@ -1,6 +1,5 @@
 """Many streams at once, and what came of them: tokens per second, time to first token, gaps between tokens."""
 
-import asyncio
 import itertools
 import json
 import random
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bench.load import PATIENT
+from bench import load
 from service.transport import Transport, TransportError, post
 
 PATH = "/v1/completions"
@@ -69,7 +68,7 @@ async def ask(transport: Transport, address: str, fields: dict[str, Any]) -> Str
     body = json.dumps({**fields, "stream": True, "stream_options": {"include_usage": True}}).encode()
     began = time.perf_counter()
     try:
-        exchange = await transport.send(address, post(PATH, body), PATIENT)
+        exchange = await transport.send(address, post(PATH, body), load.PATIENT)
         try:
             status = await exchange.head()
             pieces, times = [], []
@@ -92,22 +91,10 @@ async def ask(transport: Transport, address: str, fields: dict[str, Any]) -> Str
 
 async def work(address: str, streams: int, requests: Iterable[dict[str, Any]]) -> tuple[float, list[Stream]]:
     """Works through `requests`, `streams` of them at a time; returns the seconds it took, and every answer."""
-    transport, waiting, answers = Transport(), iter(requests), list[Stream]()
-
-    async def client() -> None:
-        for fields in waiting:
-            answers.append(await ask(transport, address, fields))
-
-    began = time.perf_counter()
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(streams):
-                group.create_task(client())
+        return await load.work(ask, address, streams, requests)
     except* LoadError as errors:
         raise next(_leaves(errors)) from None
-    finally:
-        transport.close()
-    return time.perf_counter() - began, answers
 
 
 def figures(took: float, answers: list[Stream]) -> dict[str, Any]:
