@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from service.documents import Frozen
 from service.flags import EngineKey, EngineSettings
@@ -12,7 +12,19 @@ from service.names import Specialty, Variant
 RESERVED = ("base", "chat", "instruct", "code", "embedding", "auto")
 
 
+def _with_port(address: str) -> str:
+    if not address.startswith("/") and not 0 < int(address.rpartition(":")[2]) < 2**16:
+        raise ValueError("has no port between 1 and 65535")
+    return address
+
+
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+# `host:port`, where a host that is a name stands for all of its addresses, or the path of a Unix socket.
+Address = Annotated[
+    str, Field(pattern=r"^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$|^/.{1,106}$"), AfterValidator(_with_port)
+]
+Priority = Literal["interactive", "default", "batch"]
+Policy = Literal["prefix_affinity", "least_load", "power_of_two", "round_robin"]
 
 
 class Adapter(Frozen):
@@ -20,6 +32,20 @@ class Adapter(Frozen):
 
     id: Identifier
     path: str
+
+
+class Waits(Frozen):
+    """How long a request to this model may wait for what, in seconds; None leaves it to the settings.
+
+    `queue`: for a place at an engine. `wake`: for an engine that is started on demand. `first_token`, `idle`, `total`:
+    for a stream's first output, for more of an answer, for all of it.
+    """
+
+    queue: PositiveFloat | None = None
+    wake: PositiveFloat | None = None
+    first_token: PositiveFloat | None = None
+    idle: PositiveFloat | None = None
+    total: PositiveFloat | None = None
 
 
 class Entry(Frozen):
@@ -38,13 +64,28 @@ class Entry(Frozen):
     infill: Infill | None = None
     replicas: Annotated[int, Field(ge=1, le=64)] = 1
     gpus: Annotated[int, Field(ge=0, le=64)] = 0
-    policy: Literal["least_load", "round_robin"] = "least_load"
+    min: Annotated[int, Field(ge=0, le=64)] | None = None
+    idle: PositiveFloat = 300.0
+    at: tuple[Address, ...] = ()
+    policy: Policy = "prefix_affinity"
     max_in_flight: PositiveInt = 256
+    max_queued: Annotated[int, Field(ge=0)] = 512
+    waits: Waits = Waits()
     aliases: tuple[Alias, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     engine: EngineSettings = Field(default_factory=dict)
     optional: tuple[EngineKey, ...] = ()
     env: dict[str, str | int] = Field(default_factory=dict)
+
+
+class TenantEntry(Frozen):
+    """One tenant as written in the file; docs/fleet.md explains each key."""
+
+    weight: PositiveFloat = 1.0
+    priority: Priority = "interactive"
+    max_in_flight: PositiveInt | None = None
+    requests_per_minute: PositiveInt | None = None
+    tokens_per_minute: PositiveInt | None = None
 
 
 class FleetFile(Frozen):
@@ -55,6 +96,7 @@ class FleetFile(Frozen):
     defaults: dict[Variant, Identifier] = Field(default_factory=dict)
     start: Literal["auto", "together", "in_turn"] = "auto"
     extra_fields: tuple[str, ...] = ()
+    tenants: dict[Identifier, TenantEntry] = Field(default_factory=dict)
     engine: EngineSettings = Field(default_factory=dict)
     optional: tuple[EngineKey, ...] = ()
     env: dict[str, str | int] = Field(default_factory=dict)

@@ -9,11 +9,12 @@ from pathlib import Path
 from service import names
 from service.catalog import Catalog
 from service.documents import ConfigError, Document
-from service.entries import RESERVED, Adapter, Entry, FleetFile
+from service.entries import RESERVED, Adapter, Entry, FleetFile, Waits
 from service.flags import EngineValue
 from service.model import Capability, Chat, Model
 from service.names import Specialty, Variant
 from service.prompts import template_for
+from service.tenants import Tenant
 from service.weights import manifest
 from service.weights.store import Store
 
@@ -23,7 +24,10 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 @dataclass(frozen=True)
 class Served:
-    """A model of the fleet with everything decided: what it is, where its weights are, how its engines run."""
+    """A model of the fleet with everything decided: what it is, where its weights are, how its engines run.
+
+    Of its `replicas` engines `always` run, the others on demand. With `at` others start them, at these addresses.
+    """
 
     id: str
     model: Model
@@ -32,8 +36,13 @@ class Served:
     template: Path | None
     replicas: int = 1
     gpus: int = 0
-    policy: str = "least_load"
+    always: int = 1
+    idle: float = 300.0
+    at: tuple[str, ...] = ()
+    policy: str = "prefix_affinity"
     max_in_flight: int = 256
+    max_queued: int = 512
+    waits: Waits = Waits()
     aliases: tuple[str, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     engine: dict[str, EngineValue] = field(default_factory=dict)
@@ -69,13 +78,15 @@ class Fleet:
     defaults: dict[Variant, str]
     start: str
     extra_fields: frozenset[str]
+    tenants: dict[str, Tenant] = field(default_factory=dict)
 
     def __getitem__(self, model_id: str) -> Served:
         return next(served for served in self.served if served.id == model_id)
 
     def replicas(self) -> Iterator[tuple[Served, int]]:
-        """Every replica of the fleet as (served model, number from 0), in starting order."""
-        return ((served, number) for served in self.served for number in range(served.replicas))
+        """Every replica that runs here as (served model, number from 0), in starting order."""
+        here = (served for served in self.served if not served.at)
+        return ((served, number) for served in here for number in range(served.replicas))
 
 
 def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
@@ -103,7 +114,12 @@ def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
     if problems:
         raise ConfigError(problems)
     return Fleet(
-        tuple(served.values()), aliases, dict(written.defaults), written.start, frozenset(written.extra_fields)
+        served=tuple(served.values()),
+        aliases=aliases,
+        defaults=dict(written.defaults),
+        start=written.start,
+        extra_fields=frozenset(written.extra_fields),
+        tenants={name: Tenant(id=name, **entry.model_dump()) for name, entry in written.tenants.items()},
     )
 
 
@@ -120,6 +136,8 @@ def _serve(entry: Entry, written: FleetFile, catalog: Catalog, folder: Path, sto
     _check_length(model, engine, {**written.env, **entry.env})
     if stray := next((name for name in entry.optional if name not in engine), None):
         raise _MistakeError("optional", f"'{stray}' is not among the 'engine' settings of this model")
+    if entry.min is not None and entry.min > entry.replicas:
+        raise _MistakeError("min", f"{entry.min} is more than the {entry.replicas} of 'replicas'")
     if entry.weights:
         weights = _existing(entry.weights, folder, "weights")
     elif model.hub:
@@ -141,8 +159,13 @@ def _serve(entry: Entry, written: FleetFile, catalog: Catalog, folder: Path, sto
         template=Path(template) if template else None,
         replicas=entry.replicas,
         gpus=entry.gpus,
+        always=entry.replicas if entry.min is None else entry.min,
+        idle=entry.idle,
+        at=entry.at,
         policy=entry.policy,
         max_in_flight=entry.max_in_flight,
+        max_queued=entry.max_queued,
+        waits=entry.waits,
         aliases=entry.aliases,
         adapters=adapters,
         engine=engine,

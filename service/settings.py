@@ -42,6 +42,13 @@ class Settings:
     first_byte_timeout: float = _row(300.0, "longest wait for an engine's first byte")
     idle_timeout: float = _row(60.0, "longest silence of an engine within an answer")
     total_timeout: float = _row(1800.0, "longest time for a whole answer")
+    queue_timeout: float = _row(10.0, "longest wait of a request for a place at an engine")
+    wake_timeout: float = _row(600.0, "longest wait of a request for an engine that is started on demand")
+    hang_timeout: float = _row(60.0, "how long an engine may make no progress before it counts as hung")
+    reader_timeout: float = _row(60.0, "how long a client may take nothing of a stream")
+    keep_alive: float = _row(10.0, "how often a stream that waits for its first token says so")
+    workers: int = _row(1, "gateway processes on this machine; each grants its part of the places and budgets")
+    gateways: int = _row(1, "machines or pods that run a gateway for the same engines; places and budgets are divided")
     start_timeout: float = _row(900.0, "longest time from an engine's start to its first token")
     drain_timeout: float = _row(20.0, "how long running requests may finish after SIGTERM")
 

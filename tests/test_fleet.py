@@ -51,7 +51,13 @@ def problems(folder: Path, text: str) -> list[str]:
         ("models:\n  - model: pebble-chat\n    replicas: two", "3: models[0].replicas: Input should be"),
         ("models:\n  - model: pebble-chat\n    replicas: 0", "3: models[0].replicas: Input should be greater"),
         ("models:\n  - model: pebble-chat\n    gpus: -1", "3: models[0].gpus: Input should be greater"),
-        ("models:\n  - model: pebble-chat\n    policy: random", "3: models[0].policy: Input should be 'least"),
+        ("models:\n  - model: pebble-chat\n    policy: random", "3: models[0].policy: Input should be 'prefix"),
+        ("models:\n  - model: pebble-chat\n    replicas: 2\n    min: 3", "4: models[0].min: 3 is more than the 2 of"),
+        ("models:\n  - model: pebble-chat\n    at: [engines]", "3: models[0].at[0]: String should match pattern"),
+        ("models:\n  - model: pebble-chat\n    at: ['engines:0']", "3: models[0].at[0]: has no port between"),
+        ("models:\n  - model: pebble-chat\n    waits: {queue: 0}", "3: models[0].waits.queue: Input should be greater"),
+        ("models: [{model: pebble-chat}]\ntenants: {acme: {weight: 0}}", "2: tenants.acme.weight: Input should be"),
+        ("models: [{model: pebble-chat}]\ntenants: {acme: {priority: high}}", "2: tenants.acme.priority: Input should"),
         ("models:\n  - model: pebble-chat\n    id: Big", "3: models[0].id: String should match pattern"),
         ("models:\n  - model: pebble-chat\n    variant: talk", "3: models[0].variant: Input should be 'base'"),
         ("models:\n  - model: pebble-chat\n    aliases: x", "3: models[0].aliases: Input should be a valid tup"),
@@ -149,7 +155,7 @@ def test_a_model_of_the_catalogue_needs_its_id_only(tmp_path: Path) -> None:
     assert served.model == CATALOG.models["llama-2-13b-chat"]
     assert served.weights == "meta-llama/Llama-2-13b-chat-hf"
     assert served.template == ROOT / "models/templates/llama-2.jinja"
-    assert (served.replicas, served.gpus, served.policy) == (1, 0, "least_load")
+    assert (served.replicas, served.gpus, served.policy) == (1, 0, "prefix_affinity")
 
 
 def test_a_hub_id_of_the_catalogue_is_its_model(tmp_path: Path) -> None:

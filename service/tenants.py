@@ -1,0 +1,36 @@
+"""Who asks: what a tenant may do and how much of the service is theirs."""
+
+from dataclasses import dataclass, replace
+
+from service.entries import Priority
+
+PRIORITIES: tuple[Priority, ...] = ("interactive", "default", "batch")  # the first goes first
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """One tenant. `weight` is its share where requests wait; `priority` the highest that it may ask for.
+
+    The budgets are of all gateways together; None is no bound. Tokens are those of prompts and answers.
+    """
+
+    id: str
+    weight: float = 1.0
+    priority: Priority = "interactive"
+    max_in_flight: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+    def shared(self, gateways: int) -> "Tenant":
+        """The part of this tenant's budgets that one of so many gateways grants."""
+        bounds = {
+            name: max(1, bound // gateways)
+            for name in ("max_in_flight", "requests_per_minute", "tokens_per_minute")
+            if (bound := getattr(self, name)) is not None
+        }
+        return replace(self, **bounds)
+
+
+def priority(tenant: Tenant, asked: Priority | None) -> Priority:
+    """What a request of this tenant gets: what it asked for, `default` where it did not say, never above its own."""
+    return max(tenant.priority, asked or "default", key=PRIORITIES.index)
