@@ -1,55 +1,126 @@
 """Builds every object of the gateway once and wires them: the order of the middleware is one visible expression."""
 
 import asyncio
+import contextlib
+import json
+import os
+import random
 import sys
 import time
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import AsyncIterator
+from pathlib import Path
 
-from service.admission import Admission
+from service.admission.gate import Admission
 from service.asgi import App, Receive, Scope, Send
 from service.catalog import Catalog
 from service.endpoints import Endpoints
+from service.engine import demand
 from service.fleet import Fleet
 from service.metrics import Metrics
 from service.middleware import Bounded, Recorded, Rendered
-from service.relay import Relay
+from service.relay.relay import Relay
 from service.settings import Settings
 from service.transport import Transport
-from service.upstreams import Upstreams
+from service.upstreams.limit import ceiling
+from service.upstreams.upstreams import Upstreams
+from service.waking import Waking
+
+TICK = 0.25  # seconds between two looks at which engines are wanted
 
 
-@dataclass(frozen=True)
 class Gateway:
-    """The gateway as an ASGI app and what its owner must run beside it."""
+    """The gateway as an ASGI app, and what its owner does with it.
 
-    app: App
-    upstreams: Upstreams
-    metrics: Metrics
-    transport: Transport
+    `counts` is the folder where the metrics of several workers meet, if there are several.
+    """
+
+    def __init__(self, settings: Settings, catalog: Catalog, fleet: Fleet, counts: Path | None = None) -> None:
+        assert settings.run_dir
+        self._fleet, self._run_dir, self._gateways = fleet, settings.run_dir, settings.workers * settings.gateways
+        self.metrics, self.transport = Metrics(counts), Transport()
+        self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)
+        self.admission = Admission(settings, time.monotonic, random.random)
+        self._relay = Relay(fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic)
+        self._endpoints = Endpoints(fleet, self.upstreams, self._relay, self.show, self.metrics, settings)
+        self._waking = Waking(fleet)
+        self._recorded = Recorded(
+            Rendered(Bounded(self._endpoints, settings.max_headers, settings.max_body)),
+            self.metrics, self._endpoints.name_of, _write,
+        )  # fmt: skip
+        self.app: App = self._recorded
 
     def is_ready(self) -> bool:
-        """Whether at least one model answers."""
-        return any(upstream.condition()[0] == "ready" for upstream in self.upstreams)
+        """Whether requests should be sent here: some model answers, or wakes for one, and this is not the end."""
+        ready = (one.served.always == 0 or one.condition()[0] == "ready" for one in self.upstreams)
+        return not self._recorded.closing and any(ready)
 
-    async def watch(self) -> None:
-        """Keeps the upstreams up to date until cancelled."""
-        await self.upstreams.watch(lambda: self.metrics.show_replicas(self.upstreams.counts()))
+    def apply(self, fleet: Fleet) -> None:
+        """Makes this the fleet that is served; requests on their way end under the one they began with."""
+        self._fleet = fleet
+        self.upstreams.apply(fleet)
+        self._relay.apply(fleet)
+        self._endpoints.apply(fleet)
+        self.admission.apply(fleet)
 
+    def reloaded(self, problems: list[str]) -> None:
+        """Makes known what came of a changed fleet file: nothing to say is a success."""
+        self.metrics.reload_failed.set(bool(problems))
+        outcome = "refused: the fleet file as it was stays in use" if problems else "in use"
+        fields = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "event": "reload",
+            "outcome": outcome,
+            "problems": problems,
+        }
+        _write(json.dumps(fields, ensure_ascii=False))
 
-def assemble(settings: Settings, catalog: Catalog, fleet: Fleet) -> Gateway:
-    """The gateway of a fleet whose engines have their sockets and states in `settings.run_dir`."""
-    assert settings.run_dir
-    metrics, transport, admission = Metrics(), Transport(), Admission()
-    upstreams = Upstreams(fleet, settings.run_dir, time.monotonic)
-    relay = Relay(fleet, catalog, upstreams, admission, transport, settings, time.monotonic)
-    endpoints = Endpoints(fleet, upstreams, relay, metrics, settings)
-    for served in fleet.served:
-        metrics.in_flight.labels(served.id).set_function(partial(admission.load, served.id))
-    app = Recorded(
-        Rendered(Bounded(endpoints, settings.max_headers, settings.max_body)), metrics, endpoints.name_of, _write
-    )
-    return Gateway(app, upstreams, metrics, transport)
+    def drain(self) -> None:
+        """Says from now on that this gateway leaves: in its readiness, and to each client in its answer."""
+        self._recorded.closing = True
+
+    def end(self) -> None:
+        """Breaks off what still runs, with an error that its client sees."""
+        self._relay.end()
+
+    def show(self) -> None:
+        """Sets the gauges to what holds now."""
+        self.metrics.show_replicas(self.upstreams.counts())
+        for upstream in self.upstreams:
+            model = upstream.served.id
+            self.metrics.in_flight.labels(model).set(self.admission.load(model))
+            self.metrics.queued.labels(model).set(self.admission.queued(model))
+            self.metrics.demand.labels(model).set(self.admission.demand(model))
+
+    def wanted(self) -> list[int]:
+        """The engines on demand that should run now, by their number in starting order."""
+        places = {served.id: ceiling(served, self._gateways) for served in self._fleet.served}
+        return self._waking.wanted(self._fleet, self.admission.demand, places.__getitem__, time.monotonic())
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Keeps everything up to date while the context lasts."""
+        self.upstreams.refresh()
+        tasks = [asyncio.create_task(one) for one in (self.upstreams.watch(self.admission.stir), self._ask())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            self.transport.close()
+
+    async def _ask(self) -> None:
+        """Asks for the engines that are wanted, for ever."""
+        asked: list[int] = []
+        while True:
+            self.show()
+            self._relay.expire()
+            wanted = self.wanted()
+            if wanted != asked:
+                with contextlib.suppress(OSError):  # a full disk: asked again at the next look
+                    demand.write(self._run_dir, os.getpid(), wanted)
+                    asked = wanted
+            await asyncio.sleep(TICK)
 
 
 def with_lifespan(gateway: Gateway) -> App:
@@ -60,11 +131,9 @@ def with_lifespan(gateway: Gateway) -> App:
             await gateway.app(scope, receive, send)
             return
         await receive()
-        watching = asyncio.create_task(gateway.watch())
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        watching.cancel()
-        gateway.transport.close()
+        async with gateway.watching():
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
     return app

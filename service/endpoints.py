@@ -12,9 +12,10 @@ from service.fleet import Fleet
 from service.metrics import Metrics
 from service.protocol.generation import GENERATION, Endpoint
 from service.protocol.requests import read
-from service.relay import Relay
+from service.relay.relay import Relay
 from service.settings import Settings
-from service.upstreams import Upstream, Upstreams
+from service.upstreams.upstream import Upstream
+from service.upstreams.upstreams import Upstreams
 
 Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
 MODELS = "/v1/models"
@@ -23,15 +24,22 @@ MODELS = "/v1/models"
 class Endpoints:
     """The app behind the middleware: one method of this class, or the relay, for each row of its table."""
 
-    def __init__(self, fleet: Fleet, upstreams: Upstreams, relay: Relay, metrics: Metrics, settings: Settings) -> None:
+    def __init__(
+        self, fleet: Fleet, upstreams: Upstreams, relay: Relay, show: Callable[[], None], metrics: Metrics,
+        settings: Settings,
+    ) -> None:  # fmt: skip
         self._fleet, self._upstreams, self._relay = fleet, upstreams, relay
-        self._metrics, self._settings = metrics, settings
+        self._show, self._metrics, self._settings = show, metrics, settings
         self.table: dict[str, dict[str, Answer]] = {
             **{endpoint.path: {"POST": self._generation(endpoint)} for endpoint in GENERATION},
             MODELS: {"GET": self._list_models},
             "/v1/route": {"POST": self._route},
             "/metrics": {"GET": self._show_metrics},
         }
+
+    def apply(self, fleet: Fleet) -> None:
+        """Takes a fleet into use."""
+        self._fleet = fleet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
@@ -53,7 +61,7 @@ class Endpoints:
     def _generation(self, endpoint: Endpoint) -> Answer:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             body = await self._body(receive)
-            await self._relay.answer(endpoint, body, scope["record"], receive, send)
+            await self._relay.answer(endpoint, body, scope["headers"], scope["record"], receive, send)
 
         return answer
 
@@ -103,6 +111,7 @@ class Endpoints:
         await respond_json(send, answer)
 
     async def _show_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._show()
         await respond(send, 200, self._metrics.text(), [(b"content-type", CONTENT_TYPE_LATEST.encode())])
 
 

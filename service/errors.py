@@ -1,6 +1,7 @@
 """The errors a client can see, and the one place where they are rendered."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -58,6 +59,23 @@ def too_large(message: str, code: str = "request_too_large", status: int = 413) 
 def wrong_media_type(message: str) -> ApiError:
     """415: the body is not plain JSON."""
     return ApiError(message, None, "unsupported_media_type", 415, "invalid_request_error")
+
+
+def conflicting(message: str, code: str = "idempotency_conflict", status: int = 422) -> ApiError:
+    """409 or 422: the request's `Idempotency-Key` stands for another answer."""
+    return ApiError(message, None, code, status, "invalid_request_error")
+
+
+def quarantined(message: str, retry_after: float) -> ApiError:
+    """422: engines died of this request. `Retry-After` says in how many seconds it may be tried again."""
+    headers = {"retry-after": str(math.ceil(retry_after))}
+    return ApiError(message, None, "request_quarantined", 422, "invalid_request_error", headers)
+
+
+def rate_limited(message: str, retry_after: float) -> ApiError:
+    """429 with `Retry-After` in whole seconds: the tenant's budget is used up until then."""
+    seconds = str(max(1, math.ceil(retry_after)))
+    return ApiError(message, None, "rate_limit_exceeded", 429, "rate_limit_error", {"retry-after": seconds})
 
 
 def unavailable(message: str, code: str, retry_after: float) -> ApiError:

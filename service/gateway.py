@@ -5,6 +5,7 @@
 
 import asyncio
 import atexit
+import contextlib
 import inspect
 import os
 import shutil
@@ -12,17 +13,21 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import bentoml
 from bentoml._internal.server import base_app
 from bentoml._internal.server.http import traffic
+from prometheus_client import values
 
 from service import assembly, catalog, fleet
 from service.asgi import App, Receive, Scope, Send
 from service.documents import ConfigError
 from service.engine.service import QUIET, end_with_parent, engine_service
+from service.leaving import Leaving
+from service.reloading import Reload
 from service.settings import Settings
 
 RUN_DIR = "ROUNDHOUSE_RUN_DIR"
@@ -80,22 +85,46 @@ def quieten() -> None:
     traffic.TimeoutMiddleware = NoTimeout
 
 
+def count_in(folder: Path, workers: int) -> Path | None:
+    """Where the metrics of several workers meet; None where one worker has them all in its memory.
+
+    BentoML makes prometheus_client write every count to a file, in a folder that outlives the service.
+    """
+    if workers == 1:
+        values.ValueClass = values.MutexValue
+        return None
+    (shared := folder / "metrics").mkdir(exist_ok=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
+    values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+    return shared
+
+
 def declare(settings: Settings, known: catalog.Catalog, served: fleet.Fleet) -> Any:
     """The Gateway service, depending on one Engine service for each replica of the fleet."""
-    gateway = assembly.assemble(settings, known, served)
+    assert settings.run_dir
+    gateway = assembly.Gateway(settings, known, served, count_in(settings.run_dir, settings.workers))
+    limit = settings.drain_timeout
+    leaving = Leaving(settings.run_dir, min(settings.drain_grace, limit), limit, gateway.drain, gateway.end)
+    load = partial(fleet.load, settings.fleet, known, settings.weights)
+    reload = Reload(settings.fleet, served, load, gateway.apply, gateway.reloaded)
 
     class Gateway:
         @bentoml.on_startup
-        def start(self) -> None:
+        async def start(self) -> None:
             end_with_parent()
-            self.watching = asyncio.create_task(gateway.watch())
-            self.greeting = asyncio.create_task(_greet(gateway, settings))
+            leaving.enter()
+            self.running = contextlib.AsyncExitStack()
+            await self.running.enter_async_context(gateway.watching())
+            tasks = [reload.watch()]
+            if bentoml.server_context.worker_index in (None, 1):
+                tasks.append(_greet(gateway, settings))
+            for task in map(asyncio.create_task, tasks):
+                self.running.callback(task.cancel)
 
         @bentoml.on_shutdown
-        def stop(self) -> None:
-            self.watching.cancel()
-            self.greeting.cancel()
-            gateway.transport.close()
+        async def stop(self) -> None:
+            await self.running.aclose()
+            leaving.leave()
 
         async def __is_ready__(self) -> bool:
             return gateway.is_ready()
@@ -104,7 +133,7 @@ def declare(settings: Settings, known: catalog.Catalog, served: fleet.Fleet) -> 
         engine = engine_service(one, number, order, served, settings, say)
         setattr(Gateway, f"engine_{order}", bentoml.depends(engine))
     http = {"host": settings.host, "port": settings.port}
-    service = bentoml.service(name="gateway", workers=1, http=http, **QUIET)(Gateway)
+    service = bentoml.service(name="gateway", workers=settings.workers, http=http, **QUIET)(Gateway)
     service.add_asgi_middleware(OnlyOurs, ours=gateway.app)
     return service
 
@@ -113,7 +142,7 @@ async def _greet(gateway: assembly.Gateway, settings: Settings) -> None:
     """Tells the terminal when the first model answers and when all do."""
     began, greeted = time.monotonic(), False
     while True:
-        conditions = [upstream.condition()[0] for upstream in gateway.upstreams]
+        conditions = [one.condition()[0] for one in gateway.upstreams if one.served.always]
         ready = conditions.count("ready")
         if ready and not greeted:
             say(f"the first of {len(conditions)} models answers, {time.monotonic() - began:.0f} s after the gateway")

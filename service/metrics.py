@@ -1,9 +1,11 @@
 """Every metric of the gateway, declared once, and the one place where a record is observed."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.records import Record
 
@@ -15,9 +17,10 @@ GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.
 
 
 class Metrics:
-    """The gateway's metrics in a registry of their own."""
+    """The gateway's metrics in a registry of their own; `shared` is the folder where those of several workers meet."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Path | None = None) -> None:
+        self._shared = shared
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "roundhouse_requests", "Requests ended, by outcome.", (*LABELS, "outcome"), registry=registry
@@ -28,6 +31,18 @@ class Metrics:
         self.in_flight = Gauge(
             "roundhouse_in_flight", "Requests being answered now.", ("model",), registry=registry,
             multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.queued = Gauge(
+            "roundhouse_queued", "Requests waiting for a place at an engine.", ("model",), registry=registry,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.demand = Gauge(
+            "roundhouse_demand", "Requests of a model, running and waiting: what an autoscaler should follow.",
+            ("model",), registry=registry, multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.reload_failed = Gauge(
+            "roundhouse_reload_failed", "Whether the fleet file as it is now was refused (1) or is in use (0).",
+            registry=registry, multiprocess_mode="livemax",
         )  # fmt: skip
         self.ttft = Histogram(
             "roundhouse_time_to_first_token_seconds", "From arrival to the first output of a stream.", LABELS,
@@ -78,5 +93,9 @@ class Metrics:
             self.replicas.labels(model, state).set(count)
 
     def text(self) -> bytes:
-        """All of it in Prometheus's text format."""
-        return generate_latest(self.registry)
+        """All of it in Prometheus's text format, every worker's where there are several."""
+        registry = self.registry
+        if self._shared:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry, str(self._shared))  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

@@ -21,10 +21,14 @@ CLIENT_LEFT = 499  # in logs only
 
 
 class Recorded:
-    """Gives each request an id and a Record in `scope["record"]`, and observes the record once at its end."""
+    """Gives each request an id and a Record in `scope["record"]`, and observes the record once at its end.
+
+    While `closing`, each answer asks its client for a new connection next time.
+    """
 
     def __init__(self, app: App, metrics: Metrics, name_of: Callable[[str], str], write: Callable[[str], None]) -> None:
         self._app, self._metrics, self._name_of, self._write = app, metrics, name_of, write
+        self.closing = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,12 +43,14 @@ class Recorded:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 message["headers"].append((b"x-request-id", record.request_id.encode()))
+                if self.closing:
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
             await self._app(scope, receive, noting)
         except ClientGoneError:
-            record.outcome, record.status = "cancelled", CLIENT_LEFT
+            record.outcome, record.status, record.code = "cancelled", CLIENT_LEFT, None
         except asyncio.CancelledError:  # the server stops
             record.outcome = "failed"
             raise
@@ -103,8 +109,7 @@ class Bounded:
 
 async def _render(error: ApiError, scope: Scope, send: Send) -> None:
     record: Record = scope["record"]
-    record.code = error.code
-    record.outcome = "refused" if error.status < 500 or error.status == 503 else "failed"
+    record.fail(error)
     if record.status:
         return  # the answer has begun; the connection's early end is all that can still be said
     anthropic = scope["path"].startswith("/v1/messages")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from service.upstreams import Replica
+from service.upstreams.replica import Replica
 
 # `replicas` is not empty; `turn` counts the model's requests.
 Policy = Callable[[Sequence[Replica], int], Replica]

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from service.errors import ApiError
+
 Outcome = Literal["complete", "refused", "failed", "cancelled"]
 
 
@@ -20,6 +22,7 @@ class Record:
     endpoint: str
     started: float
     client_request_id: str | None = None
+    tenant: str = ""
     requested: str = ""
     model: str = ""
     variant: str = ""
@@ -63,6 +66,11 @@ class Record:
         self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
         self.gaps.clear()
 
+    def fail(self, error: ApiError) -> None:
+        """Notes the error that the client gets."""
+        self.code = error.code
+        self.outcome = "refused" if error.status < 500 or error.status == 503 else "failed"
+
     @property
     def ttft(self) -> float | None:
         """Seconds from the request's arrival to its first output."""
@@ -82,6 +90,7 @@ def log_line(record: Record, timestamp: str) -> str:
         "request_id": record.request_id,
         "client_request_id": record.client_request_id,
         "endpoint": record.endpoint,
+        "tenant": record.tenant,
         "requested": record.requested[:128],
         "model": record.model,
         "variant": record.variant,

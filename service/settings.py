@@ -50,6 +50,7 @@ class Settings:
     workers: int = _row(1, "gateway processes on this machine; each grants its part of the places and budgets")
     gateways: int = _row(1, "machines or pods that run a gateway for the same engines; places and budgets are divided")
     start_timeout: float = _row(900.0, "longest time from an engine's start to its first token")
+    drain_grace: float = _row(0.5, "how long new requests are still taken after SIGTERM, while saying that it ends")
     drain_timeout: float = _row(20.0, "how long running requests may finish after SIGTERM")
 
     @classmethod

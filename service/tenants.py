@@ -1,9 +1,12 @@
 """Who asks: what a tenant may do and how much of the service is theirs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from service.entries import Priority
+from service.errors import invalid
 
+DEFAULT = "default"  # whoever does not say who they are
 PRIORITIES: tuple[Priority, ...] = ("interactive", "default", "batch")  # the first goes first
 
 
@@ -34,3 +37,13 @@ class Tenant:
 def priority(tenant: Tenant, asked: Priority | None) -> Priority:
     """What a request of this tenant gets: what it asked for, `default` where it did not say, never above its own."""
     return max(tenant.priority, asked or "default", key=PRIORITIES.index)
+
+
+def find(tenants: Mapping[str, Tenant], name: str | None) -> Tenant:
+    """The tenant that a request names, or the default one; raises 400 for one that the fleet file does not know."""
+    found = tenants.get(name or DEFAULT)
+    if found:
+        return found
+    if name is None:
+        return Tenant(DEFAULT)
+    raise invalid(f"There is no tenant '{name[:64]}' here. The fleet file lists them.", code="unknown_tenant")

@@ -20,12 +20,14 @@ IDLE_POOL = 30.0  # seconds; engines keep idle connections for longer, so a pool
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Float seconds: to connect, to the first byte of an answer's body, of silence within it, and for all of it."""
+    """Float seconds: to connect, to the first byte of an answer's body, of silence within it, for all of it, and for a
+    client to take what came."""
 
     connect: float
     first_byte: float
     idle: float
     total: float
+    reader: float = 60.0
 
 
 class TransportError(Exception):
@@ -34,6 +36,10 @@ class TransportError(Exception):
 
 class DeadlineError(TransportError):
     """The replica was silent for too long."""
+
+
+class RefusedError(TransportError):
+    """Nobody listens at the address."""
 
 
 class Exchange(asyncio.Protocol):
@@ -244,6 +250,14 @@ class Transport:
         else:
             exchange.close()
 
+    async def refuses(self, address: str, limit: float = 1.0) -> bool:
+        """Whether nobody listens there; not known within `limit` seconds means that somebody may."""
+        try:
+            self.release(address, await self._connect(address, limit))
+        except TransportError as error:
+            return isinstance(error, RefusedError)
+        return False
+
     def close(self) -> None:
         """Closes every idle connection."""
         for idle in self._idle.values():
@@ -259,9 +273,11 @@ class Transport:
                     _, exchange = await loop.create_unix_connection(lambda: Exchange(loop), address)
                 else:
                     host, port = address.rsplit(":", 1)
-                    _, exchange = await loop.create_connection(lambda: Exchange(loop), host, int(port))
+                    _, exchange = await loop.create_connection(lambda: Exchange(loop), host.strip("[]"), int(port))
         except TimeoutError:
             raise TransportError(f"no connection within {limit:g} s") from None
+        except (ConnectionRefusedError, FileNotFoundError) as error:
+            raise RefusedError(f"no connection: {os.strerror(error.errno or 0)}") from None
         except OSError as error:
             raise TransportError(f"no connection: {os.strerror(error.errno) if error.errno else 'failed'}") from None
         return exchange

@@ -24,9 +24,14 @@ def write(folder: Path, text: str) -> Path:
     return file
 
 
+def read(file: Path, known: Catalog = CATALOG) -> Fleet:
+    """The fleet that a file describes."""
+    return fleet.load(file, known)
+
+
 def load(folder: Path, text: str, known: Catalog = CATALOG) -> Fleet:
     """The fleet that `text` describes."""
-    return fleet.load(write(folder, text), known)
+    return read(write(folder, text), known)
 
 
 def only(folder: Path, entry: str) -> Served:

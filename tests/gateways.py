@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import socket
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,9 +18,10 @@ import uvicorn
 
 from service import assembly
 from service.asgi import Receive, Scope, Send
-from service.engine import state
+from service.engine import demand, state
 from service.engine.state import Condition, EngineState
 from service.settings import Settings
+from service.upstreams.replica import Replica
 from tests import fleets
 from tests.fake_engine import FakeEngine, Seen
 from tests.waiting import PATIENCE, until
@@ -93,7 +95,10 @@ class Line:
     async def rest(self) -> bytes:
         """All that comes until the gateway closes the connection."""
         async with asyncio.timeout(PATIENCE):
-            return await self.reader.read()
+            data = await self.reader.read()
+            self.writer.close()
+            await self.writer.wait_closed()
+        return data
 
     async def answer(self) -> Answer:
         """The answer to a request with `connection: close`."""
@@ -136,8 +141,23 @@ class RunningGateway:
 
     @property
     def seen(self) -> list[Seen]:
-        """What the engines got, all of them together."""
-        return [seen for engine in self.engines for seen in engine.requests]
+        """The requests that engines got, all of them together; what the gateway asks for itself is none."""
+        return [seen for engine in self.engines for seen in engine.requests if seen.method == "POST"]
+
+    @property
+    def replicas(self) -> list[Replica]:
+        return [one for upstream in self.gateway.upstreams for one in upstream.replicas]
+
+    def clock(self) -> float:
+        return time.monotonic()
+
+    def queued(self) -> int:
+        """How many requests wait for a place."""
+        return sum(self.gateway.admission.queued(upstream.served.id) for upstream in self.gateway.upstreams)
+
+    def wanted(self) -> list[int]:
+        """The engines on demand that this gateway asks for, by their number."""
+        return [order for order in range(len(self.engines)) if demand.wanted(self.run_dir, order)]
 
     async def connect(self, buffer: int = 0) -> Line:
         """A new connection; what the client's kernel holds of an answer can be limited to a `buffer` of some bytes."""
@@ -153,13 +173,15 @@ class RunningGateway:
 
     def show(self, order: int, condition: Condition, phase: str = "", reason: str | None = None) -> None:
         """Lets engine `order` say that about itself, and the gateway see it."""
-        replica = [one for upstream in self.gateway.upstreams for one in upstream.replicas][order]
+        replica = self.replicas[order]
         model = replica.id.rpartition("-")[0]
         state.write(self.run_dir, EngineState(replica.id, model, order, condition, phase, reason))
         self.gateway.upstreams.refresh()
+        self.gateway.admission.stir()
 
     def sample(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that bear the labels."""
+        self.gateway.show()
         return sum(
             sample.value
             for family in self.gateway.metrics.registry.collect()
@@ -168,8 +190,8 @@ class RunningGateway:
         )
 
     def in_flight(self) -> float:
-        replicas = [one for upstream in self.gateway.upstreams for one in upstream.replicas]
-        return self.sample("roundhouse_in_flight") + sum(one.in_flight for one in replicas)
+        at_engines = sum(replica.in_flight for replica in self.replicas)
+        return self.sample("roundhouse_in_flight") + self.sample("roundhouse_queued") + at_engines
 
     def leftovers(self) -> list[str]:
         """The tasks that requests left behind; a connection that waits for its next request is none."""
@@ -215,7 +237,7 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
         output: list[str] = []
         stack.enter_context(mock.patch.object(assembly, "_write", output.append))
         settings = Settings(run_dir=run_dir, **{"connect_timeout": PATIENCE, **limits})
-        gateway = assembly.assemble(settings, fleets.CATALOG, fleet)
+        gateway = assembly.Gateway(settings, fleets.CATALOG, fleet)
         gateway.upstreams.refresh()
         app = assembly.with_lifespan(gateway)
         errors = Errors()

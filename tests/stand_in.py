@@ -2,7 +2,8 @@
 
 The variable STAND_IN names what is wrong with it: `broken` (it ends while it loads), `mute` (no token until the file
 `speak` lies beside its socket), `early` (its socket is there, but nobody answers there until
-`speak`), `stubborn` (SIGTERM does not stop it). LACKS names flags that this release does not have yet.
+`speak`), `stubborn` (SIGTERM does not stop it). LACKS names flags that this release does not have yet. At SIGUSR1 its
+core stands still: it says that it is healthy, and makes no token any more.
 """
 
 import argparse
@@ -46,6 +47,11 @@ async def main(uds: Path, name: str, wrong: str) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if wrong == "mute":
         engine.always = Fault(status=500)
+
+    def freeze() -> None:
+        engine.always = Fault(raw=b"", end="hang")
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, freeze)
     async with engine.listen(uds):
         print("\n".join(others), flush=True)
         if wrong == "mute":

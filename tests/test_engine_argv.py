@@ -39,6 +39,7 @@ def test_the_whole_command_of_an_embedded_model(tmp_path: Path) -> None:
         "--uds", "/run/e0.sock",
         "--shutdown-timeout", "20",
         "--max-num-queued-reqs", "1024",
+        "--disable-access-log-for-endpoints", "/metrics,/health",
         "--enforce-eager",
         "--max-model-len", "1024",
         "--disable-fastapi-docs",
@@ -154,18 +155,18 @@ def test_a_context_beyond_the_configurations_is_stretched_as_vllm_wants_it(
     assert ("VLLM_ALLOW_LONG_MAX_MODEL_LEN" in environment(only(tmp_path, entry))) is is_stretched
 
 
-QUEUE = "--max-num-queued-reqs"
+QUEUE, QUIET = "--max-num-queued-reqs", "--disable-access-log-for-endpoints"
 
 
 @pytest.mark.parametrize(
     ("entry", "flags"),
     [
-        ("model: llama-2-7b", {QUEUE}),
-        ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}", set()),
-        ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}\noptional: [max_num_queued_reqs]", {QUEUE}),
-        ("model: llama-2-7b\nengine: {new_one: 1, old_one: 2}\noptional: [new_one]", {QUEUE, "--new-one"}),
-        ("model: llama-2-7b\nengine: {new_one: false}\noptional: [new_one]", {QUEUE, "--no-new-one"}),
-        ("model: llama-2-7b\nengine: {new_one: null}\noptional: [new_one]", {QUEUE}),
+        ("model: llama-2-7b", {QUEUE, QUIET}),
+        ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}", {QUIET}),
+        ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}\noptional: [max_num_queued_reqs]", {QUEUE, QUIET}),
+        ("model: llama-2-7b\nengine: {new_one: 1, old_one: 2}\noptional: [new_one]", {QUEUE, QUIET, "--new-one"}),
+        ("model: llama-2-7b\nengine: {new_one: false}\noptional: [new_one]", {QUEUE, QUIET, "--no-new-one"}),
+        ("model: llama-2-7b\nengine: {new_one: null}\noptional: [new_one]", {QUEUE, QUIET}),
     ],
 )
 def test_optional_is_our_own_defence_and_what_the_fleet_marks(tmp_path: Path, entry: str, flags: set[str]) -> None:

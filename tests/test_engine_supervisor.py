@@ -1,6 +1,7 @@
 """The life of a replica, with a small program in place of vLLM: start, readiness, death, restart, drain, turns."""
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -14,9 +15,11 @@ from typing import Any
 import psutil
 import pytest
 
-from service.engine import state, supervisor
+from service.engine import demand, presence, readiness, room, state, supervisor
+from service.engine.command import child_environment
+from service.engine.probe import probe
 from service.engine.state import Condition, EngineState
-from service.engine.supervisor import Supervisor, child_environment, probe
+from service.engine.supervisor import Supervisor
 from service.settings import Settings
 from service.transport import Deadlines, Transport, get, post
 from service.weights import manifest
@@ -37,7 +40,7 @@ class House:
 
     def __init__(self, folder: Path, text: str, **settings: Any) -> None:
         self.run_dir = folder / "run"
-        self.run_dir.mkdir()
+        self.run_dir.mkdir(exist_ok=True)
         fleet = fleets.load(folder, text)
         self.said: list[str] = []
         configured = Settings(run_dir=self.run_dir, **{"engine_program": PROGRAM, "drain_timeout": 5.0, **settings})
@@ -89,8 +92,10 @@ Open = Callable[..., House]
 async def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
     """Starts the supervisors of a fleet; afterwards they have stopped, and nothing of them is left."""
     monkeypatch.setattr(supervisor, "BACKOFF", (0.05, 0.1))
-    monkeypatch.setattr(supervisor, "KNOCK", Deadlines(connect=1, first_byte=0.5, idle=0.5, total=0.5))
-    monkeypatch.setattr(supervisor, "need", lambda served: 1)
+    monkeypatch.setattr(readiness, "KNOCK", Deadlines(connect=1, first_byte=0.5, idle=0.5, total=0.5))
+    monkeypatch.setattr(room, "need", lambda served: 1)
+    monkeypatch.setattr(supervisor, "LOOK", 0.05)
+    monkeypatch.setattr(supervisor, "SEEN", 0.1)
     houses: list[House] = []
 
     def begin(text: str = ONE, **settings: Any) -> House:
@@ -163,10 +168,10 @@ async def test_a_socket_where_nobody_answers_yet(open_house: Open) -> None:
 
 
 async def test_no_token_in_time(open_house: Open) -> None:
-    house = open_house(fleet("mute"), start_timeout=1.0)
+    house = open_house(fleet("mute"), start_timeout=5.0)
     await until(lambda: house.state().restarts == 1, f"a restart (it said: {house.said})")
     (reason,) = {line for line in house.phases() if line.startswith("failed")}
-    assert "no token within 1 s of its start: its answer to a first request has status 500" in reason
+    assert "no token within 5 s of its start: its answer to a first request has status 500" in reason
     house.speak()
     assert (await house.until("ready")).restarts >= 1
 
@@ -221,14 +226,14 @@ async def test_deaths_long_ago_are_forgiven(open_house: Open, monkeypatch: pytes
 
 
 async def test_too_little_memory(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "need", lambda served: 2**62)
+    monkeypatch.setattr(room, "need", lambda served: 2**62)
     house = open_house()
     failed = await house.until("failed")
     assert failed.reason
     assert failed.reason.startswith("no memory for another engine: it needs about 4294967296.0 GiB and ")
     assert "VLLM_CPU_KVCACHE_SPACE" in failed.reason
     assert not house.processes()
-    monkeypatch.setattr(supervisor, "need", lambda served: 1)
+    monkeypatch.setattr(room, "need", lambda served: 1)
     await house.until("ready")
 
 
@@ -289,7 +294,7 @@ async def test_nobody_waits_for_a_verification_when_stopping(
 
 
 async def test_a_gpus_memory_is_not_counted(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "need", lambda served: 2**62)
+    monkeypatch.setattr(room, "need", lambda served: 2**62)
     await open_house(fleet("", gpus=1)).until("ready")
 
 
@@ -414,9 +419,9 @@ def test_what_reaches_an_engines_environment(tmp_path: Path) -> None:
 def test_memory_that_an_engine_needs(tmp_path: Path) -> None:
     small = fleets.only(tmp_path, "model: pebble-chat\nenv: {VLLM_CPU_KVCACHE_SPACE: 1}")
     weights = (Path(small.weights) / "model.safetensors").stat().st_size
-    assert supervisor.need(small) == supervisor.BASE_NEED + weights + 2**30
+    assert room.need(small) == room.BASE_NEED + weights + 2**30
     other = fleets.only(tmp_path, "model: org/tune-chat")
-    assert supervisor.need(other) == supervisor.BASE_NEED + 4 * 2**30
+    assert room.need(other) == room.BASE_NEED + 4 * 2**30
 
 
 @pytest.mark.parametrize(("entry", "path"), [("model: pebble-base", "/v1/completions"),
@@ -448,3 +453,217 @@ async def test_a_flag_that_matters_is_not_left_out(open_house: Open) -> None:
     assert failed.reason
     assert failed.reason.startswith("this vLLM does not know --new-one:")
     assert "mark it 'optional'" in failed.reason
+
+
+FROZEN = "it hangs: no progress for 1 s (a request for one token: no byte for "
+
+
+@pytest.mark.parametrize(
+    ("number", "metrics"), [(signal.SIGUSR1, "its metrics stand still)"), (signal.SIGSTOP, "its metrics: no byte for ")]
+)
+async def test_one_that_hangs_is_started_again(number: signal.Signals, metrics: str, open_house: Open) -> None:
+    """Its core alone, so that it goes on saying that it is healthy, or all of it."""
+    house = open_house(hang_timeout=1.0)
+    first = await house.until("ready")
+    assert first.pid
+    os.kill(first.pid, number)
+    if number == signal.SIGUSR1:
+        await asyncio.sleep(0.3)
+        assert (await ask(house, get("/health")))[0] == 200
+        assert house.state().condition == "ready"
+    await until(lambda: house.state().restarts == 1 and house.state().condition == "ready", f"a restart {house.said}")
+    failed = next(line for line in house.phases() if line.startswith("failed"))
+    assert failed.startswith(f"failed, starts again in 0.05 s, {FROZEN}")
+    assert metrics in failed
+    assert house.state().pid != first.pid
+    assert not psutil.pid_exists(first.pid)
+
+
+async def test_an_idle_engine_is_left_in_peace(open_house: Open) -> None:
+    house = open_house(hang_timeout=0.4)
+    await house.until("ready")
+    await asyncio.sleep(2)
+    assert house.phases()[-1] == "ready"
+
+
+async def test_a_start_that_hangs(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "QUIET", 1.5)
+    house = open_house(fleet("early"), start_timeout=4.5)
+    await until(lambda: house.state().restarts == 1, f"a restart (it said: {house.said})")
+    (reason,) = {line for line in house.phases() if line.startswith("failed")}
+    assert "it hangs in its start: no line of its log for 1.5 s, and no byte for 0.5 s" in reason
+    house.speak()
+    await house.until("ready")
+
+
+ON_DEMAND = {"replicas": 2, "min": 1}
+GATEWAY = os.getpid()  # for these tests
+
+
+async def test_a_replica_on_demand_sleeps_until_it_is_wanted(open_house: Open) -> None:
+    house = open_house(fleet("", **ON_DEMAND))
+    assert house.conditions() == ["waiting", "asleep"]
+    await house.until("ready", 0)
+    await asyncio.sleep(0.5)
+    assert house.state(1).condition == "asleep"
+    assert not [process for process in house.processes() if "e1.sock" in " ".join(process.cmdline())]
+    demand.write(house.run_dir, GATEWAY, [1])
+    await house.until("ready", 1)
+    assert (await ask(house, get("/health"), 1))[0] == 200
+    demand.write(house.run_dir, GATEWAY, [])
+    await house.until("asleep", 1)
+    assert not [process for process in house.processes() if "e1.sock" in " ".join(process.cmdline())]
+    assert house.state(0).condition == "ready"
+    told = [line for line in house.phases(1) if not line.startswith("starting")]
+    assert told == [
+        "asleep, starts when it is asked for", "waiting, its turn to start", "ready", "stopping, nobody asks for it",
+        "asleep, starts when it is asked for",
+    ]  # fmt: skip
+    demand.write(house.run_dir, GATEWAY, [1])
+    assert (await house.until("ready", 1)).restarts == 0
+
+
+async def test_the_sleeping_hold_nobody_up(open_house: Open) -> None:
+    entries = [{"model": "pebble-chat", "min": 0}, {"model": "pebble-base"}]
+    house = open_house(json.dumps({"models": entries, "start": "in_turn"}))
+    await house.until("ready", 1)
+    assert house.state(0).condition == "asleep"
+
+
+async def test_two_that_wake_together_start_in_turn(open_house: Open) -> None:
+    entries = [{"model": model, "min": 0, "env": {"STAND_IN": "mute"}} for model in ("pebble-chat", "pebble-base")]
+    house = open_house(json.dumps({"models": entries, "start": "in_turn"}))
+    demand.write(house.run_dir, GATEWAY, [0, 1])
+    await house.until("starting", 0)
+    await asyncio.sleep(0.7)
+    assert house.conditions() == ["starting", "waiting"]
+    house.speak()
+    await house.until("ready", 1)
+
+
+async def test_what_runs_when_nobody_wants_more_is_finished(open_house: Open) -> None:
+    house = open_house(fleet("", min=0))
+    demand.write(house.run_dir, GATEWAY, [0])
+    await house.until("ready")
+    running = asyncio.create_task(ask(house, post(CHAT.path, json.dumps(LONG).encode())))
+    await asyncio.sleep(0.2)
+    demand.write(house.run_dir, GATEWAY, [])
+    status, body = await running
+    assert (status, body.count(b"word") >= 40, body.endswith(b"data: [DONE]\n\n")) == (200, True, True)
+    await house.until("asleep")
+    assert "draining 1" in (house.run_dir / "pebble-chat-0.log").read_text()
+
+
+async def test_one_that_is_wanted_again_at_once_stays(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = open_house(fleet("", min=0))
+    demand.write(house.run_dir, GATEWAY, [0])
+    pid = (await house.until("ready")).pid
+    monkeypatch.setattr(supervisor, "SEEN", 0.5)
+    demand.write(house.run_dir, GATEWAY, [])
+    await house.until("stopping")
+    demand.write(house.run_dir, GATEWAY, [0])
+    assert (await house.until("ready")).pid == pid
+
+
+async def test_stopping_one_that_is_going_to_sleep_lets_requests_finish(
+    open_house: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = open_house(fleet("", min=0))
+    demand.write(house.run_dir, GATEWAY, [0])
+    await house.until("ready")
+    running = asyncio.create_task(ask(house, post(CHAT.path, json.dumps(LONG).encode())))
+    await asyncio.sleep(0.2)
+    monkeypatch.setattr(supervisor, "TAKEDOWN", 0.1)
+    demand.write(house.run_dir, GATEWAY, [])
+    await house.until("stopping")
+    await house.supervisors[0].stop()
+    _, body = await running
+    assert body.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("moment", ["asleep", "going to sleep"])
+async def test_stopping_one_on_demand(moment: str, open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = open_house(fleet("", min=0))
+    if moment != "asleep":
+        demand.write(house.run_dir, GATEWAY, [0])
+        await house.until("ready")
+        demand.write(house.run_dir, GATEWAY, [])
+        await house.until("stopping")
+    await house.supervisors[0].stop()
+    await asyncio.sleep(0.3)
+    assert house.state().condition == "stopped"
+    assert not house.processes()
+
+
+async def test_gateways_that_stop_too_are_done_first(open_house: Open) -> None:
+    house = open_house()
+    await house.until("ready")
+    presence.enter(house.run_dir, GATEWAY)
+    presence.drain(house.run_dir, GATEWAY)
+    stopping = asyncio.create_task(house.supervisors[0].stop())
+    await asyncio.sleep(1)
+    assert house.state().condition == "ready", "what the gateway has accepted may still come"
+    assert (await ask(house, post(CHAT.path, json.dumps(CHAT.body()).encode())))[0] == 200
+    presence.leave(house.run_dir, GATEWAY)
+    await stopping
+    assert house.phases()[-2:] == ["stopping, draining", "stopped"]
+
+
+async def test_gateways_that_stay_see_it_before_it_ends(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = open_house()
+    await house.until("ready")
+    presence.enter(house.run_dir, GATEWAY)
+    monkeypatch.setattr(supervisor, "SEEN", 1.0)
+    stopping = asyncio.create_task(house.supervisors[0].stop())
+    await house.until("stopping")
+    answered, _ = await ask(house, post(CHAT.path, json.dumps(CHAT.body()).encode()))
+    assert answered == 200, "who had not seen it yet is answered"
+    await stopping
+
+
+async def test_gateways_that_never_leave_are_not_waited_for(open_house: Open) -> None:
+    house = open_house(drain_timeout=0.5)
+    await house.until("ready")
+    presence.drain(house.run_dir, GATEWAY)
+    await house.supervisors[0].stop()
+    assert house.state().condition == "stopped"
+
+
+async def test_a_full_disk_stops_nothing(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = open_house()
+    pid = (await house.until("ready")).pid
+    assert pid
+    write, full = state.write, True
+
+    def fail(run_dir: Path, one: EngineState) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(run_dir, one)
+
+    monkeypatch.setattr(state, "write", fail)
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: house.phases()[-1] == "ready" and len(house.phases()) > 10, f"a restart (it said {house.said})")
+    assert house.state().pid == pid, "the file could not be written"
+    told = [line for line in house.phases() if "cannot be written" in line]
+    assert told == ["its state cannot be written, and the gateways do not see it: [Errno 28] No space left on device"]
+    full = False
+    await until(lambda: house.state().restarts == 1, "the state to be written late")
+    assert house.state().condition == "ready"
+
+
+async def test_a_log_that_cannot_be_written_is_read_all_the_same(open_house: Open, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/pebble-chat-0.log").mkdir()
+    house = open_house()
+    await house.until("ready")
+    assert "starting, loading weights" in house.phases()
+
+
+async def test_a_folder_where_nothing_can_be_put(open_house: Open, tmp_path: Path) -> None:
+    (tmp_path / "run/e0.sock").mkdir(parents=True)
+    house = open_house()
+    failed = await house.until("failed")
+    assert failed.reason
+    assert failed.reason.startswith("it could not be started: [Errno 21] Is a directory: ")
+    (house.run_dir / "e0.sock").rmdir()
+    await house.until("ready")

@@ -8,7 +8,7 @@ import pytest
 
 from service import assembly, middleware
 from service.protocol.streams import Watch
-from service.relay import Relay
+from service.relay.relay import Relay
 from tests.conftest import Start
 from tests.exchanges import CASES, CHAT, COUNT, MESSAGE, RESPONSE, Case, error_in, is_refusal, label
 from tests.gateways import ONE, RunningGateway

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.entries import Entry
 from service.policies import POLICIES, Policy, least_load, round_robin
-from service.upstreams import Replica
+from service.upstreams.replica import Replica
 
 LOADS = st.lists(st.integers(0, 9), min_size=1, max_size=8)
 TURNS = st.integers(0, 10**9)

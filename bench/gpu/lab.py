@@ -27,8 +27,8 @@ from bench.gpu.schedule import Setup, Subject
 from service import catalog, fleet, transport
 from service.engine import state
 from service.engine.argv import argv, unknown_flags
+from service.engine.command import program
 from service.engine.keeper import PR_SET_PDEATHSIG
-from service.engine.supervisor import program
 from service.fleet import Served
 from service.settings import ROOT, Settings
 from service.transport import Deadlines, Transport, TransportError

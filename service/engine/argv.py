@@ -8,10 +8,13 @@ from pathlib import Path
 from service.flags import EngineValue
 from service.fleet import Served
 
-# vLLM's own bound on waiting requests is the last line of defence; the gateway's admission refuses earlier. So a
-# release without it will do, whereas none of ALWAYS may be missing: they keep documentation pages and the release's
-# name from clients, and make usage complete.
-DEFAULTS: dict[str, EngineValue] = {"max_num_queued_reqs": 1024}
+# vLLM's own bound on waiting requests is the last line of defence; the gateway's admission refuses earlier. Looks at an
+# engine, one each second, would fill its log. A release without either will do, whereas none of ALWAYS may be missing:
+# they keep documentation pages and the release's name from clients, and make usage complete.
+DEFAULTS: dict[str, EngineValue] = {
+    "max_num_queued_reqs": 1024,
+    "disable_access_log_for_endpoints": "/metrics,/health",
+}
 ALWAYS: dict[str, EngineValue] = {
     "disable_fastapi_docs": True,
     "fingerprint_mode": "none",

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ import psutil
 
 from service.engine import keeper
 
+LONGEST_LINE = 2**20  # bytes
 TAIL = 400  # lines kept: a cause can stand far above the tracebacks that follow from it
 PREFIX = re.compile(r"^\(\w[^)]* pid=\d+\) (?:(?:ERROR|INFO|WARNING) [\d-]+ [\d:]+ \[[^]]*\] ?)?")
 CAUSE = re.compile(r"^ *(?:\w+\.)*(\w*(?:Error|Exception)|\w+\.py: error|Value error)[:,] (.+?)(?: \[type=\w+, .*)?$")
@@ -26,12 +28,14 @@ VAGUE = re.compile(
 class EngineProcess:
     """A started engine. `ended` is done when it and all its children are gone and its log has been read.
 
-    Its result is the exit status.
+    Its result is the exit status. `heard` is when its log last grew, in seconds of the monotonic clock.
     """
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
         self._control = -1
+        self._terminated = False
+        self.heard = 0.0
         self.tail: deque[str] = deque(maxlen=TAIL)
         self.pid: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -44,7 +48,7 @@ class EngineProcess:
         try:
             started = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", keeper.__file__, str(control_read), str(report_write), *argv,
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, limit=2**20,
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
                 pass_fds=(control_read, report_write), env=environment,
             )  # fmt: skip
         finally:
@@ -55,8 +59,10 @@ class EngineProcess:
         self._tasks = [log, asyncio.create_task(self._read_report(report_read, log))]
 
     def terminate(self) -> None:
-        """Asks the engine to finish what it is doing and stop."""
-        self._order(b"t")
+        """Asks the engine, once, to finish what it is doing and stop."""
+        if not self._terminated:
+            self._terminated = True
+            self._order(b"t")
 
     def kill(self) -> None:
         """Ends the engine at once."""
@@ -86,17 +92,21 @@ class EngineProcess:
                 return  # it has just ended
 
     async def _read_log(self, log: asyncio.StreamReader) -> None:
-        while True:
-            try:
-                raw = await log.readline()
-            except ValueError:
-                continue  # a line of more than a megabyte is dropped: what nobody reads would stop the engine
-            if not raw:
-                return
-            line = PREFIX.sub("", raw.decode(errors="replace").rstrip())
-            if line:
-                self.tail.append(line)
-                self._on_line(line)
+        rest = b""
+        while piece := await log.read(2**16):
+            self.heard = time.monotonic()  # a bar that shows progress ends no line
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                self._take(line)
+            if len(rest) > LONGEST_LINE:
+                rest = b""  # what nobody reads would stop the engine
+        self._take(rest)
+
+    def _take(self, raw: bytes) -> None:
+        line = PREFIX.sub("", raw.decode(errors="replace").rstrip())
+        if line:
+            self.tail.append(line)
+            self._on_line(line)
 
     async def _read_report(self, report: int, log: "asyncio.Task[None]") -> None:
         loop = asyncio.get_running_loop()

@@ -7,8 +7,9 @@ from typing import Any
 import bentoml
 
 from service.engine.keeper import PR_SET_PDEATHSIG
+from service.engine.report import Say
 from service.engine.state import replica_id
-from service.engine.supervisor import Say, Supervisor
+from service.engine.supervisor import Supervisor
 from service.fleet import Fleet, Served
 from service.settings import Settings
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-Condition = Literal["waiting", "starting", "ready", "failed", "stopping", "stopped"]
-CONDITIONS: tuple[Condition, ...] = ("waiting", "starting", "ready", "failed", "stopping", "stopped")
+Condition = Literal["waiting", "asleep", "starting", "ready", "failed", "stopping", "stopped"]
+CONDITIONS: tuple[Condition, ...] = ("waiting", "asleep", "starting", "ready", "failed", "stopping", "stopped")
 
 
 @dataclass(frozen=True)

@@ -1,50 +1,31 @@
-"""The life of one replica: wait for its turn, start, prove readiness, watch, restart, drain."""
+"""The life of one replica: sleep until wanted, wait for its turn, start, prove readiness, watch, restart, drain."""
 
 import asyncio
-import json
 import os
-import shlex
-import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from service import transport
-from service.engine import state
-from service.engine.argv import argv, environment, optional, unknown_flags
+from service.engine import demand, presence, room, state
+from service.engine.argv import unknown_flags
+from service.engine.command import Command, child_environment
+from service.engine.probe import probe
 from service.engine.process import EngineProcess
-from service.engine.state import Condition, EngineState
+from service.engine.pulse import Pulse
+from service.engine.readiness import Readiness
+from service.engine.report import Report, Say
+from service.engine.state import EngineState
 from service.fleet import Fleet, Served
-from service.prompts import generation_config
 from service.settings import Settings
-from service.transport import Deadlines, Transport, TransportError
+from service.transport import Transport
 from service.weights import manifest
 
-GIB = 2**30
-BASE_NEED = int(1.2 * GIB)  # what three vLLM processes take beside weights and KV cache
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 STEADY = 300.0  # seconds after which an engine's earlier deaths are forgiven
-HEARTBEAT = 10.0
+POLL = 0.25  # seconds between two looks at what the gateways want, and at whose turn it is
+LOOK = 1.0  # seconds between two looks at a running engine
+SEEN = 0.5  # seconds within which every gateway has read a state file: it looks four times a second
 TAKEDOWN = 15.0  # seconds that vLLM may take, beyond the drain, to end its own processes
-# vLLM binds its socket early and once more when it serves: what was sent in between is never answered. So a knock that
-# gives up soon comes first; the first token may then have to wait for compilation.
-KNOCK = Deadlines(connect=1.0, first_byte=2.0, idle=2.0, total=2.0)
-FIRST_TOKEN = Deadlines(connect=1.0, first_byte=120.0, idle=120.0, total=120.0)
-PHASES = (
-    ("non-default args", "reading the model's configuration"),
-    ("Initializing a V1 LLM engine", "starting the engine core"),
-    ("Starting to load model", "loading weights"),
-    ("Loading weights took", "sizing the KV cache"),
-    ("Dynamo bytecode transform", "compiling"),
-    ("Capturing CUDA graphs", "capturing CUDA graphs"),
-    ("Starting vLLM server", "waiting for its first token"),
-)
-Say = Callable[[str], None]
 
 
 class _StoppedError(Exception):
@@ -52,88 +33,103 @@ class _StoppedError(Exception):
 
 
 class Supervisor:
-    """Keeps the engine of one replica running until `stop`."""
+    """Keeps the engine of one replica running until `stop`, always or while a gateway wants it."""
 
     def __init__(self, served: Served, number: int, order: int, fleet: Fleet, settings: Settings, say: Say) -> None:
         assert settings.run_dir
-        self._served, self._order, self._settings, self._say = served, order, settings, say
-        self._run_dir = settings.run_dir
-        self._socket = state.socket_path(self._run_dir, order)
+        self._served, self._order, self._settings, self._run_dir = served, order, settings, settings.run_dir
+        self._always = number < served.always
         self._engines = sum(1 for _ in fleet.replicas())
         self._start = fleet.start
+        self._socket = state.socket_path(self._run_dir, order)
+        self._command = Command(served, order, self._run_dir, settings)
+        first = EngineState(state.replica_id(served.id, number), served.id, order, "stopped")
+        self._report = Report(self._run_dir, first, say)
         self._transport = Transport()
         self._process: EngineProcess | None = None
         self._task: asyncio.Task[None] | None = None
-        self._began = 0.0
+        self._following: asyncio.Task[str | None] | None = None
         self._stopping = False
-        self._unknown: frozenset[str] = frozenset()
-        self._state = EngineState(state.replica_id(served.id, number), served.id, order, "waiting")
 
     def start(self) -> None:
         """Begins, in the background."""
-        self._show("waiting", "its turn to start")
+        self._await_turn()
         self._task = asyncio.create_task(self._live())
 
     async def stop(self) -> None:
-        """Lets running requests finish within the drain timeout, then ends the engine and all its processes."""
+        """Lets running requests finish within the drain timeout, then ends the engine and all its processes.
+
+        Gateways that stop too come first: what they have accepted may still be on its way to this engine.
+        """
         self._stopping = True
-        self._show("stopping", "draining")
-        process = self._process
-        if process and self._task:
-            process.terminate()
-            await asyncio.wait([self._task], timeout=self._settings.drain_timeout + TAKEDOWN)
-            process.kill()
-            await asyncio.wait([self._task], timeout=5)
+        serving = self._report.state.condition in ("ready", "stopping")  # the latter on its way to sleep
+        if self._following:
+            self._following.cancel()
+        deadline = time.monotonic() + self._settings.drain_timeout
+        if serving:
+            await self._until_left(deadline)
+        self._report.show("stopping", "draining")
+        if serving:
+            await self._until_left(deadline)
+        if self._process:
+            await self._end(self._process, self._settings.drain_timeout if serving else 0.0)
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
         self._transport.close()
-        self._show("stopped")
+        self._report.show("stopped")
 
     async def _live(self) -> None:
         deaths = 0
         while True:
-            await self._turn()
-            self._began = time.monotonic()
-            reason = self._shortage() or await self._mismatch() or await self._run_once()
+            try:
+                reason = await self._life()
+            except OSError as error:
+                reason = f"it could not be started: {error}"
             if self._stopping:
                 return
             if reason is None:
+                deaths = 0
                 continue
-            if time.monotonic() - self._began > STEADY:
+            if self._report.age > STEADY:
                 deaths = 0
             pause = BACKOFF[min(deaths, len(BACKOFF) - 1)]
             deaths += 1
-            self._state = replace(self._state, restarts=self._state.restarts + 1, pid=None)
-            self._show("failed", f"starts again in {pause:g} s", reason)
+            self._report.died(reason, pause)
             await asyncio.sleep(pause)
 
-    async def _turn(self) -> None:
-        """Waits until the engines before this one are through, as far as cores and memory demand it."""
-        while True:
-            free = psutil.virtual_memory().available
-            at_once = state.slots(self._start, os.cpu_count() or 1, free, need(self._served))
-            earlier = [state.read(self._run_dir, order) for order in range(self._order)]
-            if state.may_start(self._order, earlier, at_once, self._engines):
-                return
-            await asyncio.sleep(0.5)
+    async def _life(self) -> str | None:
+        """One life, from the first wish for it; returns why it ended, None where that was no failure."""
+        while not self._may_start():
+            self._await_turn()
+            self._report.rewrite()
+            await asyncio.sleep(POLL)
+        self._report.begin()
+        return room.shortage(self._served) or await self._mismatch() or await self._run()
 
-    def _shortage(self) -> str | None:
-        """Why there is no room for this engine, if there is none. A GPU's memory is vLLM's own business."""
-        free, wanted = psutil.virtual_memory().available, need(self._served)
-        if self._served.gpus or free >= wanted:
-            return None
-        return (
-            f"no memory for another engine: it needs about {wanted / GIB:.1f} GiB and {free / GIB:.1f} GiB are free. "
-            "Serve fewer models or replicas, or lower VLLM_CPU_KVCACHE_SPACE in the fleet file."
-        )
+    def _wanted(self) -> bool:
+        return self._always or demand.wanted(self._run_dir, self._order)
+
+    def _may_start(self) -> bool:
+        # Two that wake together have to see each other wait, where there is room for one.
+        if self._report.state.condition == "asleep" or not self._wanted():
+            return False
+        return room.is_its_turn(self._served, self._order, self._run_dir, self._start, self._engines)
+
+    def _await_turn(self) -> None:
+        """Shows what this engine waits for: somebody who wants it, or the engines before it."""
+        shown, wanted = self._report.state.condition, self._wanted()
+        if wanted and shown in ("asleep", "stopped"):
+            self._report.show("waiting", "its turn to start")
+        elif not wanted and shown != "asleep":
+            self._report.show("asleep", "starts when it is asked for")
 
     async def _mismatch(self) -> str | None:
         """How the weights differ from their manifest, if they have one and do. Hashing goes on in threads."""
         directory = Path(self._served.weights)
         if not manifest.exists(directory):
             return None
-        self._show("starting", "verifying the weights")
+        self._report.show("starting", "verifying the weights")
         try:
             problems = await asyncio.to_thread(manifest.verify, directory, advance=self._go_on)
         except _StoppedError:
@@ -148,142 +144,79 @@ class Supervisor:
         if self._stopping:
             raise _StoppedError
 
-    async def _run_once(self) -> str | None:
-        """One life of the engine, from start to end; returns why it ended, None where it shall start again at once."""
+    async def _run(self) -> str | None:
+        """The engine's process, from start to end; returns why it ended, None where that was no failure."""
         self._socket.unlink(missing_ok=True)
-        process = self._process = EngineProcess(self._on_line)
-        readiness = asyncio.create_task(self._until_ready())
+        process = self._process = EngineProcess(self._report.log)
+        following = self._following = asyncio.create_task(self._follow(process))
         try:
-            vllm, drain = program(self._settings.engine_program), self._settings.drain_timeout
-            command = argv(self._served, vllm, self._socket, drain, self._generation(), self._unknown)
-            self._show("starting", "importing vLLM")
-            await process.start(command, child_environment(self._served, os.environ))
-            self._state = replace(self._state, pid=await process.pid)
-            started: list[asyncio.Future[Any]] = [readiness, process.ended]
+            self._report.show("starting", "importing vLLM")
+            await process.start(self._command.words(), child_environment(self._served, os.environ))
+            self._report.runs(await process.pid)
+            started: list[asyncio.Future[Any]] = [following, process.ended]
             await asyncio.wait(started, return_when=asyncio.FIRST_COMPLETED)
-            if not process.ended.done() and not self._stopping:
-                problem = readiness.result()
+            if not process.ended.done() and not following.cancelled():
+                problem = following.result()
                 if problem:
                     process.kill()
                     await process.ended
-                    return problem
-                self._show("ready")
+                else:
+                    await self._end(process, self._settings.drain_timeout)
+                return problem
             status = await process.ended
-            if new := unknown_flags(process.tail) - self._unknown:
-                return self._learn(new)
+            if new := self._command.news(unknown_flags(process.tail)):
+                return self._without(new)
             return f"{_died(status)}: {process.cause()}"
         finally:
-            readiness.cancel()
+            following.cancel()
             process.close()
-            self._process = None
+            self._process = self._following = None
 
-    def _learn(self, unknown: frozenset[str]) -> str | None:
-        """Remembers flags that this vLLM does not know; returns why it cannot do without one, if it cannot."""
-        needed = sorted(unknown - optional(self._served))
-        if needed:
-            return (
-                f"this vLLM does not know {', '.join(needed)}: install a release that does, or, for a setting of the "
-                "fleet file, leave it out or mark it 'optional' there"
-            )
-        self._unknown |= unknown
-        self._show("starting", f"again, without {', '.join(sorted(unknown))}: this vLLM does not know it")
-        self._on_line(f"roundhouse: {self._state.phase}")
+    def _without(self, unknown: frozenset[str]) -> str | None:
+        """Goes on without flags that this vLLM does not know; returns why it cannot, if so."""
+        if problem := self._command.learn(unknown):
+            return problem
+        self._report.show("starting", f"again, without {', '.join(sorted(unknown))}: this vLLM does not know it")
+        self._report.log(f"roundhouse: {self._report.state.phase}")
         return None
 
-    def _generation(self) -> Path | None:
-        """The folder of the generation_config.json that this engine needs; None where the weights' own will do."""
-        config = generation_config(self._served.model, Path(self._served.weights))
-        if config is None:
-            return None
-        folder = self._run_dir / f"e{self._order}.generation"
-        folder.mkdir(exist_ok=True)
-        (folder / "generation_config.json").write_text(json.dumps(config))
-        return folder
-
-    async def _until_ready(self) -> str | None:
-        """Asks for one token until it comes; returns a reason if it does not come in time."""
-        began = beat = time.monotonic()
-        problem: str | None = "no socket yet"
+    async def _follow(self, process: EngineProcess) -> str | None:
+        """Sees the engine become ready, and watches it; returns why it must be killed, None when it is not wanted."""
+        limit, hang = self._settings.start_timeout, self._settings.hang_timeout
+        readiness = Readiness(
+            self._socket, self._served, self._transport, limit, lambda: process.heard, self._report.beat
+        )
+        if problem := await readiness.wait():
+            return problem
+        self._report.show("ready")
+        pulse = Pulse(str(self._socket), probe(self._served), self._transport, time.monotonic, hang)
         while True:
-            if self._socket.exists():
-                problem = await self._probe()
-                if problem is None:
+            if not self._wanted():
+                self._report.show("stopping", "nobody asks for it")
+                await asyncio.sleep(SEEN)
+                if not self._wanted():
                     return None
-            now = time.monotonic()
-            if now - began > self._settings.start_timeout:
-                return f"no token within {self._settings.start_timeout:g} s of its start: {problem}"
-            if now - beat > HEARTBEAT:
-                beat = now
-                self._say(f"{self._state.replica}  {self._state.phase}, {now - self._began:.0f} s")
-            await asyncio.sleep(0.25)
+                self._report.show("ready")
+            if reason := await pulse.look():
+                return reason
+            self._report.rewrite()
+            await asyncio.sleep(LOOK)
 
-    async def _probe(self) -> str | None:
-        """One token from the engine; returns what went wrong instead."""
-        try:
-            status = await self._ask(transport.get("/health"), KNOCK)
-            if status == 200:
-                status = await self._ask(transport.post(*probe(self._served)), FIRST_TOKEN)
-        except TransportError as error:
-            return str(error)
-        return None if status == 200 else f"its answer to a first request has status {status}"
+    async def _until_left(self, deadline: float) -> None:
+        """Gives the gateways time to say that they stop, or to see that this engine does; waits for those that stop."""
+        if presence.present(self._run_dir):
+            await asyncio.sleep(SEEN)
+        while time.monotonic() < deadline:
+            if not any(presence.present(self._run_dir).values()):
+                return
+            await asyncio.sleep(0.1)
 
-    async def _ask(self, request: bytes, deadlines: Deadlines) -> int:
-        address = str(self._socket)
-        exchange = await self._transport.send(address, request, deadlines)
-        try:
-            status = await exchange.head()
-            await exchange.read_all(2**20)
-        finally:
-            self._transport.release(address, exchange)
-        return status
-
-    def _on_line(self, line: str) -> None:
-        with (self._run_dir / f"{self._state.replica}.log").open("a") as log:
-            log.write(line + "\n")
-        if self._state.condition == "starting":
-            for mark, phase in PHASES:
-                if mark in line:
-                    self._show("starting", phase)
-
-    def _show(self, condition: Condition, phase: str = "", reason: str | None = None) -> None:
-        self._state = replace(self._state, condition=condition, phase=phase, reason=reason, since=time.time())
-        state.write(self._run_dir, self._state)
-        elapsed = f" after {time.monotonic() - self._began:.0f} s" if self._began else ""
-        words = ", ".join(part for part in (condition, phase, reason) if part)
-        self._say(f"{self._state.replica}  {words}{elapsed}")
-
-
-def need(served: Served) -> int:
-    """Bytes of memory that an engine without a GPU will take: processes, weights, KV cache."""
-    weights = Path(served.weights)
-    size = sum(file.stat().st_size for file in weights.glob("*.safetensors")) if weights.is_dir() else 0
-    return BASE_NEED + size + int(served.env.get("VLLM_CPU_KVCACHE_SPACE", "4")) * GIB
-
-
-def probe(served: Served) -> tuple[str, bytes]:
-    """Path and body of the smallest real request that this model can answer."""
-    if served.variant == "embedding":
-        return "/v1/embeddings", json.dumps({"model": served.id, "input": "1"}).encode()
-    fields = {"model": served.id, "prompt": "1", "max_tokens": 1, "temperature": 0}
-    return "/v1/completions", json.dumps(fields).encode()
-
-
-def program(configured: str) -> list[str]:
-    """The command that is vLLM's server here: what is configured, or the CLI, or where there is none its module."""
-    if configured:
-        return shlex.split(configured)
-    try:
-        metadata.version("vllm")
-    except metadata.PackageNotFoundError:
-        # The CPU build's distribution has another name, and the CLI does not start without the usual one.
-        return [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]
-
-
-def child_environment(served: Served, environ: Mapping[str, str]) -> dict[str, str]:
-    """The engine's whole environment: ours without what is meant for BentoML and the gateway."""
-    kept = {key: value for key, value in environ.items() if not key.startswith(("ROUNDHOUSE_", "PROMETHEUS_", "BENTO"))}
-    return {**kept, **environment(served)}
+    async def _end(self, process: EngineProcess, drain: float) -> None:
+        """Ends the engine and all its processes; what it runs may take `drain` seconds to finish."""
+        process.terminate()
+        await asyncio.wait([process.ended], timeout=drain + TAKEDOWN)
+        process.kill()
+        await asyncio.wait([process.ended], timeout=5)
 
 
 def _died(status: int) -> str:

@@ -40,6 +40,11 @@ def note(record: Record, body: bytes) -> None:
         raise BrokenAnswerError("it ended without a single token")
 
 
+def is_death(body: bytes) -> bool:
+    """Whether an engine says in this answer, or event, that its core is dead."""
+    return b"EngineCore" in body or b"EngineDead" in body
+
+
 def refusal(status: int, body: bytes, served: Served) -> ApiError:
     """The engine's error in our words. Its own text stays in its log: it can hold addresses, paths and prompts."""
     if status == 503:

@@ -4,6 +4,7 @@ import json
 import re
 from typing import Literal
 
+from service.protocol.answers import is_death
 from service.records import Record
 
 Dialect = Literal["openai", "responses", "messages"]
@@ -21,9 +22,15 @@ LARGEST_EVENT = 16 * 2**20
 
 
 class BrokenStreamError(Exception):
-    """The engine could not finish its stream. `passed` holds the whole events that came with the one that says so."""
+    """The engine could not finish its stream. `passed` holds the whole events that came with the one that says so.
 
-    passed = b""
+    `dead` says that the engine's core is no more.
+    """
+
+    def __init__(self, *, dead: bool = False) -> None:
+        super().__init__()
+        self.dead = dead
+        self.passed = b""
 
 
 class Watch:
@@ -73,7 +80,7 @@ class Watch:
         if event.startswith(b":"):
             return True
         if event.startswith(ERRORS):
-            raise BrokenStreamError
+            raise BrokenStreamError(dead=is_death(event))
         if event.startswith(ENDS[self._dialect]):
             self._note_usage(event)
             # An engine that was told to stop ends a stream so: without a reason, or with nothing said.

@@ -14,7 +14,7 @@ import pytest
 from service import catalog, fleet
 from service.engine import state
 from service.engine.argv import argv, environment
-from service.engine.supervisor import program
+from service.engine.command import program
 from service.flags import EngineValue
 from service.fleet import Served
 from tests.services import ROOT, Service

@@ -25,6 +25,7 @@ SHAPES: dict[str, Callable[[], Shape]] = {
 COUNTING = {"/tokenize", "/v1/messages/count_tokens"}
 EMBEDDINGS = "/v1/embeddings"
 WORKING = {*SHAPES, EMBEDDINGS}
+LOOKS = {"/v1/models", "/metrics"}
 
 Death = Literal["drain", "core", "kill"]
 """How an engine ends: SIGTERM with a shutdown timeout; SIGTERM without one, or the core killed; the process killed."""
@@ -35,6 +36,7 @@ class FakeEngine:
 
     `gap` is the seconds before each token, `slots` how many requests run at once, `queue` how many may run or wait, as
     `--max-num-queued-reqs` bounds them. `always` befalls every request that is work and for which nothing was scripted.
+    `requests` holds what the engine was asked, and `looks` how often somebody looked at what it serves and does.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class FakeEngine:
         self._paths = {"GET": {"/health", "/v1/models", "/metrics"}, "POST": posts}
         self.always = Fault()
         self.requests: list[Seen] = []
+        self.looks: list[Seen] = []
         self.running = 0
         self.waiting = 0
         self.totals: Counter[str] = Counter()
@@ -64,15 +67,15 @@ class FakeEngine:
         self._scripts.clear()
 
     @asynccontextmanager
-    async def listen(self, at: Path | int) -> AsyncIterator["FakeEngine"]:
-        """Serves on a Unix socket, or on a TCP port of 127.0.0.1 (0 takes a free one: see `port`)."""
+    async def listen(self, at: Path | int, host: str = "127.0.0.1") -> AsyncIterator["FakeEngine"]:
+        """Serves on a Unix socket, or on a TCP port of `host` (0 takes a free one: see `port`)."""
         loop = asyncio.get_running_loop()
 
         def connect() -> asyncio.StreamReaderProtocol:
             return asyncio.StreamReaderProtocol(Line(), self._serve)
 
         if isinstance(at, int):
-            self._server = await loop.create_server(connect, "127.0.0.1", at)
+            self._server = await loop.create_server(connect, host, at)
         else:
             self._server = await loop.create_unix_server(connect, at)
         try:
@@ -123,10 +126,15 @@ class FakeEngine:
             writer.close()
 
     async def _converse(self, line: Line, writer: asyncio.StreamWriter) -> None:
-        if (queue := self._scripts[""]) and queue[0].accept:
-            raise Cut(queue.popleft().end)
+        fresh = True
         while seen := await line.receive():
-            self.requests.append(seen)
+            if seen.method == "GET" and seen.path in LOOKS:
+                self.looks.append(seen)
+            else:
+                if fresh and (queue := self._scripts[""]) and queue[0].accept:
+                    raise Cut(queue.popleft().end)
+                fresh = False
+                self.requests.append(seen)
             line.busy = True
             close = seen.headers.get("connection") == "close"
             await self._answer(seen, line, Wire(line, writer, self._fault(seen), close))

@@ -29,7 +29,7 @@ class Fault:
     events: int | None = None  # cut after this many events of the stream
     cut: int | None = None  # cut after this many bytes of the answer, head included
     end: End = "close"
-    accept: bool = False  # end the connection before reading anything from it
+    accept: bool = False  # end a new connection at its first request, of which nothing is taken note of
     status: int = 0  # answer this instead, with `body`
     body: bytes = b""
     raw: bytes | None = None  # answer these bytes instead, head included, then `end`

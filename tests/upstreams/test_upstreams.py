@@ -10,19 +10,18 @@ import pytest
 
 from service.engine import state
 from service.engine.state import CONDITIONS, Condition, EngineState
-from service.upstreams import LONGEST_EJECTION, Replica, Upstream, Upstreams
+from service.settings import Settings
+from service.transport import Transport
+from service.upstreams.breaker import LONGEST_EJECTION
+from service.upstreams.replica import Replica
+from service.upstreams.upstream import Upstream
+from service.upstreams.upstreams import Upstreams
 from tests import fleets
+from tests.upstreams.clock import Clock
 from tests.waiting import until
 
 FLEET = "models: [{model: pebble-chat, replicas: 2}, {model: pebble-base}]"
 FIRST = EngineState("pebble-chat-0", "pebble-chat", 0, "ready")
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def upstreams(tmp_path: Path, clock: Clock) -> Upstreams:
-    return Upstreams(fleets.load(tmp_path, FLEET), tmp_path, clock)
+    return Upstreams(fleets.load(tmp_path, FLEET), Settings(run_dir=tmp_path), Transport(), clock)
 
 
 def test_one_upstream_for_each_model_in_the_fleets_order(upstreams: Upstreams, tmp_path: Path) -> None:
@@ -97,6 +96,9 @@ CONDITION_OF: list[tuple[list[Condition], Condition]] = [
     (["failed", "ready"], "ready"),
     (["failed", "starting"], "starting"),
     (["failed", "waiting"], "waiting"),
+    (["asleep", "ready"], "ready"),
+    (["asleep", "waiting"], "waiting"),
+    (["failed", "asleep"], "asleep"),
     (["stopped", "failed"], "failed"),
     (["stopped", "stopping"], "stopping"),
     (["stopped", "stopped"], "stopped"),
@@ -127,8 +129,8 @@ def test_a_replica_that_failed_rests_longer_each_time(upstreams: Upstreams, tmp_
     state.write(tmp_path, FIRST)
     upstreams.refresh()
     replica: Replica = upstreams["pebble-chat"].replicas[0]
-    for rest in (1.0, 2.0, 4.0, 8.0, 16.0, LONGEST_EJECTION, LONGEST_EJECTION):
-        upstreams.failed(replica)
+    for rest in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, LONGEST_EJECTION, LONGEST_EJECTION):
+        upstreams.failed(replica, refused=True)
         clock.now += rest - 0.01
         assert usable(upstreams["pebble-chat"], clock) == []
         clock.now += 0.01
@@ -140,11 +142,11 @@ def test_a_new_life_of_an_engine_is_forgiven_the_old_one(upstreams: Upstreams, t
     upstreams.refresh()
     replica = upstreams["pebble-chat"].replicas[0]
     for _ in range(9):
-        upstreams.failed(replica)
+        upstreams.failed(replica, refused=True)
     state.write(tmp_path, replace(FIRST, restarts=1))
     upstreams.refresh()
     assert usable(upstreams["pebble-chat"], clock) == ["pebble-chat-0"]
-    assert replica.failures == 0
+    assert replica.breaker.closed
 
 
 def test_replicas_are_counted_by_condition(upstreams: Upstreams, tmp_path: Path) -> None:
@@ -168,3 +170,74 @@ async def test_watching_tells_of_each_change(upstreams: Upstreams, tmp_path: Pat
         expected = conditions[: conditions.index(condition) + 1]
         await until(partial(lambda wanted: [seen for seen, _ in changes] == wanted, expected))
     watching.cancel()
+
+
+def test_the_last_replica_stays_in_use_whatever_it_answers(upstreams: Upstreams, tmp_path: Path, clock: Clock) -> None:
+    for order in (0, 1):
+        state.write(tmp_path, EngineState(f"pebble-chat-{order}", "pebble-chat", order, "ready"))
+    upstreams.refresh()
+    upstream = upstreams["pebble-chat"]
+    for _ in range(3):
+        for replica in upstream.replicas:
+            upstreams.failed(replica)
+    assert usable(upstream, clock) == ["pebble-chat-1"]
+    for _ in range(20):
+        upstreams.failed(upstream.replicas[1])
+    assert usable(upstream, clock) == ["pebble-chat-1"]
+    upstreams.failed(upstream.replicas[1], refused=True)
+    assert usable(upstream, clock) == []
+
+
+def test_one_that_is_not_ready_is_no_spare(upstreams: Upstreams, tmp_path: Path, clock: Clock) -> None:
+    state.write(tmp_path, FIRST)
+    upstreams.refresh()
+    for _ in range(20):
+        upstreams.failed(upstreams["pebble-chat"].replicas[0])
+    assert usable(upstreams["pebble-chat"], clock) == ["pebble-chat-0"]
+
+
+def test_a_failure_casts_doubt_on_the_replica_and_its_addresses(upstreams: Upstreams) -> None:
+    first, second = upstreams["pebble-chat"].replicas
+    upstreams["pebble-chat"].doubt.clear()
+    upstreams.failed(first)
+    assert (first.doubt.is_set(), second.doubt.is_set(), upstreams["pebble-chat"].doubt.is_set()) == (True, False, True)
+
+
+def test_only_replicas_with_room_are_free(upstreams: Upstreams, tmp_path: Path, clock: Clock) -> None:
+    for order in (0, 1):
+        state.write(tmp_path, EngineState(f"pebble-chat-{order}", "pebble-chat", order, "ready"))
+    upstreams.refresh()
+    upstream = upstreams["pebble-chat"]
+    first, second = upstream.replicas
+    first.limit, first.in_flight, second.limit, second.in_flight = 4, 4, 4, 1
+    assert (upstream.free(clock()), upstream.room(clock())) == ([second], 3)
+    first.in_flight = 6  # what it had before its limit shrank
+    assert upstream.room(clock()) == 3
+
+
+def test_a_new_fleet_keeps_the_engines_that_run_here(upstreams: Upstreams, tmp_path: Path, clock: Clock) -> None:
+    """The order in which engines started is that of the first fleet, whatever the new one leaves out."""
+    state.write(tmp_path, EngineState("pebble-base-0", "pebble-base", 2, "ready"))
+    upstreams.refresh()
+    upstream = upstreams["pebble-base"]
+    (replica,) = upstream.replicas
+    replica.in_flight, upstream.turn = 5, 7
+    upstreams.apply(fleets.load(tmp_path, "models: [{model: pebble-base, max_in_flight: 9}]"))
+    assert [one.served.id for one in upstreams] == ["pebble-base"]
+    assert upstreams["pebble-base"] is upstream
+    assert upstream.replicas == [replica]
+    assert (replica.in_flight, replica.limit, upstream.turn, upstream.served.max_in_flight) == (5, 9, 7, 9)
+    state.write(tmp_path, EngineState("pebble-base-0", "pebble-base", 2, "stopping"))
+    assert upstreams.refresh()
+    assert not replica.ready
+    upstreams.apply(fleets.load(tmp_path, FLEET))
+    assert upstreams["pebble-base"].replicas == [replica]
+    assert [one.id for one in upstreams["pebble-chat"].replicas] == ["pebble-chat-0", "pebble-chat-1"]
+
+
+@pytest.mark.parametrize(("least", "condition"), [(0, "asleep"), (1, "waiting")])
+def test_engines_elsewhere_that_nobody_has_seen(least: int, condition: str, tmp_path: Path, clock: Clock) -> None:
+    fleet = fleets.load(tmp_path, f"models: [{{model: pebble-chat, min: {least}, at: ['engines.test:80']}}]")
+    upstreams = Upstreams(fleet, Settings(run_dir=tmp_path), Transport(), clock)
+    assert upstreams["pebble-chat"].condition()[0] == condition
+    assert {count for *_, count in upstreams.counts()} == {0}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.admission import Admission, retry_after
+from service.admission.bound import Admission, retry_after
 from service.errors import ApiError
 from service.fleet import Served
 from tests.fleets import load, only

@@ -1,0 +1,110 @@
+"""What the gateway costs, beside its rivals where asked: `bench/cost/run --rivals`.
+
+The gateway has a core to itself, a stub engine and the load share another, and each peer in turn gets the same load.
+CPU is that of all processes of the gateway, so it holds on a machine that is not quiet; requests per second do not.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.cost import peers, table
+from bench.cost.load import Load
+from bench.cost.peers import MODEL, PEERS, RIVALS, PeerError, Place
+from bench.serve import machine
+from service.settings import ROOT
+
+WARM = Load("warm", 16, seconds=2.0, warm=0.1)
+LOADS = (
+    Load("one", 1, seconds=3.0, warm=0.5),
+    Load("whole", 32),
+    Load("streams", 64, tokens=100, warm=2.0),
+    Load("paced", 200, tokens=100, pace=0.02, warm=4.0),
+)
+Found = dict[str, dict[str, Any]]
+"""Figures by the name of the load."""
+
+
+def main() -> None:
+    """Measures, prints the table; `--json FILE` keeps the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--rivals", action="store_true", help=f"also {', '.join(RIVALS)}, installed into a cache folder"
+    )
+    parser.add_argument("--only", action="append", choices=list(PEERS), help="these peers only")
+    parser.add_argument("--seconds", type=float, default=6.0, help="how long each load is measured")
+    parser.add_argument("--rounds", type=int, default=1, help="turns of each peer; the median is shown")
+    parser.add_argument("--cache", type=Path, default=peers.CACHE, help="where the rivals are installed")
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    names = asked.only or [name for name in PEERS if asked.rivals or name not in RIVALS]
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        sys.exit("This needs two cores: one for the gateway alone, one for engine and load.")
+    try:
+        for name in set(names) & set(RIVALS):
+            RIVALS[name].install(asked.cache)
+        rounds = [measure(names, asked.seconds, cores, asked.cache) for _ in range(asked.rounds)]
+    except PeerError as error:
+        sys.exit(str(error))
+    found = {name: medians([turn[name] for turn in rounds]) for name in names}
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    figures = {"machine": machine(), "date": when, "seconds": asked.seconds, "rounds": asked.rounds, "peers": found}
+    print(f"\n{figures['machine']}, {when}, {asked.seconds:g} s a load, {asked.rounds} rounds\n\n{table.drawn(found)}")
+    if asked.json:
+        asked.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def measure(names: list[str], seconds: float, cores: list[int], cache: Path = peers.CACHE) -> dict[str, Found]:
+    """The figures of each peer under each load."""
+    ours, others = cores[0], cores[1]
+    found: dict[str, Found] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rh-cost-")))
+        stub, pid = stack.enter_context(peers.stub(others, folder))
+        for name in names:
+            with PEERS[name](Place(stub, ours, folder, cache)) as peer:
+                # Where there is no gateway, the load has its core.
+                core = ours if peer.pid is None else others
+                watched = {"stub": pid} if peer.pid is None else {"gateway": peer.pid, "stub": pid}
+                loaded(peer.port, stub, replace(WARM, seconds=min(WARM.seconds, seconds)), {}, core)
+                found[name] = {}
+                for load in LOADS:
+                    load = replace(load, seconds=min(load.seconds, seconds), warm=min(load.warm, seconds))
+                    found[name][load.name] = loaded(peer.port, stub, load, watched, core)
+                    print(f"{name} {load.name}: {table.line(found[name][load.name])}", file=sys.stderr, flush=True)
+    return found
+
+
+def loaded(port: int, stub: int, load: Load, watched: dict[str, int], core: int) -> dict[str, Any]:
+    """The figures of one load, made by a process of its own on a core."""
+    peers.ask(stub, f"/pace/{load.pace}", {})
+    command = [sys.executable, "-m", "bench.cost.load", "--port", str(port), "--model", MODEL]
+    command += ["--load", json.dumps(asdict(load)), "--watched", json.dumps(watched)]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, check=True, preexec_fn=lambda: os.sched_setaffinity(0, {core})
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def medians(turns: list[Any]) -> Any:
+    """The median of every figure over some turns; of what is no number, the last."""
+    last = turns[-1]
+    if isinstance(last, dict):
+        return {key: medians([turn[key] for turn in turns if key in turn]) for key in last}
+    numbers = [turn for turn in turns if isinstance(turn, int | float)]
+    return statistics.median(numbers) if numbers and isinstance(last, int | float) else last
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Processes that a measurement starts: on a core of their own, ended with it, and what they use."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from service.settings import ROOT
+
+PR_SET_PDEATHSIG = 1
+PATIENCE = 15.0  # seconds that a process may take to end before it is killed
+MB = 10**6
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process and all that it started use: CPU `seconds` so far, bytes of memory, open `files`.
+
+    `rss` is that of all of them, `largest` that of the largest one.
+    """
+
+    seconds: float
+    rss: int
+    largest: int
+    files: int
+
+
+def usage(root: int) -> Usage:
+    """What the process `root` and its descendants use."""
+    every = [used(one) for one in family(root)]
+    return Usage(
+        seconds=sum(one.seconds for one in every),
+        rss=sum(one.rss for one in every),
+        largest=max((one.largest for one in every), default=0),
+        files=sum(one.files for one in every),
+    )
+
+
+def used(process: psutil.Process) -> Usage:
+    """What one process uses; nothing where it has ended."""
+    with suppress(psutil.NoSuchProcess, psutil.ZombieProcess), process.oneshot():
+        times = process.cpu_times()
+        rss = process.memory_info().rss
+        return Usage(times.user + times.system, rss, rss, process.num_fds())
+    return Usage(0.0, 0, 0, 0)
+
+
+def family(root: int) -> list[psutil.Process]:
+    """A process and its descendants; empty where it has ended."""
+    try:
+        process = psutil.Process(root)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def busy() -> float:
+    """CPU seconds that all programs of this machine have used so far."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 where nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(
+    command: Sequence[str], log: Path, core: int | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Runs a program from the repository's root, its output in `log`; it and all that it started end afterwards."""
+    with log.open("ab") as output:
+        process = launch(command, output.fileno(), core, environment)
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def launch(
+    command: Sequence[str], output: int, core: int | None = None, environment: Mapping[str, str] | None = None
+) -> "subprocess.Popen[bytes]":
+    """Starts a program, on one `core` only where it is given; the kernel stops it when we die."""
+
+    def settle() -> None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if core is not None:
+            os.sched_setaffinity(0, {core})
+
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL,
+        stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=settle,
+    )  # fmt: skip
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a program as Ctrl-C does, and kills what of it is left after a while."""
+    members = family(process.pid)
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=PATIENCE)
+    for one in members:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+
+
+def serve(fleet: Path, port: int) -> list[str]:
+    """The command that serves a fleet on a port as `make serve` does."""
+    return [sys.executable, "-m", "service.cli", "serve", "--fleet", str(fleet), "--port", str(port)]

@@ -1,0 +1,97 @@
+"""Who may enter now: the one door to every model's places, and the budgets that are looked at there."""
+
+import math
+from collections.abc import Callable
+
+from service.admission.budgets import Budget, Budgets, Lack
+from service.admission.drain import retry_after
+from service.admission.places import Clock, Place, Places, Room
+from service.admission.queue import Ticket
+from service.entries import Priority
+from service.errors import ApiError, rate_limited
+from service.fleet import Fleet, Served
+from service.settings import Settings
+from service.tenants import Tenant
+
+
+class Admission:
+    """Lets requests in where a model's replicas have room and the tenant's budget allows it, and queues others.
+
+    `chance` gives numbers from 0 to 1, which spread when those come back who were refused.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, chance: Callable[[], float]) -> None:
+        self._patience, self._clock, self._chance = settings.queue_timeout, clock, chance
+        self._budgets = Budgets(settings.workers * settings.gateways)
+        self._places: dict[str, Places] = {}
+
+    def enter(
+        self,
+        served: Served,
+        tenant: Tenant,
+        priority: Priority,
+        cost: float,
+        room: Room,
+        now: float,
+        patience: float | None = None,
+    ) -> Place:
+        """A place at the model's replicas, or in its queue for `patience` seconds: by default as the fleet says.
+
+        `cost` is the request's tokens, prompt and answer, as far as one can know. `room` is asked again whenever
+        somebody may go in, so it looks the replicas up each time. Raises 429 where the tenant's budget does not allow
+        the request, and 503 where too many wait, or it would wait longer than it may.
+        """
+        places = self._places.get(served.id) or self._open(served.id)
+        places.room = room
+        cost = cost if cost > 1.0 else 1.0
+        budget = self._budgets.of(tenant, now)
+        if budget and (lack := budget.lack(cost, now)):
+            raise self._exceeded(budget, lack, places)
+        if places.waiting:
+            places.fill(now)  # there may be room since the last one left
+        if not places.waiting and room() > places.standing:
+            place = Place(places, budget, cost)
+            places.take(now)
+        else:
+            ticket = Ticket(tenant, priority, cost)
+            place = Place(places, budget, cost, ticket, now + (patience or served.waits.queue or self._patience))
+            places.line_up(place, ticket, served.max_queued, now)
+        if budget:
+            budget.enter(cost)
+        return place
+
+    def stir(self, model_id: str | None = None) -> None:
+        """Lets in whom there is room for now, as when replicas changed; without an id at every model."""
+        now = self._clock()
+        for places in self._places.values():
+            if model_id is None or places.model_id == model_id:
+                places.fill(now)
+
+    def apply(self, fleet: Fleet) -> None:
+        """Follows a changed fleet: forgets models and tenants that are gone. Whoever is in or waits stays so."""
+        ids = {served.id for served in fleet.served}
+        self._places = {name: one for name, one in self._places.items() if name in ids or one.held or one.waiting}
+        self._budgets.keep(fleet.tenants)
+        self.stir()
+
+    def load(self, model_id: str) -> int:
+        """How many requests hold a place at this model."""
+        places = self._places.get(model_id)
+        return places.held if places else 0
+
+    def queued(self, model_id: str) -> int:
+        """How many requests wait for a place at this model."""
+        places = self._places.get(model_id)
+        return len(places.waiting) if places else 0
+
+    def demand(self, model_id: str) -> int:
+        """How many requests this model has, in places and waiting."""
+        return self.load(model_id) + self.queued(model_id)
+
+    def _open(self, model_id: str) -> Places:
+        return self._places.setdefault(model_id, Places(model_id, self._clock, self._chance))
+
+    def _exceeded(self, budget: Budget, lack: Lack, places: Places) -> ApiError:
+        seconds = lack.seconds or retry_after(1, places.drain.rate(budget.in_flight), self._chance())
+        message = f"Tenant '{budget.tenant.id}' has used up its {lack.bound}. Try again in {math.ceil(seconds)} s."
+        return rate_limited(message, seconds)

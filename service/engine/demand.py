@@ -1,0 +1,21 @@
+"""Which replicas the gateways want: those that run on demand start while one is asked for, and sleep afterwards."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from service.engine import notes
+
+KIND = "d"
+
+
+def write(run_dir: Path, pid: int, orders: Iterable[int]) -> None:
+    """Says which replicas, by their order in the fleet, the gateway process `pid` wants running; replaces what it said.
+
+    Raises OSError where the run folder cannot be written.
+    """
+    notes.write(run_dir, KIND, pid, sorted(orders))
+
+
+def wanted(run_dir: Path, order: int) -> bool:
+    """Whether any living gateway wants the replica."""
+    return any(order in orders for _, orders in notes.read(run_dir, KIND) if isinstance(orders, list))

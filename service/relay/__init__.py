@@ -1,0 +1,1 @@
+"""The life of one request: resolved, admitted, sent to a replica, streamed, recorded."""

@@ -1,0 +1,98 @@
+"""One request on its way: what was asked, by whom, where it goes, and how long that may take."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from service.entries import Priority
+from service.fleet import Served
+from service.protocol.requests import Body
+from service.protocol.streams import Dialect
+from service.protocol.wishes import Wishes
+from service.quarantine import fingerprint
+from service.records import Record
+from service.router import Target
+from service.settings import Settings
+from service.tenants import Tenant
+from service.transport import Deadlines
+from service.upstreams.upstream import Upstream
+
+TYPICAL_ANSWER = 256  # tokens that a request counts for, beside its prompt, where it sets no bound
+BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a request to one model may wait, in seconds: for a place, for an engine that wakes, and for its answer.
+
+    `streamed` and `whole` are an exchange's deadlines; a whole answer has no first token to wait for.
+    """
+
+    queue: float
+    wake: float
+    streamed: Deadlines
+    whole: Deadlines
+
+    @classmethod
+    def of(cls, served: Served, settings: Settings) -> "Patience":
+        """What the fleet says for this model, and the settings where it does not."""
+        waits = served.waits
+        idle, total = waits.idle or settings.idle_timeout, waits.total or settings.total_timeout
+        first = waits.first_token or settings.first_byte_timeout
+        connect, reader = settings.connect_timeout, settings.reader_timeout
+        return cls(
+            waits.queue or settings.queue_timeout,
+            waits.wake or settings.wake_timeout,
+            Deadlines(connect, min(first, total), idle, total, reader),
+            Deadlines(connect, total, idle, total, reader),
+        )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request on its way. `wire` are the bytes that an engine gets; `until` is the monotonic end of all patience.
+
+    `hidden` takes out of whole events, or a whole answer, what the client should not see of it.
+    """
+
+    request: Body
+    path: str
+    dialect: Dialect
+    target: Target
+    upstream: Upstream
+    tenant: Tenant
+    priority: Priority
+    wishes: Wishes
+    patience: Patience
+    record: Record
+    body: bytes
+    wire: bytes
+    hidden: Callable[[bytes], bytes]
+    until: float
+
+    @property
+    def served(self) -> Served:
+        """The model that it goes to."""
+        return self.target.served
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """What other requests share that ask the same."""
+        return fingerprint(self.path, self.body)
+
+    @property
+    def cost(self) -> float:
+        """About how many tokens it will take: a fair share is one of tokens, not of requests."""
+        bound = next((found for name in LIMITS if (found := getattr(self.request, name, None))), TYPICAL_ANSWER)
+        return len(self.body) / BYTES_PER_TOKEN + bound
+
+    def deadlines(self, now: float) -> Deadlines:
+        """Those of an exchange that begins now: none of them outlasts the request's own."""
+        mine = self.patience.streamed if self.record.streamed else self.patience.whole
+        left = max(0.001, self.until - now)
+        if left >= mine.total:
+            return mine
+        return replace(mine, first_byte=min(mine.first_byte, left), total=left)
+
+
+LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")

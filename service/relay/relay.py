@@ -1,0 +1,217 @@
+"""The life of one request, told once: read, resolve, admit, pick, send, stream, record."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from service.admission.gate import Admission
+from service.admission.places import Place
+from service.asgi import Headers, Receive, Send, UntilGone
+from service.catalog import Catalog
+from service.errors import ApiError, unavailable
+from service.fleet import Fleet
+from service.once import Once
+from service.protocol import wishes
+from service.protocol.edits import edits, ends
+from service.protocol.generation import Endpoint
+from service.protocol.requests import Body, edited, read
+from service.protocol.streams import BrokenStreamError, Watch
+from service.records import Record
+from service.relay.asking import Asking, Reply
+from service.relay.call import Call, Patience
+from service.relay.outlet import Outlet
+from service.relay.refusals import not_ready
+from service.router import Target, resolve
+from service.settings import Settings
+from service.tenants import find, priority
+from service.transport import Transport, TransportError, post
+from service.upstreams.replica import Replica
+from service.upstreams.upstreams import Upstreams
+
+
+class Relay:
+    """Answers generation requests from the fleet's replicas."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        catalog: Catalog,
+        upstreams: Upstreams,
+        admission: Admission,
+        transport: Transport,
+        settings: Settings,
+        clock: Callable[[], float],
+    ) -> None:
+        self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
+        self._settings, self._clock = settings, clock
+        self._asking = Asking(upstreams, transport, clock)
+        self._once = Once(clock, settings.reader_timeout)
+        self._running: set[asyncio.Task[object]] = set()
+        self._ended = False
+        self.apply(fleet)
+
+    def apply(self, fleet: Fleet) -> None:
+        """Takes a fleet into use; requests on their way go on as they began."""
+        self._fleet = fleet
+        self._patience = {one.id: Patience.of(one, self._settings) for one in fleet.served}
+
+    def expire(self) -> None:
+        """Forgets answers that nobody may ask for again."""
+        self._once.expire()
+
+    def end(self) -> None:
+        """Breaks off every answer that still runs, with an error that its client sees."""
+        self._ended = True
+        for task in self._running:
+            task.cancel()
+
+    async def answer(
+        self, endpoint: Endpoint, body: bytes, headers: Headers, record: Record, receive: Receive, send: Send
+    ) -> None:
+        """Answers one request; raises ApiError where nothing has been sent yet."""
+        call = self._call(endpoint, body, headers, record)
+        run = partial(self._run, call)
+        if call.wishes.idempotency_key is None:
+            await run(receive, send)
+        else:
+            identity = call.tenant.id, call.wishes.idempotency_key
+            await self._once.answer(identity, call.fingerprint, run, record, receive, send)
+
+    def resolve(self, request: Body, endpoint: Endpoint) -> Target:
+        """Which served model the request goes to, and why; raises the 404 or 400 that says why none."""
+        return resolve(request.model, endpoint.need(request), self._fleet, self._catalog)
+
+    def _call(self, endpoint: Endpoint, body: bytes, headers: Headers, record: Record) -> Call:
+        """Reads a request: what it asks, who asks, and where it goes."""
+        asked = wishes.read(headers)
+        request = read(endpoint.body, body, self._fleet.extra_fields)
+        record.requested, record.streamed = request.model, bool(request.stream)
+        tenant = find(self._fleet.tenants, asked.tenant)
+        record.tenant = tenant.id
+        target = self.resolve(request, endpoint)
+        served, dialect = target.served, endpoint.dialect
+        record.model, record.variant, record.family = target.name, served.variant, served.family
+        record.route = target.why
+        payload = edited(body, edits(request, target.name, served.model, dialect))
+        patience = self._patience[served.id]
+        return Call(
+            request=request,
+            path=endpoint.path,
+            dialect=dialect,
+            target=target,
+            upstream=self._upstreams[served.id],
+            tenant=tenant,
+            priority=priority(tenant, asked.priority),
+            wishes=asked,
+            patience=patience,
+            record=record,
+            body=body,
+            wire=post(endpoint.path, payload, (("x-request-id", record.request_id),)),
+            hidden=ends(request, served.model).hidden(dialect),
+            until=record.started + min(asked.timeout or patience.whole.total, patience.whole.total),
+        )
+
+    async def _run(self, call: Call, receive: Receive, send: Send) -> None:
+        """Has the request answered unless its client leaves; what fails within a stream becomes the stream's end."""
+        outlet = Outlet(send, call.dialect)
+        async with UntilGone(receive):
+            task = asyncio.current_task()
+            assert task
+            self._running.add(task)
+            try:
+                await self._serve(call, outlet)
+            except ApiError as error:
+                await outlet.fail(error, call.record)
+            except asyncio.CancelledError:
+                # By `end`, if not by a client that left or a server that stops as well.
+                if not self._ended or task.uncancel():
+                    raise
+                await outlet.fail(unavailable("The service stops.", "shutting_down", 1.0), call.record)
+            finally:
+                self._running.discard(task)
+
+    async def _serve(self, call: Call, outlet: Outlet) -> None:
+        self._asking.check(call)
+        with self._enter(call) as place:
+            if place.waits:
+                await self._wait(call, place, outlet)
+            call.record.admitted = self._clock()
+            reply = await self._asking.begin(call, place)
+            try:
+                headers = _headers(call, reply.replica)
+                if reply.watch:
+                    await self._stream(call, reply, reply.watch, headers, outlet)
+                else:
+                    await outlet.answer(reply.first, headers)
+            finally:
+                self._asking.end(reply)
+            self._asking.completed(call)
+            place.ended(call.record.prompt_tokens + call.record.completion_tokens)
+
+    def _enter(self, call: Call) -> Place:
+        """A place for the request, or its place in the queue; raises ApiError where there is no use in waiting."""
+        now, upstream = self._clock(), call.upstream
+        patience = call.patience.queue
+        if not upstream.usable(now):
+            condition, _ = upstream.condition()
+            if call.served.always == 0 and condition != "failed":
+                patience = call.patience.wake
+            elif condition != "ready":
+                raise not_ready(upstream, now)
+        return self._admission.enter(
+            call.served,
+            call.tenant,
+            call.priority,
+            call.cost,
+            lambda: upstream.room(self._clock()),
+            now,
+            max(0.001, min(patience, call.until - now)),
+        )
+
+    async def _wait(self, call: Call, place: Place, outlet: Outlet) -> None:
+        """Waits until the request is let in; a stream says meanwhile that it waits, and for what."""
+        every = call.wishes.keep_alive or self._settings.keep_alive
+        try:
+            while not await place.granted(every):
+                if call.record.streamed:
+                    await outlet.comment(self._state(call, place))
+        except ApiError:
+            if call.upstream.condition()[0] != "ready":
+                raise not_ready(call.upstream, self._clock()) from None
+            raise
+
+    def _state(self, call: Call, place: Place) -> str:
+        condition, phase = call.upstream.condition()
+        if condition == "ready":
+            return f"queued at place {place.position}"
+        return f"waiting for {call.served.id}: {condition}{f', {phase}' if phase else ''}"
+
+    async def _stream(self, call: Call, reply: Reply, watch: Watch, headers: Headers, outlet: Outlet) -> None:
+        """Passes the stream on. From here on the status is sent, so what fails becomes one error event."""
+        await outlet.open(headers)
+        send, read, data = outlet.send, reply.exchange.read, reply.first
+        try:
+            while True:
+                if data:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                raw = await read()
+                if not raw:
+                    break
+                data = call.hidden(watch.feed(raw, self._clock()))
+            if not watch.finished:
+                raise BrokenStreamError
+        except (TransportError, BrokenStreamError) as error:
+            reply.exchange.close()
+            if not watch.finished:
+                if isinstance(error, BrokenStreamError) and error.passed:
+                    await outlet.pass_on(error.passed)
+                raise await self._asking.broke(call, reply, error) from None
+        await outlet.close()
+
+
+def _headers(call: Call, replica: Replica) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"x-roundhouse-model", call.target.name.encode()),
+        (b"x-roundhouse-replica", replica.id.encode()),
+        (b"x-roundhouse-route", call.target.why.encode()),
+    ]

@@ -1,0 +1,1 @@
+"""The live replicas of each served model: discovery, health, progress, ejection."""

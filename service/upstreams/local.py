@@ -1,0 +1,55 @@
+"""An engine that runs here: what its supervisor writes of it, and its load."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from service import transport
+from service.engine import reading, state
+from service.engine.probe import ask
+from service.engine.pulse import SCRAPE
+from service.transport import Transport, TransportError
+from service.upstreams.replica import Replica
+
+STALE = 5.0  # seconds for which a reading counts
+
+
+class Local:
+    """Follows one replica. Its supervisor sees to its health, so nothing is proved here."""
+
+    def __init__(
+        self, replica: Replica, order: int, run_dir: Path, transport: Transport, clock: Callable[[], float]
+    ) -> None:
+        self._replica, self._order, self._run_dir = replica, order, run_dir
+        self._transport, self._clock = transport, clock
+        self._seen: tuple[int, int] | None = None
+
+    def refresh(self) -> bool:
+        """Reads the state file if it has changed; returns whether it had."""
+        try:
+            found = state.state_path(self._run_dir, self._order).stat()
+        except OSError:
+            return False
+        # Two writes can fall into one tick of the file system's clock, but each makes a new file.
+        stamp = found.st_mtime_ns, found.st_ino
+        if self._seen == stamp:
+            return False
+        self._seen = stamp
+        self._replica.state = state.read(self._run_dir, self._order) or self._replica.state
+        self._replica.breaker.succeeded()
+        return True
+
+    async def look(self, doubted: bool) -> None:
+        """Asks a ready engine for its load."""
+        replica = self._replica
+        found = await self._load() if replica.ready else None
+        if found:
+            replica.reading = found
+        elif replica.reading and (not replica.ready or self._clock() - replica.reading.at > STALE):
+            replica.reading = None
+
+    async def _load(self) -> reading.Reading | None:
+        try:
+            status, page = await ask(self._transport, self._replica.address, transport.get("/metrics"), SCRAPE)
+        except TransportError:
+            return None
+        return reading.read(page, self._clock()) if status == 200 else None

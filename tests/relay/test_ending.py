@@ -1,0 +1,124 @@
+"""What becomes of requests when engines die of them, when the service ends, and when the fleet changes under them."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests import fleets
+from tests.conftest import Start
+from tests.exchanges import CHAT, STREAMING, Case, broken_off, events_of, is_refusal, label
+from tests.fake_engine import Fault
+from tests.gateways import HOUSE, ONE, TWO
+from tests.waiting import until
+
+DEADLY = Fault(events=3, dead=True)
+POISON = CHAT.body(stream=True) | {"messages": [{"role": "user", "content": "poison is in here"}]}
+
+
+# Poison
+
+
+async def test_a_request_that_two_engines_died_of_is_refused(start: Start) -> None:
+    gateway = await start("models: [{model: pebble-chat, replicas: 3}]")
+    for engine in gateway.engines:
+        engine.script(DEADLY, DEADLY)
+    for _ in range(2):
+        response = await gateway.post(CHAT.path, POISON)
+        assert response.status_code == 200
+        assert broken_off(CHAT, events_of(response.content)[-1]) == "upstream_error"
+        replica = next(one for one in gateway.replicas if one.id == gateway.lines[-1]["replica"])
+        gateway.show(gateway.replicas.index(replica), "failed")
+    response = await gateway.post(CHAT.path, POISON)
+    assert is_refusal(CHAT, response, 422, "request_quarantined")
+    assert len(gateway.seen) == 2
+    for engine in gateway.engines:
+        engine.forgive()
+    assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
+
+
+async def test_one_that_was_answered_since_is_no_poison(start: Start) -> None:
+    gateway = await start(ONE)
+    engine = gateway.engines[0]
+    for fault in (DEADLY, Fault(), DEADLY, Fault()):
+        engine.script(fault)
+        assert (await gateway.post(CHAT.path, POISON)).status_code == 200
+    assert len(gateway.seen) == 4
+
+
+async def test_a_connection_that_breaks_is_no_death(start: Start) -> None:
+    gateway = await start(TWO)
+    for engine in gateway.engines:
+        engine.script(*[Fault(cut=0)] * 2)
+    for _ in range(2):
+        assert (await gateway.post(CHAT.path, POISON)).status_code == 502
+    assert (await gateway.post(CHAT.path, POISON)).status_code == 200
+
+
+# The end of the service
+
+
+@pytest.mark.parametrize("case", STREAMING, ids=label)
+async def test_streams_that_run_too_long_end_with_an_event(case: Case, start: Start) -> None:
+    gateway = await start(HOUSE)
+    (engine,) = (engine for engine in gateway.engines if engine.model == case.model)
+    engine.always = Fault(events=6, end="hang")
+    line = await gateway.connect()
+    await line.post(case.path, json.dumps(case.body(stream=True)).encode(), "connection: close")
+    await line.read_until(b"data: ")
+    gateway.gateway.end()
+    answer = await line.rest()
+    assert b"The service" in answer
+    assert b"[DONE]" not in answer
+    await until(lambda: gateway.in_flight() == 0)
+
+
+async def test_whole_answers_that_run_too_long_are_errors(start: Start) -> None:
+    gateway = await start(ONE)
+    gateway.engines[0].script(Fault(gap=3600))
+    asked = asyncio.create_task(gateway.post(CHAT.path, CHAT.body()))
+    await until(lambda: len(gateway.seen) == 1)
+    gateway.gateway.end()
+    assert is_refusal(CHAT, await asked, 503, "shutting_down")
+    await until(gateway.seen[0].closed.is_set)
+
+
+async def test_a_gateway_that_drains_says_so_and_still_answers(start: Start) -> None:
+    gateway = await start(ONE)
+    assert gateway.gateway.is_ready()
+    gateway.gateway.drain()
+    assert not gateway.gateway.is_ready()
+    for body in (CHAT.body(), CHAT.body(stream=True), {"model": "x"}):
+        response = await gateway.post(CHAT.path, body)
+        assert response.headers["connection"] == "close"
+        assert response.status_code in (200, 400)
+
+
+# Another fleet
+
+
+async def test_a_model_taken_out_ends_what_it_began(start: Start, tmp_path_factory: pytest.TempPathFactory) -> None:
+    gateway = await start("models: [{model: pebble-chat}, {model: pebble-instruct}]")
+    gateway.engines[0].gap = 0.05
+    line = await gateway.connect()
+    await line.post(CHAT.path, json.dumps(CHAT.body(stream=True)).encode(), "connection: close")
+    await line.read_until(b"data: ")
+    folder = tmp_path_factory.mktemp("next")
+    gateway.gateway.apply(fleets.load(folder, "models: [{model: pebble-instruct}]\naliases: {tiny: pebble-instruct}"))
+    assert is_refusal(CHAT, await gateway.post(CHAT.path, CHAT.body()), 404, "model_not_found")
+    assert (await gateway.post(CHAT.path, CHAT.body() | {"model": "tiny"})).status_code == 200
+    assert [row["id"] for row in (await gateway.http.get("/v1/models")).json()["data"]] == ["pebble-instruct"]
+    assert b"[DONE]" in await line.rest()
+
+
+async def test_new_limits_hold_at_once(start: Start, tmp_path_factory: pytest.TempPathFactory) -> None:
+    gateway = await start("models: [{model: pebble-chat, max_in_flight: 1, max_queued: 0}]")
+    gateway.engines[0].script(Fault(gap=3600))
+    line = await gateway.connect()
+    await line.post(CHAT.path, json.dumps(CHAT.body()).encode())
+    await until(lambda: len(gateway.seen) == 1)
+    assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 503
+    folder = tmp_path_factory.mktemp("next")
+    gateway.gateway.apply(fleets.load(folder, "models: [{model: pebble-chat, max_in_flight: 2}]"))
+    assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
+    line.leave()

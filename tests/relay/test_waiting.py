@@ -1,0 +1,270 @@
+"""Requests that wait: for a place at an engine, and for an engine that is started for them."""
+
+import json
+
+import pytest
+
+from tests.conftest import Start
+from tests.exchanges import CHAT, STREAMING, TALKING, Case, broken_off, error_in, events_of, is_refusal, label
+from tests.fake_engine import Fault
+from tests.gateways import HOUSE, Line, RunningGateway
+from tests.waiting import until
+
+NARROW = "models: [{model: pebble-chat, max_in_flight: 1}]"
+WAITING = "x-roundhouse-keep-alive: 0.1"
+LONG = Fault(gap=3600)
+
+
+async def occupy(gateway: RunningGateway) -> Line:
+    """A request that holds the only place until its client leaves."""
+    gateway.engines[0].script(LONG)
+    line = await gateway.connect()
+    before = len(gateway.seen)
+    await line.post(CHAT.path, json.dumps(CHAT.body()).encode())
+    await until(lambda: len(gateway.seen) == before + 1)
+    return line
+
+
+async def queue(gateway: RunningGateway, text: str, *headers: str, stream: bool = False) -> Line:
+    """A request that waits behind what is there; returns once it does."""
+    line = await gateway.connect()
+    before = gateway.queued()
+    body = CHAT.body(stream) | {"messages": [{"role": "user", "content": text}]}
+    await line.post(CHAT.path, json.dumps(body).encode(), "connection: close", *headers)
+    await until(lambda: gateway.queued() == before + 1)
+    return line
+
+
+def texts(gateway: RunningGateway) -> list[str]:
+    return [seen.json["messages"][0]["content"] for seen in gateway.seen]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_without_a_place_waits_for_one(stream: bool, start: Start) -> None:
+    gateway = await start(NARROW)
+    first = await occupy(gateway)
+    second = await queue(gateway, "second", stream=stream)
+    assert len(gateway.seen) == 1
+    first.leave()
+    answer = await second.answer()
+    assert (answer.status, answer.whole) == (200, True)
+    await gateway.settle()
+    assert gateway.lines[-1]["waited_s"] > 0
+
+
+async def test_first_come_first_served(start: Start) -> None:
+    gateway = await start(NARROW)
+    first = await occupy(gateway)
+    names = [f"number {number}" for number in range(5)]
+    lines = [await queue(gateway, name) for name in names]
+    first.leave()
+    assert [(await line.answer()).status for line in lines] == [200] * 5
+    assert texts(gateway)[1:] == names
+
+
+async def test_the_more_urgent_go_first(start: Start) -> None:
+    gateway = await start(NARROW)
+    first = await occupy(gateway)
+    order = ("batch", "default", "interactive", "batch", "interactive")
+    lines = [await queue(gateway, name, f"x-roundhouse-priority: {name}") for name in order]
+    first.leave()
+    assert [(await line.answer()).status for line in lines] == [200] * 5
+    assert texts(gateway)[1:] == ["interactive", "interactive", "default", "batch", "batch"]
+
+
+async def test_a_noisy_tenant_waits_behind_itself(start: Start) -> None:
+    gateway = await start(f"{NARROW}\ntenants: {{noisy: {{}}, quiet: {{}}}}")
+    first = await occupy(gateway)
+    lines = [await queue(gateway, "noisy", "x-roundhouse-tenant: noisy") for _ in range(8)]
+    lines.append(await queue(gateway, "quiet", "x-roundhouse-tenant: quiet"))
+    first.leave()
+    assert [(await line.answer()).status for line in lines] == [200] * 9
+    assert texts(gateway)[1:].index("quiet") <= 1
+
+
+async def test_a_full_queue_refuses_at_once(start: Start) -> None:
+    gateway = await start("models: [{model: pebble-chat, max_in_flight: 1, max_queued: 2}]")
+    first = await occupy(gateway)
+    lines = [await queue(gateway, "x") for _ in range(2)]
+    for case in TALKING:
+        response = await gateway.post(case.path, case.body())
+        assert is_refusal(case, response, 503, "overloaded")
+        assert int(response.headers["retry-after"]) >= 1
+    assert len(gateway.seen) == 1
+    for line in (first, *lines):
+        line.leave()
+
+
+@pytest.mark.parametrize("case", TALKING, ids=label)
+async def test_who_waits_too_long_never_reaches_an_engine(case: Case, start: Start) -> None:
+    gateway = await start("models: [{model: pebble-chat, max_in_flight: 1, waits: {queue: 0.05}}]")
+    first = await occupy(gateway)
+    response = await gateway.post(case.path, case.body())
+    assert is_refusal(case, response, 503, "overloaded")
+    assert int(response.headers["retry-after"]) >= 1
+    assert len(gateway.seen) == 1
+    first.leave()
+
+
+async def test_a_client_may_wait_for_less(start: Start) -> None:
+    gateway = await start(NARROW)
+    first = await occupy(gateway)
+    response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers={"x-roundhouse-timeout": "0.05"})
+    assert response.status_code in (503, 504)
+    assert len(gateway.seen) == 1
+    first.leave()
+
+
+async def test_an_answer_has_the_time_that_its_client_gives_it(start: Start) -> None:
+    gateway = await start()
+    gateway.engines[0].script(LONG)
+    response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers={"x-roundhouse-timeout": "0.1"})
+    assert is_refusal(CHAT, response, 504, "timeout")
+    await until(gateway.seen[0].closed.is_set)
+
+
+async def test_who_leaves_while_waiting_is_gone(start: Start) -> None:
+    gateway = await start(NARROW)
+    first = await occupy(gateway)
+    second, third = await queue(gateway, "second"), await queue(gateway, "third")
+    second.leave()
+    await until(lambda: gateway.queued() == 1)
+    first.leave()
+    assert (await third.answer()).status == 200
+    assert texts(gateway)[1:] == ["third"]
+
+
+@pytest.mark.parametrize("case", STREAMING, ids=label)
+async def test_a_stream_is_told_its_place(case: Case, start: Start) -> None:
+    gateway = await start(HOUSE.replace(f"model: {case.model}\n", f"{{model: {case.model}, max_in_flight: 1}}\n"))
+    (engine,) = (engine for engine in gateway.engines if engine.model == case.model)
+    engine.script(LONG, path=case.path)
+    first = await gateway.connect()
+    await first.post(case.path, json.dumps(case.body()).encode())
+    await until(lambda: len(engine.requests) > 0 and engine.running == 1)
+    second = await gateway.connect()
+    await second.post(case.path, json.dumps(case.body(stream=True)).encode(), "connection: close", WAITING)
+    head = await second.read_until(b": queued at place 1\n\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    await second.read_until(b": queued at place 1\n\n")
+    first.leave()
+    raw = await second.rest()
+    events = [event for event in events_of(b"\r\n\r\n".join([b"", raw])) if not event.startswith(b":")]
+    assert events
+    await gateway.settle()
+    assert gateway.lines[-1]["outcome"] == "complete"
+
+
+async def test_what_fails_after_comments_is_an_event(start: Start) -> None:
+    gateway = await start("models: [{model: pebble-chat, max_in_flight: 1, waits: {queue: 0.5}}]")
+    first = await occupy(gateway)
+    for case in TALKING:
+        line = await gateway.connect()
+        await line.post(case.path, json.dumps(case.body(stream=True)).encode(), "connection: close", WAITING)
+        answer = await line.answer()
+        assert answer.status == 200 and answer.whole
+        assert broken_off(case, events_of(answer.body)[-1]) in ("overloaded", "overloaded_error")
+        assert b"[DONE]" not in answer.body
+    first.leave()
+    await gateway.settle()
+    assert {line["code"] for line in gateway.lines} == {None, "overloaded"}
+
+
+# Tenants
+
+
+async def test_a_tenant_that_nobody_knows(start: Start) -> None:
+    gateway = await start()
+    response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers={"x-roundhouse-tenant": "acme"})
+    assert is_refusal(CHAT, response, 400, "unknown_tenant")
+
+
+@pytest.mark.parametrize("budget", ["requests_per_minute: 1", "tokens_per_minute: 1"])
+async def test_a_budget_that_is_used_up(budget: str, start: Start) -> None:
+    gateway = await start(f"models: [{{model: pebble-chat}}]\ntenants: {{acme: {{{budget}}}, other: {{}}}}")
+    acme = {"x-roundhouse-tenant": "acme"}
+    assert (await gateway.http.post(CHAT.path, json=CHAT.body(), headers=acme)).status_code == 200
+    response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers=acme)
+    assert response.status_code == 429
+    assert error_in(CHAT, response.content) == ("rate_limit_error", "rate_limit_exceeded")
+    assert 1 <= int(response.headers["retry-after"]) <= 7200
+    for headers in ({"x-roundhouse-tenant": "other"}, {}):
+        assert (await gateway.http.post(CHAT.path, json=CHAT.body(), headers=headers)).status_code == 200
+    await gateway.settle()
+    assert [line["tenant"] for line in gateway.lines] == ["acme", "acme", "other", "default"]
+
+
+async def test_a_bound_on_a_tenants_requests_at_once(start: Start) -> None:
+    gateway = await start("models: [{model: pebble-chat}]\ntenants: {acme: {max_in_flight: 1}}")
+    gateway.engines[0].script(LONG)
+    line = await gateway.connect()
+    await line.post(CHAT.path, json.dumps(CHAT.body()).encode(), "x-roundhouse-tenant: acme")
+    await until(lambda: len(gateway.seen) == 1)
+    response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers={"x-roundhouse-tenant": "acme"})
+    assert response.status_code == 429
+    line.leave()
+    await until(lambda: gateway.in_flight() == 0)
+    response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers={"x-roundhouse-tenant": "acme"})
+    assert response.status_code == 200
+
+
+# Models on demand
+
+ASLEEP = "models: [{model: pebble-chat, min: 0, idle: 3600}]"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_wakes_a_model_and_waits_for_it(stream: bool, start: Start) -> None:
+    gateway = await start(ASLEEP)
+    gateway.show(0, "asleep")
+    assert gateway.wanted() == []
+    line = await queue(gateway, "hello", WAITING, stream=stream)
+    await until(lambda: gateway.wanted() == [0])
+    if stream:
+        await line.read_until(b": waiting for pebble-chat: asleep\n\n")
+    gateway.show(0, "starting", "loading weights")
+    if stream:
+        await line.read_until(b": waiting for pebble-chat: starting, loading weights\n\n")
+    gateway.show(0, "ready")
+    rest = await line.rest()
+    assert b"hello" in rest
+    assert len(gateway.seen) == 1
+
+
+async def test_many_first_requests_wake_one_engine(start: Start) -> None:
+    gateway = await start("models: [{model: pebble-chat, min: 0, replicas: 3}]")
+    for order in range(3):
+        gateway.show(order, "asleep")
+    lines = [await queue(gateway, "hello") for _ in range(20)]
+    await until(lambda: gateway.wanted() == [0])
+    gateway.show(0, "ready")
+    assert [(await line.answer()).status for line in lines] == [200] * 20
+
+
+async def test_a_model_that_does_not_wake_in_time(start: Start) -> None:
+    gateway = await start("models: [{model: pebble-chat, min: 0, waits: {wake: 0.05}}]")
+    gateway.show(0, "asleep")
+    response = await gateway.post(CHAT.path, CHAT.body())
+    assert is_refusal(CHAT, response, 503, "model_loading")
+    assert int(response.headers["retry-after"]) >= 1
+
+
+async def test_a_model_that_cannot_wake_says_so(start: Start) -> None:
+    gateway = await start(ASLEEP)
+    gateway.show(0, "failed", reason="no memory")
+    response = await gateway.post(CHAT.path, CHAT.body())
+    assert is_refusal(CHAT, response, 503, "model_unavailable")
+
+
+async def test_who_may_sleep_makes_the_gateway_ready(start: Start) -> None:
+    gateway = await start(ASLEEP)
+    gateway.show(0, "asleep")
+    assert gateway.gateway.is_ready()
+
+
+async def test_while_the_only_replica_rests_requests_wait_for_it(start: Start) -> None:
+    gateway = await start()
+    replica = gateway.replicas[0]
+    replica.breaker.failed(gateway.clock(), refused=True)
+    assert not replica.usable(gateway.clock())
+    assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200

@@ -1,0 +1,147 @@
+"""What a gateway process does when it is asked to stop, with real signals to this one."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from service import leaving
+from service.engine import presence
+from service.leaving import Leaving
+from tests.waiting import until
+
+PID = os.getpid()
+
+
+class Service:
+    """Notes in order what is asked of it; the `server` is whoever listened for signals first."""
+
+    def __init__(self, run_dir: Path, **durations: float) -> None:
+        self.asked: list[str] = []
+        self.leaving = Leaving(
+            run_dir, durations.get("grace", 0.01), durations.get("limit", 600.0),
+            lambda: self.asked.append("drain"), lambda: self.asked.append("end"),
+        )  # fmt: skip
+
+    def server(self, number: int, frame: object) -> None:
+        self.asked.append("close")
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in leaving.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def started(run_dir: Path, **durations: float) -> Service:
+    service = Service(run_dir, **durations)
+    for number in leaving.SIGNALS:
+        signal.signal(number, service.server)
+    service.leaving.enter()
+    return service
+
+
+async def test_it_is_present_until_it_has_left(tmp_path: Path) -> None:
+    service = started(tmp_path)
+    assert presence.present(tmp_path) == {PID: False}
+    service.leaving.leave()
+    assert presence.present(tmp_path) == {}
+    assert signal.getsignal(signal.SIGTERM) == service.server
+
+
+@pytest.mark.parametrize("number", leaving.SIGNALS)
+async def test_it_says_so_before_the_server_closes(number: int, tmp_path: Path) -> None:
+    service = started(tmp_path)
+    os.kill(PID, number)
+    await until(lambda: "drain" in service.asked)
+    assert presence.present(tmp_path) == {PID: True}
+    await until(lambda: service.asked == ["drain", "close"])
+    service.leaving.leave()
+
+
+async def test_two_signals_at_once_are_one(tmp_path: Path) -> None:
+    service = started(tmp_path)
+    for number in leaving.SIGNALS:
+        os.kill(PID, number)
+    await until(lambda: "close" in service.asked)
+    assert service.asked == ["drain", "close"]
+    service.leaving.leave()
+
+
+async def test_a_second_one_later_ends_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaving, "TWICE", 0.0)
+    service = started(tmp_path, grace=600.0)
+    os.kill(PID, signal.SIGTERM)
+    await until(lambda: service.asked == ["drain"])
+    os.kill(PID, signal.SIGTERM)
+    await until(lambda: sorted(service.asked) == ["close", "drain", "end"])
+    service.leaving.leave()
+
+
+async def test_what_takes_too_long_is_ended(tmp_path: Path) -> None:
+    service = started(tmp_path, limit=0.05)
+    os.kill(PID, signal.SIGTERM)
+    await until(lambda: sorted(service.asked) == ["close", "drain", "end"])
+    service.leaving.leave()
+
+
+async def test_who_has_left_is_not_ended(tmp_path: Path) -> None:
+    service = started(tmp_path, grace=600.0)
+    os.kill(PID, signal.SIGTERM)
+    await until(lambda: "drain" in service.asked)
+    service.leaving.leave()
+    assert [timer.cancelled() for timer in service.leaving._timers] == [True, True]
+
+
+async def test_a_run_folder_that_cannot_be_written_keeps_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = started(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(presence, "drain", full)
+    os.kill(PID, signal.SIGTERM)
+    await until(lambda: service.asked == ["drain", "close"])
+    service.leaving.leave()
+
+
+async def test_nobody_connects_to_a_server_that_leaves(tmp_path: Path) -> None:
+    """Another process may hold the listening socket too, as BentoML's first one does."""
+
+    async def app(scope: object, receive: object, send: object) -> None:
+        raise AssertionError
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(fileno=os.dup(listener.fileno())):
+        address = listener.getsockname()
+        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup(sockets=[listener])
+        _, writer = await asyncio.open_connection(*address)
+        writer.close()
+        leaving.refuse(server)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(*address)
+        await until(lambda: not server.server_state.connections)
+
+
+async def test_one_of_several_gateways_leaves_the_door_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[object] = []
+    monkeypatch.setattr(leaving, "refuse", refused.append)
+    presence.enter(tmp_path, os.getppid())
+    service = started(tmp_path)
+    os.kill(PID, signal.SIGTERM)
+    await until(lambda: "close" in service.asked)
+    assert refused == []
+    service.leaving.leave()

@@ -1,0 +1,11 @@
+"""A monotonic clock that only the test moves."""
+
+
+class Clock:
+    """Seconds, from an arbitrary beginning."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now

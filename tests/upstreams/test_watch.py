@@ -1,0 +1,232 @@
+"""What goes on all the time: engines are looked at, names resolved, and room that appears is told of."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.engine import state
+from service.engine.state import EngineState
+from service.settings import Settings
+from service.transport import Transport
+from service.upstreams import upstreams as watching
+from service.upstreams.replica import Replica
+from service.upstreams.upstreams import Upstreams
+from tests import fleets
+from tests.fake_engine import FakeEngine, Fault
+from tests.fault_proxy import PASS, FaultProxy, Trouble
+from tests.upstreams.clock import Clock
+from tests.upstreams.test_discovery import AGAIN, NONAME, Names
+from tests.waiting import until
+
+HERE = "models: [{model: pebble-chat, replicas: 2, engine: {max_num_seqs: 4}}]"
+THERE = "models: [{model: pebble-chat, min: 0, at: ['engines.test:8000']}]"
+
+
+class Watched:
+    """Upstreams that are watched, by a clock that only the test moves."""
+
+    def __init__(self, folder: Path, text: str, names: Names, **settings: Any) -> None:
+        self.folder, self.names, self.clock, self.transport = folder, names, Clock(), Transport()
+        self.changes = 0
+        every = Settings(run_dir=folder, **settings)
+        self.upstreams = Upstreams(fleets.load(folder, text), every, self.transport, self.clock, names)
+        self.task = asyncio.create_task(self.upstreams.watch(self._count))
+
+    def _count(self) -> None:
+        self.changes += 1
+
+    @property
+    def replicas(self) -> list[Replica]:
+        return self.upstreams["pebble-chat"].replicas
+
+    def ready(self) -> list[str]:
+        """The addresses that requests may be sent to."""
+        return [replica.address for replica in self.upstreams["pebble-chat"].usable(self.clock())]
+
+    async def close(self) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        self.transport.close()
+        assert self.task.cancelled()
+
+
+@pytest.fixture
+async def stack(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncExitStack]:
+    """What a test opens; no task outlives it. Everything is looked at all the time."""
+    for name in ("POLL", "LOOK", "HASTE", "RESOLVE"):
+        monkeypatch.setattr(watching, name, 0.01)
+    async with AsyncExitStack() as opened:
+        yield opened
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "the end of every task")
+
+
+def started(stack: AsyncExitStack, folder: Path, text: str, *addresses: str, **settings: Any) -> Watched:
+    watched = Watched(folder, text, Names(*addresses), **settings)
+    stack.push_async_callback(watched.close)
+    return watched
+
+
+async def listening(stack: AsyncExitStack, model: str, host: str = "127.0.0.1", port: int = 0) -> FakeEngine:
+    return await stack.enter_async_context(FakeEngine(model).listen(port, host))
+
+
+async def test_an_engine_here_is_asked_for_its_load(stack: AsyncExitStack, tmp_path: Path) -> None:
+    engine = await stack.enter_async_context(FakeEngine("pebble-chat").listen(tmp_path / "e0.sock"))
+    engine.running, engine.waiting = 3, 2
+    watched = started(stack, tmp_path, HERE)
+    first = watched.replicas[0]
+    state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "ready"))
+    await until(lambda: first.reading is not None)
+    assert first.reading and (first.reading.running, first.reading.waiting) == (3, 2)
+    assert not engine.requests, "its supervisor sees to its health"
+    engine.script(*[Fault(status=500)] * 10_000, path="/metrics")
+    watched.clock.now += 6.0
+    await until(lambda: first.reading is None, "the end of an old reading")
+    state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "stopping"))
+    await until(lambda: not first.ready)
+    looks = len(engine.looks)
+    watched.clock.now += 1.0
+    await asyncio.sleep(0.05)
+    assert len(engine.looks) <= looks + 1, "who is not ready is not asked"
+
+
+async def test_the_limit_follows_the_load(stack: AsyncExitStack, tmp_path: Path) -> None:
+    engine = await stack.enter_async_context(FakeEngine("pebble-chat").listen(tmp_path / "e0.sock"))
+    state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "ready"))
+    watched = started(stack, tmp_path, HERE, workers=2)
+    first = watched.replicas[0]
+    assert first.limit == 2, "two gateways share the four seats"
+    first.in_flight = engine.running = 2
+    await until(lambda: first.reading is not None)
+    changes = watched.changes
+    watched.clock.now += 1.0
+    await until(lambda: first.limit == 3)
+    await until(lambda: watched.changes > changes, "word of the room that there is now")
+    engine.running, engine.waiting, first.in_flight, first.limit = 4, 40, 44, 44
+    watched.clock.now += 1.0
+    await until(lambda: first.limit == 33)
+
+
+async def test_the_end_of_a_rest_is_told(stack: AsyncExitStack, tmp_path: Path) -> None:
+    await stack.enter_async_context(FakeEngine("pebble-chat").listen(tmp_path / "e0.sock"))
+    state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "ready"))
+    watched = started(stack, tmp_path, HERE)
+    first = watched.replicas[0]
+    await until(lambda: first.ready)
+    watched.upstreams.failed(first, refused=True)
+    changes = watched.changes
+    assert watched.ready() == []
+    watched.clock.now += 1.0
+    await until(lambda: watched.changes > changes)
+    assert watched.upstreams["pebble-chat"].room(watched.clock()) == 1
+    watched.upstreams.asked(first)
+    assert watched.upstreams["pebble-chat"].room(watched.clock()) == 0
+    watched.upstreams.succeeded(first)
+    assert watched.upstreams["pebble-chat"].room(watched.clock()) == 4
+
+
+async def test_a_name_that_nobody_answers_to_yet(stack: AsyncExitStack, tmp_path: Path) -> None:
+    watched = started(stack, tmp_path, THERE)
+    watched.names.answer = NONAME
+    upstream = watched.upstreams["pebble-chat"]
+    await until(lambda: upstream.trouble is not None)
+    assert upstream.condition() == ("asleep", "engines.test: it has no address")
+    engine = await listening(stack, "pebble-chat")
+    watched.names.answer = ["127.0.0.1"]
+    upstream.served = fleets.only(tmp_path, f"model: pebble-chat\nmin: 0\nat: ['engines.test:{engine.port}']")
+    await until(lambda: upstream.condition() == ("ready", None))
+    assert watched.replicas[0].id == f"pebble-chat@127.0.0.1:{engine.port}"
+    assert ("pebble-chat", "ready", 1) in watched.upstreams.counts()
+
+
+async def test_engines_move(stack: AsyncExitStack, tmp_path: Path) -> None:
+    """A name gets other addresses; a name server that fails in between changes nothing."""
+    one = await listening(stack, "pebble-chat")
+    other = await listening(stack, "pebble-chat", "127.0.0.2", one.port)
+    text = THERE.replace("8000", str(one.port))
+    watched = started(stack, tmp_path, text, "127.0.0.1", "127.0.0.2")
+    old, new = f"127.0.0.1:{one.port}", f"127.0.0.2:{other.port}"
+    await until(lambda: watched.ready() == [old, new])
+    kept = watched.replicas[1]
+    kept.in_flight = 1
+    watched.names.answer = AGAIN
+    asked = len(watched.names.asked)
+    await until(lambda: len(watched.names.asked) > asked + 2)
+    assert watched.ready() == [old, new]
+    watched.names.answer = ["127.0.0.2"]
+    await until(lambda: watched.ready() == [new])
+    assert watched.replicas == [kept], "who stays is not touched"
+    looks = len(one.looks)
+    await until(lambda: len(other.looks) > 5 + len(one.looks))
+    assert len(one.looks) <= looks + 1, "who is gone is left alone"
+
+
+async def test_a_failed_request_has_the_name_resolved_anew(
+    stack: AsyncExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "RESOLVE", 3600.0)
+    one = await listening(stack, "pebble-chat")
+    other = await listening(stack, "pebble-chat", "127.0.0.2", one.port)
+    watched = started(stack, tmp_path, THERE.replace("8000", str(one.port)), "127.0.0.1")
+    await until(lambda: len(watched.ready()) == 1)
+    watched.names.answer = ["127.0.0.2"]
+    watched.upstreams.failed(watched.replicas[0], refused=True)
+    assert watched.ready() == []
+    await until(lambda: watched.ready() == [f"127.0.0.2:{other.port}"])
+
+
+async def test_addresses_that_changed_places_get_nothing(stack: AsyncExitStack, tmp_path: Path) -> None:
+    """Two models, each at the other's address after a restart: neither gets a request meant for the other."""
+    chat, base = await listening(stack, "pebble-chat"), await listening(stack, "pebble-base")
+    proxies = [await stack.enter_async_context(FaultProxy(f"127.0.0.1:{one.port}").listen(0)) for one in (chat, base)]
+    text = (
+        f"models: [{{model: pebble-chat, at: ['{proxies[0].address}']}}, "
+        f"{{model: pebble-base, at: ['{proxies[1].address}']}}]"
+    )
+    watched = started(stack, tmp_path, text)
+    await until(lambda: all(one.condition()[0] == "ready" for one in watched.upstreams))
+    seen = [len(chat.requests), len(base.requests)]
+    proxies[0].engine, proxies[1].engine = proxies[1].engine, proxies[0].engine
+    for proxy in proxies:
+        proxy.be(Trouble(reset=True))
+        proxy.be(PASS)
+    for upstream in watched.upstreams:
+        watched.upstreams.failed(upstream.replicas[0])
+    await until(lambda: all(one.condition()[0] == "failed" for one in watched.upstreams))
+    assert [one.room(watched.clock()) for one in watched.upstreams] == [0, 0]
+    assert [len(chat.requests), len(base.requests)] == seen
+    assert "serves 'pebble-base' and not 'pebble-chat'" in str(watched.upstreams["pebble-chat"].condition()[1])
+
+
+async def test_one_silent_engine_keeps_nobody_waiting(stack: AsyncExitStack, tmp_path: Path) -> None:
+    """A blackhole costs its own connections only."""
+    engine = await listening(stack, "pebble-chat")
+    proxy = await stack.enter_async_context(FaultProxy(f"127.0.0.1:{engine.port}").listen(0))
+    proxy.be(Trouble(mute=True))
+    text = f"models: [{{model: pebble-chat, at: ['{proxy.address}', '127.0.0.1:{engine.port}']}}]"
+    watched = started(stack, tmp_path, text)
+    await until(lambda: watched.ready() == [f"127.0.0.1:{engine.port}"])
+    looks = len(engine.looks)
+    await until(lambda: len(engine.looks) > looks + 10)
+    assert proxy.accepted == 1
+
+
+async def test_a_new_fleet(stack: AsyncExitStack, tmp_path: Path) -> None:
+    one, other = await listening(stack, "pebble-chat"), await listening(stack, "pebble-chat")
+    at = [f"127.0.0.1:{engine.port}" for engine in (one, other)]
+    watched = started(stack, tmp_path, f"models: [{{model: pebble-chat, at: ['{at[0]}']}}]")
+    await until(lambda: watched.ready() == [at[0]])
+    kept, upstream = watched.replicas[0], watched.upstreams["pebble-chat"]
+    kept.in_flight = 3
+    text = f"models: [{{model: pebble-chat, max_in_flight: 7, at: {at}}}]"
+    watched.upstreams.apply(fleets.load(tmp_path, text))
+    await until(lambda: watched.ready() == at)
+    assert watched.upstreams["pebble-chat"] is upstream
+    assert watched.replicas[0] is kept
+    assert (kept.in_flight, [replica.limit for replica in watched.replicas]) == (3, [7, 7])
+    watched.upstreams.apply(fleets.load(tmp_path, f"models: [{{model: pebble-chat, at: ['{at[1]}']}}]"))
+    await until(lambda: watched.ready() == [at[1]])
