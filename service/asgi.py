@@ -15,6 +15,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
+LISTEN_AFTER = 0.05  # seconds in which it is not noticed that a client leaves
 
 
 class ClientGoneError(Exception):
@@ -26,12 +27,7 @@ async def read_body(receive: Receive, limit: int, patience: float) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:
-        try:
-            async with asyncio.timeout(patience):
-                message = await receive()
-        except TimeoutError:
-            text = f"The rest of the body did not come within {patience:g} s."
-            raise too_large(text, "request_timeout", 408) from None
+        message = await _within(receive, patience)
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         parts.append(message.get("body", b""))
@@ -40,6 +36,29 @@ async def read_body(receive: Receive, limit: int, patience: float) -> bytes:
             raise too_large(f"The body is larger than {limit} bytes.")
         if not message.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _within(receive: Receive, patience: float) -> Message:
+    """The next message. Most bodies are here already: `asyncio.timeout` would cost several times what reading does."""
+    task = asyncio.current_task()
+    assert task
+    late = False
+
+    def give_up() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(patience, give_up)
+    try:
+        return await receive()
+    except asyncio.CancelledError:
+        if not late or task.uncancel():
+            raise
+        text = f"The rest of the body did not come within {patience:g} s."
+        raise too_large(text, "request_timeout", 408) from None
+    finally:
+        timer.cancel()
 
 
 async def respond(send: Send, status: int, body: bytes, headers: Headers = (JSON,)) -> None:
@@ -55,25 +74,40 @@ async def respond_json(send: Send, value: Any, headers: Headers = ()) -> None:
 
 
 class UntilGone:
-    """A context that cancels what runs in it when the client leaves, and then raises ClientGoneError."""
+    """A context that cancels what runs in it when the client leaves, and then raises ClientGoneError.
+
+    `task` is what runs in it.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._gone = False
+        self._listening: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> "UntilGone":
         task = asyncio.current_task()
         assert task
-        self._task = task
-        self._watch = asyncio.create_task(self._wait())
+        self.task = task
+        # To listen takes a task, which costs more than most of what a short answer needs; those do without.
+        self._timer = asyncio.get_running_loop().call_later(LISTEN_AFTER, self._listen)
+        return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._watch.cancel()
-        if self._gone and kind is asyncio.CancelledError and self._task.uncancel() == 0:
+        self._timer.cancel()
+        if self._listening:
+            self._listening.cancel()
+        if self._gone and kind is asyncio.CancelledError and self.task.uncancel() == 0:
             raise ClientGoneError from None
+
+    def leave(self) -> None:
+        """Ends it as if the client had left."""
+        self._gone = True
+        self.task.cancel()
+
+    def _listen(self) -> None:
+        self._listening = asyncio.get_running_loop().create_task(self._wait())
 
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._gone = True
-        self._task.cancel()
+        self.leave()

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from service import names
@@ -62,7 +63,7 @@ class Served:
         window = self.model.shape.sliding_window if self.engine.get("disable_sliding_window") else None
         return min(length, window) if length and window else length
 
-    @property
+    @cached_property
     def capabilities(self) -> frozenset[Capability]:
         """What requests it can answer; a template of the fleet's makes a conversation possible."""
         own = self.model.capabilities
@@ -85,8 +86,7 @@ class Fleet:
 
     def replicas(self) -> Iterator[tuple[Served, int]]:
         """Every replica that runs here as (served model, number from 0), in starting order."""
-        here = (served for served in self.served if not served.at)
-        return ((served, number) for served in here for number in range(served.replicas))
+        return ((served, number) for served in self.served if not served.at for number in range(served.replicas))
 
 
 def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:

@@ -6,7 +6,6 @@
 import asyncio
 import atexit
 import contextlib
-import inspect
 import os
 import shutil
 import sys
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
-from bentoml._internal.server import base_app
-from bentoml._internal.server.http import traffic
+import psutil
+from circus import sighandler
 from prometheus_client import values
 
 from service import assembly, catalog, fleet
@@ -34,23 +33,21 @@ RUN_DIR = "ROUNDHOUSE_RUN_DIR"
 PROBES = ("/livez", "/readyz", "/healthz")
 
 
-class NoTimeout:
-    """Stands in for BentoML's TimeoutMiddleware, which keeps a timer alive for each request long after its end."""
-
-    def __init__(self, app: App, timeout: float) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
-
-
 class OnlyOurs:
-    """Hides the paths that BentoML adds of its own: only its probes and our table exist."""
+    """Hides the paths that BentoML adds of its own: only its probes and our table exist.
+
+    When the server starts it moves outside all other layers: those of BentoML cost more than what we do with a request,
+    and one of them keeps a timer for each long after its end. They are left to the probes.
+    """
 
     def __init__(self, app: App, ours: App) -> None:
         self._app, self._ours = app, ours
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            starlette = scope["app"]
+            if not isinstance(starlette.middleware_stack, OnlyOurs):
+                starlette.middleware_stack = OnlyOurs(starlette.middleware_stack, self._ours)
         app = self._ours if scope["type"] == "http" and scope["path"] not in PROBES else self._app
         await app(scope, receive, send)
 
@@ -78,11 +75,26 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def quieten() -> None:
-    """Takes BentoML's timeout layer out; raises where BentoML has changed so much that this would miss it."""
-    if not hasattr(traffic, "TimeoutMiddleware") or "TimeoutMiddleware" not in inspect.getsource(base_app):
-        raise ImportError("This BentoML builds its timeouts elsewhere: adapt service/gateway.py to it.")
-    traffic.TimeoutMiddleware = NoTimeout
+def hasten() -> None:
+    """Has every signal after the first reach the workers too: BentoML's first process would only go on waiting.
+
+    Raises where circus, which BentoML's first process runs on, hears signals in another way.
+    """
+    if not hasattr(sighandler.SysHandler, "quit"):
+        raise ImportError("This circus hears signals elsewhere: adapt service/gateway.py to it.")
+    ask = sighandler.SysHandler.quit
+
+    def ask_again(handler: Any) -> None:
+        for worker in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.terminate()
+        ask(handler)
+
+    def ask_once(handler: Any) -> None:
+        handler.quit = partial(ask_again, handler)
+        ask(handler)
+
+    sighandler.SysHandler.quit = ask_once
 
 
 def count_in(folder: Path, workers: int) -> Path | None:
@@ -154,5 +166,5 @@ async def _greet(gateway: assembly.Gateway, settings: Settings) -> None:
         await asyncio.sleep(0.5)
 
 
-quieten()
+hasten()
 Gateway = declare(*configure())

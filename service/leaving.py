@@ -2,11 +2,15 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
+import select
 import signal
 import socket
+import struct
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,7 +19,14 @@ from service.engine import presence
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TWICE = 1.0  # seconds after which a second signal is meant: a terminal and a process manager send one each
-LAST_WORDS = 0.2  # seconds for the requests on connections that were taken already
+LAST_WORDS = 0.2  # seconds in which a handshake that has begun ends, and a request comes on a connection that was taken
+LOOK = 0.01  # seconds between two looks at whether somebody waits at the door
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # Linux
+# A packet filter for the kernel: of a TCP packet's flags, SYN and ACK; where it is SYN alone nothing gets through.
+NO_HANDSHAKES = tuple(
+    struct.pack("@HBBI", *one)
+    for one in ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+)
 
 
 class Leaving:
@@ -73,19 +84,65 @@ class Leaving:
     def _close(self, number: int) -> None:
         handler = self._servers[number]
         if callable(handler):
-            if all(presence.present(self._run_dir).values()):
-                refuse(getattr(handler, "__self__", None))
-            self._timers.append(self._loop.call_later(LAST_WORDS, handler, number, None))
+            last = all(presence.present(self._run_dir).values())
+            door = Door(getattr(handler, "__self__", None), shared=not last)
+            door.shut()
+            self._later(LAST_WORDS, self._let_in, door, partial(handler, number, None))
+
+    def _let_in(self, door: "Door", close: Callable[[], None]) -> None:
+        """Takes whoever is at the door still, then no more, and lets the server close when all have said what for."""
+        over = self._asked_at is not None and self._loop.time() > self._asked_at + self._limit
+        if door.crowded() and not over:
+            self._later(LOOK, self._let_in, door, close)
+            return
+        door.leave()
+        self._later(LAST_WORDS, self._finish, door, close)
+
+    def _finish(self, door: "Door", close: Callable[[], None]) -> None:
+        door.refuse()
+        close()
+
+    def _later(self, pause: float, act: Callable[..., None], *arguments: Any) -> None:
+        self._timers.append(self._loop.call_later(pause, act, *arguments))
 
 
-def refuse(server: Any) -> None:
-    """Has the kernel refuse connections to a uvicorn server from now on.
+class Door:
+    """The listening sockets of a uvicorn server; no server, no sockets. One that is `shared` stays open to others.
 
-    BentoML's first process holds the same socket and takes nothing from it: without this, who comes between the
-    server's end and its own would wait there and then be cut off.
+    BentoML's first process holds the same sockets and takes nothing from them: whoever came between the server's end
+    and its own would wait there and then be cut off. So the kernel has to refuse them; but a socket that is shut down
+    cuts off those that it has let in and nobody has taken. Hence the order: first no handshake begins, then all
+    that have ended one are taken, then the rest is refused.
     """
-    for listener in getattr(server, "servers", ()):
-        for one in listener.sockets:
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(one.fileno())) as shared:
-                listener.close()
-                shared.shutdown(socket.SHUT_RDWR)
+
+    def __init__(self, server: Any, shared: bool = False) -> None:
+        self._listeners = list(getattr(server, "servers", ()))
+        found = [] if shared else [one for listener in self._listeners for one in listener.sockets]
+        self._sockets = [socket.socket(fileno=os.dup(one.fileno())) for one in found]
+
+    def shut(self) -> None:
+        """Has the kernel pass over new handshakes; who sends one tries again after a second, and is refused then."""
+        program = ctypes.create_string_buffer(b"".join(NO_HANDSHAKES))
+        where = struct.pack("@HP", len(NO_HANDSHAKES), ctypes.addressof(program))
+        for one in self._sockets:
+            with contextlib.suppress(OSError):  # a kernel that cannot: then the few on their way are cut off
+                one.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, where)
+
+    def crowded(self) -> bool:
+        """Whether somebody waits to be taken; nobody does once another process has had the kernel refuse them."""
+        waiting = select.poll()
+        for one in self._sockets:
+            waiting.register(one, select.POLLIN)
+        return any(not event & select.POLLHUP for _, event in waiting.poll(0))
+
+    def leave(self) -> None:
+        """Takes no more. Whoever shares the sockets has done the same when `refuse` is called."""
+        for listener in self._listeners:
+            listener.close()
+
+    def refuse(self) -> None:
+        """Has the kernel refuse connections. A server that is started anew with the same sockets opens them again."""
+        for one in self._sockets:
+            with one, contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+                one.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)

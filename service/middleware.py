@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import random
 import re
-import secrets
 import time
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from service.asgi import JSON, App, ClientGoneError, Message, Receive, Scope, Send, respond
@@ -15,7 +16,7 @@ from service.records import Record, log_line
 
 log = logging.getLogger("roundhouse")
 
-CLIENT_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+CLIENT_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}\Z")
 MAX_HEADERS = 100
 CLIENT_LEFT = 499  # in logs only
 
@@ -29,15 +30,16 @@ class Recorded:
     def __init__(self, app: App, metrics: Metrics, name_of: Callable[[str], str], write: Callable[[str], None]) -> None:
         self._app, self._metrics, self._name_of, self._write = app, metrics, name_of, write
         self.closing = False
+        self._second, self._stamp = 0, ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        record = Record(secrets.token_hex(16), self._name_of(scope["path"]), time.monotonic())
+        record = Record(f"{random.getrandbits(128):032x}", self._name_of(scope["path"]), time.monotonic())
         scope["record"] = record
-        headers = {name: value for name, value in scope["headers"] if name == b"x-request-id"}
-        theirs = headers.get(b"x-request-id", b"").decode("latin-1")
-        record.client_request_id = theirs if CLIENT_ID.match(theirs) else None
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and CLIENT_ID.match(value):
+                record.client_request_id = value.decode()
 
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -57,7 +59,14 @@ class Recorded:
         finally:
             record.ended = time.monotonic()
             self._metrics.observe(record)
-            self._write(log_line(record, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())))
+            self._write(log_line(record, self._now()))
+
+    def _now(self) -> str:
+        """The time of day, to the second."""
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
+        return self._stamp
 
 
 class Rendered:
@@ -86,17 +95,16 @@ class Bounded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
-        if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > self._max_headers:
+        if len(headers) > MAX_HEADERS or sum(map(len, chain.from_iterable(headers))) > self._max_headers:
             limit = f"{MAX_HEADERS} headers or {self._max_headers} bytes of them"
             raise too_large(f"There are more than {limit}.", "headers_too_large", 431)
-        found: dict[bytes, bytes] = dict(headers)
         if scope["method"] == "POST":
-            self._check_body(found)
+            self._check_body(dict(headers))
         await self._app(scope, receive, send)
 
     def _check_body(self, headers: dict[bytes, bytes]) -> None:
-        media = headers.get(b"content-type", b"application/json").split(b";")[0].strip().lower()
-        if media != b"application/json":
+        media = headers.get(b"content-type", b"application/json")
+        if media != b"application/json" and media.split(b";")[0].strip().lower() != b"application/json":
             raise wrong_media_type("Send the body as JSON, with the header 'Content-Type: application/json'.")
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise wrong_media_type("Send the body uncompressed, without 'Content-Encoding'.")

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 from service.errors import ApiError
 
 Outcome = Literal["complete", "refused", "failed", "cancelled"]
@@ -109,13 +111,21 @@ def log_line(record: Record, timestamp: str) -> str:
         "ttft_s": _rounded(record.ttft),
         "duration_s": _rounded(record.duration),
     }
-    return json.dumps(fields)
+    try:
+        line = msgspec.json.encode(fields).decode()
+    except UnicodeEncodeError:  # half of a character, which only an escape can write
+        return json.dumps(fields)
+    # What a client wrote may hold more than plain ASCII. That is escaped, at a price that few lines pay.
+    return line if line.isascii() and line.isprintable() else json.dumps(fields)
 
 
 def _count(usage: dict[str, Any], *keys: str) -> int:
     """The first of `keys` that holds a number of tokens."""
-    found = (usage.get(key) for key in keys)
-    return next((value for value in found if isinstance(value, int) and value > 0), 0)
+    for key in keys:
+        value = usage.get(key)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 0
 
 
 def _rounded(seconds: float | None) -> float | None:

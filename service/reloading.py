@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 
 from service.documents import ConfigError
@@ -82,5 +82,5 @@ def needs_restart(old: Fleet, new: Fleet) -> list[str]:
 
 
 def _differences(old: Served, new: Served) -> str:
-    same = replace(new, **{name: getattr(old, name) for name in OURS})
-    return ", ".join(f"'{name}'" for name, value in vars(same).items() if value != getattr(old, name))
+    theirs = (field.name for field in fields(Served) if field.name not in OURS)
+    return ", ".join(f"'{name}'" for name in theirs if getattr(new, name) != getattr(old, name))

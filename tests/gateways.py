@@ -3,11 +3,12 @@
 import asyncio
 import json
 import logging
+import re
 import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,19 @@ import httpx
 import uvicorn
 
 from service import assembly
-from service.asgi import Receive, Scope, Send
+from service.asgi import Message, Receive, Scope, Send
 from service.engine import demand, state
 from service.engine.state import Condition, EngineState
 from service.settings import Settings
+from service.transport import Transport
 from service.upstreams.replica import Replica
-from tests import fleets
+from tests import fleets, ledger
 from tests.fake_engine import FakeEngine, Seen
+from tests.ledger import Given
 from tests.waiting import PATIENCE, until
 
 ONE = "models: [{model: pebble-chat}]"
-TWO = "models: [{model: pebble-chat, replicas: 2}]"
+TWO = "models: [{model: pebble-chat, replicas: 2, policy: least_load}]"
 HOUSE = """
 models:
   - model: pebble-chat
@@ -119,6 +122,11 @@ class Errors(logging.Handler):
         self.records.append(record)
 
 
+# What lasts as long as an engine, a connection to one, or the gateway itself.
+LASTING = ("FakeEngine._serve", "FaultProxy.", "Upstreams._attend", "Upstreams._discover")
+REQUEST_ID = re.compile(rb"\r\nx-request-id: (\w+)\r\n")
+
+
 @dataclass
 class RunningGateway:
     """A gateway on `port` of 127.0.0.1. `engines` are its fake engines in starting order; `http` is a client of it."""
@@ -130,9 +138,19 @@ class RunningGateway:
     run_dir: Path
     output: list[str]
     errors: Errors
-    started: int = 0
+    given: list[Given] = field(default_factory=list)
     before: set["asyncio.Task[Any]"] = field(default_factory=set)
+    here: int = 0  # so many of the engines, the first ones, are connected to by their own sockets
+    most: Counter[str] = field(default_factory=Counter)  # the largest bounds that held so far
+    unsent: list[str] = field(default_factory=list)  # the requests whose attempts got no connection
+    lines_open: list[Line] = field(default_factory=list)
     expected_errors: int = 0
+    expected_unseen: int | None = 0  # attempts that got a connection and reached no engine; None for any number
+
+    @property
+    def started(self) -> int:
+        """How many requests the gateway has got."""
+        return len(self.given)
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -142,7 +160,7 @@ class RunningGateway:
     @property
     def seen(self) -> list[Seen]:
         """The requests that engines got, all of them together; what the gateway asks for itself is none."""
-        return [seen for engine in self.engines for seen in engine.requests if seen.method == "POST"]
+        return [seen for engine in self.engines for seen in engine.requests if ledger.asked_by(seen)]
 
     @property
     def replicas(self) -> list[Replica]:
@@ -166,7 +184,8 @@ class RunningGateway:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         client.setblocking(False)
         await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", self.port))
-        return Line(*await asyncio.open_connection(sock=client))
+        self.lines_open.append(Line(*await asyncio.open_connection(sock=client)))
+        return self.lines_open[-1]
 
     async def post(self, path: str, body: Any) -> httpx.Response:
         return await self.http.post(path, json=body)
@@ -197,25 +216,68 @@ class RunningGateway:
         """The tasks that requests left behind; a connection that waits for its next request is none."""
         tasks = asyncio.all_tasks() - self.before - {asyncio.current_task()}
         names = [str(task.get_coro()) for task in tasks]
-        return [name for name in names if "FakeEngine._serve" not in name]
+        return [name for name in names if not any(word in name for word in LASTING)]
+
+    def kept(self) -> str:
+        """What the gateway still holds of requests, beside what `in_flight` counts."""
+        relay, places = self.gateway._relay, self.gateway.admission._places.values()
+        asking, once = relay._asking, relay._once
+        counts = {
+            "answers": len(relay._running),
+            "exchanges": asking._in_flight,
+            "retries": asking._retries.running,
+            "shared answers": len(once._running),
+            "places": sum(abs(one.held) + abs(one.standing) + len(one.waiting) for one in places),
+            "budgets": sum(one.in_flight for one in self.gateway.admission._budgets._budgets.values()),
+            # Each connection that an engine sees is one that the gateway may use again.
+            "connections": sum(len(engine._lines) for engine in self.engines[: self.here]) - self.pooled(),
+        }
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+    def pooled(self) -> int:
+        """The connections to engines here that carry nothing at the moment."""
+        pools = self.gateway.transport._idle.items()
+        return sum(one.reusable for address, idle in pools if address.startswith("/") for one in idle)
+
+    def look(self) -> None:
+        """Checks the bounds that hold at any moment; what a new fleet lowered may still be exceeded for a while."""
+        for upstream in self.gateway.upstreams:
+            served, admission = upstream.served, self.gateway.admission
+            model, places = served.id, served.max_in_flight * len(upstream.replicas)
+            self.most[model] = max(self.most[model], places)
+            self.most[f"{model} queued"] = max(self.most[f"{model} queued"], served.max_queued)
+            assert admission.load(model) <= self.most[model]
+            assert admission.queued(model) <= self.most[f"{model} queued"]
+            assert all(replica.in_flight >= 0 for replica in upstream.replicas)
+            assert sum(replica.in_flight for replica in upstream.replicas) <= self.most[model]
 
     async def settle(self) -> None:
         """Waits until every request has ended, and checks what must then hold, whatever happened to them."""
         await until(lambda: len(self.lines) == self.started, "the end of every request")
         await until(lambda: self.in_flight() == 0, "the release of every place")
         await until(lambda: not self.leftovers(), f"the end of {self.leftovers()}")
+        await until(lambda: not self.kept(), f"the end of {self.kept()}")
+        self.look()
         lines = self.lines
-        assert len({line["request_id"] for line in lines}) == self.started
+        ledger.check(self.given, lines, self.seen, broken=self.expected_errors)
+        unseen = ledger.unseen(lines, self.seen)
+        unsent = sum((Counter(self.unsent) & unseen).values())
+        if self.expected_unseen is not None:
+            assert sum(unseen.values()) == unsent + self.expected_unseen, unseen
         for outcome, count in Counter(line["outcome"] for line in lines).items():
             assert outcome in ("complete", "refused", "failed", "cancelled")
             assert self.sample("roundhouse_requests_total", outcome=outcome) == count
         assert self.sample("roundhouse_requests_total") == self.started
+        assert self.sample("roundhouse_request_duration_seconds_count") == self.started
         assert self.sample("roundhouse_errors_total") == sum(line["code"] is not None for line in lines)
+        assert self.sample("roundhouse_retries_total") == sum(max(0, line["attempts"] - 1) for line in lines)
         for kind in ("prompt", "completion"):
             assert self.sample("roundhouse_tokens_total", kind=kind) == sum(line[f"{kind}_tokens"] for line in lines)
         for line in lines:
             assert (line["outcome"] in ("refused", "failed")) == (line["code"] is not None), line
             assert line["status"], line
+            assert line["attempts"] or not line["prompt_tokens"] + line["completion_tokens"], line
+            assert line["duration_s"] >= max(line["waited_s"] or 0, line["ttft_s"] or 0) >= 0, line
         assert len(self.errors.records) == self.expected_errors, [record.getMessage() for record in self.errors.records]
 
 
@@ -228,6 +290,7 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
     run_dir = folder / "run"
     run_dir.mkdir()
     fleet = fleets.load(folder, text)
+    before = sockets()
     async with AsyncExitStack() as stack:
         engines = []
         for order, (served, number) in enumerate(fleet.replicas()):
@@ -245,20 +308,60 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
         stack.callback(logging.getLogger().removeHandler, errors)
 
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        # Otherwise the kernel takes megabytes of an answer for a client that reads nothing.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
         port = listener.getsockname()[1]
         # Without `verify` it does not read all the certificates of the system, which takes longer than most tests.
         http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False, verify=False)
-        one = RunningGateway(gateway, port, http, engines, run_dir, output, errors)
+        one = RunningGateway(gateway, port, http, engines, run_dir, output, errors, here=len(engines))
+        stack.enter_context(mock.patch.object(Transport, "send", noting(Transport.send, one.unsent)))
 
-        async def counting(scope: Scope, receive: Receive, send: Send) -> None:
-            one.started += scope["type"] == "http"
-            await app(scope, receive, send)
+        async def witnessed(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+                return
+            one.given.append(given := Given(scope))
 
-        await stack.enter_async_context(serving(counting, listener))
+            async def sending(message: Message) -> None:
+                given.take(message)
+                one.look()
+                await send(message)
+
+            await app(scope, receive, sending)
+
+        await stack.enter_async_context(serving(witnessed, listener))
         await stack.enter_async_context(http)
         one.before = asyncio.all_tasks()
-        yield one
-        await one.settle()
+        try:
+            yield one
+            await one.settle()
+        finally:
+            for line in one.lines_open:
+                line.leave()
+    await until(lambda: sockets() <= before, "the end of every connection")
+
+
+def sockets() -> int:
+    """How many sockets this process has open."""
+    count = 0
+    for one in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            count += str(one.readlink()).startswith("socket:")
+    return count
+
+
+def noting(send: Any, unsent: list[str]) -> Any:
+    """`Transport.send`, which takes note of the requests that it could not send."""
+
+    async def sending(self: Transport, address: str, request: bytes, *others: Any) -> Any:
+        try:
+            return await send(self, address, request, *others)
+        except BaseException:
+            if found := REQUEST_ID.search(request):
+                unsent.append(found[1].decode())
+            raise
+
+    return sending
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from service.engine import state
+from service.settings import PREFIX
 
 ROOT = Path(__file__).parents[1]
 START_LIMIT = 600.0  # seconds for four engines; about two minutes on two idle cores
@@ -37,7 +38,7 @@ class Service:
 
     def models(self) -> dict[str, dict[str, Any]]:
         """`GET /v1/models`, by id."""
-        rows = httpx.get(f"{self.url}/v1/models", timeout=30).json()["data"]
+        rows = httpx.get(f"{self.url}/v1/models", timeout=30, verify=False).json()["data"]
         return {row["id"]: row for row in rows}
 
     def engine_metric(self, order: int, name: str) -> float:
@@ -70,14 +71,15 @@ def descendants_of(run_dir: Path) -> list[psutil.Process]:
 
 
 @contextmanager
-def serving(fleet: Path, run_dir: Path, *, until_ready: bool = True) -> Iterator[Service]:
-    """`roundhouse serve` with this fleet, ready; afterwards stopped as Ctrl-C stops it."""
+def serving(fleet: Path, run_dir: Path, *, until_ready: bool = True, **settings: float) -> Iterator[Service]:
+    """`roundhouse serve` with this fleet and settings, ready; afterwards stopped as Ctrl-C stops it."""
     run_dir.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = run_dir / "serve.log"
-    environment = os.environ | {"ROUNDHOUSE_RUN_DIR": str(run_dir)}
+    given = {PREFIX + name.upper(): str(value) for name, value in settings.items()}
+    environment = os.environ | {"ROUNDHOUSE_RUN_DIR": str(run_dir)} | given
     command = [sys.executable, "-m", "service.cli", "serve", "--fleet", str(fleet), "--port", str(port)]
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
@@ -87,7 +89,7 @@ def serving(fleet: Path, run_dir: Path, *, until_ready: bool = True) -> Iterator
         if process.poll() is not None:
             pytest.fail(f"the service ended:\n{log.read_text()}")
         try:
-            return all(row["state"] == "ready" for row in service.models().values())
+            return all(row["state"] in ("ready", "asleep") for row in service.models().values())
         except httpx.TransportError:
             return False
 

@@ -13,9 +13,9 @@ SERVICE = ROOT / "service"
 # A room imports only from rooms before it. Within a room that is a folder any order does that has no circle.
 ROOMS = (
     "documents", "errors", "settings", "asgi", "names", "shapes", "flags", "model", "prompts", "catalog", "weights",
-    "entries", "tenants", "fleet", "planner", "records", "protocol", "metrics", "transport", "engine",
-    "proof", "intake", "upstreams", "policies", "router", "admission", "waking", "once", "quarantine", "retries",
-    "relay", "endpoints", "middleware", "assembly", "reloading", "leaving", "gateway", "cli",
+    "entries", "tenants", "fleet", "planner", "records", "protocol", "affinity", "metrics", "exchange", "transport",
+    "engine", "proof", "intake", "upstreams", "policies", "router", "admission", "waking", "once", "quarantine",
+    "retries", "relay", "endpoints", "middleware", "assembly", "reloading", "leaving", "gateway", "cli",
 )  # fmt: skip
 FILES = sorted(SERVICE.rglob("*.py"))
 LONGEST = 300  # lines

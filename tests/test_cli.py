@@ -59,6 +59,14 @@ def test_check_shows_what_a_long_context_costs(tmp_path: Path) -> None:
     assert "49,152 MiB" in output
 
 
+def test_check_tells_engines_here_from_those_elsewhere_and_on_demand() -> None:
+    output = run("check", "--fleet", ROOT / "deploy/fleets/many-replicas.yaml").output
+    rows = {line.split()[0]: line for line in output.splitlines() if line.strip()}
+    assert "elsewhere" in rows["zephyr-7b-beta"]
+    assert "0-1 x 1 GPU" in rows["code-llama-7b"]
+    assert "zephyr-7b-beta: zephyr-engines:8000" in output
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy/fleets").glob("*.yaml")), ids=lambda path: path.stem)
 def test_check_takes_each_fleet_that_we_ship(path: Path) -> None:
     assert run("check", "--fleet", path).exit_code == 0

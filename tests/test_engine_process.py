@@ -356,6 +356,13 @@ RuntimeError: cannot schedule new futures after shutdown
 {SERVER_SAYS}vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above).
 (APIServer pid=4499) INFO:     Shutting down
 """,
+        "EngineDeadError: EngineCore encountered an issue. See stack trace (above).",
+    ),
+    "an end after a request that was refused": (
+        f"""
+{SERVER_SAYS}vllm.exceptions.VLLMValidationError: temperature must be non-negative
+(APIServer pid=4499) INFO:     Shutting down
+""",
         "INFO:     Shutting down",
     ),
     "nothing": ("", "it ended without a word"),

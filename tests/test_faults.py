@@ -75,12 +75,14 @@ EARLY_WHOLE = {
         raw=b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\0"
     ),
 }
+DEAD_WHOLE = {"says that it is dead": Fault(dead=True)}
 REPEATED = [
     *((fault, [(case, stream) for case in TALKING for stream in (False, True)]) for fault in EARLY.values()),
     *((fault, [(case, True) for case in TALKING]) for fault in EARLY_STREAMED.values()),
     *((fault, [(case, False) for case in (*TALKING, COUNT)]) for fault in EARLY_WHOLE.values()),
+    *((fault, [(case, False) for case in TALKING]) for fault in DEAD_WHOLE.values()),
 ]
-NAMES = [*EARLY, *EARLY_STREAMED, *EARLY_WHOLE]
+NAMES = [*EARLY, *EARLY_STREAMED, *EARLY_WHOLE, *DEAD_WHOLE]
 Exchanges = list[tuple[Case, bool]]
 
 
@@ -98,10 +100,12 @@ def befall(gateway: RunningGateway, fault: Fault, path: str) -> None:
 
 @pytest.mark.parametrize(("fault", "exchanges"), REPEATED, ids=NAMES)
 async def test_another_replica_is_asked(fault: Fault, exchanges: Exchanges, start: Start, patient: None) -> None:
-    gateway = await start(TWO)
+    gateway, unseen = await start(TWO), 0
     for case, stream in exchanges:
         before = len(gateway.lines)
         gateway.engines[0].script(fault, path="" if fault.accept else case.path)
+        unseen += fault.accept
+        gateway.expected_unseen = unseen
         if fault.accept:
             gateway.engines[0].drop_idle()
         for _ in range(2):
@@ -122,12 +126,14 @@ async def test_another_replica_is_asked(fault: Fault, exchanges: Exchanges, star
 async def test_no_more_than_two_are_asked(
     fault: Fault, exchanges: Exchanges, replicas: int, start: Start, patient: None
 ) -> None:
-    gateway = await start(f"models: [{{model: pebble-chat, replicas: {replicas}}}]")
+    gateway, unseen = await start(f"models: [{{model: pebble-chat, replicas: {replicas}, policy: least_load}}]"), 0
     busy = fault in (EARLY["is full"], EARLY["is stopping"])
     for case, stream in exchanges:
         for engine in gateway.engines:
             engine.drop_idle()
             engine.script(*[fault] * 2, path="" if fault.accept else case.path)
+        unseen += fault.accept * min(2, replicas)
+        gateway.expected_unseen = unseen
         response = await gateway.post(case.path, case.body(stream))
         assert is_refusal(case, response, 503 if busy else 502, "overloaded" if busy else "upstream_error")
         assert ("retry-after" in response.headers) == busy
@@ -182,7 +188,7 @@ async def test_a_replica_that_is_gone_is_not_asked_again_at_once(start: Start) -
 
 
 FINAL: dict[str, tuple[Fault, int]] = {
-    "dies": (Fault(status=500, body=dumps(error(f"EngineCore {SECRET}", "InternalServerError", None, 500))), 502),
+    "fails": (Fault(status=500, body=dumps(error(f"Exception {SECRET}", "InternalServerError", None, 500))), 502),
     "refuses": (Fault(status=400, body=dumps(error(f"bad {SECRET}", "BadRequestError", "top_p", 400))), 400),
     "does not know": (Fault(status=404, body=dumps(error(f"no {SECRET}", "NotFoundError", "model", 404))), 502),
 }  # fmt: skip
@@ -204,7 +210,8 @@ async def test_what_may_be_the_requests_own_fault_is_not_repeated(
 
 @pytest.mark.parametrize("case", STREAMING, ids=label)
 async def test_what_has_begun_is_not_repeated(case: Case, start: Start) -> None:
-    gateway = await start(HOUSE.replace(f"model: {case.model}\n", f"{{model: {case.model}, replicas: 2}}\n"))
+    two = f"{{model: {case.model}, replicas: 2, policy: least_load}}\n"
+    gateway = await start(HOUSE.replace(f"model: {case.model}\n", two))
     befall(gateway, Fault(events=len(gateway.engines)), case.path)
     response = await gateway.post(case.path, case.body(stream=True))
     assert response.status_code == 200
@@ -484,19 +491,19 @@ async def test_a_client_may_leave_once_it_has_everything(start: Start) -> None:
 async def test_clients_leave_at_any_moment(start: Start) -> None:
     gateway = await start(TWO)
     for engine in gateway.engines:
-        engine.gap = 0.002
+        engine.gap = 0.02
     moments = random.Random(1)
 
     async def visit() -> None:
         line = await ask(gateway, moments.choice(TALKING), moments.random() < 0.7)
-        await asyncio.sleep(moments.random() * 0.04)
+        await asyncio.sleep(moments.random() * 0.2)
         line.leave()
 
     for _ in range(10):
         await asyncio.gather(*(visit() for _ in range(12)))
     await gateway.settle()
     await until(lambda: all(engine.running == engine.waiting == 0 for engine in gateway.engines))
-    assert {line["outcome"] for line in gateway.lines} == {"complete", "cancelled"}
+    assert "cancelled" in {line["outcome"] for line in gateway.lines} <= {"complete", "cancelled"}
     assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
 
 

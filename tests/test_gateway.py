@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from _bentoml_impl.server import allocator
-from bentoml._internal.server import base_app
-from bentoml._internal.server.http import traffic
 from starlette.testclient import TestClient
 
 from service import catalog, fleet
+from service.asgi import Receive, Scope, Send
 from service.settings import ROOT, Settings
 
 
@@ -21,7 +20,6 @@ from service.settings import ROOT, Settings
 def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The composition root, imported with a run folder of its own."""
     monkeypatch.setenv("ROUNDHOUSE_RUN_DIR", str(tmp_path))
-    monkeypatch.setattr(traffic, "TimeoutMiddleware", traffic.TimeoutMiddleware)
     yield importlib.reload(importlib.import_module("service.gateway"))
 
 
@@ -39,29 +37,35 @@ def test_one_engine_service_for_each_replica(gateway: ModuleType) -> None:
     assert names == {"gateway", *engines}
 
 
-def test_bentoml_s_expensive_layers_are_gone(gateway: ModuleType) -> None:
-    layers = [layer.cls for layer in app_of(gateway).user_middleware]
-    assert gateway.NoTimeout in layers
-    assert not {layer.__name__ for layer in layers} & {
-        "TimeoutMiddleware", "AccessLogMiddleware", "RunnerTrafficMetricsMiddleware"
-    }  # fmt: skip
-    assert layers[-2:-1] == [gateway.OnlyOurs]
+async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("a layer of BentoML's")
+
+
+def test_a_request_passes_no_layer_of_bentoml_s(gateway: ModuleType) -> None:
+    app = app_of(gateway)
+    with TestClient(app) as client:
+        app.middleware_stack._app = broken
+        assert client.get("/v1/models").status_code == 200
+        with pytest.raises(AssertionError):
+            client.get("/livez")
+
+
+def test_it_stays_outside_when_the_server_starts_again(gateway: ModuleType) -> None:
+    app = app_of(gateway)
+    for _ in range(2):
+        with TestClient(app):
+            assert not isinstance(app.middleware_stack._app, gateway.OnlyOurs)
+
+
+def test_what_bentoml_would_count_and_log_itself_is_off(gateway: ModuleType) -> None:
+    layers = {layer.cls.__name__ for layer in app_of(gateway).user_middleware}
+    assert not layers & {"AccessLogMiddleware", "RunnerTrafficMetricsMiddleware"}
 
 
 def app_of(gateway: ModuleType) -> Any:
     """The app that BentoML builds; its configuration is what `bentoml serve` would inject."""
     gateway.Gateway.inject_config()
     return gateway.Gateway.to_asgi()
-
-
-def test_a_bentoml_without_that_layer_is_noticed(gateway: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway.inspect, "getsource", lambda _: "nothing of the kind")
-    with pytest.raises(ImportError, match="timeouts elsewhere"):
-        gateway.quieten()
-
-
-def test_the_layer_is_where_we_replace_it() -> None:
-    assert "TimeoutMiddleware" in Path(base_app.__file__).read_text()
 
 
 @pytest.mark.parametrize("path", ["/", "/docs.json", "/schema.json", "/static_content/x", "/assets/x", "/v1/unknown"])

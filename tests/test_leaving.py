@@ -1,10 +1,12 @@
 """What a gateway process does when it is asked to stop, with real signals to this one."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,8 @@ import uvicorn
 
 from service import leaving
 from service.engine import presence
-from service.leaving import Leaving
-from tests.waiting import until
+from service.leaving import Door, Leaving
+from tests.waiting import PATIENCE, until
 
 PID = os.getpid()
 
@@ -114,34 +116,101 @@ async def test_a_run_folder_that_cannot_be_written_keeps_nobody(
     service.leaving.leave()
 
 
-async def test_nobody_connects_to_a_server_that_leaves(tmp_path: Path) -> None:
-    """Another process may hold the listening socket too, as BentoML's first one does."""
+@dataclass
+class House:
+    """A server, its door, and the listening socket as another process holds it: as BentoML's first one does."""
 
+    server: uvicorn.Server
+    door: Door
+    theirs: socket.socket
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.theirs.getsockname()
+        return host, port
+
+    def end(self) -> None:
+        """The door's steps, one after the other."""
+        for act in (self.door.shut, self.door.leave, self.door.refuse):
+            act()
+
+
+@contextlib.asynccontextmanager
+async def house(shared: bool = False) -> AsyncIterator[House]:
     async def app(scope: object, receive: object, send: object) -> None:
         raise AssertionError
 
-    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(fileno=os.dup(listener.fileno())):
-        address = listener.getsockname()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", port)) as ours, socket.socket(fileno=os.dup(ours.fileno())) as theirs:
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
         server.config.load()
         server.lifespan = server.config.lifespan_class(server.config)
-        await server.startup(sockets=[listener])
+        await server.startup(sockets=[ours])
+        yield House(server, Door(server, shared), theirs)
+        await server.shutdown(sockets=[ours])
+
+
+async def test_nobody_connects_to_a_server_that_has_left() -> None:
+    async with house() as one:
+        address = one.address
         _, writer = await asyncio.open_connection(*address)
         writer.close()
-        leaving.refuse(server)
+        other = Door(one.server)
+        one.end()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(*address)
-        await until(lambda: not server.server_state.connections)
+        assert not other.crowded()  # another worker, which comes later
+        other.refuse()
 
 
-async def test_one_of_several_gateways_leaves_the_door_to_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_who_stands_at_the_door_is_taken_and_who_comes_later_is_refused() -> None:
+    async with house() as one:
+        with socket.create_connection(one.address) as early:  # the loop has had no time to take it
+            assert one.door.crowded()
+            one.door.shut()
+            late = asyncio.create_task(asyncio.open_connection(*one.address))
+            await until(lambda: not one.door.crowded())
+            one.door.leave()
+            one.door.refuse()
+            with pytest.raises(ConnectionRefusedError):
+                await late
+            (connection,) = one.server.server_state.connections
+            connection.shutdown()
+            await until(lambda: not one.server.server_state.connections)
+            assert early.recv(1) == b""  # an end, and not a reset
+
+
+async def test_a_door_that_was_shut_opens_again() -> None:
+    """A worker that BentoML starts anew gets the same socket."""
+    async with house() as one:
+        address = one.address
+        one.end()
+        one.theirs.listen()
+        socket.create_connection(address, timeout=PATIENCE).close()
+
+
+async def test_a_door_that_others_share_stays_open() -> None:
+    async with house(shared=True) as one:
+        one.end()
+        socket.create_connection(one.address, timeout=PATIENCE).close()
+
+
+@pytest.mark.parametrize("others", [True, False])
+async def test_it_leaves_the_door_to_other_gateways(
+    others: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused: list[object] = []
-    monkeypatch.setattr(leaving, "refuse", refused.append)
-    presence.enter(tmp_path, os.getppid())
+    doors: list[bool] = []
+
+    def door(server: object, shared: bool) -> Door:
+        doors.append(shared)
+        return Door(None)
+
+    monkeypatch.setattr(leaving, "Door", door)
+    if others:
+        presence.enter(tmp_path, os.getppid())
     service = started(tmp_path)
     os.kill(PID, signal.SIGTERM)
     await until(lambda: "close" in service.asked)
-    assert refused == []
+    assert doors == [others]
     service.leaving.leave()

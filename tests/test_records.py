@@ -68,8 +68,8 @@ def test_the_line_of_a_whole_request() -> None:
 def test_a_record_has_no_place_for_prompts_or_outputs() -> None:
     texts = {row.name for row in fields(Record) if "str" in str(row.type)}
     assert texts == {
-        "request_id", "endpoint", "client_request_id", "requested", "model", "variant", "family", "replica", "route",
-        "finish_reason", "code",
+        "request_id", "endpoint", "client_request_id", "tenant", "requested", "model", "variant", "family", "replica",
+        "route", "finish_reason", "code",
     }  # fmt: skip
 
 

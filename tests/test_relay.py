@@ -308,7 +308,8 @@ async def test_one_replica_that_is_ready_is_enough(start: Start) -> None:
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("case", TALKING, ids=label)
 async def test_no_more_than_the_fleet_allows(case: Case, replicas: int, start: Start) -> None:
-    gateway = await start(f"models: [{{model: pebble-chat, replicas: {replicas}, max_in_flight: 2}}]")
+    limits = "max_in_flight: 2, max_queued: 0, policy: least_load"
+    gateway = await start(f"models: [{{model: pebble-chat, replicas: {replicas}, {limits}}}]")
     for engine in gateway.engines:
         engine.always = Fault(gap=60)
     lines = [await gateway.connect() for _ in range(2 * replicas)]
@@ -330,7 +331,7 @@ async def test_no_more_than_the_fleet_allows(case: Case, replicas: int, start: S
 
 
 async def test_another_models_crowd_is_no_hindrance(start: Start) -> None:
-    gateway = await start("models: [{model: pebble-chat, max_in_flight: 1}, {model: pebble-instruct}]")
+    gateway = await start("models: [{model: pebble-chat, max_in_flight: 1, max_queued: 0}, {model: pebble-instruct}]")
     gateway.engines[0].script(Fault(gap=60))
     crowd = await gateway.connect()
     await crowd.post(CHAT.path, json.dumps(CHAT.body()).encode())

@@ -54,7 +54,9 @@ class Admission:
             places.take(now)
         else:
             ticket = Ticket(tenant, priority, cost)
-            place = Place(places, budget, cost, ticket, now + (patience or served.waits.queue or self._patience))
+            if patience is None:
+                patience = served.waits.queue or self._patience
+            place = Place(places, budget, cost, ticket, now + patience)
             places.line_up(place, ticket, served.max_queued, now)
         if budget:
             budget.enter(cost)

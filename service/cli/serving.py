@@ -1,6 +1,7 @@
 """Commands about a fleet: check it, ask where a request goes, serve it, look at a running service."""
 
 import json
+import math
 import os
 import socket
 import sys
@@ -35,13 +36,20 @@ def check(fleet_file: Path | None) -> None:
     )
     table.columns[0].no_wrap = True
     for one in served.served:
-        runs = f"{one.replicas} x {one.gpus} GPU{'s' * (one.gpus > 1)}" if one.gpus else f"{one.replicas} x CPU"
         context = f"{one.context:,}" if one.context else "the engine's"
-        table.add_row(one.id, one.variant, runs, context, _cache(one), ", ".join(sorted(one.capabilities)))
+        table.add_row(one.id, one.variant, _runs(one), context, _cache(one), ", ".join(sorted(one.capabilities)))
     Console().print(table)
     for one in served.served:
-        click.echo(f"{one.id}: {one.weights}")
+        click.echo(f"{one.id}: {', '.join(one.at) or one.weights}")
     click.echo(f"{fleet_file or settings.fleet}: {len(served.served)} models, nothing wrong.")
+
+
+def _runs(one: Served) -> str:
+    """How many replicas, on what; `0-2` where not all of them always run."""
+    if one.at:
+        return "elsewhere"
+    count = f"{one.replicas}" if one.always == one.replicas else f"{one.always}-{one.replicas}"
+    return f"{count} x {one.gpus} GPU{'s' * (one.gpus > 1)}" if one.gpus else f"{count} x CPU"
 
 
 def _cache(one: Served) -> str:
@@ -103,13 +111,13 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
                 f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --port or ROUNDHOUSE_PORT."
             )
             raise click.ClickException(message) from None
-    os.environ[PREFIX + "FLEET"] = str((fleet_file or settings.fleet).resolve())
+    os.environ[PREFIX + "FLEET"] = str((fleet_file or settings.fleet).absolute())
     os.environ[PREFIX + "HOST"], os.environ[PREFIX + "PORT"] = host, str(port)
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     names = ", ".join(one.id for one in served.served)
     click.echo(f"roundhouse  starting {names}; http://{host}:{port} answers as soon as a model is ready", err=True)
     os.chdir(ROOT)
-    grace = str(int(settings.drain_timeout))
+    grace = str(math.ceil(settings.drain_timeout))
     command = ["serve", ".", "--host", host, "--port", str(port), "--timeout-graceful-shutdown", grace]
     os.execv(sys.executable, [sys.executable, "-m", "bentoml", *command])
 

@@ -18,11 +18,12 @@ LONGEST_LINE = 2**20  # bytes
 TAIL = 400  # lines kept: a cause can stand far above the tracebacks that follow from it
 PREFIX = re.compile(r"^\(\w[^)]* pid=\d+\) (?:(?:ERROR|INFO|WARNING) [\d-]+ [\d:]+ \[[^]]*\] ?)?")
 CAUSE = re.compile(r"^ *(?:\w+\.)*(\w*(?:Error|Exception)|\w+\.py: error|Value error)[:,] (.+?)(?: \[type=\w+, .*)?$")
-# What only points at the real cause, which stands before it, or tells of a single request.
+# What only points at the real cause, which stands before it if it is there at all.
 VAGUE = re.compile(
     r"(?:Engine core|WorkerProc) initialization failed|EngineCore encountered an issue|Worker failed with error"
-    r"|VLLMValidationError|cannot schedule new futures"
 )
+# What tells of a single request.
+BESIDE = re.compile(r"VLLMValidationError|cannot schedule new futures")
 
 
 class EngineProcess:
@@ -70,10 +71,10 @@ class EngineProcess:
 
     def cause(self) -> str:
         """Why it ended, in one line: the last error its log names, or else the log's last line."""
-        found = [match for line in self.tail if (match := CAUSE.match(line))]
-        for match in reversed(found):
-            if not VAGUE.search(match[0]):
-                return f"{match[1]}: {match[2]}"[:500]
+        found = [match for line in self.tail if (match := CAUSE.match(line)) and not BESIDE.search(line)]
+        plain = [match for match in found if not VAGUE.search(match[0])]
+        if match := next(reversed(plain or found), None):
+            return f"{match[1]}: {match[2]}"[:500]
         return self.tail[-1].strip()[:500] if self.tail else "it ended without a word"
 
     def close(self) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import re
+from typing import Any
+
+import msgspec
 
 from service.errors import ApiError, invalid, unavailable, upstream_failed
 from service.fleet import Served
@@ -22,16 +25,38 @@ class BrokenAnswerError(Exception):
     """The engine answered 200 with something that is no answer."""
 
 
+class Choice(msgspec.Struct):
+    """One of the answers to a request that may ask for several."""
+
+    finish_reason: Any = None
+
+
+ABSENT = msgspec.Raw()
+
+
+class Answer(msgspec.Struct):
+    """What is read of an answer; the rest is only checked for being JSON."""
+
+    usage: dict[str, Any] | None = None
+    choices: list[Choice] | None = None
+    stop_reason: Any = None
+    status: Any = None
+    data: msgspec.Raw = ABSENT
+
+
+ANSWER = msgspec.json.Decoder(Answer)
+
+
 def note(record: Record, body: bytes) -> None:
     """Takes usage and finish reason from a whole answer; raises BrokenAnswerError where it ended by `abort`."""
     try:
-        answer = json.loads(body)
-        usage = answer.get("usage") or {}
+        answer = ANSWER.decode(body)
+        usage = answer.usage or {}
         record.use(usage)
-        choices = answer.get("choices") or [{}]
-        reason = choices[0].get("finish_reason") or answer.get("stop_reason") or answer.get("status")
-        silent = 0 in (usage.get("completion_tokens"), usage.get("output_tokens")) and "data" not in answer
-    except (ValueError, AttributeError, TypeError, LookupError, RecursionError):
+        reason = answer.choices[0].finish_reason if answer.choices else None
+        reason = reason or answer.stop_reason or answer.status
+        silent = 0 in (usage.get("completion_tokens"), usage.get("output_tokens")) and answer.data is ABSENT
+    except (msgspec.MsgspecError, ValueError, AttributeError, RecursionError):
         raise BrokenAnswerError("it is not the JSON of an answer") from None
     record.finish_reason = reason if isinstance(reason, str) else None
     if record.finish_reason in ("abort", "error", "cancelled"):

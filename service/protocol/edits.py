@@ -15,10 +15,13 @@ from service.protocol.streams import Dialect
 # The field of each dialect that holds the texts which end an answer.
 TEXTS: dict[Dialect, str] = {"openai": "stop", "responses": "stop", "messages": "stop_sequences"}
 
+# Asked for by identity: pydantic's `isinstance` costs as much as all else that is decided here.
+CONVERSATIONS = (ChatRequest, MessagesRequest, ResponsesRequest)
+
 
 @dataclass(frozen=True)
 class Ends:
-    """What ends an answer besides the tokenizer's EOS: what the client asked for, and what the catalogue adds."""
+    """What ends an answer besides the tokenizer's EOS: what the catalogue adds, and then what the client asked for."""
 
     asked: tuple[str | int, ...]
     added: tuple[str | int, ...]
@@ -29,6 +32,8 @@ class Ends:
         Messages carry no token ids: there the engine knows them from its start (`prompts.generation_config`).
         """
         fields: dict[str, Any] = {}
+        if not self.added:
+            return fields
         every = (*self.asked, *self.added)
         if any(isinstance(end, str) for end in self.added):
             fields[TEXTS[dialect]] = [end for end in every if isinstance(end, str)]
@@ -56,15 +61,20 @@ class Ends:
         return lambda answer: field.sub(instead, answer)
 
 
+NONE_ADDED = Ends((), ())
+
+
 def ends(request: Body, model: Model) -> Ends:
     """What must end the answer to `request`: a model that converses has its own, and so has one that fills in."""
     form: Chat | Infill | None = None
-    if isinstance(request, ChatRequest | MessagesRequest | ResponsesRequest):
+    if type(request) in CONVERSATIONS:
         form = model.chat
-    elif isinstance(request, CompletionRequest) and request.suffix is not None:
+    elif type(request) is CompletionRequest and request.suffix is not None:
         form = model.infill
+    if form is None or not (form.stop or form.stop_token_ids):
+        return NONE_ADDED
     asked = tuple(dict.fromkeys(_asked(request)))
-    added: list[str | int] = [*form.stop, *form.stop_token_ids] if form else []
+    added: list[str | int] = [*form.stop, *form.stop_token_ids]
     return Ends(asked, tuple(dict.fromkeys(end for end in added if end not in asked)))
 
 
@@ -82,7 +92,7 @@ def edits(request: Body, name: str, model: Model, dialect: Dialect) -> dict[str,
     if dialect == "responses":
         # vLLM lets a template write its BOS there and adds one more; our templates heed this and leave theirs out.
         fields["chat_template_kwargs"] = {"bos_is_added": True}
-    if isinstance(request, CompletionRequest) and request.suffix is not None and isinstance(request.prompt, str):
+    if type(request) is CompletionRequest and request.suffix is not None and isinstance(request.prompt, str):
         fields |= _infilling(request, request.prompt, request.suffix, model)
     return fields | ends(request, model).fields(dialect)
 

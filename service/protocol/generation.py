@@ -18,10 +18,13 @@ from service.protocol.streams import Dialect
 
 Kind = Literal["chat", "completion", "infill", "embedding"]
 
-# What `auto` counts as code: a fence, or a line that starts as one of a program does.
-CODE = re.compile(
-    r"```|^\s*(?:def |class |import |from \w+ import |#include|function |public |const |let |fn |SELECT )", re.M
-)
+# What `auto` counts as code: a fence, or a line that starts as one of a program does. Every prompt is searched, so a
+# line's start is looked for by its newline, which costs little, its indent ends with the line, and no more of a text
+# than its beginning is looked at.
+FENCE = "```"
+LOOKED_AT = 2**16  # characters
+LINE = r"[^\S\n]*+(?:def |class |import |from \w+ import |#include|function |public |const |let |fn |SELECT )"
+FIRST_LINE, LATER_LINE = re.compile(LINE), re.compile("\n" + LINE)
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,11 @@ class Endpoint:
 
 
 def _chat(body: ChatRequest) -> Need:
-    texts = [message.content for message in body.messages]
-    turns = sum(message.role == "user" for message in body.messages)
-    return Need("chat", turns, any(_is_code(text) for text in texts), bool(body.tools))
+    turns, code = 0, False
+    for message in body.messages:
+        turns += message.role == "user"
+        code = code or _is_code(message.content)
+    return Need("chat", turns, code, bool(body.tools))
 
 
 def _completion(body: CompletionRequest) -> Need:
@@ -72,7 +77,8 @@ def _embeddings(_: EmbeddingsRequest) -> Need:
 
 def _is_code(content: Any) -> bool:
     if isinstance(content, str):
-        return CODE.search(content) is not None
+        start = content[:LOOKED_AT]
+        return FENCE in start or bool(FIRST_LINE.match(start) or LATER_LINE.search(start))
     if isinstance(content, list):
         return any(_is_code(_text(part)) for part in content)
     return False

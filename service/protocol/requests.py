@@ -6,7 +6,7 @@ one of these; what the engine gets are the client's own bytes with a few fields 
 
 import json
 from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -63,8 +63,9 @@ class Message(Wire):
 
 
 class Body(Wire):
-    """What every request has."""
+    """What every request has. `bounds` are the fields that may bound an answer's tokens, the first one first."""
 
+    bounds: ClassVar[tuple[str, ...]] = ()
     model: ModelName
     stream: bool | None = None
 
@@ -72,6 +73,11 @@ class Body(Wire):
     def wants_usage(self) -> bool:
         """Whether the client asked for usage at the end of a stream."""
         return False
+
+    @property
+    def bound(self) -> int | None:
+        """The most tokens that the answer may have, where the client says so."""
+        return next((found for name in self.bounds if (found := getattr(self, name))), None)
 
 
 class Sampling(Body):
@@ -98,6 +104,8 @@ class Sampling(Body):
         """Whether the client asked for usage at the end of a stream."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    bounds: ClassVar[tuple[str, ...]] = ("max_tokens",)
+
     @model_validator(mode="after")
     def _streams_if_it_has_options(self) -> "Sampling":
         if self.stream_options and not self.stream:
@@ -122,6 +130,8 @@ class ChatRequest(Sampling):
     service_tier: str | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
+
+    bounds: ClassVar[tuple[str, ...]] = ("max_completion_tokens", "max_tokens")
 
     @model_validator(mode="after")
     def _has_one_limit(self) -> "ChatRequest":
@@ -179,6 +189,8 @@ class ResponsesRequest(Body):
     background: Literal[False] | None = None
     conversation: None = None
 
+    bounds: ClassVar[tuple[str, ...]] = ("max_output_tokens",)
+
 
 class AnthropicMessage(Wire):
     """One turn of Anthropic's Messages API."""
@@ -207,6 +219,8 @@ class MessagesRequest(CountRequest):
     top_p: Fraction | None = None
     metadata: Extras | None = None
     service_tier: str | None = None
+
+    bounds: ClassVar[tuple[str, ...]] = ("max_tokens",)
 
 
 class EmbeddingsRequest(Body):

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from service.admission.gate import Admission
 from service.admission.places import Place
+from service.affinity import key
 from service.errors import ApiError, too_slow, upstream_failed
-from service.policies import POLICIES
+from service.policies import POLICIES, Choice
 from service.protocol import answers
 from service.protocol.answers import BrokenAnswerError
 from service.protocol.streams import BrokenStreamError, Watch
@@ -18,6 +20,7 @@ from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
 
 LARGEST_ANSWER = 64 * 2**20
+KEYED = ("prefix_affinity", "power_of_two")  # the policies that ask what a request has in common with others
 
 
 class UnansweredError(Exception):
@@ -48,8 +51,10 @@ class Reply:
 class Asking:
     """Asks replicas, and holds their failures against them, and against the requests that they die of."""
 
-    def __init__(self, upstreams: Upstreams, transport: Transport, clock: Callable[[], float]) -> None:
-        self._upstreams, self._transport, self._clock = upstreams, transport, clock
+    def __init__(
+        self, upstreams: Upstreams, admission: Admission, transport: Transport, clock: Callable[[], float]
+    ) -> None:
+        self._upstreams, self._admission, self._transport, self._clock = upstreams, admission, transport, clock
         self._quarantine, self._retries = Quarantine(clock), Retries()
         self._in_flight = 0
 
@@ -105,16 +110,25 @@ class Asking:
             return candidates[0]
         served, upstream = call.served, call.upstream
         upstream.turn += 1
-        return POLICIES.get(served.policy, POLICIES["least_load"])(candidates, upstream.turn)
+        return POLICIES[served.policy](candidates, Choice(upstream.turn, self._key(call)))
+
+    def _key(self, call: Call) -> int:
+        return key(call.request, call.tenant.id, call.wishes.session) if call.served.policy in KEYED else 0
 
     def _candidates(self, call: Call, tried: Replica | None) -> list[Replica]:
         """The replicas that may be asked: those with room, or where there is none all that are usable."""
         now, upstream = self._clock(), call.upstream
-        found = upstream.free(now) or upstream.usable(now)
-        return [replica for replica in found if replica is not tried] if tried else found
+        if tried is None:
+            return upstream.free(now) or upstream.usable(now)
+        # Not `free` as a whole: the one that failed has room again, and would hide those that are full but usable.
+        others = [replica for replica in upstream.usable(now) if replica is not tried]
+        return [replica for replica in others if replica.room(now) > 0] or others
 
     async def _attempt(self, call: Call, place: Place, replica: Replica) -> Reply:
         """Sends the request and waits until an answer has really begun."""
+        left = call.until - self._clock()
+        if left <= 0:  # a connection within no time would be a failure of the replica's
+            raise too_slow("The time that this request had was over before an engine could begin with it.")
         call.record.attempts += 1
         call.record.replica = replica.id
         place.sit(replica)
@@ -123,7 +137,7 @@ class Asking:
         reply: Reply | None = None
         life = replica.state.restarts if replica.state else 0
         try:
-            exchange = await self._transport.send(replica.address, call.wire, call.deadlines(self._clock()))
+            exchange = await self._transport.send(replica.address, call.wire, call.deadlines, left)
             try:
                 reply = await self._reply(call, replica, life, exchange)
             finally:
@@ -141,7 +155,10 @@ class Asking:
             if reply is None:
                 place.rise()
                 self._in_flight -= 1
+        rested = not replica.breaker.closed
         self._upstreams.succeeded(replica)
+        if rested:
+            self._admission.stir(call.served.id)  # a replica on trial takes one request, and this one all that wait
         return reply
 
     async def _reply(self, call: Call, replica: Replica, life: int, exchange: Exchange) -> Reply:
@@ -170,9 +187,12 @@ class Asking:
         if status == 503 or b"after shutdown" in body:
             raise UnansweredError(answers.refusal(503, body, call.served), free=True)
         if status >= 500 or status == 404:
-            self._upstreams.failed(replica)
-            if answers.is_death(body):
+            dead = answers.is_death(body)
+            self._upstreams.failed(replica, refused=dead)
+            if dead:
+                # Its API server lives on for seconds, and answers so whoever comes after the death.
                 self._quarantine.died(call.fingerprint, replica.id, life)
+                raise UnansweredError(answers.refusal(status, body, call.served))
         raise answers.refusal(status, body, call.served)
 
     async def _blame(self, call: Call, replica: Replica, life: int, error: Exception) -> None:
@@ -181,7 +201,7 @@ class Asking:
             return
         if isinstance(error, BrokenStreamError):
             if error.dead:
-                self._upstreams.failed(replica)
+                self._upstreams.failed(replica, refused=True)
                 self._quarantine.died(call.fingerprint, replica.id, life)
             return
         refused = isinstance(error, RefusedError)

@@ -1,7 +1,7 @@
 """One request on its way: what was asked, by whom, where it goes, and how long that may take."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from service.entries import Priority
@@ -48,7 +48,7 @@ class Patience:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Call:
     """One request on its way. `wire` are the bytes that an engine gets; `until` is the monotonic end of all patience.
 
@@ -83,16 +83,17 @@ class Call:
     @property
     def cost(self) -> float:
         """About how many tokens it will take: a fair share is one of tokens, not of requests."""
-        bound = next((found for name in LIMITS if (found := getattr(self.request, name, None))), TYPICAL_ANSWER)
-        return len(self.body) / BYTES_PER_TOKEN + bound
+        return len(self.body) / BYTES_PER_TOKEN + (self.request.bound or TYPICAL_ANSWER)
 
-    def deadlines(self, now: float) -> Deadlines:
-        """Those of an exchange that begins now: none of them outlasts the request's own."""
-        mine = self.patience.streamed if self.record.streamed else self.patience.whole
-        left = max(0.001, self.until - now)
-        if left >= mine.total:
-            return mine
-        return replace(mine, first_byte=min(mine.first_byte, left), total=left)
+    @property
+    def tokens(self) -> float:
+        """How many it took: what the engine counted, or for an answer that broke off what was seen of it."""
+        record = self.record
+        if counted := record.prompt_tokens + record.completion_tokens:
+            return counted
+        return 0 if record.first_output is None else len(self.body) / BYTES_PER_TOKEN + len(record.gaps) + 1
 
-
-LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+    @property
+    def deadlines(self) -> Deadlines:
+        """Those of its exchange with a replica."""
+        return self.patience.streamed if self.record.streamed else self.patience.whole

@@ -44,7 +44,7 @@ class Relay:
     ) -> None:
         self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
         self._settings, self._clock = settings, clock
-        self._asking = Asking(upstreams, transport, clock)
+        self._asking = Asking(upstreams, admission, transport, clock)
         self._once = Once(clock, settings.reader_timeout)
         self._running: set[asyncio.Task[object]] = set()
         self._ended = False
@@ -114,12 +114,11 @@ class Relay:
     async def _run(self, call: Call, receive: Receive, send: Send) -> None:
         """Has the request answered unless its client leaves; what fails within a stream becomes the stream's end."""
         outlet = Outlet(send, call.dialect)
-        async with UntilGone(receive):
-            task = asyncio.current_task()
-            assert task
+        async with UntilGone(receive) as client:
+            task = client.task
             self._running.add(task)
             try:
-                await self._serve(call, outlet)
+                await self._serve(call, outlet, client)
             except ApiError as error:
                 await outlet.fail(error, call.record)
             except asyncio.CancelledError:
@@ -130,23 +129,31 @@ class Relay:
             finally:
                 self._running.discard(task)
 
-    async def _serve(self, call: Call, outlet: Outlet) -> None:
+    async def _serve(self, call: Call, outlet: Outlet, client: UntilGone) -> None:
         self._asking.check(call)
         with self._enter(call) as place:
             if place.waits:
                 await self._wait(call, place, outlet)
             call.record.admitted = self._clock()
-            reply = await self._asking.begin(call, place)
             try:
-                headers = _headers(call, reply.replica)
-                if reply.watch:
-                    await self._stream(call, reply, reply.watch, headers, outlet)
-                else:
-                    await outlet.answer(reply.first, headers)
+                await self._answer(call, place, outlet, client)
             finally:
-                self._asking.end(reply)
+                place.ended(call.tokens)
             self._asking.completed(call)
-            place.ended(call.record.prompt_tokens + call.record.completion_tokens)
+
+    async def _answer(self, call: Call, place: Place, outlet: Outlet, client: UntilGone) -> None:
+        """Has a replica answer, and passes the answer on."""
+        reply = await self._asking.begin(call, place)
+        try:
+            headers = _headers(call, reply.replica)
+            # A client that takes nothing of its answer is as good as gone.
+            reply.exchange.on_slow = client.leave
+            if reply.watch:
+                await self._stream(call, reply, reply.watch, headers, outlet)
+            else:
+                await outlet.answer(reply.first, headers)
+        finally:
+            self._asking.end(reply)
 
     def _enter(self, call: Call) -> Place:
         """A place for the request, or its place in the queue; raises ApiError where there is no use in waiting."""

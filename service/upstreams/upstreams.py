@@ -77,7 +77,7 @@ class Upstreams:
         replica.breaker.asked(self._clock())
 
     def failed(self, replica: Replica, refused: bool = False) -> None:
-        """Takes note that a request failed there; `refused` says that it got no connection.
+        """Takes note that a request failed there; `refused` says that it got no connection, or that the engine is dead.
 
         The only replica that is left stays in use: what it answers is better than nothing.
         """

@@ -106,7 +106,7 @@ def test_whoever_was_away_saved_nothing_up() -> None:
     queue = queue_of([ticket("a"), *(ticket("b") for _ in range(40))])
     for _ in range(20):
         serve(queue)
-    for _ in range(4):
+    for _ in range(10):
         queue.push(ticket("a"))
     assert names(serve(queue) for _ in range(8)).count("a") == 4
 
@@ -162,6 +162,26 @@ def test_a_correction_is_not_lost_with_a_request_that_waits_already() -> None:
     serve(queue)
     queue.ended(running, 10)
     assert names(serve(queue) for _ in range(2)).count("a") == 1
+
+
+def test_what_a_tenant_was_let_in_with_is_remembered_while_others_come() -> None:
+    queue = queue_of([ticket("a", cost=1000), *(ticket("b") for _ in range(50))])
+    serve(queue)
+    queue.push(ticket("c"))
+    queue.push(ticket("a"))
+    assert "a" not in names(serve(queue) for _ in range(50))
+
+
+def test_what_a_tenant_runs_is_remembered_however_little_it_was_thought_to_cost() -> None:
+    queue = queue_of([ticket("a", cost=1), *(ticket("b") for _ in range(50))])
+    running = queue.first()
+    queue.take(running)
+    for _ in range(5):
+        serve(queue)
+    queue.push(ticket("c"))
+    queue.ended(running, 1000)
+    queue.push(ticket("a"))
+    assert "a" not in names(serve(queue) for _ in range(40))
 
 
 def test_where_one_tenant_waits_its_requests_stand_in_line() -> None:

@@ -35,7 +35,10 @@ def record() -> Record:
         ({"status": "completed", "usage": {"input_tokens": 13, "output_tokens": 4}}, (13, 4, "completed")),
         ({"status": "incomplete", "usage": {"input_tokens": 13, "output_tokens": 4}}, (13, 4, "incomplete")),
         ({"object": "list", "data": [], "usage": {"prompt_tokens": 5, "completion_tokens": 0}}, (5, 0, None)),
+        ({"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 5, "completion_tokens": 0}}, (5, 0, None)),
         ({"input_tokens": 12}, (0, 0, None)),
+        ({"choices": None, "usage": None}, (0, 0, None)),
+        ({"choices": [], "usage": {}}, (0, 0, None)),
     ],
 )  # fmt: skip
 def test_usage_and_finish_reason_of_every_dialect(answer: dict[str, Any], noted: tuple[int, int, str | None]) -> None:

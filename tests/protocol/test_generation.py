@@ -112,3 +112,10 @@ def test_what_a_request_shows(path: str, fields: dict[str, Any], expected: Need)
 )
 def test_what_counts_as_code(words: str, is_code: bool) -> None:
     assert need(CHAT, messages=[turn("user", words)]).code == is_code
+
+
+@pytest.mark.parametrize("filler", ["\n", " ", "\n ", "from a", "x" * 100 + "\n"])
+def test_looking_for_code_takes_no_longer_than_reading(filler: str) -> None:
+    # Of a search that goes back over blank lines nobody would see the end.
+    assert not need(CHAT, messages=[turn("user", filler * 500_000)]).code
+    assert need(CHAT, messages=[turn("user", filler * 100 + "\ndef f(x):")]).code

@@ -20,7 +20,7 @@ POISON = CHAT.body(stream=True) | {"messages": [{"role": "user", "content": "poi
 
 
 async def test_a_request_that_two_engines_died_of_is_refused(start: Start) -> None:
-    gateway = await start("models: [{model: pebble-chat, replicas: 3}]")
+    gateway = await start("models: [{model: pebble-chat, replicas: 3, policy: least_load}]")
     for engine in gateway.engines:
         engine.script(DEADLY, DEADLY)
     for _ in range(2):
@@ -53,6 +53,18 @@ async def test_a_connection_that_breaks_is_no_death(start: Start) -> None:
     for _ in range(2):
         assert (await gateway.post(CHAT.path, POISON)).status_code == 502
     assert (await gateway.post(CHAT.path, POISON)).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_an_engine_that_died_is_left_alone_at_once(stream: bool, start: Start) -> None:
+    """Its API server lives on for seconds, and would answer that it is dead."""
+    gateway = await start(TWO)
+    for engine in gateway.engines:
+        engine.script(DEADLY)
+    await gateway.post(CHAT.path, CHAT.body(stream))
+    asked = [replica for replica, engine in zip(gateway.replicas, gateway.engines, strict=True) if engine.requests]
+    assert len(asked) == (1 if stream else 2)  # what has not begun is asked elsewhere
+    assert not any(replica.usable(gateway.clock()) for replica in asked)
 
 
 # The end of the service

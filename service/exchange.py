@@ -1,0 +1,286 @@
+"""One HTTP exchange with one replica: bytes out, bytes in, deadlines, cancellation.
+
+Written on asyncio's protocols and httptools because it is the hot path: a client library costs several times as much
+a chunk (bench/README.md has the figures).
+"""
+
+import asyncio
+import math
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import httptools
+
+HIGH_WATER = 64 * 2**10
+LARGEST_HEAD = 64 * 2**10
+# An engine closes connections that were idle for some seconds. One that breaks at once when it is used again after so
+# many seconds, without a word, was dead before: the engine has not seen the request.
+IDLE, AT_ONCE = 1.0, 0.5
+# A peer that vanished without a word is given up after half a minute, in silence as in the middle of a request.
+KEEP_ALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),  # seconds
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),  # seconds
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),  # milliseconds
+)
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Float seconds: to connect, to the first byte of an answer's body, of silence within it, for all of it, and for a
+    client to take what came."""
+
+    connect: float
+    first_byte: float
+    idle: float
+    total: float
+    reader: float = 60.0
+
+
+class TransportError(Exception):
+    """The exchange broke: no connection, a reset, or an answer that is not HTTP."""
+
+
+class DeadlineError(TransportError):
+    """The replica was silent for too long."""
+
+
+class RefusedError(TransportError):
+    """Nobody listens at the address."""
+
+
+class Exchange(asyncio.Protocol):
+    """A connection to a replica, and the answer being read from it. One answer at a time.
+
+    From its start to its release somebody must go on reading: who takes nothing for too long, because a client takes
+    nothing, loses the connection, and is told by a call of `on_slow`.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, address: str) -> None:
+        self._loop, self._address = loop, address
+        self._parser = httptools.HttpResponseParser(self)
+        self._socket: asyncio.Transport | None = None
+        self._pieces: list[bytes] = []
+        self._buffered = 0
+        self._request = self._unheard = b""
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadlines = Deadlines(0.0, 0.0, 0.0, 0.0)
+        self._limit = self._total = 0.0
+        self._started = self._quiet_since = self._taken_at = 0.0
+        self._error: TransportError | None = None
+        self._complete = True
+        self._keeps_alive = self._paused = self._taken = False
+        self.status = 0
+        self.idle_since = 0.0
+        self.reused = False
+        self.on_slow: Callable[[], None] | None = None
+
+    # The exchange as the relay sees it.
+
+    async def connect(self, limit: float) -> None:
+        """Opens the connection, within `limit` seconds."""
+        try:
+            async with asyncio.timeout(limit):
+                if self._address.startswith("/"):
+                    await self._loop.create_unix_connection(lambda: self, self._address)
+                else:
+                    host, port = self._address.rsplit(":", 1)
+                    opened, _ = await self._loop.create_connection(lambda: self, host.strip("[]"), int(port))
+                    for option in KEEP_ALIVE:
+                        opened.get_extra_info("socket").setsockopt(*option)
+        except TimeoutError:
+            raise TransportError(f"no connection within {limit:g} s") from None
+        except (ConnectionRefusedError, FileNotFoundError) as error:
+            raise RefusedError(f"no connection: {os.strerror(error.errno or 0)}") from None
+        except OSError as error:
+            raise TransportError(f"no connection: {os.strerror(error.errno) if error.errno else 'failed'}") from None
+
+    def start(self, request: bytes, deadlines: Deadlines, left: float = math.inf) -> None:
+        """Sends a whole request; `head` and `read` then give the answer, within `left` seconds at most."""
+        if self._socket is None or self._socket.is_closing():
+            raise self._error or TransportError("the connection is closed")
+        self._pieces.clear()
+        self.status, self._buffered, self._request, self._complete = 0, 0, request, False
+        self._deadlines, self._total = deadlines, min(deadlines.total, left)
+        self._limit = min(deadlines.first_byte, left)
+        self._started = self._quiet_since = self._taken_at = self._loop.time()
+        first = min(self._limit, self._total, deadlines.idle, deadlines.reader)
+        self._timer = self._loop.call_later(first, self._check_deadline)
+        self._socket.write(request)
+
+    async def head(self) -> int:
+        """Waits for the answer's head; returns its status."""
+        while not self.status:
+            await self._wait()
+        return self.status
+
+    async def read(self) -> bytes:
+        """What arrived of the body since the last call; `b""` at its end. Raises TransportError if it breaks off."""
+        while not self._pieces:
+            if self._complete and self.status:
+                return b""
+            await self._wait()
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._buffered = 0
+        self._taken = True
+        if self._paused and self._socket and not self._socket.is_closing():
+            self._paused = False
+            self._quiet_since = self._loop.time()
+            self._socket.resume_reading()
+        return data
+
+    async def read_all(self, limit: int) -> bytes:
+        """The whole body, at most `limit` bytes; a longer one is a TransportError."""
+        parts, size = [], 0
+        while piece := await self.read():
+            parts.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise TransportError(f"the answer is longer than {limit} bytes")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Drops the connection at once: an engine that was still working on the answer stops."""
+        self._request = b""
+        self._stop_timer()
+        if self._socket:
+            self._socket.abort()
+
+    def rest(self) -> bool:
+        """The answer is not read further; returns whether the connection can carry another one."""
+        self._stop_timer()
+        self.on_slow = None
+        self.idle_since = self._loop.time()
+        return self.reusable
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the answer is complete and the connection can carry another one."""
+        return (
+            self._complete
+            and self._keeps_alive
+            and self._error is None
+            and self._socket is not None
+            and not self._socket.is_closing()
+        )
+
+    # Waiting.
+
+    async def _wait(self) -> None:
+        if self._error:
+            if not self._unheard:
+                raise self._error
+            await self._start_again(self._error)
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    async def _start_again(self, error: TransportError) -> None:
+        """Replaces a pooled connection that was dead when the request was sent on it."""
+        request, self._unheard = self._unheard, b""
+        self._parser, self.reused = httptools.HttpResponseParser(self), False
+        try:
+            await self.connect(self._deadlines.connect)
+        except TransportError:
+            # Nobody is there any more: that the connection broke with the request on it is what matters of it.
+            raise error from None
+        self._error = None
+        self.start(request, self._deadlines, self._started + self._total - self._loop.time())
+
+    def _wake(self) -> None:
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _check_deadline(self) -> None:
+        # One timer for each answer: moving it at every chunk would cost more than the chunk.
+        now = self._loop.time()
+        if self._waiter or self._taken:
+            self._taken, self._taken_at = False, now
+        reader = self._taken_at + self._deadlines.reader - now
+        total = self._started + self._total - now
+        # While reading is paused the silence is the client's, and what is complete has all the time in the world.
+        quiet = self._limit if self._paused else self._quiet_since + self._limit - now
+        left = reader if self._complete else min(reader, total, quiet)
+        if left > 0.001:
+            # The limit may become `idle` in between, so it is looked at again that soon.
+            self._timer = self._loop.call_later(min(left, self._deadlines.idle), self._check_deadline)
+        elif reader <= 0.001:
+            on_slow = self.on_slow
+            self._fail(DeadlineError(f"nobody took anything for {self._deadlines.reader:g} s"))
+            if on_slow:
+                on_slow()
+        elif quiet <= 0.001:
+            self._fail(DeadlineError(f"no byte for {self._limit:g} s"))
+        else:
+            self._fail(DeadlineError(f"not complete after {self._total:g} s"))
+
+    def _stop_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+
+    def _fail(self, error: TransportError) -> None:
+        self._error = self._error or error
+        self.close()
+        self._wake()
+
+    # Called by asyncio.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._socket = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+
+    def data_received(self, data: bytes) -> None:
+        self._request = b""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(TransportError(f"the answer is not HTTP: {error}"))
+            return
+        if not self.status:
+            self._buffered += len(data)
+            if self._buffered > LARGEST_HEAD:
+                self._fail(TransportError(f"the answer's head is longer than {LARGEST_HEAD} bytes"))
+                return
+        if self._buffered > HIGH_WATER and self._socket and not self._paused and not self._complete:
+            self._paused = True
+            self._socket.pause_reading()
+        self._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self._complete:
+            stale = self.reused and self._started - self.idle_since > IDLE
+            unheard = self._request if stale and self._loop.time() - self._started < AT_ONCE else b""
+            self._fail(TransportError(f"the connection broke: {error or 'closed early'}"))
+            self._unheard = unheard
+        self._error = self._error or TransportError("the connection is closed")
+        self._wake()
+
+    # Called by the parser.
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            # The parser stops at this: nothing of a second answer may be taken for a part of the first.
+            raise TransportError("the replica sent an answer that nobody asked for")
+
+    def on_headers_complete(self) -> None:
+        status: int = self._parser.get_status_code()
+        if status < 200:
+            raise TransportError(f"status {status} is no answer to a whole request")
+        self.status, self._buffered = status, 0
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+        self._buffered += len(body)
+        self._quiet_since = self._loop.time()
+        self._limit = self._deadlines.idle
+
+    def on_message_complete(self) -> None:
+        self._complete = True
+        self._keeps_alive = self._parser.should_keep_alive()  # it forgets once the message is over
