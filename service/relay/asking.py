@@ -204,6 +204,8 @@ class Asking:
                 self._upstreams.failed(replica, refused=True)
                 self._quarantine.died(call.fingerprint, replica.id, life)
             return
+        if isinstance(error, DeadlineError) and call.wishes.timeout and self._clock() >= call.until:
+            return  # its client's impatience is no fault of the replica's
         refused = isinstance(error, RefusedError)
         self._upstreams.failed(replica, refused)
         if not refused and not isinstance(error, DeadlineError) and await self._transport.refuses(replica.address):
