@@ -140,5 +140,6 @@ def with_lifespan(gateway: Gateway) -> App:
 
 
 def _write(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # a full disk loses lines, and no request
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()

@@ -11,7 +11,7 @@ import pytest
 from _bentoml_impl.server import allocator
 from starlette.testclient import TestClient
 
-from service import catalog, fleet
+from service import assembly, catalog, fleet
 from service.asgi import Receive, Scope, Send
 from service.settings import ROOT, Settings
 
@@ -131,3 +131,12 @@ def test_without_a_run_folder_it_makes_one_for_all_processes(
     assert settings.run_dir.stat().st_mode & 0o777 == 0o700
     assert gateway.configure()[0].run_dir == settings.run_dir
     settings.run_dir.rmdir()
+
+
+def test_a_log_that_cannot_be_written_fails_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sys.stdout", Full())
+    assembly._write("a line")
