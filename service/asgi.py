@@ -14,6 +14,11 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
+# ASGI's name for what a server can do beside it: our own gives a function that sends a piece of a stream at once, and
+# returns whether there is room for more.
+PUSH = "roundhouse.push"
+Push = Callable[[bytes], bool]
+
 JSON = (b"content-type", b"application/json")
 LISTEN_AFTER = 0.05  # seconds in which it is not noticed that a client leaves
 

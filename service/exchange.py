@@ -6,27 +6,19 @@ a chunk (bench/README.md has the figures).
 
 import asyncio
 import math
-import os
-import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
 
 import httptools
+
+from service.dialing import TransportError, dial
 
 HIGH_WATER = 64 * 2**10
 LARGEST_HEAD = 64 * 2**10
 # An engine closes connections that were idle for some seconds. One that breaks at once when it is used again after so
 # many seconds, without a word, was dead before: the engine has not seen the request.
 IDLE, AT_ONCE = 1.0, 0.5
-# A peer that vanished without a word is given up after half a minute, in silence as in the middle of a request.
-KEEP_ALIVE = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),  # seconds
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),  # seconds
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),  # milliseconds
-)
 
 
 @dataclass(frozen=True)
@@ -41,16 +33,8 @@ class Deadlines:
     reader: float = 60.0
 
 
-class TransportError(Exception):
-    """The exchange broke: no connection, a reset, or an answer that is not HTTP."""
-
-
 class DeadlineError(TransportError):
     """The replica was silent for too long."""
-
-
-class RefusedError(TransportError):
-    """Nobody listens at the address."""
 
 
 class Exchange(asyncio.Protocol):
@@ -68,13 +52,14 @@ class Exchange(asyncio.Protocol):
         self._buffered = 0
         self._request = self._unheard = b""
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Callable[[bytes], bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines(0.0, 0.0, 0.0, 0.0)
         self._limit = self._total = 0.0
         self._started = self._quiet_since = self._taken_at = 0.0
         self._error: TransportError | None = None
         self._complete = True
-        self._keeps_alive = self._paused = self._taken = False
+        self._keeps_alive = self._paused = self._taken = self._full = False
         self.status = 0
         self.idle_since = 0.0
         self.reused = False
@@ -83,29 +68,16 @@ class Exchange(asyncio.Protocol):
     # The exchange as the relay sees it.
 
     async def connect(self, limit: float) -> None:
-        """Opens the connection, within `limit` seconds."""
-        try:
-            async with asyncio.timeout(limit):
-                if self._address.startswith("/"):
-                    await self._loop.create_unix_connection(lambda: self, self._address)
-                else:
-                    host, port = self._address.rsplit(":", 1)
-                    opened, _ = await self._loop.create_connection(lambda: self, host.strip("[]"), int(port))
-                    for option in KEEP_ALIVE:
-                        opened.get_extra_info("socket").setsockopt(*option)
-        except TimeoutError:
-            raise TransportError(f"no connection within {limit:g} s") from None
-        except (ConnectionRefusedError, FileNotFoundError) as error:
-            raise RefusedError(f"no connection: {os.strerror(error.errno or 0)}") from None
-        except OSError as error:
-            raise TransportError(f"no connection: {os.strerror(error.errno) if error.errno else 'failed'}") from None
+        """Opens the connection, within `limit` seconds. Raises TransportError."""
+        await dial(self._loop, self._address, self, limit)
 
     def start(self, request: bytes, deadlines: Deadlines, left: float = math.inf) -> None:
         """Sends a whole request; `head` and `read` then give the answer, within `left` seconds at most."""
         if self._socket is None or self._socket.is_closing():
             raise self._error or TransportError("the connection is closed")
         self._pieces.clear()
-        self.status, self._buffered, self._request, self._complete = 0, 0, request, False
+        self.status, self._buffered, self._request = 0, 0, request
+        self._complete = self._full = False
         self._deadlines, self._total = deadlines, min(deadlines.total, left)
         self._limit = min(deadlines.first_byte, left)
         self._started = self._quiet_since = self._taken_at = self._loop.time()
@@ -125,15 +97,28 @@ class Exchange(asyncio.Protocol):
             if self._complete and self.status:
                 return b""
             await self._wait()
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self._buffered = 0
-        self._taken = True
-        if self._paused and self._socket and not self._socket.is_closing():
-            self._paused = False
-            self._quiet_since = self._loop.time()
-            self._socket.resume_reading()
-        return data
+        return self._gather()
+
+    async def pour(self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]) -> None:
+        """Gives what arrives of the body to `take`, piece by piece and at once, until its end.
+
+        Where `take` returns False, `drain` is awaited before it is given more. Raises TransportError if the body breaks
+        off, and what `take` raises.
+        """
+        while True:
+            if self._full:
+                self._full = False
+                await drain()
+            elif self._pieces:
+                self._full = not take(self._gather())
+            elif self._complete and self.status:
+                return
+            else:
+                self._take = take
+                try:
+                    await self._wait()
+                finally:
+                    self._take = None
 
     async def read_all(self, limit: int) -> bytes:
         """The whole body, at most `limit` bytes; a longer one is a TransportError."""
@@ -171,6 +156,17 @@ class Exchange(asyncio.Protocol):
         )
 
     # Waiting.
+
+    def _gather(self) -> bytes:
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._buffered = 0
+        self._taken = True
+        if self._paused and self._socket and not self._socket.is_closing():
+            self._paused = False
+            self._quiet_since = self._loop.time()
+            self._socket.resume_reading()
+        return data
 
     async def _wait(self) -> None:
         if self._error:
@@ -218,9 +214,9 @@ class Exchange(asyncio.Protocol):
             if on_slow:
                 on_slow()
         elif quiet <= 0.001:
-            self._fail(DeadlineError(f"no byte for {self._limit:g} s"))
+            self._fail(DeadlineError(f"no byte for {round(self._limit, 2):g} s"))
         else:
-            self._fail(DeadlineError(f"not complete after {self._total:g} s"))
+            self._fail(DeadlineError(f"not complete after {round(self._total, 2):g} s"))
 
     def _stop_timer(self) -> None:
         if self._timer:
@@ -251,7 +247,23 @@ class Exchange(asyncio.Protocol):
         if self._buffered > HIGH_WATER and self._socket and not self._paused and not self._complete:
             self._paused = True
             self._socket.pause_reading()
-        self._wake()
+        if self._take and self._pieces:
+            self._hand_over(self._take)
+        else:
+            self._wake()
+
+    def _hand_over(self, take: Callable[[bytes], bool]) -> None:
+        """Spares who pours a turn of the event loop for each piece: they wake for the last, and for one too many."""
+        try:
+            self._full = not take(self._gather())
+        except Exception as error:  # noqa: BLE001  raised where `pour` was called
+            self._take = None
+            if self._waiter and not self._waiter.done():
+                self._waiter.set_exception(error)
+            return
+        if self._full or self._complete:
+            self._take = None
+            self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self._complete:

@@ -25,6 +25,7 @@ from prometheus_client import values
 
 from service import assembly, catalog, fleet
 from service.asgi import App, Receive, Scope, Send
+from service.connection import Connection
 from service.documents import ConfigError
 from service.engine.service import QUIET, end_with_parent, engine_service
 from service.leaving import Leaving
@@ -37,20 +38,12 @@ PROBES = ("/livez", "/readyz", "/healthz")
 
 
 class OnlyOurs:
-    """Hides the paths that BentoML adds of its own: only its probes and our table exist.
-
-    When the server starts it moves outside all other layers: those of BentoML cost more than what we do with a request,
-    and one of them keeps a timer for each long after its end. They are left to the probes.
-    """
+    """Hides the paths that BentoML adds of its own: only its probes and our table exist."""
 
     def __init__(self, app: App, ours: App) -> None:
         self._app, self._ours = app, ours
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            starlette = scope["app"]
-            if not isinstance(starlette.middleware_stack, OnlyOurs):
-                starlette.middleware_stack = OnlyOurs(starlette.middleware_stack, self._ours)
         app = self._ours if scope["type"] == "http" and scope["path"] not in PROBES else self._app
         await app(scope, receive, send)
 
@@ -140,6 +133,8 @@ def declare(settings: Settings, known: catalog.Catalog, served: fleet.Fleet) -> 
         async def start(self) -> None:
             end_with_parent()
             leaving.enter()
+            if leaving.server:
+                leaving.server.config.http_protocol_class = partial(Connection, ours=gateway.app, theirs=PROBES)
             self.running = contextlib.AsyncExitStack()
             await self.running.enter_async_context(gateway.watching())
             tasks = [reload.watch()]

@@ -54,6 +54,11 @@ class Leaving:
             return  # signals are for the main thread alone
         self._servers = {number: signal.signal(number, self._heard) for number in SIGNALS}
 
+    @property
+    def server(self) -> Any:
+        """The uvicorn server of this process, as far as its handlers of signals tell; else None."""
+        return getattr(self._servers.get(signal.SIGTERM), "__self__", None)
+
     def leave(self) -> None:
         """Takes back what `enter` did: the last request has ended."""
         for timer in self._timers:
@@ -85,7 +90,7 @@ class Leaving:
         handler = self._servers[number]
         if callable(handler):
             last = all(presence.present(self._run_dir).values())
-            door = Door(getattr(handler, "__self__", None), shared=not last)
+            door = Door(self.server, shared=not last)
             door.shut()
             self._later(LAST_WORDS, self._let_in, door, partial(handler, number, None))
 

@@ -35,7 +35,7 @@ class Recorded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        record = Record(f"{random.getrandbits(128):032x}", self._name_of(scope["path"]), time.monotonic())
+        record = Record(random.randbytes(16).hex(), self._name_of(scope["path"]), time.monotonic())
         scope["record"] = record
         for name, value in scope["headers"]:
             if name == b"x-request-id" and CLIENT_ID.match(value):

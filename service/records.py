@@ -8,6 +8,7 @@ import msgspec
 
 from service.errors import ApiError
 
+DELETE = b"\x7f"  # the one character of ASCII that is not printable and that JSON does not escape
 Outcome = Literal["complete", "refused", "failed", "cancelled"]
 
 
@@ -84,39 +85,69 @@ class Record:
         return 0.0 if self.ended is None else self.ended - self.started
 
 
+class Line(msgspec.Struct):
+    """What is logged of a request, in the order in which it is written."""
+
+    time: str
+    event: str
+    request_id: str
+    client_request_id: str | None
+    endpoint: str
+    tenant: str
+    requested: str
+    model: str
+    variant: str
+    replica: str
+    route: str
+    streamed: bool
+    attempts: int
+    status: int
+    code: str | None
+    outcome: Outcome
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    waited_s: float | None
+    ttft_s: float | None
+    duration_s: float | None
+
+
 def log_line(record: Record, timestamp: str) -> str:
     """The record as one line of JSON. It never holds prompts or outputs."""
-    fields: dict[str, Any] = {
-        "time": timestamp,
-        "event": "request",
-        "request_id": record.request_id,
-        "client_request_id": record.client_request_id,
-        "endpoint": record.endpoint,
-        "tenant": record.tenant,
-        "requested": record.requested[:128],
-        "model": record.model,
-        "variant": record.variant,
-        "replica": record.replica,
-        "route": record.route,
-        "streamed": record.streamed,
-        "attempts": record.attempts,
-        "status": record.status,
-        "code": record.code,
-        "outcome": record.outcome,
-        "finish_reason": record.finish_reason,
-        "prompt_tokens": record.prompt_tokens,
-        "completion_tokens": record.completion_tokens,
-        "cached_tokens": record.cached_tokens,
-        "waited_s": _rounded(record.admitted - record.started if record.admitted is not None else None),
-        "ttft_s": _rounded(record.ttft),
-        "duration_s": _rounded(record.duration),
-    }
+    started = record.started
+    fields = Line(
+        timestamp,
+        "request",
+        record.request_id,
+        record.client_request_id,
+        record.endpoint,
+        record.tenant,
+        record.requested[:128],
+        record.model,
+        record.variant,
+        record.replica,
+        record.route,
+        record.streamed,
+        record.attempts,
+        record.status,
+        record.code,
+        record.outcome,
+        record.finish_reason,
+        record.prompt_tokens,
+        record.completion_tokens,
+        record.cached_tokens,
+        _seconds(started, record.admitted),
+        _seconds(started, record.first_output),
+        _seconds(started, record.ended),
+    )
     try:
-        line = msgspec.json.encode(fields).decode()
+        line = msgspec.json.encode(fields)
     except UnicodeEncodeError:  # half of a character, which only an escape can write
-        return json.dumps(fields)
+        return json.dumps(msgspec.structs.asdict(fields))
     # What a client wrote may hold more than plain ASCII. That is escaped, at a price that few lines pay.
-    return line if line.isascii() and line.isprintable() else json.dumps(fields)
+    plain = line.isascii() and DELETE not in line
+    return line.decode() if plain else json.dumps(msgspec.structs.asdict(fields))
 
 
 def _count(usage: dict[str, Any], *keys: str) -> int:
@@ -128,5 +159,6 @@ def _count(usage: dict[str, Any], *keys: str) -> int:
     return 0
 
 
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 6)
+def _seconds(since: float, until: float | None) -> float | None:
+    """To the microsecond; `round` itself costs ten times as much."""
+    return None if until is None else int((until - since) * 1e6 + 0.5) / 1e6

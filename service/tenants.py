@@ -36,7 +36,8 @@ class Tenant:
 
 def priority(tenant: Tenant, asked: Priority | None) -> Priority:
     """What a request of this tenant gets: what it asked for, `default` where it did not say, never above its own."""
-    return max(tenant.priority, asked or "default", key=PRIORITIES.index)
+    asked = asked or "default"
+    return asked if PRIORITIES.index(asked) >= PRIORITIES.index(tenant.priority) else tenant.priority
 
 
 def find(tenants: Mapping[str, Tenant], name: str | None) -> Tenant:

@@ -4,7 +4,8 @@ import asyncio
 import math
 from collections.abc import Iterable
 
-from service.exchange import DeadlineError, Deadlines, Exchange, RefusedError, TransportError
+from service.dialing import RefusedError, TransportError
+from service.exchange import DeadlineError, Deadlines, Exchange
 
 __all__ = ["DeadlineError", "Deadlines", "Exchange", "RefusedError", "Transport", "TransportError", "get", "post"]
 
@@ -31,9 +32,9 @@ class Transport:
                 exchange.start(request, deadlines, left)
                 return exchange
             exchange.close()
-        exchange = Exchange(loop, address)
+        exchange, began = Exchange(loop, address), loop.time()
         await exchange.connect(min(deadlines.connect, left))
-        exchange.start(request, deadlines, left)
+        exchange.start(request, deadlines, max(0.0, left + began - loop.time()))
         return exchange
 
     def release(self, address: str, exchange: Exchange) -> None:

@@ -18,7 +18,8 @@ import httpx
 import uvicorn
 
 from service import assembly
-from service.asgi import Message, Receive, Scope, Send
+from service.asgi import PUSH, Message, Receive, Scope, Send
+from service.connection import Connection
 from service.engine import demand, state
 from service.engine.state import Condition, EngineState
 from service.settings import Settings
@@ -327,6 +328,14 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
                 one.look()
                 await send(message)
 
+            push = scope["extensions"][PUSH]
+
+            def pushing(piece: bytes) -> bool:
+                given.take({"type": "http.response.body", "body": piece, "more_body": True})
+                one.look()
+                return bool(push(piece))
+
+            scope["extensions"] = {PUSH: pushing}
             await app(scope, receive, sending)
 
         await stack.enter_async_context(serving(witnessed, listener))
@@ -367,7 +376,7 @@ def noting(send: Any, unsent: list[str]) -> Any:
 @asynccontextmanager
 async def serving(app: Any, listener: socket.socket) -> AsyncIterator[None]:
     """Serves an app as BentoML does, in the running loop."""
-    config = uvicorn.Config(app, http="httptools", lifespan="on", log_config=None, server_header=False)
+    config = uvicorn.Config(app, http=Connection, lifespan="on", log_config=None, server_header=False)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from service import dialing, transport
 from service import exchange as exchanges
-from service import transport
 from service.transport import DeadlineError, Deadlines, Exchange, RefusedError, Transport, TransportError, get, post
 from tests.waiting import until
 
@@ -629,7 +629,7 @@ async def test_a_port_is_asked_whether_it_lives() -> None:
     assert await rest(exchange) == b"hello"
     assert exchange._socket
     options = exchange._socket.get_extra_info("socket")
-    for level, option, value in exchanges.KEEP_ALIVE:
+    for level, option, value in dialing.KEEP_ALIVE:
         assert options.getsockopt(level, option) == value
     exchange.close()
     await until(peer.left.is_set)

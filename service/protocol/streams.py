@@ -9,7 +9,8 @@ from service.records import Record
 
 Dialect = Literal["openai", "responses", "messages"]
 
-FINISH_REASON = re.compile(rb'"(?:finish_reason|stop_reason)": ?"([a-z_]+)"')
+# Of `finish_reason` and `stop_reason`; a pattern that begins with what is rare costs a third of one that does not.
+FINISH_REASON = re.compile(rb'_reason": ?"([a-z_]+)"')
 ENDS = {
     "openai": (b"data: [DONE]",),
     "responses": (b"event: response.completed", b"event: response.incomplete"),
@@ -51,6 +52,8 @@ class Watch:
         """The whole events in `data` that the client should get; raises BrokenStreamError at an error of the engine."""
         if self._rest:
             data = self._rest + data
+        elif 0 < data.find(b"\n\n") == len(data) - 2:
+            return data if self._passes(data, now) else b""
         end = data.rfind(b"\n\n") + 2
         if end == 1:
             if len(data) > LARGEST_EVENT:
@@ -58,11 +61,8 @@ class Watch:
             self._rest = data
             return b""
         self._rest = data[end:]
-        whole = data[:end]
-        if whole.count(b"\n\n") == 1:
-            return whole if self._passes(whole, now) else b""
         passed = b""
-        for event in whole[:-2].split(b"\n\n"):
+        for event in data[: end - 2].split(b"\n\n"):
             try:
                 if self._passes(event, now):
                     passed += event + b"\n\n"

@@ -2,7 +2,7 @@
 
 import json
 
-from service.asgi import JSON, Headers, Send, respond
+from service.asgi import JSON, Headers, Push, Send, respond
 from service.errors import ApiError, anthropic_body, openai_body
 from service.protocol.streams import Dialect
 from service.records import Record
@@ -11,26 +11,40 @@ EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
 class Outlet:
-    """A client's end of a request. Once `begun`, its status is sent, and what fails from there on becomes an event."""
+    """A client's end of a request. Once `begun`, its status is sent, and what fails from there on becomes an event.
 
-    def __init__(self, send: Send, dialect: Dialect) -> None:
-        self.send, self._dialect = send, dialect
+    `push`, where the server has it, sends a piece of a stream at once.
+    """
+
+    def __init__(self, send: Send, dialect: Dialect, push: Push | None = None) -> None:
+        self._send, self._dialect = send, dialect
+        self._held = b""
+        self.push = push or self._hold
         self.begun = False
 
     async def answer(self, body: bytes, headers: Headers) -> None:
         """Sends a whole answer."""
-        await respond(self.send, 200, body, (JSON, *headers))
+        await respond(self._send, 200, body, (JSON, *headers))
 
     async def open(self, headers: Headers = ()) -> None:
         """Sends the status of a stream, unless that was done."""
         if not self.begun:
             self.begun = True
             start = [EVENT_STREAM, (b"cache-control", b"no-cache"), *headers]
-            await self.send({"type": "http.response.start", "status": 200, "headers": start})
+            await self._send({"type": "http.response.start", "status": 200, "headers": start})
 
     async def pass_on(self, events: bytes) -> None:
         """Sends whole events."""
-        await self.send({"type": "http.response.body", "body": events, "more_body": True})
+        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    def _hold(self, events: bytes) -> bool:
+        self._held += events
+        return False
+
+    async def drain(self) -> None:
+        """Waits until `push` has room for more."""
+        held, self._held = self._held, b""
+        await self.pass_on(held)
 
     async def comment(self, text: str) -> None:
         """Sends a line that every reader of events skips, so that nothing on the way takes the stream for dead."""
@@ -39,7 +53,7 @@ class Outlet:
 
     async def close(self) -> None:
         """Ends the stream."""
-        await self.send({"type": "http.response.body", "body": b""})
+        await self._send({"type": "http.response.body", "body": b""})
 
     async def fail(self, error: ApiError, record: Record) -> None:
         """Ends a stream with the one event that says why; raises the error where nothing has been sent yet."""

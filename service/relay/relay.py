@@ -6,7 +6,7 @@ from functools import partial
 
 from service.admission.gate import Admission
 from service.admission.places import Place
-from service.asgi import Headers, Receive, Send, UntilGone
+from service.asgi import Headers, Push, Receive, Send, UntilGone
 from service.catalog import Catalog
 from service.errors import ApiError, unavailable
 from service.fleet import Fleet
@@ -66,16 +66,22 @@ class Relay:
             task.cancel()
 
     async def answer(
-        self, endpoint: Endpoint, body: bytes, headers: Headers, record: Record, receive: Receive, send: Send
+        self,
+        endpoint: Endpoint,
+        body: bytes,
+        headers: Headers,
+        record: Record,
+        receive: Receive,
+        send: Send,
+        push: Push | None = None,
     ) -> None:
         """Answers one request; raises ApiError where nothing has been sent yet."""
         call = self._call(endpoint, body, headers, record)
-        run = partial(self._run, call)
         if call.wishes.idempotency_key is None:
-            await run(receive, send)
+            await self._run(call, receive, send, push)
         else:
             identity = call.tenant.id, call.wishes.idempotency_key
-            await self._once.answer(identity, call.fingerprint, run, record, receive, send)
+            await self._once.answer(identity, call.fingerprint, partial(self._run, call), record, receive, send)
 
     def resolve(self, request: Body, endpoint: Endpoint) -> Target:
         """Which served model the request goes to, and why; raises the 404 or 400 that says why none."""
@@ -111,9 +117,9 @@ class Relay:
             until=record.started + min(asked.timeout or patience.whole.total, patience.whole.total),
         )
 
-    async def _run(self, call: Call, receive: Receive, send: Send) -> None:
+    async def _run(self, call: Call, receive: Receive, send: Send, push: Push | None = None) -> None:
         """Has the request answered unless its client leaves; what fails within a stream becomes the stream's end."""
-        outlet = Outlet(send, call.dialect)
+        outlet = Outlet(send, call.dialect, push)
         async with UntilGone(receive) as client:
             try:
                 await self._broken_off_at_end(call, outlet, client)
@@ -199,16 +205,16 @@ class Relay:
 
     async def _stream(self, call: Call, reply: Reply, watch: Watch, headers: Headers, outlet: Outlet) -> None:
         """Passes the stream on. From here on the status is sent, so what fails becomes one error event."""
+        feed, hidden, push, clock = watch.feed, call.hidden, outlet.push, self._clock
+
+        def take(raw: bytes) -> bool:
+            events = hidden(feed(raw, clock()))
+            return push(events) if events else True
+
         await outlet.open(headers)
-        send, read, data = outlet.send, reply.exchange.read, reply.first
+        await outlet.pass_on(reply.first)
         try:
-            while True:
-                if data:
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-                raw = await read()
-                if not raw:
-                    break
-                data = call.hidden(watch.feed(raw, self._clock()))
+            await reply.exchange.pour(take, outlet.drain)
             if not watch.finished:
                 raise BrokenStreamError
         except (TransportError, BrokenStreamError) as error:

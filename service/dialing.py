@@ -1,0 +1,44 @@
+"""How a connection to a replica is opened, and what can be wrong with one."""
+
+import asyncio
+import os
+import socket
+
+# A peer that vanished without a word is given up after half a minute, in silence as in the middle of a request.
+KEEP_ALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),  # seconds
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),  # seconds
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),  # milliseconds
+)
+
+
+class TransportError(Exception):
+    """The exchange broke: no connection, a reset, or an answer that is not HTTP."""
+
+
+class RefusedError(TransportError):
+    """Nobody listens at the address."""
+
+
+async def dial(loop: asyncio.AbstractEventLoop, address: str, protocol: asyncio.Protocol, limit: float) -> None:
+    """Connects `protocol` to an address, a socket's path or `host:port`, within `limit` seconds.
+
+    Raises RefusedError or TransportError.
+    """
+    try:
+        async with asyncio.timeout(limit):
+            if address.startswith("/"):
+                await loop.create_unix_connection(lambda: protocol, address)
+            else:
+                host, port = address.rsplit(":", 1)
+                opened, _ = await loop.create_connection(lambda: protocol, host.strip("[]"), int(port))
+                for option in KEEP_ALIVE:
+                    opened.get_extra_info("socket").setsockopt(*option)
+    except TimeoutError:
+        raise TransportError(f"no connection within {limit:g} s") from None
+    except (ConnectionRefusedError, FileNotFoundError) as error:
+        raise RefusedError(f"no connection: {os.strerror(error.errno or 0)}") from None
+    except OSError as error:
+        raise TransportError(f"no connection: {os.strerror(error.errno) if error.errno else 'failed'}") from None
