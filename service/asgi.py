@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from service.errors import too_large
@@ -14,9 +14,9 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
-# ASGI's name for what a server can do beside it: our own gives a function that sends a piece of a stream at once, and
-# returns whether there is room for more.
-PUSH = "roundhouse.push"
+# ASGI's names for what a server can do beside it, as functions. Our own sends a piece of a stream at once, and returns
+# whether there is room for more; and it gives the whole body of a request, or None where that is not here yet.
+PUSH, BODY = "roundhouse.push", "roundhouse.body"
 Push = Callable[[bytes], bool]
 
 JSON = (b"content-type", b"application/json")
@@ -27,43 +27,32 @@ class ClientGoneError(Exception):
     """The client closed its connection before it had its answer."""
 
 
-async def read_body(receive: Receive, limit: int, patience: float) -> bytes:
+async def read_body(scope: Scope, receive: Receive, limit: int, patience: float) -> bytes:
     """The whole request body, at most `limit` bytes, each wait for more of it at most `patience` seconds."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await _within(receive, patience)
+    take = scope.get("extensions", {}).get(BODY)
+    body: bytes | None = take() if take else None
+    if body is None:
+        body = b"".join([part async for part in _parts(receive, limit, patience)])
+    if len(body) > limit:
+        raise too_large(f"The body is larger than {limit} bytes.")
+    return body
+
+
+async def _parts(receive: Receive, limit: int, patience: float) -> AsyncIterator[bytes]:
+    """The body as it comes; no more of it is asked for once it is longer than `limit`."""
+    size, more = 0, True
+    while more and size <= limit:
+        try:
+            async with asyncio.timeout(patience):
+                message = await receive()
+        except TimeoutError:
+            text = f"The rest of the body did not come within {patience:g} s."
+            raise too_large(text, "request_timeout", 408) from None
         if message["type"] == "http.disconnect":
             raise ClientGoneError
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise too_large(f"The body is larger than {limit} bytes.")
-        if not message.get("more_body"):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _within(receive: Receive, patience: float) -> Message:
-    """The next message. Most bodies are here already: `asyncio.timeout` would cost several times what reading does."""
-    task = asyncio.current_task()
-    assert task
-    late = False
-
-    def give_up() -> None:
-        nonlocal late
-        late = True
-        task.cancel()
-
-    timer = asyncio.get_running_loop().call_later(patience, give_up)
-    try:
-        return await receive()
-    except asyncio.CancelledError:
-        if not late or task.uncancel():
-            raise
-        text = f"The rest of the body did not come within {patience:g} s."
-        raise too_large(text, "request_timeout", 408) from None
-    finally:
-        timer.cancel()
+        part, more = message.get("body", b""), message.get("more_body", False)
+        size += len(part)
+        yield part
 
 
 async def respond(send: Send, status: int, body: bytes, headers: Headers = (JSON,)) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.asgi import PUSH, App, Headers, Message
+from service.asgi import BODY, PUSH, App, Headers, Message
 
 log = logging.getLogger("roundhouse")
 
@@ -81,7 +81,7 @@ class Cycle(RequestResponseCycle):
         )
         self._head = b""
         scope: Any = connection.scope
-        scope["extensions"] = {PUSH: self.push}
+        scope["extensions"] = {PUSH: self.push, BODY: self.whole}
 
     async def run_asgi(self, app: Any) -> None:
         """Runs the app to its end. Where that is not the end of the answer, the connection's end says so."""
@@ -116,6 +116,14 @@ class Cycle(RequestResponseCycle):
             if not self.keep_alive:
                 self.transport.close()
             self.on_response()
+
+    def whole(self) -> bytes | None:
+        """The body, once, if all of it is here."""
+        if self.more_body or self.disconnected or self.waiting_for_100_continue:
+            return None
+        self.message_event.clear()
+        body, self.body = bytes(self.body), bytearray()
+        return body
 
     def push(self, piece: bytes) -> bool:
         """Sends a piece, not empty, of a stream that has begun; returns whether there is room for more of it now."""

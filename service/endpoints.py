@@ -60,14 +60,14 @@ class Endpoints:
 
     def _generation(self, endpoint: Endpoint) -> Answer:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            body = await self._body(receive)
+            body = await self._body(scope, receive)
             push = scope.get("extensions", {}).get(PUSH)
             await self._relay.answer(endpoint, body, scope["headers"], scope["record"], receive, send, push)
 
         return answer
 
-    async def _body(self, receive: Receive) -> bytes:
-        return await read_body(receive, self._settings.max_body, self._settings.body_timeout)
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        return await read_body(scope, receive, self._settings.max_body, self._settings.body_timeout)
 
     async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond_json(send, {"object": "list", "data": [row for one in self._upstreams for row in _rows(one)]})
@@ -84,7 +84,7 @@ class Endpoints:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Says where a request would go: the request's own body, with its `endpoint` beside it."""
-        body = await self._body(receive)
+        body = await self._body(scope, receive)
         try:
             fields = json.loads(body)
             path = fields.pop("endpoint", "/v1/chat/completions")

@@ -33,7 +33,7 @@ class App:
         path = scope["path"]
         self.began.append(path)
         if path == "/echo":
-            body = await read_body(receive, 10**6, 60)
+            body = await read_body(scope, receive, 10**6, 60)
             await respond(send, 200, body or b"-", [(b"x-query", scope["query_string"])])
         elif path in ("/stream", "/a b"):
             await send({"type": "http.response.start", "status": 201, "headers": [(b"x-a", b"b")]})

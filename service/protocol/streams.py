@@ -41,10 +41,11 @@ class Watch:
     the stream ended as it should. With `hide_usage` the usage event is kept from a client that did not ask for it.
     """
 
-    __slots__ = ("_dialect", "_hide_usage", "_record", "_rest", "finished")
+    __slots__ = ("_dialect", "_ends", "_hide_usage", "_record", "_rest", "finished")
 
     def __init__(self, record: Record, dialect: Dialect, hide_usage: bool) -> None:
         self._record, self._dialect, self._hide_usage = record, dialect, hide_usage
+        self._ends = ENDS[dialect]
         self._rest = b""
         self.finished = False
 
@@ -81,17 +82,19 @@ class Watch:
             return True
         if event.startswith(ERRORS):
             raise BrokenStreamError(dead=is_death(event))
-        if event.startswith(ENDS[self._dialect]):
-            self._note_usage(event)
+        if event.startswith(self._ends):
+            if b'"usage":{' in event:
+                self._note_usage(event)
             # An engine that was told to stop ends a stream so: without a reason, or with nothing said.
             said = self._record.first_output is not None or self._record.completion_tokens
             if self._record.finish_reason is None if self._dialect == "openai" else not said:
                 raise BrokenStreamError
             self.finished = True
             return True
-        usage = self._note_usage(event)
-        if usage and self._dialect == "openai" and b'"choices":[]' in event:
-            return not self._hide_usage
+        if b'"usage":{' in event:
+            self._note_usage(event)
+            if self._dialect == "openai" and b'"choices":[]' in event:
+                return not self._hide_usage
         if self._is_output(event):
             self._record.output(now)
         reason = FINISH_REASON.search(event)
@@ -109,9 +112,7 @@ class Watch:
         # Anthropic's message_delta closes a message: it carries why it ended and what was used, and no text.
         return b"delta\n" in event[:64] and not event.startswith(b"event: message_delta")
 
-    def _note_usage(self, event: bytes) -> bool:
-        if b'"usage":{' not in event:
-            return False
+    def _note_usage(self, event: bytes) -> None:
         try:
             payload = json.loads(event[event.index(b"data: ") + 6 :])
             # Anthropic's first event and the last one of the Responses API carry it one level down.
@@ -121,4 +122,3 @@ class Watch:
                 self._record.finish_reason = holder.get("status")
         except (ValueError, AttributeError):
             raise BrokenStreamError from None
-        return True

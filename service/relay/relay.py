@@ -121,23 +121,18 @@ class Relay:
         """Has the request answered unless its client leaves; what fails within a stream becomes the stream's end."""
         outlet = Outlet(send, call.dialect, push)
         async with UntilGone(receive) as client:
+            self._running.add(client.task)
             try:
-                await self._broken_off_at_end(call, outlet, client)
+                await self._serve(call, outlet, client)
             except ApiError as error:
                 await outlet.fail(error, call.record)
-
-    async def _broken_off_at_end(self, call: Call, outlet: Outlet, client: UntilGone) -> None:
-        """Raises ApiError where `end` cancels what is running, and nobody else does."""
-        self._running.add(client.task)
-        try:
-            await self._serve(call, outlet, client)
-        except asyncio.CancelledError:
-            # By `end`, if not by a client that left or a server that stops as well.
-            if not self._ended or client.task.uncancel():
-                raise
-            raise unavailable("The service stops.", "shutting_down", 1.0) from None
-        finally:
-            self._running.discard(client.task)
+            except asyncio.CancelledError:
+                # By `end`, if not by a client that left or a server that stops as well.
+                if not self._ended or client.task.uncancel():
+                    raise
+                await outlet.fail(unavailable("The service stops.", "shutting_down", 1.0), call.record)
+            finally:
+                self._running.discard(client.task)
 
     async def _serve(self, call: Call, outlet: Outlet, client: UntilGone) -> None:
         self._asking.check(call)
