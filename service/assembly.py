@@ -45,7 +45,7 @@ class Gateway:
         self._waking = Waking(fleet)
         self._recorded = Recorded(
             Rendered(Bounded(self._endpoints, settings.max_headers, settings.max_body)),
-            self.metrics, self._endpoints.name_of, _write,
+            self.metrics, self._endpoints.name_of, Lines().write,
         )  # fmt: skip
         self.app: App = self._recorded
 
@@ -121,6 +121,23 @@ class Gateway:
                     demand.write(self._run_dir, os.getpid(), wanted)
                     asked = wanted
             await asyncio.sleep(TICK)
+
+
+class Lines:
+    """Standard output, where all lines of one turn of the event loop are written at once: each write costs as much."""
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+
+    def write(self, line: str) -> None:
+        """Writes the line before long."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._waiting.append(line)
+
+    def _flush(self) -> None:
+        lines, self._waiting = self._waiting, []
+        _write("\n".join(lines))
 
 
 def with_lifespan(gateway: Gateway) -> App:

@@ -299,7 +299,7 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
             engines.append(await stack.enter_async_context(engine.listen(state.socket_path(run_dir, order))))
             state.write(run_dir, EngineState(state.replica_id(served.id, number), served.id, order, "ready"))
         output: list[str] = []
-        stack.enter_context(mock.patch.object(assembly, "_write", output.append))
+        stack.enter_context(mock.patch.object(assembly, "_write", lambda text: output.extend(text.split("\n"))))
         settings = Settings(run_dir=run_dir, **{"connect_timeout": PATIENCE, **limits})
         gateway = assembly.Gateway(settings, fleets.CATALOG, fleet)
         gateway.upstreams.refresh()

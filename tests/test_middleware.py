@@ -1,5 +1,6 @@
 """What surrounds every request: bounds, ids, the log line, and errors in the shape that its clients expect."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -237,6 +238,19 @@ async def test_a_mistake_of_ours_within_a_stream(start: Start, monkeypatch: pyte
     await gateway.seen[0].closed.wait()
     await gateway.settle()
     assert (gateway.lines[0]["outcome"], gateway.lines[0]["code"]) == ("failed", "internal_error")
+
+
+async def test_lines_of_one_turn_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(assembly, "_write", written.append)
+    lines = assembly.Lines()
+    for line in "abc":
+        lines.write(line)
+    assert not written
+    await asyncio.sleep(0)
+    lines.write("d")
+    await asyncio.sleep(0)
+    assert written == ["a\nb\nc", "d"]
 
 
 def test_log_lines_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
