@@ -145,7 +145,8 @@ class RunningGateway:
     most: Counter[str] = field(default_factory=Counter)  # the largest bounds that held so far
     unsent: list[str] = field(default_factory=list)  # the requests whose attempts got no connection
     lines_open: list[Line] = field(default_factory=list)
-    expected_errors: int = 0
+    expected_errors: int = 0  # lines in the log of errors, each of a stream without an end
+    expected_broken: int = 0  # more streams without an end
     expected_unseen: int | None = 0  # attempts that got a connection and reached no engine; None for any number
 
     @property
@@ -260,7 +261,7 @@ class RunningGateway:
         await until(lambda: not self.kept(), f"the end of {self.kept()}")
         self.look()
         lines = self.lines
-        ledger.check(self.given, lines, self.seen, broken=self.expected_errors)
+        ledger.check(self.given, lines, self.seen, broken=self.expected_errors + self.expected_broken)
         unseen = ledger.unseen(lines, self.seen)
         unsent = sum((Counter(self.unsent) & unseen).values())
         if self.expected_unseen is not None:

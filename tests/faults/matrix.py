@@ -1,0 +1,124 @@
+"""The faults that the gateway and its engines are held against, and which tests do so: a file, or one test in it."""
+
+CONNECTIONS, ANSWERS = "tests/faults/test_connections.py", "tests/faults/test_answers.py"
+CLIENTS, OVERLOAD = "tests/faults/test_clients.py", "tests/faults/test_overload.py"
+MACHINE, RELAY = "tests/faults/test_machine_troubles.py", "tests/test_faults.py"
+WAITING, ENDING = "tests/relay/test_waiting.py", "tests/relay/test_ending.py"
+REAL, SUPERVISOR = "tests/engine/test_deaths.py", "tests/test_engine_supervisor.py"
+
+MATRIX: dict[str, tuple[str, ...]] = {
+    # an engine is killed within a stream; its core dies and its API server lives on
+    "F1": (
+        f"{RELAY}::test_death_at_any_byte",
+        f"{RELAY}::test_death_between_two_events",
+        f"{RELAY}::test_an_engine_dies_under_running_requests",
+        f"{CONNECTIONS}::test_a_reset_within_streams_hurts_only_those_there",
+        f"{REAL}::test_core_stopped_then_killed",
+    ),
+    # it is killed before the first byte
+    "F2": (
+        f"{RELAY}::test_another_replica_is_asked",
+        f"{RELAY}::test_no_more_than_two_are_asked",
+        f"{CONNECTIONS}::test_a_pooled_connection_that_is_reset_is_not_the_clients_concern",
+        f"{CONNECTIONS}::test_with_nobody_left_the_refusal_is_immediate_and_says_when_to_return",
+    ),
+    # memory runs out
+    "F3": (SUPERVISOR, f"{CONNECTIONS}::test_one_that_refuses_is_left_alone_until_it_answers_again"),
+    # it hangs and says that it is healthy
+    "F4": (
+        f"{CONNECTIONS}::test_a_hung_engine_that_says_it_is_healthy",
+        f"{RELAY}::test_an_engine_that_falls_silent_within_a_stream",
+        "tests/engine/test_remote.py::test_an_engine_through_its_life",
+        "tests/test_engine_pulse.py::test_a_core_that_stands_still_is_found",
+    ),
+    # connections that are half open or swallow everything
+    "F5": (
+        f"{CONNECTIONS}::test_a_connection_that_swallows_the_request",
+        f"{CONNECTIONS}::test_a_stream_whose_engine_vanished_without_a_word",
+        f"{CONNECTIONS}::test_an_answer_that_drips_is_whole",
+        "tests/test_transport.py::test_a_replica_that_accepts_no_more",
+    ),
+    # clients leave
+    "F6": (
+        f"{RELAY}::test_a_client_leaves_before_the_first_byte",
+        f"{RELAY}::test_clients_leave_at_any_moment",
+        f"{WAITING}::test_who_leaves_while_waiting_is_gone",
+        f"{CLIENTS}::test_a_client_that_leaves_takes_what_it_sent_ahead_along",
+        f"{CLIENTS}::test_requests_that_come_together_are_answered_in_turn",
+        "tests/engine/test_contract.py::test_a_client_that_leaves_frees_its_place",
+    ),
+    # overload, by many or by one
+    "F7": (OVERLOAD, "tests/admission/test_overload.py", f"{WAITING}::test_a_full_queue_refuses_at_once"),
+    # deadlines
+    "F8": (
+        f"{RELAY}::test_an_engine_that_is_silent_for_too_long",
+        f"{WAITING}::test_who_waits_too_long_never_reaches_an_engine",
+    ),
+    # the end of the gateway, and of one engine
+    "F9": (
+        "tests/end_to_end/test_lifecycle.py",
+        "tests/test_leaving.py",
+        ENDING,
+        f"{RELAY}::test_a_draining_engine_loses_nothing",
+    ),
+    # a request that kills engines
+    "F10": (f"{ENDING}::test_a_request_that_two_engines_died_of_is_refused", "tests/test_quarantine.py"),
+    # weights that are harmed or missing
+    "F11": ("tests/weights/test_manifest.py", "tests/weights/test_tensors.py", SUPERVISOR),
+    # a full disk, no more file descriptors
+    "F12": (
+        f"{MACHINE}::test_a_log_that_cannot_be_written_fails_nothing",
+        f"{MACHINE}::test_notes_that_cannot_be_written_keep_no_request",
+        f"{MACHINE}::test_a_state_that_cannot_be_written_leaves_the_old_one_whole",
+        f"{MACHINE}::test_a_gateway_without_file_descriptors_recovers",
+    ),
+    # a fleet file with mistakes
+    "F13": (f"{MACHINE}::test_a_storm_of_good_and_bad_fleet_files_fails_no_request", "tests/test_reloading.py"),
+    # clocks that jump
+    "F14": (
+        f"{MACHINE}::test_a_wall_clock_that_jumps_changes_no_duration_and_fills_no_budget",
+        f"{MACHINE}::test_durations_come_from_a_clock_that_does_not_jump",
+    ),
+    # engines that start slowly
+    "F15": (
+        f"{WAITING}::test_many_first_requests_wake_one_engine",
+        f"{WAITING}::test_a_model_that_does_not_wake_in_time",
+        "tests/upstreams/test_remote.py::test_a_slow_start",
+    ),
+    # slow readers
+    "F16": (
+        f"{CLIENTS}::test_fifty_slow_readers_cost_little_memory_and_hold_nobody_up",
+        f"{CLIENTS}::test_a_client_that_takes_nothing_frees_its_engine",
+    ),
+    # answers that are none
+    "F17": (
+        f"{ANSWERS}::test_what_is_no_answer_is_an_error_in_our_words",
+        f"{ANSWERS}::test_where_a_stream_is_cut_makes_no_difference",
+        f"{ANSWERS}::test_a_stream_that_turns_into_something_else",
+        f"{RELAY}::test_an_engines_own_words_stay_inside",
+    ),
+    # the wrong model at an address
+    "F18": (
+        f"{CONNECTIONS}::test_engines_that_changed_places_get_nothing",
+        "tests/upstreams/test_remote.py::test_swapped_addresses_are_found_out",
+    ),
+    # names that move, IPv6, proxies of the environment
+    "F19": (
+        "tests/upstreams/test_discovery.py",
+        "tests/upstreams/test_remote.py::test_over_ipv6",
+        f"{CONNECTIONS}::test_proxies_of_the_environment_are_for_others",
+    ),
+    # what is asked beside engines is down
+    "F20": (f"{CONNECTIONS}::test_a_name_server_that_answers_no_more_is_not_the_clients_concern",),
+    # the event loop is blocked
+    "F21": (f"{CLIENTS}::test_a_large_request_does_not_stop_the_others",),
+    # whoever started an engine dies
+    "F22": ("tests/test_engine_process.py", "tests/end_to_end/test_service.py::test_nothing_outlives_a_killed_service"),
+    # answers that come twice or too late
+    "F23": (
+        f"{ANSWERS}::test_what_comes_after_the_end_is_billed_to_nobody",
+        f"{ANSWERS}::test_an_end_that_comes_twice_is_one",
+        f"{ANSWERS}::test_tokens_after_a_client_has_left_are_nobodys",
+        "tests/relay/test_shared_answers.py",
+    ),
+}

@@ -1,0 +1,231 @@
+"""What the machine does to a gateway: disks that are full, files that run out, clocks that jump, configuration."""
+
+import ast
+import asyncio
+import errno
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from service import assembly
+from service.engine import notes, state
+from service.reloading import Reload
+from tests import fleets
+from tests.conftest import Start
+from tests.exchanges import CHAT
+from tests.fake_engine import FakeEngine, Fault
+from tests.gateways import ONE
+from tests.waiting import PATIENCE, until
+
+HOUR = 3600.0
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# Disks
+
+
+def test_a_log_that_cannot_be_written_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        write = flush = staticmethod(full)
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    for _ in range(3):
+        assembly._write("{}")
+
+
+async def test_notes_that_cannot_be_written_keep_no_request(start: Start) -> None:
+    gateway = await start("models: [{model: pebble-chat, min: 0, idle: 3600}]")
+    tries: list[int] = []
+
+    def failing(*_: Any) -> None:
+        tries.append(1)
+        full()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notes, "write", failing)
+        gateway.engines[0].script(Fault(gap=3600))
+        line = await gateway.connect()
+        await line.post(CHAT.path, json.dumps(CHAT.body()).encode())
+        await until(lambda: len(tries) > 1)  # it is tried again
+        assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
+    await until(lambda: gateway.wanted() == [0])
+    line.leave()
+
+
+def test_a_state_that_cannot_be_written_leaves_the_old_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = state.EngineState("pebble-chat-0", "pebble-chat", 0, "ready")
+    state.write(tmp_path, old)
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        state.write(tmp_path, state.EngineState("pebble-chat-0", "pebble-chat", 0, "failed"))
+    assert state.read(tmp_path, 0) == old
+
+
+# File descriptors
+
+PROGRAM = """
+import asyncio, resource, socket, sys
+import uvloop
+from pathlib import Path
+from service import assembly
+from service.settings import Settings
+from tests import fleets, gateways
+
+async def main():
+    folder, limit = Path(sys.argv[1]), int(sys.argv[2])
+    gateway = assembly.Gateway(Settings(run_dir=folder), fleets.CATALOG, fleets.read(folder / "fleet.yaml"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with gateways.serving(assembly.with_lifespan(gateway), listener):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+            print(listener.getsockname()[1], flush=True)
+            await asyncio.Event().wait()
+
+uvloop.run(main())
+"""
+
+
+@asynccontextmanager
+async def elsewhere(folder: Path, limit: int) -> AsyncIterator[tuple[int, psutil.Process, Path]]:
+    """A gateway in a process of its own that may open so many files: its port, and what it complains of."""
+    errors = folder / "errors"
+    with errors.open("wb") as sink:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PROGRAM, str(folder), str(limit), cwd=fleets.ROOT, stderr=sink,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+    assert process.stdout
+    try:
+        async with asyncio.timeout(PATIENCE):
+            port = int(await process.stdout.readline())
+        draining = asyncio.create_task(process.stdout.read())
+        yield port, psutil.Process(process.pid), errors
+    finally:
+        process.kill()
+        await process.wait()
+    await draining
+
+
+async def test_a_gateway_without_file_descriptors_recovers(tmp_path: Path) -> None:
+    limit = 48
+    fleets.write(tmp_path, ONE)
+    engine = FakeEngine("pebble-chat")
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 4 * limit
+    async with engine.listen(state.socket_path(tmp_path, 0)):
+        state.write(tmp_path, state.EngineState("pebble-chat-0", "pebble-chat", 0, "ready"))
+        async with elsewhere(tmp_path, limit) as (port, process, errors):
+            url = f"http://127.0.0.1:{port}{CHAT.path}"
+            engine.always = Fault(gap=3600)
+            body = json.dumps(CHAT.body(stream=True)).encode()
+            head = b"POST %b HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            writers = []
+            for _ in range(2 * limit):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(head % (CHAT.path.encode(), len(body)) + body)
+                writers.append(writer)
+            await until(lambda: process.num_fds() >= limit - 2, "the use of every descriptor")
+            await until(lambda: engine.running > 0)
+            for writer in writers:
+                writer.transport.abort()
+            await until(lambda: engine.running == 0, "the end of every request")
+            engine.always = Fault()
+            async with httpx.AsyncClient(trust_env=False, verify=False, timeout=PATIENCE) as client:
+                for stream in (False, True):
+                    assert (await client.post(url, json=CHAT.body(stream))).status_code == 200
+            assert process.is_running()
+        assert "Traceback" not in errors.read_text()
+
+
+# Clocks
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR, -50 * 365 * 24 * HOUR])
+async def test_a_wall_clock_that_jumps_changes_no_duration_and_fills_no_budget(
+    jump: float, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start("models: [{model: pebble-chat}]\ntenants: {acme: {requests_per_minute: 2}}")
+    acme = {"x-roundhouse-tenant": "acme"}
+    true = time.time
+    gateway.engines[0].gap = 0.01
+    statuses = []
+    for number in range(5):
+        monkeypatch.setattr(time, "time", lambda number=number: true() + jump * number)
+        response = await gateway.http.post(CHAT.path, json=CHAT.body(stream=True), headers=acme)
+        statuses.append(response.status_code)
+    assert statuses == [200, 200, 429, 429, 429]
+    await gateway.settle()
+    for line in gateway.lines:
+        assert 0 <= line["duration_s"] < 600
+    assert 0 <= gateway.sample("roundhouse_request_duration_seconds_sum") < 600
+    assert 0 <= gateway.sample("roundhouse_inter_token_latency_seconds_sum") < 600
+
+
+# The wall clock is for people: what a file or a log line says of when something was.
+DATES = {"service/engine/report.py", "service/middleware.py", "service/upstreams/remote.py"}
+
+
+def test_durations_come_from_a_clock_that_does_not_jump() -> None:
+    found = set()
+    for path in (fleets.ROOT / "service").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("time.time", "datetime.now", "time.time_ns"):
+                found.add(str(path.relative_to(fleets.ROOT)))
+    assert found == DATES
+
+
+# A fleet file that changes again and again
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_storm_of_good_and_bad_fleet_files_fails_no_request(
+    seed: int, start: Start, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    gateway = await start(ONE)
+    gateway.engines[0].gap = 0.002
+    path = fleets.write(tmp_path_factory.mktemp("fleet"), ONE)
+    chance = random.Random(seed)
+    reports: list[list[str]] = []
+
+    def reported(problems: list[str]) -> None:
+        reports.append(problems)
+        gateway.gateway.reloaded(problems)
+
+    reload = Reload(path, fleets.read(path), lambda: fleets.read(path), gateway.gateway.apply, reported)
+    good = [f"models: [{{model: pebble-chat, max_queued: {number}}}]" for number in (50, 60, 70)]
+    bad = ["", "models: [", "models: [{model: nobody-knows}]", "models: [{model: pebble-chat, max_queued: x}]"]
+    stop = asyncio.Event()
+
+    async def ask() -> list[int]:
+        statuses = []
+        while not stop.is_set():
+            statuses.append((await gateway.post(CHAT.path, CHAT.body(stream=chance.random() < 0.5))).status_code)
+        return statuses
+
+    clients = [asyncio.create_task(ask()) for _ in range(4)]
+    expected = []
+    for number in range(12):
+        text = chance.choice(good if chance.random() < 0.5 else bad)
+        path.write_text(text + "\n" * (number + 1))
+        for _ in range(2):
+            await reload.look()
+        expected.append(text in good)
+        await asyncio.sleep(0.01)
+    stop.set()
+    assert {status for one in await asyncio.gather(*clients) for status in one} == {200}
+    assert [not problems for problems in reports] == expected
+    assert gateway.sample("roundhouse_reload_failed") == (not expected[-1])
+    gateway.output[:] = [line for line in gateway.output if json.loads(line)["event"] == "request"]
