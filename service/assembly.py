@@ -94,7 +94,8 @@ class Gateway:
     def wanted(self) -> list[int]:
         """The engines on demand that should run now, by their number in starting order."""
         places = {served.id: ceiling(served, self._gateways) for served in self._fleet.served}
-        return self._waking.wanted(self._fleet, self.admission.demand, places.__getitem__, time.monotonic())
+        demand = {served.id: self.admission.peak(served.id) for served in self._fleet.served}
+        return self._waking.wanted(self._fleet, demand.__getitem__, places.__getitem__, time.monotonic())
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -115,6 +116,7 @@ class Gateway:
         while True:
             self.show()
             self._relay.expire()
+            self.transport.expire()
             wanted = self.wanted()
             if wanted != asked:
                 with contextlib.suppress(OSError):  # a full disk: asked again at the next look

@@ -55,6 +55,19 @@ class Transport:
             exchange.close()
         return False
 
+    def expire(self) -> None:
+        """Closes connections that were idle for too long, and forgets those that the other side has closed."""
+        now = asyncio.get_running_loop().time()
+        for address, idle in list(self._idle.items()):
+            kept = self._idle[address] = []
+            for exchange in idle:
+                if exchange.reusable and now - exchange.idle_since < IDLE_POOL:
+                    kept.append(exchange)
+                else:
+                    exchange.close()
+            if not kept:
+                del self._idle[address]
+
     def close(self) -> None:
         """Closes every idle connection."""
         for idle in self._idle.values():

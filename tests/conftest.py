@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 import uvloop
+from hypothesis import settings
 
 from tests import gateways
 from tests.gateways import ONE, RunningGateway
@@ -18,6 +19,20 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+# How long an example takes says nothing on a machine that is busy.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes one gets all tests on real engines, which start once for all of them; no file is torn."""
+    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+    for item in items:
+        group = "engine" if item.get_closest_marker("engine") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 class Start(Protocol):

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service import affinity
@@ -26,8 +26,6 @@ OTHER = "Write a poem about the sea in winter, in three lines."
 LONG = "The rules of the house are these. " * (CONTEXT // 30)
 ANSWER = {"role": "assistant", "content": "Paris is its capital."}
 AND_THEN = {"role": "user", "content": "And what of Spain?"}
-
-unhurried = settings(deadline=None)  # machines are shared
 
 
 def body(kind: type[Body], **fields: Any) -> Body:
@@ -216,7 +214,6 @@ def test_embeddings_have_nothing_to_share() -> None:
     assert key(body(EmbeddingsRequest, input=QUESTION)) == 0
 
 
-@unhurried
 @given(st.text(max_size=200), st.text(max_size=200), st.text(max_size=200))
 def test_any_text_has_a_key(first: str, second: str, third: str) -> None:
     assert 0 <= key(chat(system(first), second, {"role": "assistant", "content": third})) < 2**64

@@ -535,7 +535,7 @@ step = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(step, max_size=40))
 def test_whatever_happens(steps: list[tuple[str, int]]) -> None:
     """Everyone gets a beginning of what was said, and all of it who was told that it is all; nothing is left."""

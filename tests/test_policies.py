@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.reading import Reading
@@ -40,7 +40,6 @@ FLEETS = st.lists(
     min_size=1, max_size=8,
 ).map(lambda ones: [replace(one, id=f"x-{number}") for number, one in enumerate(ones)])  # fmt: skip
 
-unhurried = settings(deadline=None)  # machines are shared
 every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
 
@@ -73,7 +72,6 @@ def test_the_fleet_file_knows_every_policy() -> None:
 
 
 @every_policy
-@unhurried
 @given(ones=FLEETS, turn=TURNS, key=KEYS)
 def test_the_choice_is_one_of_the_replicas_and_leaves_them_alone(
     policy: Policy, ones: list[Replica], turn: int, key: int
@@ -85,27 +83,23 @@ def test_the_choice_is_one_of_the_replicas_and_leaves_them_alone(
 
 
 @every_policy
-@unhurried
 @given(ones=FLEETS, turn=TURNS, key=KEYS)
 def test_the_same_question_has_the_same_answer(policy: Policy, ones: list[Replica], turn: int, key: int) -> None:
     copies = [replace(one) for one in ones]
     assert policy(ones, Choice(turn, key)).id == policy(copies, Choice(turn, key)).id
 
 
-@unhurried
 @given(FLEETS, TURNS, KEYS)
 def test_least_load_never_takes_a_busier_one(ones: list[Replica], turn: int, key: int) -> None:
     assert load(least_load(ones, Choice(turn, key))) == min(map(load, ones))
 
 
-@unhurried
 @given(LOADS)
 def test_least_load_takes_turns_among_equals(loads: list[int]) -> None:
     seen = {least_load(replicas(loads), Choice(turn, 0)).id for turn in range(len(loads))}
     assert seen == {f"x-{number}" for number, load in enumerate(loads) if load == min(loads)}
 
 
-@unhurried
 @given(LOADS, TURNS)
 def test_round_robin_visits_each_once_a_round(loads: list[int], turn: int) -> None:
     seen = Counter(round_robin(replicas(loads), Choice(turn + step, 0)).id for step in range(len(loads)))
@@ -113,7 +107,6 @@ def test_round_robin_visits_each_once_a_round(loads: list[int], turn: int) -> No
 
 
 @pytest.mark.parametrize("policy", [least_load, prefix_affinity], ids=lambda policy: policy.__name__)
-@unhurried
 @given(count=st.integers(1, 8), requests=st.integers(1, 100))
 def test_without_a_key_the_load_is_spread_evenly(policy: Policy, count: int, requests: int) -> None:
     ones = replicas([0] * count)
@@ -141,7 +134,6 @@ def test_an_engine_that_knows_no_more_than_we_do_changes_nothing(reading: Readin
     assert busy(one) == 5
 
 
-@unhurried
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 300))
 def test_what_others_have_there_counts_but_not_more_than_it_is(ours: int, running: int, waiting: int) -> None:
     (one,) = replicas([ours])
@@ -164,7 +156,6 @@ def test_a_full_kv_cache_counts_as_a_full_engine() -> None:
     assert least_load(ones, Choice(0, 0)) is ones[0]
 
 
-@unhurried
 @given(LOADS.filter(lambda loads: len(loads) > 1), TURNS, KEYS)
 def test_power_of_two_never_takes_the_busiest(loads: list[int], turn: int, key: int) -> None:
     ones = replicas(loads)
@@ -172,7 +163,6 @@ def test_power_of_two_never_takes_the_busiest(loads: list[int], turn: int, key: 
     assert len(busier) >= 2
 
 
-@unhurried
 @given(st.integers(2, 16), KEYS)
 def test_power_of_two_draws_from_all(count: int, key: int) -> None:
     ones = replicas([0] * count)
@@ -193,14 +183,12 @@ def test_power_of_two_balances() -> None:
     assert max(one.in_flight for one in ones) <= 105
 
 
-@unhurried
 @given(KEYS.filter(bool), st.lists(TURNS, min_size=2, max_size=5))
 def test_what_belongs_together_stays_together(key: int, turns: list[int]) -> None:
     ones = replicas([3] * 5)
     assert len({prefix_affinity(ones, Choice(turn, key)).id for turn in turns}) == 1
 
 
-@unhurried
 @given(KEYS.filter(bool), st.permutations(range(6)))
 def test_the_order_of_the_replicas_does_not_matter(key: int, order: list[int]) -> None:
     ones = replicas([3] * 6)
@@ -225,7 +213,6 @@ def test_only_the_keys_of_a_replica_that_goes_move(choice: Callable[[int], Choic
         assert before is after or before is ones[0]
 
 
-@unhurried
 @given(st.integers(1, 2**32 - 1), st.integers(2, 16))
 def test_conversations_over_one_context_share_a_replica_that_has_room(context: int, count: int) -> None:
     ones = replicas([5] * count)
@@ -258,7 +245,6 @@ def test_no_crowd_makes_a_hot_spot(crowd: str, bar: float, mean: int, count: int
     assert max(one.in_flight for one in ones) <= bar * mean
 
 
-@unhurried
 @given(FLEETS, TURNS, KEYS.filter(bool))
 def test_a_replica_with_more_than_its_share_gets_nothing(ones: list[Replica], turn: int, key: int) -> None:
     chosen = prefix_affinity(ones, Choice(turn, key))

@@ -90,6 +90,14 @@ class Admission:
         """How many requests this model has, in places and waiting."""
         return self.load(model_id) + self.queued(model_id)
 
+    def peak(self, model_id: str) -> int:
+        """The most requests that this model had at once since this was last asked: none is too short to be seen."""
+        places = self._places.get(model_id)
+        if places is None:
+            return 0
+        most, places.most = places.most, places.held + len(places.waiting)
+        return most
+
     def _open(self, model_id: str) -> Places:
         return self._places.setdefault(model_id, Places(model_id, self._clock, self._chance))
 

@@ -24,13 +24,13 @@ class Places:
     """One model's: `held` places in all, of them `standing` by requests that are at no replica at the moment.
 
     `room` looks at the replicas, who know nothing of those standing. `waiting` is who waits, `queue` who of them goes
-    next. `chance` gives numbers from 0 to 1.
+    next, `most` how many of both there were at once since somebody looked. `chance` gives numbers from 0 to 1.
     """
 
     def __init__(self, model_id: str, clock: Clock, chance: Callable[[], float]) -> None:
         self.model_id, self.clock, self._chance = model_id, clock, chance
         self.room: Room = int
-        self.held = self.standing = 0
+        self.held = self.standing = self.most = 0
         self.queue = Queue()
         self.drain = Drain(clock())
         self.waiting: dict[Ticket, Place] = {}
@@ -40,6 +40,7 @@ class Places:
         self.drain.hold(now, self.held)
         self.held += 1
         self.standing += 1
+        self._count()
 
     def give_back(self, place: "Place", tokens: float) -> None:
         """A request that was let in has ended, and took so many tokens: the next one's turn."""
@@ -71,6 +72,7 @@ class Places:
         """Lets a request wait, among `most` at most; raises 503 where it would wait in vain."""
         self.queue.push(ticket)
         self.waiting[ticket] = place
+        self._count()
         self.drain.hold(now, self.held)
         if self.drain.knows(self.held):
             wait = (self.queue.ahead(ticket) + 1) / self.drain.rate(self.held)
@@ -92,6 +94,11 @@ class Places:
         """A request waits no more."""
         self.queue.remove(ticket)
         del self.waiting[ticket]
+
+    def _count(self) -> None:
+        now = self.held + len(self.waiting)
+        if now > self.most:
+            self.most = now
 
     def _refused(self, ticket: Ticket, why: str) -> ApiError:
         """Takes a request out of the queue, and says why and when to come again."""

@@ -185,6 +185,8 @@ class Relay:
         every = call.wishes.keep_alive or self._settings.keep_alive
         try:
             while not await place.granted(every):
+                if call.upstream.condition()[0] == "failed":
+                    raise not_ready(call.upstream, self._clock())
                 if call.record.streamed:
                     await outlet.comment(self._state(call, place))
         except ApiError:

@@ -118,7 +118,7 @@ def watched(parts: list[bytes]) -> tuple[bytes, Record, bool]:
 
 
 @given(st.lists(pieces, max_size=12).map(b"".join), st.data())
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 def test_where_a_stream_is_cut_makes_no_difference(stream: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=8)) | {0, len(stream)})
     got, record, failed = watched([stream])
@@ -136,7 +136,6 @@ def solid(stream: bytes) -> bytes:
 @given(st.lists(st.tuples(pieces, st.booleans()), min_size=1, max_size=8))
 @settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_any_stream_has_one_ending(rows: list[tuple[bytes, bool]]) -> None:

@@ -265,7 +265,6 @@ def test_whatever_happens(tmp_path: Path) -> None:
             max_examples=80,
             stateful_step_count=40,
             derandomize=True,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

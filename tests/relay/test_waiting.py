@@ -1,5 +1,6 @@
 """Requests that wait: for a place at an engine, and for an engine that is started for them."""
 
+import asyncio
 import json
 
 import pytest
@@ -254,6 +255,24 @@ async def test_a_model_that_cannot_wake_says_so(start: Start) -> None:
     gateway.show(0, "failed", reason="no memory")
     response = await gateway.post(CHAT.path, CHAT.body())
     assert is_refusal(CHAT, response, 503, "model_unavailable")
+
+
+async def test_a_model_that_fails_to_wake_is_not_waited_for(start: Start) -> None:
+    gateway = await start(ASLEEP, keep_alive=0.05)
+    gateway.show(0, "asleep")
+    asking = asyncio.create_task(gateway.post(CHAT.path, CHAT.body()))
+    await until(lambda: gateway.gateway.admission.queued("pebble-chat") == 1)
+    gateway.show(0, "failed", reason="no memory")
+    assert is_refusal(CHAT, await asking, 503, "model_unavailable")
+
+
+async def test_a_request_too_short_to_be_seen_keeps_its_engine_awake(start: Start) -> None:
+    gateway = await start("models: [{model: pebble-chat, min: 0, idle: 0.001}]")
+    assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
+    assert gateway.gateway.admission.demand("pebble-chat") == 0
+    assert gateway.gateway.wanted() == [0]
+    await asyncio.sleep(0.01)
+    assert gateway.gateway.wanted() == []
 
 
 async def test_who_may_sleep_makes_the_gateway_ready(start: Start) -> None:
