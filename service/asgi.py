@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 from service.errors import too_large
 
@@ -14,10 +14,22 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
-# ASGI's names for what a server can do beside it, as functions. Our own sends a piece of a stream at once, and returns
-# whether there is room for more; and it gives the whole body of a request, or None where that is not here yet.
-PUSH, BODY = "roundhouse.push", "roundhouse.body"
-Push = Callable[[bytes], bool]
+# ASGI's name for what a server can do beside it: an object that is an Extra.
+EXTRA = "roundhouse"
+
+
+class Extra(Protocol):
+    """What our own server can do for one request."""
+
+    def whole(self) -> bytes | None:
+        """The body, once, if all of it is here."""
+
+    def push(self, piece: bytes) -> bool:
+        """Sends a piece of a stream at once; returns whether there is room for more."""
+
+    def tell(self, leave: Callable[[], None] | None) -> None:
+        """Has `leave` called when the client leaves; None for nothing any more."""
+
 
 JSON = (b"content-type", b"application/json")
 LISTEN_AFTER = 0.05  # seconds in which it is not noticed that a client leaves
@@ -27,10 +39,16 @@ class ClientGoneError(Exception):
     """The client closed its connection before it had its answer."""
 
 
+def extra_of(scope: Scope) -> Extra | None:
+    """What the server can do beside ASGI, if it is ours."""
+    found: Extra | None = scope.get("extensions", {}).get(EXTRA)
+    return found
+
+
 async def read_body(scope: Scope, receive: Receive, limit: int, patience: float) -> bytes:
     """The whole request body, at most `limit` bytes, each wait for more of it at most `patience` seconds."""
-    take = scope.get("extensions", {}).get(BODY)
-    body: bytes | None = take() if take else None
+    extra = extra_of(scope)
+    body = extra.whole() if extra else None
     if body is None:
         body = b"".join([part async for part in _parts(receive, limit, patience)])
     if len(body) > limit:
@@ -70,24 +88,31 @@ async def respond_json(send: Send, value: Any, headers: Headers = ()) -> None:
 class UntilGone:
     """A context that cancels what runs in it when the client leaves, and then raises ClientGoneError.
 
-    `task` is what runs in it.
+    `task` is what runs in it. A server that is not ours is listened to, after a while.
     """
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
+    def __init__(self, receive: Receive, extra: Extra | None = None) -> None:
+        self._receive, self._extra = receive, extra
         self._gone = False
         self._listening: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> "UntilGone":
         task = asyncio.current_task()
         assert task
         self.task = task
-        # To listen takes a task, which costs more than most of what a short answer needs; those do without.
-        self._timer = asyncio.get_running_loop().call_later(LISTEN_AFTER, self._listen)
+        if self._extra:
+            self._extra.tell(self.leave)
+        else:
+            # To listen takes a task, which costs more than most of what a short answer needs; those do without.
+            self._timer = asyncio.get_running_loop().call_later(LISTEN_AFTER, self._listen)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._timer.cancel()
+        if self._extra:
+            self._extra.tell(None)
+        if self._timer:
+            self._timer.cancel()
         if self._listening:
             self._listening.cancel()
         if self._gone and kind is asyncio.CancelledError and self.task.uncancel() == 0:

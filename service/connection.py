@@ -6,6 +6,7 @@ ours, so only what could split them is looked for; and a stream need not wake a 
 
 import asyncio
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 from itertools import chain
 from typing import Any
@@ -14,7 +15,7 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.asgi import BODY, PUSH, App, Headers, Message
+from service.asgi import EXTRA, App, Headers, Message
 
 log = logging.getLogger("roundhouse")
 
@@ -53,9 +54,12 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio. uvicorn tells only the newest request on a connection that its client is gone."""
         super().connection_lost(exc)
-        if self._running:
-            self._running.disconnected = not self._running.response_complete
-            self._running.message_event.set()
+        running = self._running
+        if running and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
+            if isinstance(running, Cycle) and running.leave:
+                running.leave()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
@@ -80,8 +84,9 @@ class Cycle(RequestResponseCycle):
             on_response=connection.on_response_complete,
         )
         self._head = b""
+        self.leave: Callable[[], None] | None = None
         scope: Any = connection.scope
-        scope["extensions"] = {PUSH: self.push, BODY: self.whole}
+        scope["extensions"] = {EXTRA: self}
 
     async def run_asgi(self, app: Any) -> None:
         """Runs the app to its end. Where that is not the end of the answer, the connection's end says so."""
@@ -116,6 +121,14 @@ class Cycle(RequestResponseCycle):
             if not self.keep_alive:
                 self.transport.close()
             self.on_response()
+
+    def tell(self, leave: Callable[[], None] | None) -> None:
+        """Has `leave` called when the client leaves."""
+        self.leave = leave
+        if leave:
+            self.flow.resume_reading()  # or nobody would notice
+            if self.disconnected:
+                leave()
 
     def whole(self) -> bytes | None:
         """The body, once, if all of it is here."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.asgi import PUSH, Receive, Scope, Send, read_body, respond, respond_json
+from service.asgi import Receive, Scope, Send, extra_of, read_body, respond, respond_json
 from service.errors import invalid, unknown_model, unknown_path, wrong_method
 from service.fleet import Fleet
 from service.metrics import Metrics
@@ -61,8 +61,8 @@ class Endpoints:
     def _generation(self, endpoint: Endpoint) -> Answer:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             body = await self._body(scope, receive)
-            push = scope.get("extensions", {}).get(PUSH)
-            await self._relay.answer(endpoint, body, scope["headers"], scope["record"], receive, send, push)
+            record, headers = scope["record"], scope["headers"]
+            await self._relay.answer(endpoint, body, headers, record, receive, send, extra_of(scope))
 
         return answer
 

@@ -7,7 +7,7 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ import httpx
 import uvicorn
 
 from service import assembly
-from service.asgi import PUSH, Message, Receive, Scope, Send
+from service.asgi import EXTRA, Extra, Message, Receive, Scope, Send
 from service.connection import Connection
 from service.engine import demand, state
 from service.engine.state import Condition, EngineState
@@ -283,6 +283,26 @@ class RunningGateway:
         assert len(self.errors.records) == self.expected_errors, [record.getMessage() for record in self.errors.records]
 
 
+@dataclass
+class Witness:
+    """What the server can do beside ASGI, and what it was told to send."""
+
+    extra: Extra
+    given: Given
+    gateway: RunningGateway
+
+    def whole(self) -> bytes | None:
+        return self.extra.whole()
+
+    def tell(self, leave: Callable[[], None] | None) -> None:
+        self.extra.tell(leave)
+
+    def push(self, piece: bytes) -> bool:
+        self.given.take({"type": "http.response.body", "body": piece, "more_body": True})
+        self.gateway.look()
+        return self.extra.push(piece)
+
+
 @asynccontextmanager
 async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator[RunningGateway]:
     """A gateway for the fleet that `text` describes, every engine of it ready; checked at the end.
@@ -329,14 +349,7 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
                 one.look()
                 await send(message)
 
-            push = scope["extensions"][PUSH]
-
-            def pushing(piece: bytes) -> bool:
-                given.take({"type": "http.response.body", "body": piece, "more_body": True})
-                one.look()
-                return bool(push(piece))
-
-            scope["extensions"] = {PUSH: pushing}
+            scope["extensions"] = {EXTRA: Witness(scope["extensions"][EXTRA], given, one)}
             await app(scope, receive, sending)
 
         await stack.enter_async_context(serving(witnessed, listener))

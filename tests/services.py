@@ -41,12 +41,6 @@ class Service:
         rows = httpx.get(f"{self.url}/v1/models", timeout=30, verify=False).json()["data"]
         return {row["id"]: row for row in rows}
 
-    def engine_metric(self, order: int, name: str) -> float:
-        """The sum of a metric of the engine's own, asked past the gateway."""
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket_of(order)))) as client:
-            lines = client.get("http://engine/metrics").text.splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{"))
-
 
 def wait_for(condition: Any, limit: float, what: str) -> None:
     """Polls until `condition()` holds; fails the test when it does not within `limit` seconds."""

@@ -12,7 +12,8 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.asgi import PUSH, Receive, Scope, Send, read_body, respond
+from service import asgi
+from service.asgi import EXTRA, ClientGoneError, Receive, Scope, Send, UntilGone, extra_of, read_body, respond
 from service.connection import Connection
 from tests.waiting import until
 
@@ -54,11 +55,17 @@ class App:
             while (await receive())["type"] != "http.disconnect":
                 pass
             self.gone.append(path)
+        elif path == "/until":
+            try:
+                async with UntilGone(receive, extra_of(scope)):
+                    await asyncio.Event().wait()
+            except ClientGoneError:
+                self.gone.append(path)
         elif path == "/push":
             await self.push(scope, send)
 
     async def push(self, scope: Scope, send: Send) -> None:
-        push = scope["extensions"][PUSH]
+        push = scope["extensions"][EXTRA].push
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for _ in range(int(scope["query_string"])):
             if not push(b"x" * 2**16):
@@ -201,6 +208,19 @@ async def test_each_request_on_a_connection_learns_that_its_client_left() -> Non
         await until(lambda: app.gone == ["/wait"])
         await until(lambda: not server.server_state.tasks)
     assert app.began == ["/wait"]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 5], ids="{} more".format)
+async def test_what_runs_until_its_client_leaves_is_told_at_once(ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi, "LISTEN_AFTER", 3600.0)
+    app = App()
+    async with listening(app, Connection) as (server, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request("/until") * (1 + ahead))
+        await until(lambda: app.began == ["/until"])
+        writer.transport.abort()
+        await until(lambda: app.gone == ["/until"])
+        await until(lambda: not server.server_state.tasks)
 
 
 async def test_an_answer_without_an_end_ends_with_its_connection(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,7 @@
 
 import json
 
-from service.asgi import JSON, Headers, Push, Send, respond
+from service.asgi import JSON, Extra, Headers, Send, respond
 from service.errors import ApiError, anthropic_body, openai_body
 from service.protocol.streams import Dialect
 from service.records import Record
@@ -13,13 +13,13 @@ EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 class Outlet:
     """A client's end of a request. Once `begun`, its status is sent, and what fails from there on becomes an event.
 
-    `push`, where the server has it, sends a piece of a stream at once.
+    `push` sends a piece of a stream at once where the server is ours, which `extra` says.
     """
 
-    def __init__(self, send: Send, dialect: Dialect, push: Push | None = None) -> None:
+    def __init__(self, send: Send, dialect: Dialect, extra: Extra | None = None) -> None:
         self._send, self._dialect = send, dialect
         self._held = b""
-        self.push = push or self._hold
+        self.push = extra.push if extra else self._hold
         self.begun = False
 
     async def answer(self, body: bytes, headers: Headers) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 
 from service.admission.gate import Admission
 from service.admission.places import Place
-from service.asgi import Headers, Push, Receive, Send, UntilGone
+from service.asgi import Extra, Headers, Receive, Send, UntilGone
 from service.catalog import Catalog
 from service.errors import ApiError, unavailable
 from service.fleet import Fleet
@@ -73,12 +73,12 @@ class Relay:
         record: Record,
         receive: Receive,
         send: Send,
-        push: Push | None = None,
+        extra: Extra | None = None,
     ) -> None:
         """Answers one request; raises ApiError where nothing has been sent yet."""
         call = self._call(endpoint, body, headers, record)
         if call.wishes.idempotency_key is None:
-            await self._run(call, receive, send, push)
+            await self._run(call, receive, send, extra)
         else:
             identity = call.tenant.id, call.wishes.idempotency_key
             await self._once.answer(identity, call.fingerprint, partial(self._run, call), record, receive, send)
@@ -117,10 +117,10 @@ class Relay:
             until=record.started + min(asked.timeout or patience.whole.total, patience.whole.total),
         )
 
-    async def _run(self, call: Call, receive: Receive, send: Send, push: Push | None = None) -> None:
+    async def _run(self, call: Call, receive: Receive, send: Send, extra: Extra | None = None) -> None:
         """Has the request answered unless its client leaves; what fails within a stream becomes the stream's end."""
-        outlet = Outlet(send, call.dialect, push)
-        async with UntilGone(receive) as client:
+        outlet = Outlet(send, call.dialect, extra)
+        async with UntilGone(receive, extra) as client:
             self._running.add(client.task)
             try:
                 await self._serve(call, outlet, client)

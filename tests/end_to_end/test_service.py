@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +14,10 @@ from bench.load import ask
 from bench.skills import measured
 from models.pebble import skills
 from service.engine import state
-from service.transport import Transport, post
+from service.transport import Transport
 from tests.services import ROOT, Service, descendants_of, serving, wait_for
 
 pytestmark = pytest.mark.engine
-LONG = {"model": "pebble-base", "prompt": "One", "max_tokens": 900, "ignore_eos": True, "stream": True}
 
 
 def test_greedy_answers_are_the_engine_s_own(pebble: Service) -> None:
@@ -75,62 +72,6 @@ def fleet_of_one(folder: Path) -> Path:
         )
     )
     return path
-
-
-def test_the_life_of_an_engine(tmp_path: Path) -> None:
-    """One start for all: clients that leave free it, a killed one is restarted, SIGTERM drains, nothing is left."""
-    with serving(fleet_of_one(tmp_path), tmp_path / "run") as service:
-        for streamed in (True, False):
-            leave_midway(service, streamed)
-        kill_midway(service)
-        drain_midway(service)
-    wait_for(lambda: not descendants_of(service.run_dir), 30, "every process gone")
-
-
-def leave_midway(service: Service, streamed: bool) -> None:
-    def running() -> float:
-        return service.engine_metric(0, "vllm:num_requests_running")
-
-    body = json.dumps(LONG | {"stream": streamed}).encode()
-    address = httpx.URL(service.url)
-    with socket.create_connection((address.host, address.port or 80)) as client:
-        client.sendall(post("/v1/completions", body))
-        wait_for(lambda: running() == 1, 20, "the request runs")
-    wait_for(lambda: running() == 0, 2, "the engine is free")
-
-
-def kill_midway(service: Service) -> None:
-    """SIGKILL to the API server in the middle of a stream: one error event, no [DONE], and the engine comes back."""
-    engine = state.read(service.run_dir, 0)
-    assert engine
-    assert engine.pid
-    with httpx.stream("POST", f"{service.url}/v1/completions", json=LONG, timeout=60) as answer:
-        events = []
-        for line in answer.iter_lines():
-            events += [line] if line else []
-            if len(events) == 5:
-                os.kill(engine.pid, signal.SIGKILL)
-    assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "upstream_error"
-    assert sum('"error"' in event for event in events) == 1
-    assert "data: [DONE]" not in events
-    wait_for(lambda: service.models()["pebble-base"]["state"] != "ready", 10, "the death is seen")
-    assert "killed by signal 9" in str(service.models()["pebble-base"]["replicas"][0]["reason"])
-    refused = httpx.post(f"{service.url}/v1/completions", json={"model": "base", "prompt": "x"})
-    assert refused.status_code == 503
-    assert int(refused.headers["retry-after"]) >= 1
-    wait_for(lambda: service.models()["pebble-base"]["state"] == "ready", 300, "the engine is back")
-
-
-def drain_midway(service: Service) -> None:
-    """SIGTERM to the whole service in the middle of a stream: the stream still finishes."""
-    with httpx.stream("POST", f"{service.url}/v1/completions", json=LONG | {"max_tokens": 600}, timeout=60) as answer:
-        events = []
-        for line in answer.iter_lines():
-            events += [line] if line else []
-            if len(events) == 5:
-                service.process.send_signal(signal.SIGTERM)
-    assert events[-1] == "data: [DONE]"
-    assert service.process.wait(timeout=60) == 0
 
 
 def test_nothing_outlives_a_killed_service(tmp_path: Path) -> None:

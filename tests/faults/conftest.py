@@ -45,9 +45,12 @@ class Far:
 
 
 class Begin(Protocol):
-    """Starts engines on TCP ports with their proxies, and a gateway for them; `more` are keys of the fleet's entry."""
+    """Starts engines on TCP ports with their proxies, and a gateway for them; `more` are keys of the fleet's entry.
 
-    def __call__(self, replicas: int = 1, more: str = "", **limits: Any) -> Awaitable[Far]: ...
+    `name` stands for their address, if the gateway is to ask for it.
+    """
+
+    def __call__(self, replicas: int = 1, more: str = "", name: str = "127.0.0.1", **limits: Any) -> Awaitable[Far]: ...
 
 
 @pytest.fixture
@@ -60,14 +63,14 @@ async def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     monkeypatch.setattr(breaker, "EJECTION", 0.05)
     async with AsyncExitStack() as stack:
 
-        async def begin(replicas: int = 1, more: str = "", **limits: Any) -> Far:
+        async def begin(replicas: int = 1, more: str = "", name: str = "127.0.0.1", **limits: Any) -> Far:
             engines = [FakeEngine("pebble-chat") for _ in range(replicas)]
             for engine in engines:
                 await stack.enter_async_context(engine.listen(0))
             proxies = [
                 await stack.enter_async_context(FaultProxy(f"127.0.0.1:{engine.port}").listen()) for engine in engines
             ]
-            at = ", ".join(f"'{proxy.address}'" for proxy in proxies)
+            at = ", ".join(f"'{proxy.address.replace('127.0.0.1', name)}'" for proxy in proxies)
             text = f"models: [{{model: pebble-chat, at: [{at}]{more}}}]"
             gateway = await stack.enter_async_context(gateways.running(tmp_path, text, **limits))
             gateway.engines += engines

@@ -3,10 +3,13 @@
 import asyncio
 import json
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
-from service.upstreams import remote
+from service import assembly
+from service.upstreams import discovery, remote
+from service.upstreams.upstreams import Upstreams
 from tests.exchanges import CHAT, RESPONSE, TALKING, Case, broken_off, events_of, is_refusal, label
 from tests.fake_engine import FakeEngine, Fault
 from tests.fault_proxy import PASS, Trouble
@@ -167,13 +170,20 @@ async def test_a_name_server_that_answers_no_more_is_not_the_clients_concern(
     far: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The only thing beside engines that a gateway asks; there is no store and no collector that could be down."""
-    one = await far(1)
+    asked, silent = [0, 0], asyncio.Event()
 
-    async def silent(*_: object, **__: object) -> None:
-        await asyncio.Event().wait()
+    async def look_up(host: str, port: int) -> list[str]:
+        asked[silent.is_set()] += 1
+        if silent.is_set():
+            await asyncio.Event().wait()
+        return ["127.0.0.1"]
 
-    monkeypatch.setattr("service.upstreams.upstreams.look_up", silent)
-    for name in one.proxies:
-        one.cut(one.proxies.index(name))
+    monkeypatch.setattr(assembly, "Upstreams", partial(Upstreams, lookup=look_up))
+    monkeypatch.setattr(discovery, "PATIENCE", 0.05)
+    one = await far(1, name="engines.test")
+    assert asked[0]
+    silent.set()
+    one.cut(0)
+    await until(lambda: asked[1] > 1, "a lookup that is given up, and the next one")
     await one.until_ready(True)
     assert (await one.gateway.post(CHAT.path, CHAT.body())).status_code == 200

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from service.transport import RefusedError, Transport
 from tests import fleets
 from tests.conftest import Start
 from tests.exchanges import CHAT, STREAMING, Case, broken_off, events_of, is_refusal, label
@@ -65,6 +66,21 @@ async def test_an_engine_that_died_is_left_alone_at_once(stream: bool, start: St
     asked = [replica for replica, engine in zip(gateway.replicas, gateway.engines, strict=True) if engine.requests]
     assert len(asked) == (1 if stream else 2)  # what has not begun is asked elsewhere
     assert not any(replica.usable(gateway.clock()) for replica in asked)
+
+
+async def test_who_has_no_time_left_reaches_no_engine(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection would fail at once, and that be held against a replica which did nothing wrong."""
+    gateway = await start(TWO)
+
+    async def slowly_refused(*_: object) -> None:
+        await asyncio.sleep(0.1)
+        raise RefusedError("no connection")
+
+    monkeypatch.setattr(Transport, "send", slowly_refused)
+    response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers={"x-roundhouse-timeout": "0.05"})
+    assert is_refusal(CHAT, response, 504, "timeout")
+    assert sum(replica.breaker.closed for replica in gateway.replicas) == 1
+    gateway.expected_unseen = None
 
 
 # The end of the service
