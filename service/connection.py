@@ -19,6 +19,9 @@ from service.asgi import EXTRA, App, Headers, Message
 
 log = logging.getLogger("roundhouse")
 
+# Requests that a client may send ahead on a connection until no more is read from it. While nothing is read nobody
+# notices that it left, so this is not 0 as with uvicorn.
+AHEAD = 8
 STATUS = {one.value: f"HTTP/1.1 {one.value} {one.phrase}".encode() for one in HTTPStatus}
 
 
@@ -48,8 +51,9 @@ class Connection(HttpToolsProtocol):
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self._ours)
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self._ours))
+            if len(self.pipeline) > AHEAD:
+                self.flow.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio. uvicorn tells only the newest request on a connection that its client is gone."""

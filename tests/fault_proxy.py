@@ -141,6 +141,12 @@ class FaultProxy:
             return
         self._links.add(link)
         link.task = asyncio.create_task(self._carry(link))
+        link.task.add_done_callback(lambda _: self._end(link))
+
+    def _end(self, link: _Link) -> None:
+        # Not at the end of the task's own code: one that is cancelled before it begins has none.
+        self._links.discard(link)
+        link.close()
 
     async def _carry(self, link: _Link) -> None:
         try:
@@ -151,9 +157,6 @@ class FaultProxy:
                 group.create_task(self._forward(link.engine, link.client, "answers"))
         except* OSError:
             link.hard = True  # one side was reset, or there is no engine: the other side sees the same
-        finally:
-            self._links.discard(link)
-            link.close()
 
     async def _forward(self, source: socket.socket, sink: socket.socket, way: Way) -> None:
         loop = asyncio.get_running_loop()

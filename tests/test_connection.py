@@ -216,11 +216,29 @@ async def test_what_runs_until_its_client_leaves_is_told_at_once(ahead: int, mon
     app = App()
     async with listening(app, Connection) as (server, port):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request("/until") * (1 + ahead))
+        writer.write(request("/until"))
         await until(lambda: app.began == ["/until"])
+        [connection] = server.server_state.connections
+        writer.write(request("/until") * ahead)
+        await until(lambda: len(connection.pipeline) == ahead)  # type: ignore[union-attr]
         writer.transport.abort()
         await until(lambda: app.gone == ["/until"])
         await until(lambda: not server.server_state.tasks)
+
+
+async def test_so_much_is_taken_ahead_and_no_more() -> None:
+    app = App()
+    async with listening(app, Connection) as (server, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request("/until"))
+        await until(lambda: app.began == ["/until"])
+        [connection] = server.server_state.connections
+        for number in range(1, 11):
+            writer.write(request("/until"))
+            await until(lambda number=number: len(connection.pipeline) == min(number, 9))  # type: ignore[union-attr, misc]
+        assert connection.flow.read_paused  # type: ignore[union-attr]
+        connection.transport.abort()
+        writer.close()
 
 
 async def test_an_answer_without_an_end_ends_with_its_connection(caplog: pytest.LogCaptureFixture) -> None:

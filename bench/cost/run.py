@@ -1,6 +1,6 @@
 """What the gateway costs, beside its rivals where asked: `bench/cost/run --rivals`.
 
-The gateway has a core to itself, a stub engine and the load share another, and each peer in turn gets the same load.
+The gateway has a core to itself, a stub engine and the load share another, and the peers take turns under each load.
 CPU is that of all processes of the gateway, so it holds on a machine that is not quiet; requests per second do not.
 """
 
@@ -42,7 +42,7 @@ def main() -> None:
     )
     parser.add_argument("--only", action="append", choices=list(PEERS), help="these peers only")
     parser.add_argument("--seconds", type=float, default=6.0, help="how long each load is measured")
-    parser.add_argument("--rounds", type=int, default=1, help="turns of each peer; the median is shown")
+    parser.add_argument("--rounds", type=int, default=1, help="turns of each peer under each load; the median is shown")
     parser.add_argument("--cache", type=Path, default=peers.CACHE, help="where the rivals are installed")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
@@ -53,7 +53,7 @@ def main() -> None:
     try:
         for name in set(names) & set(RIVALS):
             RIVALS[name].install(asked.cache)
-        rounds = [measure(names, asked.seconds, cores, asked.cache) for _ in range(asked.rounds)]
+        rounds = measure(names, asked.seconds, asked.rounds, cores, asked.cache)
     except PeerError as error:
         sys.exit(str(error))
     found = {name: medians([turn[name] for turn in rounds]) for name in names}
@@ -64,25 +64,34 @@ def main() -> None:
         asked.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def measure(names: list[str], seconds: float, cores: list[int], cache: Path = peers.CACHE) -> dict[str, Found]:
-    """The figures of each peer under each load."""
+def measure(
+    names: list[str], seconds: float, rounds: int, cores: list[int], cache: Path = peers.CACHE
+) -> list[dict[str, Found]]:
+    """The figures of each peer under each load, round by round.
+
+    All peers run all the time, and under each load they take turns of `seconds`: on a machine that is fast now and slow
+    then, that is fairer than one after the other.
+    """
     ours, others = cores[0], cores[1]
-    found: dict[str, Found] = {}
+    turns: list[dict[str, Found]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rh-cost-")))
         stub, pid = stack.enter_context(peers.stub(others, folder))
-        for name in names:
-            with PEERS[name](Place(stub, ours, folder, cache)) as peer:
-                # Where there is no gateway, the load has its core.
-                core = ours if peer.pid is None else others
-                watched = {"stub": pid} if peer.pid is None else {"gateway": peer.pid, "stub": pid}
-                loaded(peer.port, stub, replace(WARM, seconds=min(WARM.seconds, seconds)), {}, core)
-                found[name] = {}
-                for load in LOADS:
-                    load = replace(load, seconds=min(load.seconds, seconds), warm=min(load.warm, seconds))
-                    found[name][load.name] = loaded(peer.port, stub, load, watched, core)
+        up = {name: stack.enter_context(PEERS[name](Place(stub, ours, folder, cache))) for name in names}
+        # Where there is no gateway, the load has its core.
+        core = {name: ours if peer.pid is None else others for name, peer in up.items()}
+        for name, peer in up.items():
+            loaded(peer.port, stub, replace(WARM, seconds=min(WARM.seconds, seconds)), {}, core[name])
+        for _ in range(rounds):
+            found: dict[str, Found] = {name: {} for name in names}
+            for load in LOADS:
+                load = replace(load, seconds=min(load.seconds, seconds), warm=min(load.warm, seconds))
+                for name, peer in up.items():
+                    watched = {"stub": pid} if peer.pid is None else {"gateway": peer.pid, "stub": pid}
+                    found[name][load.name] = loaded(peer.port, stub, load, watched, core[name])
                     print(f"{name} {load.name}: {table.line(found[name][load.name])}", file=sys.stderr, flush=True)
-    return found
+            turns.append(found)
+    return turns
 
 
 def loaded(port: int, stub: int, load: Load, watched: dict[str, int], core: int) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def rival(tmp_path: Path) -> Rival:
 @pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 def test_a_peer_is_measured_under_every_load(rival: Rival, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PEERS, "fake", rival.running)
-    found = measure(["direct", "fake"], 0.3, CORES, tmp_path / "cache")
+    [found] = measure(["direct", "fake"], 0.3, 1, CORES, tmp_path / "cache")
     assert list(found) == ["direct", "fake"]
     for name, figures in found.items():
         assert list(figures) == [one.name for one in LOADS]
