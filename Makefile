@@ -39,7 +39,7 @@ serve: $(STAMP)  ## Serve the fleet on 127.0.0.1:3000 (the embedded Pebble model
 test: $(STAMP) $(NODE)  ## Lint, type-check and run every test, real vLLM included
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --no-loadscope-reorder
 
 test-fast: $(STAMP)  ## The tests that need no engine: under a minute
 	$(BIN)/pytest -m "not engine"

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 import uvloop
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests import gateways
 from tests.gateways import ONE, RunningGateway
@@ -26,13 +28,27 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
-@pytest.hookimpl(tryfirst=True)
+class Shared(LoadScopeScheduling):  # type: ignore[misc]
+    """Of several processes (`-n`) one gets all files with tests on real engines, which start once; no file is torn."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "engine" if needs_engines(ROOT / file) else file
+
+
+@cache
+def needs_engines(file: Path) -> bool:
+    """Whether a file holds tests on real engines."""
+    return "mark.engine" in file.read_text(encoding="utf-8")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shared:
+    return Shared(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes one gets all tests on real engines, which start once for all of them; no file is torn."""
-    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
-    for item in items:
-        group = "engine" if item.get_closest_marker("engine") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    # Those that take longest go first.
+    items.sort(key=lambda item: not needs_engines(item.path))
 
 
 class Start(Protocol):
