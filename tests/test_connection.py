@@ -210,35 +210,37 @@ async def test_each_request_on_a_connection_learns_that_its_client_left() -> Non
     assert app.began == ["/wait"]
 
 
-@pytest.mark.parametrize("ahead", [0, 1, 5], ids="{} more".format)
-async def test_what_runs_until_its_client_leaves_is_told_at_once(ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi, "LISTEN_AFTER", 3600.0)
-    app = App()
+@asynccontextmanager
+async def running(app: App) -> AsyncIterator[tuple[uvicorn.Server, Any, asyncio.StreamWriter]]:
+    """A request that runs until its client leaves: the server, its end of the connection, and the client's."""
     async with listening(app, Connection) as (server, port):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request("/until"))
         await until(lambda: app.began == ["/until"])
         [connection] = server.server_state.connections
+        yield server, connection, writer
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 5], ids="{} more".format)
+async def test_what_runs_until_its_client_leaves_is_told_at_once(ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi, "LISTEN_AFTER", 3600.0)
+    app = App()
+    async with running(app) as (server, connection, writer):
         writer.write(request("/until") * ahead)
-        await until(lambda: len(connection.pipeline) == ahead)  # type: ignore[union-attr]
+        await until(lambda: len(connection.pipeline) == ahead)
         writer.transport.abort()
         await until(lambda: app.gone == ["/until"])
         await until(lambda: not server.server_state.tasks)
 
 
 async def test_so_much_is_taken_ahead_and_no_more() -> None:
-    app = App()
-    async with listening(app, Connection) as (server, port):
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request("/until"))
-        await until(lambda: app.began == ["/until"])
-        [connection] = server.server_state.connections
+    async with running(App()) as (_, connection, writer):
         for number in range(1, 11):
             writer.write(request("/until"))
-            await until(lambda number=number: len(connection.pipeline) == min(number, 9))  # type: ignore[union-attr, misc]
-        assert connection.flow.read_paused  # type: ignore[union-attr]
+            await until(lambda number=number: len(connection.pipeline) == min(number, 9))  # type: ignore[misc]
+        assert connection.flow.read_paused
         connection.transport.abort()
-        writer.close()
 
 
 async def test_an_answer_without_an_end_ends_with_its_connection(caplog: pytest.LogCaptureFixture) -> None:
