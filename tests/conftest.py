@@ -29,11 +29,12 @@ settings.load_profile("untimed")
 
 
 class Shared(LoadScopeScheduling):  # type: ignore[misc]
-    """Of several processes (`-n`) one gets all files with tests on real engines, which start once; no file is torn."""
+    """Of several processes (`-n`) one gets all files that share the engines of `pebble`; no file is torn."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "engine" if needs_engines(ROOT / file) else file
+        text = (ROOT / file).read_text(encoding="utf-8")
+        return "pebble" if "pebble: Service" in text or "real_engine: RealEngine" in text else file
 
 
 @cache

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from service import transport
@@ -130,18 +131,19 @@ async def examine(one: Served, texts: list[list[int]], home: Path, settings: Set
     reference = json.loads((home / "reference.json").read_text())
     if error := reference.get("error"):
         return Verdict("refused", error)
-    run_dir = home / "run"
-    run_dir.mkdir()
     fleet = Fleet((one,), {}, {}, "together", frozenset())
-    supervisor = Supervisor(one, 0, 0, fleet, replace(settings, run_dir=run_dir), lambda _: None)
-    supervisor.start()
-    try:
-        if reason := await _until_ready(run_dir):
-            return Verdict("refused", reason)
-        log = (run_dir / f"{state.replica_id(one.id, 0)}.log").read_text()
-        return await _compare(one.id, texts, state.socket_path(run_dir, 0), reference, log)
-    finally:
-        await supervisor.stop()
+    # The name of a socket has at most 107 bytes, and `home` may be deep.
+    with TemporaryDirectory(prefix="roundhouse-proof-") as short:
+        run_dir = Path(short)
+        supervisor = Supervisor(one, 0, 0, fleet, replace(settings, run_dir=run_dir), lambda _: None)
+        supervisor.start()
+        try:
+            if reason := await _until_ready(run_dir):
+                return Verdict("refused", reason)
+            log = (run_dir / f"{state.replica_id(one.id, 0)}.log").read_text()
+            return await _compare(one.id, texts, state.socket_path(run_dir, 0), reference, log)
+        finally:
+            await supervisor.stop()
 
 
 async def refusal(model: Model, folder: Path, env: dict[str, str], settings: Settings) -> str:

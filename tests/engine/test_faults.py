@@ -135,7 +135,7 @@ async def test_weights_that_are_cut_in_half(pair: Pair) -> None:
     failed = asyncio.create_task(pair.told(f"{BROKEN}-0  failed, starts again in 1 s, "))
     while not failed.done():
         assert is_whole(await pair.ask("meanwhile"), 8)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
     await failed
     await pair.told("SafetensorError: Error while deserializing header")
     assert (await pair.until(THIRD, lambda said: said.condition == "asleep")).restarts == 1
@@ -273,7 +273,7 @@ async def test_one_engine_service_after_the_other_is_restarted_under_load(pair: 
                 async with pair.stream(prompt, 40) as stream:
                     await stream.rest()
                     assert stream.is_whole(40), stream.events[-1]
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
         return count
 
     async with asyncio.TaskGroup() as group:

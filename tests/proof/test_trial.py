@@ -69,10 +69,10 @@ async def test_an_engine_that_does_not_start_is_refused_with_its_own_reason(
 
 
 async def test_an_engine_that_answers_otherwise_does_not_pass(tmp_path: Path) -> None:
-    case = ALWAYS[0]
-    _pretend_built(case, tmp_path, {"tokens": [[1], [2]]})
-    verdict = await trial.run(case, tmp_path, ENVIRONMENT, Settings(engine_program=PROGRAM))
-    assert verdict.outcome != "equal"
+    case, deep = ALWAYS[0], tmp_path / ("deep" * 30)
+    _pretend_built(case, deep, {"tokens": [[1], [2]]})
+    verdict = await trial.run(case, deep, ENVIRONMENT, Settings(engine_program=PROGRAM))
+    assert verdict.outcome == "different"
 
 
 @pytest.mark.engine
@@ -89,7 +89,7 @@ async def test_what_transformers_cannot_build_is_refused_without_an_engine(tmp_p
 
 
 def _pretend_built(case: Case, folder: Path, reference: dict[str, object]) -> None:
-    (folder / case.name).mkdir()
+    (folder / case.name).mkdir(parents=True)
     (folder / case.name / "reference.json").write_text(json.dumps(reference))
 
 
