@@ -41,7 +41,7 @@ test: $(STAMP) $(NODE)  ## Lint, type-check and run every test, real vLLM includ
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --no-loadscope-reorder
 
-test-fast: $(STAMP)  ## The tests that need no engine: under a minute
+test-fast: $(STAMP)  ## The tests that need no engine
 	$(BIN)/pytest -m "not engine"
 
 $(NODE): tests/node/package-lock.json

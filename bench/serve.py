@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def machine() -> str:
-    """This machine in a line, and the version of Python: builds of it differ by a quarter."""
+    """This machine in a line, and the version of Python, of which builds differ in speed."""
     model = next((row for row in Path("/proc/cpuinfo").read_text().splitlines() if row.startswith("model name")), ":")
     cpu = model.split(":")[1].strip() or platform.machine()
     return f"{os.cpu_count()} cores, {cpu}, Python {platform.python_version()}"

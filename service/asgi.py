@@ -32,7 +32,6 @@ class Extra(Protocol):
 
 
 JSON = (b"content-type", b"application/json")
-LISTEN_AFTER = 0.05  # seconds in which it is not noticed that a client leaves
 
 
 class ClientGoneError(Exception):
@@ -88,14 +87,13 @@ async def respond_json(send: Send, value: Any, headers: Headers = ()) -> None:
 class UntilGone:
     """A context that cancels what runs in it when the client leaves, and then raises ClientGoneError.
 
-    `task` is what runs in it. A server that is not ours is listened to, after a while.
+    `task` is what runs in it. A server that is not ours has to be listened to, which takes another task.
     """
 
     def __init__(self, receive: Receive, extra: Extra | None = None) -> None:
         self._receive, self._extra = receive, extra
         self._gone = False
         self._listening: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> "UntilGone":
         task = asyncio.current_task()
@@ -104,15 +102,12 @@ class UntilGone:
         if self._extra:
             self._extra.tell(self.leave)
         else:
-            # To listen takes a task, which costs more than most of what a short answer needs; those do without.
-            self._timer = asyncio.get_running_loop().call_later(LISTEN_AFTER, self._listen)
+            self._listening = asyncio.create_task(self._listen())
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._extra:
             self._extra.tell(None)
-        if self._timer:
-            self._timer.cancel()
         if self._listening:
             self._listening.cancel()
         if self._gone and kind is asyncio.CancelledError and self.task.uncancel() == 0:
@@ -123,10 +118,7 @@ class UntilGone:
         self._gone = True
         self.task.cancel()
 
-    def _listen(self) -> None:
-        self._listening = asyncio.get_running_loop().create_task(self._wait())
-
-    async def _wait(self) -> None:
+    async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.leave()

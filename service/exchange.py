@@ -1,7 +1,6 @@
 """One HTTP exchange with one replica: bytes out, bytes in, deadlines, cancellation.
 
-Written on asyncio's protocols and httptools because it is the hot path: a client library costs several times as much
-a chunk (bench/README.md has the figures).
+Written on asyncio's protocols and httptools because it is the hot path (docs/performance.md).
 """
 
 import asyncio

@@ -110,8 +110,8 @@ def count_in(folder: Path, workers: int) -> Path | None:
 def lighten() -> None:
     """Spares each request what a process of BentoML's would otherwise do for it, and every stream the long pauses.
 
-    What start has made, which is most of all there is, is never looked at again by the garbage collector, which now
-    and then would have stood still for a tenth of a second over it; and requests alone no longer set it off.
+    What start has made, which is most of all there is, is never looked at again by the garbage collector, for which
+    every stream would stand still; and requests alone no longer set it off.
     """
     logging.getLogger("uvicorn.access").propagate = False
     gc.collect()

@@ -160,5 +160,5 @@ def _count(usage: dict[str, Any], *keys: str) -> int:
 
 
 def _seconds(since: float, until: float | None) -> float | None:
-    """To the microsecond; `round` itself costs ten times as much."""
+    """To the microsecond; `round` itself costs twice as much."""
     return None if until is None else int((until - since) * 1e6 + 0.5) / 1e6

@@ -27,7 +27,7 @@ class Transport:
         idle = self._idle.get(address)
         while idle:
             exchange = idle.pop()
-            if exchange.reusable and loop.time() - exchange.idle_since < IDLE_POOL:
+            if _is_fresh(exchange, loop.time()):
                 exchange.reused = True
                 exchange.start(request, deadlines, left)
                 return exchange
@@ -61,7 +61,7 @@ class Transport:
         for address, idle in list(self._idle.items()):
             kept = self._idle[address] = []
             for exchange in idle:
-                if exchange.reusable and now - exchange.idle_since < IDLE_POOL:
+                if _is_fresh(exchange, now):
                     kept.append(exchange)
                 else:
                     exchange.close()
@@ -74,6 +74,10 @@ class Transport:
             for exchange in idle:
                 exchange.close()
         self._idle.clear()
+
+
+def _is_fresh(exchange: Exchange, now: float) -> bool:
+    return exchange.reusable and now - exchange.idle_since < IDLE_POOL
 
 
 def post(path: str, body: bytes, headers: Iterable[tuple[str, str]] = ()) -> bytes:

@@ -12,8 +12,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service import asgi
-from service.asgi import EXTRA, ClientGoneError, Receive, Scope, Send, UntilGone, extra_of, read_body, respond
+from service.asgi import EXTRA, ClientGoneError, Message, Receive, Scope, Send, UntilGone, extra_of, read_body, respond
 from service.connection import Connection
 from tests.waiting import until
 
@@ -57,7 +56,7 @@ class App:
             self.gone.append(path)
         elif path == "/until":
             try:
-                async with UntilGone(receive, extra_of(scope)):
+                async with UntilGone(never, extra_of(scope)):
                     await asyncio.Event().wait()
             except ClientGoneError:
                 self.gone.append(path)
@@ -72,6 +71,10 @@ class App:
                 self.drained += 1
                 await send({"type": "http.response.body", "body": b"", "more_body": True})
         await send({"type": "http.response.body"})
+
+
+async def never() -> Message:
+    raise AssertionError("the connection tells; nobody has to listen")
 
 
 @asynccontextmanager
@@ -223,8 +226,7 @@ async def running(app: App) -> AsyncIterator[tuple[uvicorn.Server, Any, asyncio.
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 5], ids="{} more".format)
-async def test_what_runs_until_its_client_leaves_is_told_at_once(ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi, "LISTEN_AFTER", 3600.0)
+async def test_what_runs_until_its_client_leaves_is_told(ahead: int) -> None:
     app = App()
     async with running(app) as (server, connection, writer):
         writer.write(request("/until") * ahead)

@@ -9,18 +9,11 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import asgi
 from service.asgi import ClientGoneError, Receive, Send, respond
 from service.errors import ApiError, upstream_failed
 from service.once import ENTRY, PIECE
 from tests.houses import END, KEY, LARGEST, OTHER, REPLAYED, TOTAL, TTL, Client, Generation, House, opened
 from tests.waiting import PATIENCE, until
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that leaves is noticed from the first moment on."""
-    monkeypatch.setattr(asgi, "LISTEN_AFTER", 0.0)
 
 
 @pytest.fixture

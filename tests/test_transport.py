@@ -88,6 +88,15 @@ async def rest(exchange: Exchange) -> bytes:
     return await exchange.read_all(2**30)
 
 
+async def rested(peer: Peer) -> tuple[Transport, Exchange]:
+    """A pool, and its one exchange, which has read a whole answer and was given back."""
+    pool = Transport()
+    exchange = await pool.send(peer.address, REQUEST, PATIENT)
+    assert (await exchange.head(), await rest(exchange)) == (200, b"hello")
+    pool.release(peer.address, exchange)
+    return pool, exchange
+
+
 def test_requests_as_bytes() -> None:
     assert get("/health") == b"GET /health HTTP/1.1\r\nhost: engine\r\n\r\n"
     assert post("/v1/x", b"{}", [("x-request-id", "7")]) == (
@@ -177,10 +186,7 @@ async def test_a_connection_that_must_close_is_not_used_again(tmp_path: Path) ->
 
 async def test_a_connection_that_the_replica_closed_while_idle_is_not_used_again(tmp_path: Path) -> None:
     async with listening(tmp_path, saying(PLAIN)) as peer:
-        pool = Transport()
-        exchange = await pool.send(peer.address, REQUEST, PATIENT)
-        await rest(exchange)
-        pool.release(peer.address, exchange)
+        pool, exchange = await rested(peer)
         peer.writers[0].close()
         await until(lambda: not exchange.reusable)
         again = await pool.send(peer.address, REQUEST, PATIENT)
@@ -190,10 +196,7 @@ async def test_a_connection_that_the_replica_closed_while_idle_is_not_used_again
 
 async def test_a_connection_idle_for_long_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with listening(tmp_path, saying(PLAIN)) as peer:
-        pool = Transport()
-        exchange = await pool.send(peer.address, REQUEST, PATIENT)
-        await rest(exchange)
-        pool.release(peer.address, exchange)
+        pool, _ = await rested(peer)
         monkeypatch.setattr(transport, "IDLE_POOL", 0.0)
         again = await pool.send(peer.address, REQUEST, PATIENT)
         assert not again.reused
@@ -204,10 +207,7 @@ async def test_a_connection_idle_for_long_is_not_used_again(tmp_path: Path, monk
 
 async def test_what_nobody_uses_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with listening(tmp_path, saying(PLAIN)) as peer:
-        pool = Transport()
-        exchange = await pool.send(peer.address, REQUEST, PATIENT)
-        await rest(exchange)
-        pool.release(peer.address, exchange)
+        pool, exchange = await rested(peer)
         pool.expire()
         assert exchange.reusable
         monkeypatch.setattr(transport, "IDLE_POOL", 0.0)
@@ -238,10 +238,7 @@ async def test_a_pooled_connection_that_closes_under_a_request(tmp_path: Path) -
         writer.write(PLAIN)
 
     async with listening(tmp_path, once) as peer:
-        pool = Transport()
-        exchange = await pool.send(peer.address, REQUEST, PATIENT)
-        await rest(exchange)
-        pool.release(peer.address, exchange)
+        pool, _ = await rested(peer)
         again = await pool.send(peer.address, REQUEST, PATIENT)
         assert again.reused
         with pytest.raises(TransportError, match="connection broke"):
@@ -315,10 +312,7 @@ async def test_a_second_answer_is_no_part_of_the_first(tmp_path: Path) -> None:
 
 async def test_an_answer_that_nobody_asked_for(tmp_path: Path) -> None:
     async with listening(tmp_path, saying(PLAIN)) as peer:
-        pool = Transport()
-        exchange = await pool.send(peer.address, REQUEST, PATIENT)
-        assert await rest(exchange) == b"hello"
-        pool.release(peer.address, exchange)
+        pool, exchange = await rested(peer)
         peer.writers[0].write(PLAIN.replace(b"hello", b"other"))
         await until(lambda: not exchange.reusable)
         again = await pool.send(peer.address, REQUEST, PATIENT)
@@ -526,10 +520,7 @@ async def test_a_connection_that_died_while_idle_is_replaced(
     monkeypatch.setattr(exchanges, "IDLE", -1.0)
     script, turns = forgetful()
     async with listening(tmp_path, script) as peer:
-        pool = Transport()
-        exchange = await pool.send(peer.address, REQUEST, PATIENT)
-        await rest(exchange)
-        pool.release(peer.address, exchange)
+        pool, _ = await rested(peer)
         again = await pool.send(peer.address, REQUEST, PATIENT)
         assert again.reused
         if first == "head":
@@ -555,10 +546,7 @@ async def test_a_connection_that_breaks_otherwise_is_not_replaced(
             raise ConnectionError
 
     async with listening(tmp_path, script) as peer:
-        pool = Transport()
-        exchange = await pool.send(peer.address, REQUEST, PATIENT)
-        await rest(exchange)
-        pool.release(peer.address, exchange)
+        pool, _ = await rested(peer)
         again = await pool.send(peer.address, REQUEST, PATIENT)
         with pytest.raises(TransportError, match="connection broke"):
             await again.head()
