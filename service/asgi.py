@@ -19,10 +19,15 @@ EXTRA = "roundhouse"
 
 
 class Extra(Protocol):
-    """What our own server can do for one request."""
+    """What our own server can do for one request. `heading` is told its status, and says what else its head holds."""
+
+    heading: Callable[[int], Headers] | None
 
     def whole(self) -> bytes | None:
         """The body, once, if all of it is here."""
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Sends a whole answer, beside whose headers there is its length."""
 
     def push(self, piece: bytes) -> bool:
         """Sends a piece of a stream at once; returns whether there is room for more."""
@@ -74,7 +79,7 @@ async def _parts(receive: Receive, limit: int, patience: float) -> AsyncIterator
 
 async def respond(send: Send, status: int, body: bytes, headers: Headers = (JSON,)) -> None:
     """Sends a whole answer."""
-    lines = [*headers, (b"content-length", str(len(body)).encode())]
+    lines = [*headers, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": body})
 
@@ -85,7 +90,7 @@ async def respond_json(send: Send, value: Any, headers: Headers = ()) -> None:
 
 
 class UntilGone:
-    """A context that cancels what runs in it when the client leaves, and then raises ClientGoneError.
+    """A context, of a task, that cancels what runs in it when the client leaves, and then raises ClientGoneError.
 
     `task` is what runs in it. A server that is not ours has to be listened to, which takes another task.
     """
@@ -95,7 +100,7 @@ class UntilGone:
         self._gone = False
         self._listening: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "UntilGone":
+    def __enter__(self) -> "UntilGone":
         task = asyncio.current_task()
         assert task
         self.task = task
@@ -105,7 +110,7 @@ class UntilGone:
             self._listening = asyncio.create_task(self._listen())
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._extra:
             self._extra.tell(None)
         if self._listening:

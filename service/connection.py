@@ -1,28 +1,19 @@
-"""A client's connection: uvicorn's, without what it spends on servers of another kind, and with a way to write at once.
+"""A client's connection: uvicorn's, without what it spends on servers of another kind."""
 
-It is the hot path (docs/performance.md): an answer's head leaves with the first of its body, in one packet; headers are
-ours, so only what could split them is looked for; and a stream need not wake a task for every piece.
-"""
-
-import asyncio
-import logging
-from collections.abc import Callable
-from http import HTTPStatus
-from itertools import chain
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.asgi import EXTRA, App, Headers, Message
-
-log = logging.getLogger("roundhouse")
+from service.asgi import App
+from service.cycle import Cycle
 
 # Requests that a client may send ahead on a connection until no more is read from it. While nothing is read nobody
 # notices that it left, so this is not 0 as with uvicorn.
 AHEAD = 8
-STATUS = {one.value: f"HTTP/1.1 {one.value} {one.phrase}".encode() for one in HTTPStatus}
+SHORT = 128  # bytes of an address that is worth remembering
 
 
 class Connection(HttpToolsProtocol):
@@ -32,143 +23,132 @@ class Connection(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self._ours: Any = ours or self.app
         self._theirs = theirs
-        self._running: RequestResponseCycle | None = None
+        self._running: Cycle | RequestResponseCycle | None = None
+        self._idle_since: float | None = None
+        self.cycle: Any  # the newest, of either kind
+
+    # Called by the parser.
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
-        """Called by the parser: begins with the request, or lines it up behind the one that runs."""
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
-        path = unquote(path) if "%" in path else path
-        if path in self._theirs or self.parser.should_upgrade():
-            super().on_headers_complete()
+        """Begins with the request, or lines it up behind the one that runs."""
+        parser = self.parser
+        path, raw, query = (_remembered if len(self.url) < SHORT else _parsed)(self.url)
+        if path in self._theirs or parser.should_upgrade():
+            self._pass_on()
             return
-        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-        scope["method"] = self.parser.get_method().decode("ascii")
-        scope["path"], scope["raw_path"], scope["query_string"] = path, url.path, url.query or b""
-        scope["http_version"] = version = self.parser.get_http_version()
+        version = parser.get_http_version()
+        scope = {
+            "type": "http",
+            "http_version": version,
+            "method": parser.get_method().decode("ascii"),
+            "path": path,
+            "raw_path": raw,
+            "query_string": query,
+            "headers": self.headers,
+        }
         before = self.cycle
-        self.cycle = cycle = Cycle(self, keep_alive=version != "1.0" and self.parser.should_keep_alive())
+        self.cycle = cycle = Cycle(
+            scope, self.transport, self.flow, self.server_state.default_headers, self.on_response_complete,
+            keep_alive=version != "1.0" and parser.should_keep_alive(), expects=self.expect_100_continue,
+        )  # fmt: skip
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self._ours)
         else:
-            self.pipeline.appendleft((cycle, self._ours))
+            self.pipeline.appendleft((cycle, self._ours))  # type: ignore[arg-type]
             if len(self.pipeline) > AHEAD:
                 self.flow.pause_reading()
 
+    def on_body(self, body: bytes) -> None:
+        """More of the newest request is here."""
+        if type(self.cycle) is Cycle:
+            self.cycle.arrived(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The newest request is here to its end."""
+        if type(self.cycle) is Cycle:
+            self.cycle.arrived_whole()
+        else:
+            super().on_message_complete()
+
+    # Called by the event loop, and at the end of an answer.
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by asyncio. uvicorn tells only the newest request on a connection that its client is gone."""
-        super().connection_lost(exc)
-        running = self._running
-        if running and not running.response_complete:
-            running.disconnected = True
-            running.message_event.set()
-            if isinstance(running, Cycle) and running.leave:
-                running.leave()
+        """The client is gone. Uvicorn tells only the newest request on a connection, which may not have begun."""
+        self.connections.discard(self)
+        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task:
+            self.timeout_keep_alive_task.cancel()
+        for cycle in {self._running, self.cycle} - {None}:
+            if type(cycle) is Cycle:
+                cycle.lost()
+            elif not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.flow.resume_writing()
+        if exc is None:
+            self.transport.close()
+        self.parser = None  # it holds this object, too
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def on_response_complete(self) -> None:
+        """Goes on with the next request that is here already."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._look_again_in(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes the connection where nothing came on it for so long. One timer serves many requests."""
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None:
+            return  # a request runs, or comes: its end begins anew
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._look_again_in(left)
+        else:
+            self.transport.close()
+
+    def _look_again_in(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Called by uvicorn when anything comes."""
+        self._idle_since = None
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
-
-
-class Cycle(RequestResponseCycle):
-    """One request on a connection, and its answer."""
-
-    def __init__(self, connection: Connection, keep_alive: bool) -> None:
-        super().__init__(
-            scope=connection.scope,
-            transport=connection.transport,
-            flow=connection.flow,
-            logger=log,
-            access_logger=log,
-            access_log=False,
-            default_headers=connection.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=connection.expect_100_continue,
-            keep_alive=keep_alive,
-            on_response=connection.on_response_complete,
-        )
-        self._head = b""
-        self.leave: Callable[[], None] | None = None
-        scope: Any = connection.scope
-        scope["extensions"] = {EXTRA: self}
-
-    async def run_asgi(self, app: Any) -> None:
-        """Runs the app to its end. Where that is not the end of the answer, the connection's end says so."""
-        try:
-            await app(self.scope, self.receive, self.send)
-        finally:
-            self.on_response = _nothing
-            if not self.response_complete:
-                # What a client did not take for so long that it was left, would keep the connection open for ever.
-                (self.transport.abort if self.flow.write_paused else self.transport.close)()
-
-    async def send(self, message: Message) -> None:  # type: ignore[override]
-        """ASGI's `send`, for messages in their right order."""
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if self.disconnected:
+        if type(cycle) is not Cycle:
+            super()._start_asgi_task(cycle, app)
             return
-        if not self.response_started:
-            self._begin(message["status"], message["headers"])
-            return
-        body, last = message.get("body", b""), not message.get("more_body", False)
-        if self.scope["method"] == "HEAD":
-            body = b""
-        elif self.chunked_encoding:
-            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"0\r\n\r\n" if last else b"")
-        if self._head or body:
-            self.transport.write(self._head + body)
-            self._head = b""
-        if last:
-            self.response_complete = True
-            self.message_event.set()
-            if not self.keep_alive:
-                self.transport.close()
-            self.on_response()
+        task = self.loop.create_task(cycle.run(app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
-    def tell(self, leave: Callable[[], None] | None) -> None:
-        """Has `leave` called when the client leaves."""
-        self.leave = leave
-        if leave:
-            self.flow.resume_reading()  # or nobody would notice
-            if self.disconnected:
-                leave()
-
-    def whole(self) -> bytes | None:
-        """The body, once, if all of it is here."""
-        if self.more_body or self.disconnected or self.waiting_for_100_continue:
-            return None
-        self.message_event.clear()
-        body, self.body = bytes(self.body), bytearray()
-        return body
-
-    def push(self, piece: bytes) -> bool:
-        """Sends a piece, not empty, of a stream that has begun; returns whether there is room for more of it now."""
-        if self.disconnected:
-            return True
-        self.transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(piece), piece))
-        self._head = b""
-        return not self.flow.write_paused
-
-    def _begin(self, status: int, headers: Headers) -> None:
-        """Makes the head, which waits for the first of the body. Raises ValueError for a header that would be two."""
-        self.response_started, self.waiting_for_100_continue = True, False
-        self.chunked_encoding = True
-        lines, closes = [STATUS[status]], False
-        for name, value in chain(self.default_headers, headers):
-            lines.append(b"%b: %b" % (name, value))
-            if name == b"content-length":
-                self.chunked_encoding = False
-            elif name == b"connection":
-                self.keep_alive, closes = False, True
-        if not self.keep_alive and not closes:
-            lines.append(b"connection: close")
-        if self.chunked_encoding:
-            lines.append(b"transfer-encoding: chunked")
-        self._head = head = b"\r\n".join(lines) + b"\r\n\r\n"
-        if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1:
-            raise ValueError("a header holds the end of a line")
+    def _pass_on(self) -> None:
+        """Leaves the request to uvicorn's own code."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expects
+        self.scope["headers"] = headers
+        super().on_headers_complete()
 
 
-def _nothing() -> None:
-    pass
+def _parsed(url: bytes) -> tuple[str, bytes, bytes]:
+    """The path, as text and as it was sent, and the query."""
+    parts = httptools.parse_url(url)
+    path = parts.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parts.path, parts.query or b""
+
+
+_remembered = lru_cache(_parsed)

@@ -41,7 +41,7 @@ class Endpoints:
         """Takes a fleet into use."""
         self._fleet = fleet
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         path, method = scope["path"], scope["method"]
         answers = self.table.get(path)
         if answers is None and path.startswith(MODELS + "/"):
@@ -50,7 +50,7 @@ class Endpoints:
             raise unknown_path(method, path)
         if method not in answers:
             raise wrong_method(method, path, ", ".join(answers))
-        await answers[method](scope, receive, send)
+        return answers[method](scope, receive, send)
 
     def name_of(self, path: str) -> str:
         """The path as a metric's label: one of the table, or `other`."""

@@ -54,14 +54,12 @@ class Exchange(asyncio.Protocol):
         self._take: Callable[[bytes], bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines(0.0, 0.0, 0.0, 0.0)
-        self._limit = self._total = 0.0
+        self._limit = self._total = self._looks_at = 0.0
         self._started = self._quiet_since = self._taken_at = 0.0
         self._error: TransportError | None = None
         self._complete = True
-        self._keeps_alive = self._paused = self._taken = self._full = False
-        self.status = 0
-        self.idle_since = 0.0
-        self.reused = False
+        self._keeps_alive = self._paused = self._taken = self._full = self._resting = False
+        self.status, self.idle_since, self.reused = 0, 0.0, False
         self.on_slow: Callable[[], None] | None = None
 
     # The exchange as the relay sees it.
@@ -76,12 +74,13 @@ class Exchange(asyncio.Protocol):
             raise self._error or TransportError("the connection is closed")
         self._pieces.clear()
         self.status, self._buffered, self._request = 0, 0, request
-        self._complete = self._full = False
+        self._complete = self._full = self._resting = False
         self._deadlines, self._total = deadlines, min(deadlines.total, left)
         self._limit = min(deadlines.first_byte, left)
         self._started = self._quiet_since = self._taken_at = self._loop.time()
         first = min(self._limit, self._total, deadlines.idle, deadlines.reader)
-        self._timer = self._loop.call_later(first, self._check_deadline)
+        if self._timer is None or self._looks_at > self._started + first:
+            self._look_in(first)
         self._socket.write(request)
 
     async def head(self) -> int:
@@ -138,7 +137,7 @@ class Exchange(asyncio.Protocol):
 
     def rest(self) -> bool:
         """The answer is not read further; returns whether the connection can carry another one."""
-        self._stop_timer()
+        self._resting = True
         self.on_slow = None
         self.idle_since = self._loop.time()
         return self.reusable
@@ -146,13 +145,8 @@ class Exchange(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Whether the answer is complete and the connection can carry another one."""
-        return (
-            self._complete
-            and self._keeps_alive
-            and self._error is None
-            and self._socket is not None
-            and not self._socket.is_closing()
-        )
+        lives = self._complete and self._keeps_alive and self._error is None
+        return lives and self._socket is not None and not self._socket.is_closing()
 
     # Waiting.
 
@@ -195,7 +189,10 @@ class Exchange(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _check_deadline(self) -> None:
-        # One timer for each answer: moving it at every chunk would cost more than the chunk.
+        # One timer for many answers: to move it at every chunk would cost more than the chunk.
+        self._timer = None
+        if self._resting:
+            return
         now = self._loop.time()
         if self._waiter or self._taken:
             self._taken, self._taken_at = False, now
@@ -206,7 +203,7 @@ class Exchange(asyncio.Protocol):
         left = reader if self._complete else min(reader, total, quiet)
         if left > 0.001:
             # The limit may become `idle` in between, so it is looked at again that soon.
-            self._timer = self._loop.call_later(min(left, self._deadlines.idle), self._check_deadline)
+            self._look_in(min(left, self._deadlines.idle))
         elif reader <= 0.001:
             on_slow = self.on_slow
             self._fail(DeadlineError(f"nobody took anything for {self._deadlines.reader:g} s"))
@@ -217,9 +214,15 @@ class Exchange(asyncio.Protocol):
         else:
             self._fail(DeadlineError(f"not complete after {round(self._total, 2):g} s"))
 
+    def _look_in(self, seconds: float) -> None:
+        self._stop_timer()
+        self._looks_at = self._loop.time() + seconds
+        self._timer = self._loop.call_later(seconds, self._check_deadline)
+
     def _stop_timer(self) -> None:
         if self._timer:
             self._timer.cancel()
+            self._timer = None
 
     def _fail(self, error: TransportError) -> None:
         self._error = self._error or error

@@ -5,11 +5,11 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import chain
 from typing import Any
 
-from service.asgi import JSON, App, ClientGoneError, Message, Receive, Scope, Send, respond
+from service.asgi import JSON, App, ClientGoneError, Headers, Message, Receive, Scope, Send, extra_of, respond
 from service.errors import ApiError, anthropic_body, invalid, openai_body, too_large, wrong_media_type
 from service.metrics import Metrics
 from service.records import Record, log_line
@@ -18,6 +18,7 @@ log = logging.getLogger("roundhouse")
 
 CLIENT_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}\Z")
 MAX_HEADERS = 100
+CLOSE = (b"connection", b"close")
 CLIENT_LEFT = 499  # in logs only
 
 
@@ -37,20 +38,25 @@ class Recorded:
             return
         record = Record(random.randbytes(16).hex(), self._name_of(scope["path"]), time.monotonic())
         scope["record"] = record
+        extra = extra_of(scope)
         for name, value in scope["headers"]:
             if name == b"x-request-id" and CLIENT_ID.match(value):
                 record.client_request_id = value.decode()
 
+        def heading(status: int) -> Headers:
+            record.status = status
+            own = (b"x-request-id", record.request_id.encode())
+            return (own, CLOSE) if self.closing else (own,)
+
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
-                record.status = message["status"]
-                message["headers"].append((b"x-request-id", record.request_id.encode()))
-                if self.closing:
-                    message["headers"].append((b"connection", b"close"))
+                message["headers"].extend(heading(message["status"]))
             await send(message)
 
+        if extra:
+            extra.heading = heading
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send if extra else noting)
         except ClientGoneError:
             record.outcome, record.status, record.code = "cancelled", CLIENT_LEFT, None
         except asyncio.CancelledError:  # the server stops
@@ -93,14 +99,14 @@ class Bounded:
     def __init__(self, app: App, max_headers: int, max_body: int) -> None:
         self._app, self._max_headers, self._max_body = app, max_headers, max_body
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         headers = scope["headers"]
         if len(headers) > MAX_HEADERS or sum(map(len, chain.from_iterable(headers))) > self._max_headers:
             limit = f"{MAX_HEADERS} headers or {self._max_headers} bytes of them"
             raise too_large(f"There are more than {limit}.", "headers_too_large", 431)
         if scope["method"] == "POST":
             self._check_body(dict(headers))
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
     def _check_body(self, headers: dict[bytes, bytes]) -> None:
         media = headers.get(b"content-type", b"application/json")

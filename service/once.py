@@ -208,7 +208,7 @@ class Once:
         listener = Listener()
         answer.listeners.append(listener)
         try:
-            async with UntilGone(receive):
+            with UntilGone(receive):
                 await answer.play(listener, send, self._patience, joined)
         finally:
             answer.listeners.remove(listener)

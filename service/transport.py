@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections.abc import Iterable
 
 from service.dialing import RefusedError, TransportError
 from service.exchange import DeadlineError, Deadlines, Exchange
@@ -80,18 +79,16 @@ def _is_fresh(exchange: Exchange, now: float) -> bool:
     return exchange.reusable and now - exchange.idle_since < IDLE_POOL
 
 
-def post(path: str, body: bytes, headers: Iterable[tuple[str, str]] = ()) -> bytes:
-    """A POST request of JSON, ready to send."""
-    return (
-        _head("POST", path, (*headers, ("content-type", "application/json"), ("content-length", str(len(body))))) + body
+def post(path: str, body: bytes, request_id: str = "") -> bytes:
+    """A POST request of JSON, ready to send, with its `x-request-id` if it has one."""
+    own = f"x-request-id: {request_id}\r\n" if request_id else ""
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: engine\r\n{own}"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
+    return head.encode() + body
 
 
 def get(path: str) -> bytes:
     """A GET request, ready to send."""
-    return _head("GET", path, ())
-
-
-def _head(method: str, path: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
-    return f"{method} {path} HTTP/1.1\r\nhost: engine\r\n{lines}\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nhost: engine\r\n\r\n".encode()

@@ -18,7 +18,7 @@ import httpx
 import uvicorn
 
 from service import assembly
-from service.asgi import EXTRA, Extra, Message, Receive, Scope, Send
+from service.asgi import EXTRA, Extra, Headers, Message, Receive, Scope, Send
 from service.connection import Connection
 from service.engine import demand, state
 from service.engine.state import Condition, EngineState
@@ -293,6 +293,20 @@ class Witness:
 
     def whole(self) -> bytes | None:
         return self.extra.whole()
+
+    @property
+    def heading(self) -> Callable[[int], Headers] | None:
+        return self.extra.heading
+
+    @heading.setter
+    def heading(self, heading: Callable[[int], Headers] | None) -> None:
+        self.extra.heading = heading
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        self.given.take({"type": "http.response.start", "status": status})
+        self.given.take({"type": "http.response.body", "body": body})
+        self.gateway.look()
+        await self.extra.answer(status, headers, body)
 
     def tell(self, leave: Callable[[], None] | None) -> None:
         self.extra.tell(leave)

@@ -100,10 +100,10 @@ class Case:
 
 TALK = Need("chat")
 LONG_TALK = Need("chat", turns=3)
-CODE_TALK = Need("chat", code=True)
+CODE_TALK = Need("chat", contents=("```",))
 TOOL_TALK = Need("chat", tools=True)
 TEXT = Need("completion")
-CODE_TEXT = Need("completion", code=True)
+CODE_TEXT = Need("completion", contents=("```",))
 GAP = Need("infill")
 VECTORS = Need("embedding")
 

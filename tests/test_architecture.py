@@ -15,8 +15,8 @@ ROOMS = (
     "documents", "errors", "settings", "asgi", "names", "shapes", "flags", "model", "prompts", "catalog", "weights",
     "entries", "tenants", "fleet", "planner", "records", "protocol", "affinity", "metrics", "dialing", "exchange",
     "transport", "engine", "proof", "intake", "upstreams", "policies", "router", "admission", "waking", "once",
-    "quarantine", "retries", "relay", "endpoints", "middleware", "assembly", "reloading", "leaving", "connection",
-    "gateway", "cli",
+    "quarantine", "retries", "relay", "endpoints", "middleware", "assembly", "reloading", "leaving", "cycle",
+    "connection", "gateway", "cli",
 )  # fmt: skip
 FILES = sorted(SERVICE.rglob("*.py"))
 LONGEST = 300  # lines

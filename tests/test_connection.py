@@ -56,7 +56,7 @@ class App:
             self.gone.append(path)
         elif path == "/until":
             try:
-                async with UntilGone(never, extra_of(scope)):
+                with UntilGone(never, extra_of(scope)):
                     await asyncio.Event().wait()
             except ClientGoneError:
                 self.gone.append(path)

@@ -64,7 +64,8 @@ def test_the_document_is_up_to_date() -> None:
     )
 
 
-NEEDS = st.builds(Need, st.sampled_from(sorted(PREFERENCES)), st.integers(1, 3), st.booleans(), st.booleans())
+SAID = st.sampled_from([(), ("```",)])
+NEEDS = st.builds(Need, st.sampled_from(sorted(PREFERENCES)), st.integers(1, 3), st.booleans(), SAID)
 WORDS = sorted({case.requested for case in CASES})
 
 

@@ -99,7 +99,7 @@ async def rested(peer: Peer) -> tuple[Transport, Exchange]:
 
 def test_requests_as_bytes() -> None:
     assert get("/health") == b"GET /health HTTP/1.1\r\nhost: engine\r\n\r\n"
-    assert post("/v1/x", b"{}", [("x-request-id", "7")]) == (
+    assert post("/v1/x", b"{}", "7") == (
         b"POST /v1/x HTTP/1.1\r\nhost: engine\r\nx-request-id: 7\r\n"
         b"content-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
     )

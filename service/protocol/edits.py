@@ -78,10 +78,10 @@ def ends(request: Body, model: Model) -> Ends:
     return Ends(asked, tuple(dict.fromkeys(end for end in added if end not in asked)))
 
 
-def edits(request: Body, name: str, model: Model, dialect: Dialect) -> dict[str, Any]:
+def edits(request: Body, name: str, model: Model, dialect: Dialect, ends: Ends) -> dict[str, Any]:
     """The fields of the body that the engine, which knows `model` as `name`, must get otherwise than written.
 
-    Raises the 400 for an order of infilling that the model was not trained on.
+    `ends` are what must end the answer. Raises the 400 for an order of infilling that the model was not trained on.
     """
     fields: dict[str, Any] = {}
     if request.model != name:
@@ -94,7 +94,7 @@ def edits(request: Body, name: str, model: Model, dialect: Dialect) -> dict[str,
         fields["chat_template_kwargs"] = {"bos_is_added": True}
     if type(request) is CompletionRequest and request.suffix is not None and isinstance(request.prompt, str):
         fields |= _infilling(request, request.prompt, request.suffix, model)
-    return fields | ends(request, model).fields(dialect)
+    return fields | ends.fields(dialect) if ends.added else fields
 
 
 def _infilling(request: CompletionRequest, prefix: str, suffix: str, model: Model) -> dict[str, Any]:

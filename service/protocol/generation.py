@@ -1,16 +1,18 @@
 """The generation endpoints: which body each takes, in which dialect it answers, and what it needs of a model."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from service.protocol.requests import (
+    AnthropicMessage,
     Body,
     ChatRequest,
     CompletionRequest,
     CountRequest,
     EmbeddingsRequest,
+    Message,
     MessagesRequest,
     ResponsesRequest,
 )
@@ -27,14 +29,18 @@ LINE = r"[^\S\n]*+(?:def |class |import |from \w+ import |#include|function |pub
 FIRST_LINE, LATER_LINE = re.compile(LINE), re.compile("\n" + LINE)
 
 
-@dataclass(frozen=True)
-class Need:
-    """What a request visibly needs: its kind, and what `auto` looks at."""
+class Need(NamedTuple):
+    """What a request visibly needs: its kind, and what `auto` looks at. `contents` are all that was said."""
 
     kind: Kind
     turns: int = 1
-    code: bool = False
     tools: bool = False
+    contents: Sequence[Any] = ()
+
+    @property
+    def code(self) -> bool:
+        """Whether any of it looks like code. To find that out costs as much as all else that is needed."""
+        return any(map(_is_code, self.contents))
 
 
 @dataclass(frozen=True)
@@ -48,27 +54,27 @@ class Endpoint:
 
 
 def _chat(body: ChatRequest) -> Need:
-    turns, code = 0, False
-    for message in body.messages:
-        turns += message.role == "user"
-        code = code or _is_code(message.content)
-    return Need("chat", turns, code, bool(body.tools))
+    return _conversation(body.messages, body.tools)
 
 
 def _completion(body: CompletionRequest) -> Need:
-    return Need("infill" if body.suffix is not None else "completion", 1, _is_code(body.prompt))
+    return Need("infill" if body.suffix is not None else "completion", contents=(body.prompt,))
 
 
 def _responses(body: ResponsesRequest) -> Need:
     if isinstance(body.input, str):
-        return Need("chat", 1, _is_code(body.input), bool(body.tools))
+        return Need("chat", 1, bool(body.tools), (body.input,))
     turns = sum(item.get("role") == "user" for item in body.input)
-    return Need("chat", turns, any(_is_code(item.get("content")) for item in body.input), bool(body.tools))
+    return Need("chat", turns, bool(body.tools), [item.get("content") for item in body.input])
 
 
 def _messages(body: CountRequest) -> Need:
-    turns = sum(message.role == "user" for message in body.messages)
-    return Need("chat", turns, any(_is_code(message.content) for message in body.messages), bool(body.tools))
+    return _conversation(body.messages, body.tools)
+
+
+def _conversation(messages: Sequence[Message | AnthropicMessage], tools: Sequence[Any] | None) -> Need:
+    turns = [message.role for message in messages].count("user")
+    return Need("chat", turns, bool(tools), [message.content for message in messages])
 
 
 def _embeddings(_: EmbeddingsRequest) -> Need:

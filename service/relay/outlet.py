@@ -17,14 +17,17 @@ class Outlet:
     """
 
     def __init__(self, send: Send, dialect: Dialect, extra: Extra | None = None) -> None:
-        self._send, self._dialect = send, dialect
+        self._send, self._dialect, self._extra = send, dialect, extra
         self._held = b""
         self.push = extra.push if extra else self._hold
         self.begun = False
 
     async def answer(self, body: bytes, headers: Headers) -> None:
         """Sends a whole answer."""
-        await respond(self._send, 200, body, (JSON, *headers))
+        if self._extra:
+            await self._extra.answer(200, (JSON, *headers), body)
+        else:
+            await respond(self._send, 200, body, (JSON, *headers))
 
     async def open(self, headers: Headers = ()) -> None:
         """Sends the status of a stream, unless that was done."""

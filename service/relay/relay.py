@@ -1,7 +1,7 @@
 """The life of one request, told once: read, resolve, admit, pick, send, stream, record."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from service.admission.gate import Admission
@@ -65,7 +65,7 @@ class Relay:
         for task in self._running:
             task.cancel()
 
-    async def answer(
+    def answer(
         self,
         endpoint: Endpoint,
         body: bytes,
@@ -74,14 +74,13 @@ class Relay:
         receive: Receive,
         send: Send,
         extra: Extra | None = None,
-    ) -> None:
-        """Answers one request; raises ApiError where nothing has been sent yet."""
+    ) -> Awaitable[None]:
+        """Answers one request; raises ApiError, at once or later, where nothing has been sent yet."""
         call = self._call(endpoint, body, headers, record)
         if call.wishes.idempotency_key is None:
-            await self._run(call, receive, send, extra)
-        else:
-            identity = call.tenant.id, call.wishes.idempotency_key
-            await self._once.answer(identity, call.fingerprint, partial(self._run, call), record, receive, send)
+            return self._run(call, receive, send, extra)
+        identity = call.tenant.id, call.wishes.idempotency_key
+        return self._once.answer(identity, call.fingerprint, partial(self._run, call), record, receive, send)
 
     def resolve(self, request: Body, endpoint: Endpoint) -> Target:
         """Which served model the request goes to, and why; raises the 404 or 400 that says why none."""
@@ -98,7 +97,8 @@ class Relay:
         served, dialect = target.served, endpoint.dialect
         record.model, record.variant, record.family = target.name, served.variant, served.family
         record.route = target.why
-        payload = edited(body, edits(request, target.name, served.model, dialect))
+        ending = ends(request, served.model)
+        payload = edited(body, edits(request, target.name, served.model, dialect, ending))
         patience = self._patience[served.id]
         return Call(
             request=request,
@@ -112,15 +112,15 @@ class Relay:
             patience=patience,
             record=record,
             body=body,
-            wire=post(endpoint.path, payload, (("x-request-id", record.request_id),)),
-            hidden=ends(request, served.model).hidden(dialect),
+            wire=post(endpoint.path, payload, record.request_id),
+            hidden=ending.hidden(dialect),
             until=record.started + min(asked.timeout or patience.whole.total, patience.whole.total),
         )
 
     async def _run(self, call: Call, receive: Receive, send: Send, extra: Extra | None = None) -> None:
         """Has the request answered unless its client leaves; what fails within a stream becomes the stream's end."""
         outlet = Outlet(send, call.dialect, extra)
-        async with UntilGone(receive, extra) as client:
+        with UntilGone(receive, extra) as client:
             self._running.add(client.task)
             try:
                 await self._serve(call, outlet, client)

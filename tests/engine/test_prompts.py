@@ -117,8 +117,9 @@ def test_a_token_ends_a_turn_and_does_not_show(
 def _ends_a_turn(path: str, model: Model, stream: bool, engine: RealEngine, said: str, stop: str) -> None:
     body = {"model": MODEL, **BODIES[path], **({"stream": True} if stream else {})}
     request, dialect = read(ENDPOINTS[path].body, json.dumps(body).encode()), ENDPOINTS[path].dialect
-    answer = ask(engine, path, body | edits(request, MODEL, model, dialect))
-    shown = ends(request, model).hidden(dialect)(answer)
+    ending = ends(request, model)
+    answer = ask(engine, path, body | edits(request, MODEL, model, dialect, ending))
+    shown = ending.hidden(dialect)(answer)
     if not stream:
         assert text_in(path, shown).rstrip() == said.rstrip()
     assert b'stop_sequence","stop_sequence' not in shown and b'"stop_reason":"stop_sequence"' not in shown

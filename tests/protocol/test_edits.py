@@ -43,7 +43,8 @@ def request(path: str, **fields: Any) -> Body:
 
 
 def edited(path: str, model: Model = TALKER, **fields: Any) -> dict[str, Any]:
-    return edits(request(path, **fields), "m", model, ENDPOINTS[path].dialect)
+    asked = request(path, **fields)
+    return edits(asked, "m", model, ENDPOINTS[path].dialect, ends(asked, model))
 
 
 # What ends an answer
