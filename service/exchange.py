@@ -151,8 +151,9 @@ class Exchange(asyncio.Protocol):
     # Waiting.
 
     def _gather(self) -> bytes:
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
         self._buffered = 0
         self._taken = True
         if self._paused and self._socket and not self._socket.is_closing():
@@ -249,15 +250,12 @@ class Exchange(asyncio.Protocol):
         if self._buffered > HIGH_WATER and self._socket and not self._paused and not self._complete:
             self._paused = True
             self._socket.pause_reading()
-        if self._take and self._pieces:
-            self._hand_over(self._take)
-        else:
+        if not (self._take and self._pieces):
             self._wake()
-
-    def _hand_over(self, take: Callable[[bytes], bool]) -> None:
-        """Spares who pours a turn of the event loop for each piece: they wake for the last, and for one too many."""
+            return
+        # Who pours is spared a turn of the event loop for each piece: they wake for the last, and for one too many.
         try:
-            self._full = not take(self._gather())
+            self._full = not self._take(self._gather())
         except Exception as error:  # noqa: BLE001  raised where `pour` was called
             self._take = None
             if self._waiter and not self._waiter.done():

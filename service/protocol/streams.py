@@ -9,8 +9,10 @@ from service.records import Record
 
 Dialect = Literal["openai", "responses", "messages"]
 
-# Of `finish_reason` and `stop_reason`; a pattern that begins with what is rare is found faster.
-FINISH_REASON = re.compile(rb'_reason": ?"([a-z_]+)"')
+FINISH_REASON = re.compile(rb'_reason": ?"([a-z_]+)"')  # and `stop_reason`
+# How the events of the OpenAI dialect begin that are neither error nor end, and what makes one of them more than text.
+TEXT = b'data: {"id":'
+USAGE, ROLE, REASON, SPACED_REASON = b'"usage":{', b'"delta":{"role"', b'_reason":"', b'_reason": "'
 ENDS = {
     "openai": (b"data: [DONE]",),
     "responses": (b"event: response.completed", b"event: response.incomplete"),
@@ -34,6 +36,15 @@ class BrokenStreamError(Exception):
         self.passed = b""
 
 
+def _is_text(event: bytes) -> bool:
+    """Whether an event of the OpenAI dialect has text and no more, as all have but the first and the last few.
+
+    `in` would first try each pattern as a number, and an expression costs as much as all of these.
+    """
+    find = event.find
+    return event.startswith(TEXT) and find(USAGE) < 0 and find(REASON) < 0 and find(ROLE) < 0 and find(SPACED_REASON) < 0
+
+
 class Watch:
     """Follows one streamed answer of an engine.
 
@@ -54,6 +65,9 @@ class Watch:
         if self._rest:
             data = self._rest + data
         elif 0 < data.find(b"\n\n") == len(data) - 2:
+            if _is_text(data) and self._dialect == "openai":
+                self._record.output(now)
+                return data
             return data if self._passes(data, now) else b""
         end = data.rfind(b"\n\n") + 2
         if end == 1:
@@ -83,7 +97,7 @@ class Watch:
         if event.startswith(ERRORS):
             raise BrokenStreamError(dead=is_death(event))
         if event.startswith(self._ends):
-            if b'"usage":{' in event:
+            if USAGE in event:
                 self._note_usage(event)
             # An engine that was told to stop ends a stream so: without a reason, or with nothing said.
             said = self._record.first_output is not None or self._record.completion_tokens
@@ -91,7 +105,7 @@ class Watch:
                 raise BrokenStreamError
             self.finished = True
             return True
-        if b'"usage":{' in event:
+        if USAGE in event:
             self._note_usage(event)
             if self._dialect == "openai" and b'"choices":[]' in event:
                 return not self._hide_usage
@@ -108,7 +122,7 @@ class Watch:
     def _is_output(self, event: bytes) -> bool:
         """Whether the event carries text: the opening events come together with the first token, not before it."""
         if self._dialect == "openai":
-            return b'"delta":{"role"' not in event
+            return ROLE not in event
         # Anthropic's message_delta closes a message: it carries why it ended and what was used, and no text.
         return b"delta\n" in event[:64] and not event.startswith(b"event: message_delta")
 
