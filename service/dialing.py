@@ -22,6 +22,10 @@ class RefusedError(TransportError):
     """Nobody listens at the address."""
 
 
+class DeadlineError(TransportError):
+    """The replica was silent for too long."""
+
+
 async def dial(loop: asyncio.AbstractEventLoop, address: str, protocol: asyncio.Protocol, limit: float) -> None:
     """Connects `protocol` to an address, a socket's path or `host:port`, within `limit` seconds.
 

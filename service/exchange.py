@@ -11,7 +11,7 @@ from typing import cast
 
 import httptools
 
-from service.dialing import TransportError, dial
+from service.dialing import DeadlineError, TransportError, dial
 
 HIGH_WATER = 64 * 2**10
 LARGEST_HEAD = 64 * 2**10
@@ -30,10 +30,6 @@ class Deadlines:
     idle: float
     total: float
     reader: float = 60.0
-
-
-class DeadlineError(TransportError):
-    """The replica was silent for too long."""
 
 
 class Exchange(asyncio.Protocol):
@@ -250,12 +246,17 @@ class Exchange(asyncio.Protocol):
         if self._buffered > HIGH_WATER and self._socket and not self._paused and not self._complete:
             self._paused = True
             self._socket.pause_reading()
-        if not (self._take and self._pieces):
+        pieces = self._pieces
+        if not (self._take and pieces):
             self._wake()
             return
         # Who pours is spared a turn of the event loop for each piece: they wake for the last, and for one too many.
         try:
-            self._full = not self._take(self._gather())
+            if len(pieces) > 1 or self._paused:
+                data = self._gather()
+            else:
+                data, self._buffered, self._taken = pieces.pop(), 0, True
+            self._full = not self._take(data)
         except Exception as error:  # noqa: BLE001  raised where `pour` was called
             self._take = None
             if self._waiter and not self._waiter.done():

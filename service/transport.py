@@ -3,8 +3,8 @@
 import asyncio
 import math
 
-from service.dialing import RefusedError, TransportError
-from service.exchange import DeadlineError, Deadlines, Exchange
+from service.dialing import DeadlineError, RefusedError, TransportError
+from service.exchange import Deadlines, Exchange
 
 __all__ = ["DeadlineError", "Deadlines", "Exchange", "RefusedError", "Transport", "TransportError", "get", "post"]
 

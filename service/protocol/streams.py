@@ -10,9 +10,9 @@ from service.records import Record
 Dialect = Literal["openai", "responses", "messages"]
 
 FINISH_REASON = re.compile(rb'_reason": ?"([a-z_]+)"')  # and `stop_reason`
-# How the events of the OpenAI dialect begin that are neither error nor end, and what makes one of them more than text.
+# How events begin in the OpenAI dialect, and in no other, but for errors and ends; and what makes them more than text.
 TEXT = b'data: {"id":'
-USAGE, ROLE, REASON, SPACED_REASON = b'"usage":{', b'"delta":{"role"', b'_reason":"', b'_reason": "'
+USAGE, ROLE, REASON, SPACED = b'"usage":{', b'"delta":{"role"', b'_reason":"', b'_reason": "'
 ENDS = {
     "openai": (b"data: [DONE]",),
     "responses": (b"event: response.completed", b"event: response.incomplete"),
@@ -36,15 +36,6 @@ class BrokenStreamError(Exception):
         self.passed = b""
 
 
-def _is_text(event: bytes) -> bool:
-    """Whether an event of the OpenAI dialect has text and no more, as all have but the first and the last few.
-
-    `in` would first try each pattern as a number, and an expression costs as much as all of these.
-    """
-    find = event.find
-    return event.startswith(TEXT) and find(USAGE) < 0 and find(REASON) < 0 and find(ROLE) < 0 and find(SPACED_REASON) < 0
-
-
 class Watch:
     """Follows one streamed answer of an engine.
 
@@ -65,7 +56,10 @@ class Watch:
         if self._rest:
             data = self._rest + data
         elif 0 < data.find(b"\n\n") == len(data) - 2:
-            if _is_text(data) and self._dialect == "openai":
+            # All but the first and the last few events of the OpenAI dialect are text and no more. `in` would first try
+            # each pattern as a number, and one expression for all costs as much as all of these.
+            find = data.find
+            if data.startswith(TEXT) and find(USAGE) < 0 and find(REASON) < 0 and find(ROLE) < 0 and find(SPACED) < 0:
                 self._record.output(now)
                 return data
             return data if self._passes(data, now) else b""
