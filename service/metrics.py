@@ -1,8 +1,7 @@
 """Every metric of the gateway, declared once, and the one place where a record is observed."""
 
 import functools
-from bisect import bisect_left
-from collections import Counter as Tally
+from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,14 @@ class Gaps(Histogram):
 
     def observe_all(self, gaps: Iterable[float]) -> None:
         """Counts them, in seconds."""
-        total = 0.0
-        tally: Tally[int] = Tally()
-        for gap in gaps:
-            total += gap
-            tally[bisect_left(self._upper_bounds, gap)] += 1
-        for index, count in tally.items():
-            self._buckets[index].inc(count)
-        self._sum.inc(total)
+        ordered = sorted(gaps)
+        below = 0
+        for bound, bucket in zip(self._upper_bounds, self._buckets, strict=True):
+            within = bisect_right(ordered, bound)
+            if within > below:
+                bucket.inc(within - below)
+                below = within
+        self._sum.inc(sum(ordered))
 
 
 class Metrics:

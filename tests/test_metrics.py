@@ -4,9 +4,10 @@ import prometheus_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from service.metrics import UNKNOWN, Metrics
+from service.metrics import GAPS, UNKNOWN, Gaps, Metrics
 from service.records import Record
 
 CHAT = "/v1/chat/completions"
@@ -101,6 +102,22 @@ def test_a_whole_answer_has_no_first_token() -> None:
     metrics = Metrics()
     metrics.observe(ended(model="m", variant="chat", first_output=10.5, gaps=[0.1]))
     assert not [name for name in series(metrics) if "token" in name]
+
+
+@given(st.lists(st.sampled_from(GAPS) | st.floats(0, 5), max_size=50))
+def test_gaps_are_counted_as_one_by_one(gaps: list[float]) -> None:
+    registry = CollectorRegistry()
+    together = Gaps("a", "a", registry=registry, buckets=GAPS)
+    alone = Histogram("b", "b", registry=registry, buckets=GAPS)
+    together.observe_all(gaps)
+    for gap in gaps:
+        alone.observe(gap)
+    counts = [
+        [sample[1:3] for sample in one.collect()[0].samples if sample.name[1:] in ("_bucket", "_count")]
+        for one in (together, alone)
+    ]
+    assert counts[0] == counts[1]
+    assert together._sum.get() == pytest.approx(sum(gaps))
 
 
 @given(st.lists(st.text(min_size=1), max_size=20))
