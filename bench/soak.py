@@ -87,20 +87,22 @@ async def run(soak: Soak, keep: Path | None = None) -> dict[str, Any]:
             began = time.monotonic()
             befalling = asyncio.create_task(befall(faults, engines))
             await asyncio.sleep(soak.seconds * SETTLED)
-            settled = await _at_rest(traffic, service.pid)
+            settled = await _at_rest(traffic, service.pid, port)
             traffic.resume()
             await asyncio.sleep(max(0.0, began + soak.seconds - time.monotonic()))
             await befalling
-            ended = await _at_rest(traffic, service.pid)
-        in_flight = await asyncio.to_thread(_in_flight, port)
+            ended = await _at_rest(traffic, service.pid, port)
+        in_flight = await asyncio.to_thread(_sample, port, "roundhouse_in_flight")
         return figures(soak, faults, traffic, settled, ended) | {
             "in_flight_at_rest": in_flight,
             "tracebacks": _text(log).count("Traceback (most recent call last)"),
         }
 
 
-def figures(soak: Soak, faults: list[Fault], traffic: Traffic, settled: Usage, ended: Usage) -> dict[str, Any]:
-    """What a soak found; memory in 10^6 bytes."""
+def figures(
+    soak: Soak, faults: list[Fault], traffic: Traffic, settled: tuple[Usage, float], ended: tuple[Usage, float]
+) -> dict[str, Any]:
+    """What a soak found; memory in 10^6 bytes, `kept_mb` the part of it that is answers kept for their keys."""
     return {
         "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -114,8 +116,9 @@ def figures(soak: Soak, faults: list[Fault], traffic: Traffic, settled: Usage, e
         "generated_twice": traffic.twice,
         "endings": dict(traffic.endings),
         "reasons": dict(traffic.reasons),
-        "rss_mb": [round(one.rss / MB, 1) for one in (settled, ended)],
-        "files": [settled.files, ended.files],
+        "rss_mb": [round(usage.rss / MB, 1) for usage, _ in (settled, ended)],
+        "kept_mb": [round(kept / MB, 1) for _, kept in (settled, ended)],
+        "files": [usage.files for usage, _ in (settled, ended)],
     }
 
 
@@ -127,7 +130,7 @@ def clean(figures: dict[str, Any]) -> bool:
 def report(figures: dict[str, Any]) -> str:
     """The figures for a reader."""
     befell = ", ".join(f"{count} {kind}" for kind, count in sorted(figures["faults"].items())) or "none"
-    (rss, rss_end), (files, files_end) = figures["rss_mb"], figures["files"]
+    (rss, rss_end), (kept, kept_end), (files, files_end) = (figures[one] for one in ("rss_mb", "kept_mb", "files"))
     rows = [
         f"{figures['machine']}, {figures['date']}: {figures['seconds']:g} s, {figures['clients']} clients, "
         f"{figures['engines']} engines, seed {figures['seed']}",
@@ -136,7 +139,8 @@ def report(figures: dict[str, Any]) -> str:
         f"duplicated {figures['duplicated']}, keys generated twice {figures['generated_twice']}",
         *(f"  {count:7d}  {what}" for what, count in sorted(figures["reasons"].items(), key=lambda row: -row[1])),
         f"gateway at rest, from {SETTLED:.0%} of the time to its end: RSS {rss} → {rss_end} MB "
-        f"({rss_end - rss:+.1f}), files {files} → {files_end} ({files_end - files:+d})",
+        f"({rss_end - rss:+.1f}), answers kept for their keys {kept} → {kept_end} MB ({kept_end - kept:+.1f}), "
+        f"files {files} → {files_end} ({files_end - files:+d})",
         f"requests in flight at rest: {figures['in_flight_at_rest']:g}; tracebacks in its log: {figures['tracebacks']}",
     ]
     return "\n".join(rows)
@@ -149,11 +153,11 @@ def _fleet(folder: Path, engines: list[Station]) -> Path:
     return path
 
 
-async def _at_rest(traffic: Traffic, service: int) -> Usage:
-    """What the service uses when nobody asks anything."""
+async def _at_rest(traffic: Traffic, service: int, port: int) -> tuple[Usage, float]:
+    """What the service uses when nobody asks anything, and the bytes of it that are answers kept for their keys."""
     await traffic.rest()
     await asyncio.sleep(1)
-    return processes.usage(service)
+    return processes.usage(service), await asyncio.to_thread(_sample, port, "roundhouse_kept_answers_bytes")
 
 
 async def _until_ready(port: int, engines: int, log: Path) -> None:
@@ -169,9 +173,10 @@ async def _until_ready(port: int, engines: int, log: Path) -> None:
     raise SystemExit(f"The service does not answer: {_text(log)[-500:]}")
 
 
-def _in_flight(port: int) -> float:
+def _sample(port: int, name: str) -> float:
+    """The sum of a metric's series."""
     lines = _fetch(port, "/metrics").decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("roundhouse_in_flight{"))
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
 
 
 def _text(log: Path) -> str:

@@ -64,6 +64,10 @@ class Metrics:
             "roundhouse_reload_failed", "Whether the fleet file as it is now was refused (1) or is in use (0).",
             registry=registry, multiprocess_mode="livemax",
         )  # fmt: skip
+        self.kept_bytes = Gauge(
+            "roundhouse_kept_answers_bytes", "Memory of answers that an Idempotency-Key stands for.",
+            registry=registry, multiprocess_mode="livesum",
+        )  # fmt: skip
         self.ttft = Histogram(
             "roundhouse_time_to_first_token_seconds", "From arrival to the first output of a stream.", LABELS,
             registry=registry, buckets=SECONDS,

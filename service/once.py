@@ -15,7 +15,29 @@ Run = Callable[[Receive, Send], Coroutine[Any, Any, None]]
 
 REPLAYED = (b"x-roundhouse-replayed", b"true")
 PIECE = 64 * 2**10  # bytes that a listener is sent at once, and that the foremost one may be behind the generation
-ENTRY = 2**10  # bytes that an answer costs beside its body, about
+ENTRY = 2 * 2**10  # bytes that an answer costs beside its body, about
+
+
+class Signal:
+    """Something that happens again and again, and those who wait for the next time; smaller than asyncio's Event."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def next(self) -> None:
+        """Waits until it happens."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+    def tell(self) -> None:
+        """It happens."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
 
 
 @dataclass(eq=False)
@@ -38,7 +60,7 @@ class Answer:
         self.expires = 0.0
         self.listeners: list[Listener] = []
         self.task: asyncio.Task[None] | None = None
-        self._grown, self._taken = asyncio.Event(), asyncio.Event()
+        self._grown, self._taken = Signal(), Signal()
 
     @property
     def size(self) -> int:
@@ -60,7 +82,7 @@ class Answer:
             data = message.get("body", b"")
             self.body += data
             self.complete = not message.get("more_body", False)
-        self._grown = _told(self._grown)
+        self._grown.tell()
         return len(data)
 
     def end(self, error: BaseException | None) -> None:
@@ -70,7 +92,7 @@ class Answer:
         first = self.record
         self.record = Record(first.request_id, first.endpoint, first.started, outcome=first.outcome, code=first.code)
         _describe(self.record, first)
-        self._grown = _told(self._grown)
+        self._grown.tell()
 
     def shorten(self, limit: int) -> int:
         """Drops what every listener has taken, and of the rest what is over `limit` bytes; returns how many bytes.
@@ -89,12 +111,12 @@ class Answer:
         while self.listeners and not self.complete:
             if self._end - max(listener.position for listener in self.listeners) <= PIECE:
                 return
-            await self._taken.wait()
+            await self._taken.next()
 
     async def play(self, listener: Listener, send: Send, patience: float, joined: bool) -> None:
         """Sends the whole answer to one listener as it comes; raises what went wrong with it."""
         while not self.head and not self.ended:
-            await self._grown.wait()
+            await self._grown.next()
         if self.head:
             headers = [*self.head["headers"], *([REPLAYED] if joined else [])]
             await send({**self.head, "headers": headers})
@@ -111,13 +133,13 @@ class Answer:
                 except TimeoutError:
                     raise too_slow(f"The client took nothing of its answer for {patience:g} s.") from None
                 listener.position += len(piece)
-                self._taken = _told(self._taken)
+                self._taken.tell()
             elif self.ended:
                 if self.error:
                     raise self.error
                 return
             else:
-                await self._grown.wait()
+                await self._grown.next()
             if last:
                 return
 
@@ -145,7 +167,7 @@ class Once:
         self._clock, self._patience, self._ttl, self._largest, self._total = clock, patience, ttl, largest, total
         self._running: dict[Key, Answer] = {}
         self._kept: OrderedDict[Key, Answer] = OrderedDict()  # those asked for last are last
-        self.held = 0
+        self.held = 0  # bytes, about
 
     async def answer(
         self, key: Key, fingerprint: bytes, run: Run, record: Record, receive: Receive, send: Send
@@ -233,6 +255,7 @@ class Once:
         """Keeps the answer if it is worth it: whole, successful, not too large, and nobody gave it up."""
         given_up = upstream_failed("The answer was given up before it was complete.")
         answer.end(given_up if task.cancelled() else task.exception())
+        answer.task = None
         current = self._running.get(key) is answer
         if current:
             del self._running[key]
@@ -251,12 +274,6 @@ async def _nobody_leaves() -> Message:
     """What a generation hears of its client: nothing, because who listens may change. It is cancelled instead."""
     never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
     return await never
-
-
-def _told(event: asyncio.Event) -> asyncio.Event:
-    """Wakes those who wait; returns the event to wait for next."""
-    event.set()
-    return asyncio.Event()
 
 
 def _describe(record: Record, other: Record) -> None:

@@ -55,6 +55,11 @@ class Relay:
         self._fleet = fleet
         self._patience = {one.id: Patience.of(one, self._settings) for one in fleet.served}
 
+    @property
+    def kept_bytes(self) -> int:
+        """The memory of answers that an `Idempotency-Key` stands for, about."""
+        return self._once.held
+
     def expire(self) -> None:
         """Forgets answers that nobody may ask for again."""
         self._once.expire()
