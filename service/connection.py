@@ -1,5 +1,6 @@
-"""A client's connection: uvicorn's, without what it spends on servers of another kind."""
+"""A client's connection: uvicorn's, without what it spends on servers of another kind, and with bounds for heads."""
 
+import asyncio
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -8,23 +9,29 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.asgi import App
-from service.cycle import Cycle
+from service.cycle import STATUS, Cycle
+from service.errors import ApiError, openai_body, too_large
 
 # Requests that a client may send ahead on a connection until no more is read from it. While nothing is read nobody
 # notices that it left, so this is not 0 as with uvicorn.
 AHEAD = 8
+LARGEST_HEAD = 2**20  # bytes; what the middleware allows is less, but it sees whole heads only
 SHORT = 128  # bytes of an address that is worth remembering
 
 
 class Connection(HttpToolsProtocol):
-    """Has `ours` answer what comes on a connection, past the server's own app, that gets `theirs` only."""
+    """Has `ours` answer what comes on a connection, past the server's own app, that gets `theirs` only.
+
+    Where no request runs, a whole head must come within the server's time to keep a connection alive.
+    """
 
     def __init__(self, *arguments: Any, ours: App | None = None, theirs: tuple[str, ...] = (), **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._ours: Any = ours or self.app
         self._theirs = theirs
         self._running: Cycle | RequestResponseCycle | None = None
-        self._idle_since: float | None = None
+        self._waits_since = 0.0
+        self._head_size: int | None = None
         self.cycle: Any  # the newest, of either kind
 
     # Called by the parser.
@@ -32,9 +39,11 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
+        self._waits_since, self._head_size = self.loop.time(), 0
 
     def on_headers_complete(self) -> None:
         """Begins with the request, or lines it up behind the one that runs."""
+        self._head_size = None
         parser = self.parser
         path, raw, query = (_remembered if len(self.url) < SHORT else _parsed)(self.url)
         if path in self._theirs or parser.should_upgrade():
@@ -78,10 +87,23 @@ class Connection(HttpToolsProtocol):
 
     # Called by the event loop, and at the end of an answer.
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is here."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Something came."""
+        super().data_received(data)
+        if self._head_size is not None:
+            self._head_size += len(data)
+            if self._head_size > LARGEST_HEAD and not self.transport.is_closing():
+                self.transport.write(TOO_LARGE)
+                self.transport.close()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone. Uvicorn tells only the newest request on a connection, which may not have begun."""
         self.connections.discard(self)
-        self._unset_keepalive_if_required()
         if self.timeout_keep_alive_task:
             self.timeout_keep_alive_task.cancel()
         for cycle in {self._running, self.cycle} - {None}:
@@ -104,27 +126,29 @@ class Connection(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         else:
-            self._idle_since = self.loop.time()
-            if self.timeout_keep_alive_task is None:
-                self._look_again_in(self.timeout_keep_alive)
+            self._await_head()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Closes the connection where nothing came on it for so long. One timer serves many requests."""
+        """Closes the connection where no whole head came on it for so long. One timer serves many requests."""
         self.timeout_keep_alive_task = None
-        if self._idle_since is None:
-            return  # a request runs, or comes: its end begins anew
-        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if self._running and not self._running.response_complete:
+            return  # its end begins anew
+        left = self._waits_since + self.timeout_keep_alive - self.loop.time()
         if left > 0:
             self._look_again_in(left)
         else:
             self.transport.close()
 
+    def _await_head(self) -> None:
+        self._waits_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_again_in(self.timeout_keep_alive)
+
     def _look_again_in(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def _unset_keepalive_if_required(self) -> None:
-        """Called by uvicorn when anything comes."""
-        self._idle_since = None
+        """Called by uvicorn when anything comes, where it has a timer for each request."""
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle
@@ -142,6 +166,20 @@ class Connection(HttpToolsProtocol):
         self.url, self.headers, self.expect_100_continue = url, headers, expects
         self.scope["headers"] = headers
         super().on_headers_complete()
+
+
+def _refusal(error: ApiError) -> bytes:
+    """The whole answer to what is no request."""
+    body = openai_body(error)
+    head = b"\r\n".join((
+        STATUS[error.status], b"connection: close", b"content-type: application/json", b"content-length: %d" % len(body)
+    ))  # fmt: skip
+    return head + b"\r\n\r\n" + body
+
+
+TOO_LARGE = _refusal(
+    too_large(f"The head of the request is larger than {LARGEST_HEAD} bytes.", "headers_too_large", 431)
+)
 
 
 def _parsed(url: bytes) -> tuple[str, bytes, bytes]:

@@ -1,6 +1,7 @@
 """The server's end of a connection: byte for byte what uvicorn's own does, and what that does not."""
 
 import asyncio
+import json
 import re
 import socket
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service import connection as connections
 from service.asgi import EXTRA, ClientGoneError, Message, Receive, Scope, Send, UntilGone, extra_of, read_body, respond
 from service.connection import Connection
 from tests.waiting import until
@@ -50,6 +52,9 @@ class App:
                 await respond(send, 200, b"", [(b"x-a", b"b\r\nx-c: d")])
             except (ValueError, RuntimeError) as error:
                 self.failed = error
+        elif path == "/late":
+            await asyncio.sleep(0.1)
+            await respond(send, 200, b"late")
         elif path == "/wait":
             while (await receive())["type"] != "http.disconnect":
                 pass
@@ -78,8 +83,8 @@ async def never() -> Message:
 
 
 @asynccontextmanager
-async def listening(app: Any, protocol: Any) -> AsyncIterator[tuple[uvicorn.Server, int]]:
-    config = uvicorn.Config(app, http=protocol, lifespan="off", log_config=None, server_header=False)
+async def listening(app: Any, protocol: Any, **options: Any) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+    config = uvicorn.Config(app, http=protocol, lifespan="off", log_config=None, server_header=False, **options)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -256,3 +261,32 @@ async def test_no_header_becomes_two() -> None:
     async with listening(app, Connection) as (_, port):
         assert await said(port, request("/split")) == b""
     assert isinstance(app.failed, ValueError)
+
+
+# Time and size of what is no request yet
+
+
+@pytest.mark.parametrize("said_so_far", [b"", b"GET /ec", b"GET /echo HTTP/1.1\r\nhost: x\r\nx-"], ids=len)
+@pytest.mark.parametrize("before", [b"", request("/echo")], ids=["at first", "after a request"])
+async def test_who_does_not_say_what_they_want_is_not_waited_for(before: bytes, said_so_far: bytes) -> None:
+    async with listening(App(), Connection, timeout_keep_alive=0.05) as (_, port):
+        answer = await said(port, before + said_so_far)
+    assert answer.count(b"HTTP/1.1 200") == (before != b"")
+
+
+async def test_a_request_may_run_for_longer_than_a_connection_may_be_idle() -> None:
+    async with listening(App(), Connection, timeout_keep_alive=0.02) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request("/late") + request("/ec"))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        await until(lambda: not server.server_state.connections)
+        writer.close()
+
+
+async def test_a_head_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LARGEST_HEAD", 2**12)
+    async with listening(App(), Connection) as (_, port):
+        answer = await said(port, b"GET /echo HTTP/1.1\r\nx-more: " + b"y" * 2**12)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "headers_too_large"

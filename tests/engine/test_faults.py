@@ -273,7 +273,7 @@ async def test_one_engine_service_after_the_other_is_restarted_under_load(pair: 
                 async with pair.stream(prompt, 40) as stream:
                     await stream.rest()
                     assert stream.is_whole(40), stream.events[-1]
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.0)
         return count
 
     async with asyncio.TaskGroup() as group:
