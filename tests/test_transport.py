@@ -217,6 +217,35 @@ async def test_what_nobody_uses_is_not_kept(tmp_path: Path, monkeypatch: pytest.
         await until(peer.left.is_set)
 
 
+async def test_the_next_answer_has_deadlines_of_its_own(tmp_path: Path) -> None:
+    turns = iter([saying(PLAIN), silent])
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await next(turns)(reader, writer)
+
+    async with listening(tmp_path, script) as peer:
+        pool, _ = await rested(peer)
+        hasty = Deadlines(connect=5, first_byte=0.05, idle=5, total=5)
+        again = await pool.send(peer.address, REQUEST, hasty)
+        assert again.reused
+        with pytest.raises(DeadlineError, match=r"no byte for 0\.05 s"):
+            await again.head()
+
+
+async def test_a_deadline_of_an_answer_is_none_of_the_rest_after_it(tmp_path: Path) -> None:
+    async with listening(tmp_path, saying(PLAIN)) as peer:
+        pool = Transport()
+        hasty = Deadlines(connect=5, first_byte=0.5, idle=0.5, total=0.5, reader=0.5)
+        exchange = await pool.send(peer.address, REQUEST, hasty)
+        await rest(exchange)
+        pool.release(peer.address, exchange)
+        await until(lambda: exchange._timer is None)
+        again = await pool.send(peer.address, REQUEST, PATIENT)
+        assert again is exchange
+        assert await rest(again) == b"hello"
+        again.close()
+
+
 async def test_connecting_takes_of_the_time_that_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dial = dialing.dial
 

@@ -39,7 +39,7 @@ class Need(NamedTuple):
 
     @property
     def code(self) -> bool:
-        """Whether any of it looks like code. To find that out costs as much as all else that is needed."""
+        """Whether any of it looks like code. All of it is searched for that, so whoever need not know does not ask."""
         return any(map(_is_code, self.contents))
 
 

@@ -56,8 +56,8 @@ class Watch:
         if self._rest:
             data = self._rest + data
         elif 0 < data.find(b"\n\n") == len(data) - 2:
-            # All but the first and the last few events of the OpenAI dialect are text and no more. `in` would first try
-            # each pattern as a number, and one expression for all costs as much as all of these.
+            # All but the first and the last few events of the OpenAI dialect are text and no more.
+            # `in` would first try each pattern as a number.
             find = data.find
             if data.startswith(TEXT) and find(USAGE) < 0 and find(REASON) < 0 and find(ROLE) < 0 and find(SPACED) < 0:
                 self._record.output(now)
