@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.asgi import App
+from service.asgi import EXTRA, App
 from service.cycle import STATUS, Cycle
 from service.errors import ApiError, openai_body, too_large
 
@@ -49,25 +49,28 @@ class Connection(HttpToolsProtocol):
         if path in self._theirs or parser.should_upgrade():
             self._pass_on()
             return
-        version = parser.get_http_version()
+        version, method = parser.get_http_version(), parser.get_method().decode("ascii")
+        before = self.cycle
+        self.cycle = cycle = Cycle(
+            self.transport, self.flow, self.server_state.default_headers, self.on_response_complete,
+            keep_alive=version != "1.0" and parser.should_keep_alive(), expects=self.expect_100_continue,
+            is_head=method == "HEAD",
+        )  # fmt: skip
+        # Of ASGI's scope what says which request it is.
         scope = {
             "type": "http",
             "http_version": version,
-            "method": parser.get_method().decode("ascii"),
+            "method": method,
             "path": path,
             "raw_path": raw,
             "query_string": query,
             "headers": self.headers,
+            "extensions": {EXTRA: cycle},
         }
-        before = self.cycle
-        self.cycle = cycle = Cycle(
-            scope, self.transport, self.flow, self.server_state.default_headers, self.on_response_complete,
-            keep_alive=version != "1.0" and parser.should_keep_alive(), expects=self.expect_100_continue,
-        )  # fmt: skip
         if before is None or before.response_complete:
-            self._start_asgi_task(cycle, self._ours)
+            self._start_asgi_task(cycle, scope)
         else:
-            self.pipeline.appendleft((cycle, self._ours))  # type: ignore[arg-type]
+            self.pipeline.appendleft((cycle, scope))  # type: ignore[arg-type]
             if len(self.pipeline) > AHEAD:
                 self.flow.pause_reading()
 
@@ -150,12 +153,13 @@ class Connection(HttpToolsProtocol):
     def _unset_keepalive_if_required(self) -> None:
         """Called by uvicorn when anything comes, where it has a timer for each request."""
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+    def _start_asgi_task(self, cycle: Any, what: Any) -> None:
+        """Begins with a request: `what` is the scope of one of ours, and the app for another."""
         self._running = cycle
         if type(cycle) is not Cycle:
-            super()._start_asgi_task(cycle, app)
+            super()._start_asgi_task(cycle, what)
             return
-        task = self.loop.create_task(cycle.run(app))
+        task = self.loop.create_task(cycle.run(self._ours, what))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 

@@ -10,26 +10,25 @@ from http import HTTPStatus
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 
-from service.asgi import EXTRA, App, Headers, Message, Scope
+from service.asgi import App, Headers, Message, Scope
 
 STATUS = {one.value: f"HTTP/1.1 {one.value} {one.phrase}".encode() for one in HTTPStatus}
 
 
 class Cycle:
-    """A request as far as it has come, and an answer as far as it was sent. `over` is called at the end of the answer.
+    """A request as far as it has come, and an answer as far as it was sent. It is an Extra.
 
-    Its scope holds of ASGI's what says which request it is. It is an Extra.
+    `over` is called at the end of the answer; `is_head` says that it must have no body.
     """
 
     __slots__ = (
         "_chunked", "_defaults", "_expects", "_flow", "_head", "_is_head", "_leave", "_more", "_over", "_pieces",
         "_read", "_size", "_transport", "_waiter", "disconnected", "heading", "keep_alive", "response_complete",
-        "response_started", "scope",
+        "response_started",
     )  # fmt: skip
 
     def __init__(
         self,
-        scope: Scope,
         transport: asyncio.Transport,
         flow: FlowControl,
         defaults: MutableSequence[tuple[bytes, bytes]],
@@ -37,11 +36,10 @@ class Cycle:
         *,
         keep_alive: bool,
         expects: bool,
+        is_head: bool,
     ) -> None:
-        self.scope, self._transport, self._flow, self._defaults, self._over = scope, transport, flow, defaults, over
-        scope["extensions"] = {EXTRA: self}
-        self.keep_alive, self._expects = keep_alive, expects
-        self._is_head = scope["method"] == "HEAD"
+        self._transport, self._flow, self._defaults, self._over = transport, flow, defaults, over
+        self.keep_alive, self._expects, self._is_head = keep_alive, expects, is_head
         self._pieces: list[bytes] = []
         self._size = 0
         self._more = self._chunked = True
@@ -51,10 +49,13 @@ class Cycle:
         self._leave: Callable[[], None] | None = None
         self.heading: Callable[[int], Headers] | None = None
 
-    async def run(self, app: App) -> None:
-        """Runs the app to its end. Where that is not the end of the answer, the connection's end says so."""
+    async def run(self, app: App, scope: Scope) -> None:
+        """Runs the app to its end. Where that is not the end of the answer, the connection's end says so.
+
+        The scope holds the cycle, and the cycle not the scope: both are gone without the garbage collector.
+        """
         try:
-            await app(self.scope, self.receive, self.send)
+            await app(scope, self.receive, self.send)
         finally:
             if not self.response_complete:
                 self.response_complete = True
