@@ -1,6 +1,7 @@
 """One answer on a client's connection, sent without ASGI's messages."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -45,6 +46,22 @@ async def test_one_call_says_what_the_messages_would(method: str, version: str) 
     assert b"\r\nx-own: 1\r\n" in one
     assert one.endswith(b"\r\n\r\nhello") == (method == "GET")
     assert app.statuses == [404, 404]
+
+
+@pytest.mark.parametrize("path", ["/", "/asgi"])
+async def test_a_request_leaves_nothing_to_the_garbage_collector(path: str) -> None:
+    async with listening(App(), Connection) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(100):
+                writer.write(request(path))
+                assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 404")
+            assert gc.collect() < 100
+        finally:
+            gc.enable()
+        writer.close()
 
 
 async def test_answers_wait_for_a_client_that_takes_none() -> None:
