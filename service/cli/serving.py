@@ -19,7 +19,7 @@ from service.errors import ApiError
 from service.fleet import Served
 from service.planner.memory import Demand
 from service.planner.plan import need
-from service.protocol.generation import GENERATION, Need
+from service.protocol.generation import FENCE, GENERATION, Kind, Need
 from service.router import resolve
 from service.settings import PREFIX, ROOT
 
@@ -69,8 +69,9 @@ def _cache(one: Served) -> str:
 def route(name: str, endpoint: str, suffix: bool, turns: int, code: bool, tools: bool, fleet_file: Path | None) -> None:
     """Say which served model a requested NAME leads to, and why."""
     _, known, served = configured(fleet_file)
-    kinds = {"/v1/completions": "infill" if suffix else "completion", "/v1/embeddings": "embedding"}
-    need = Need(kinds.get(endpoint, "chat"), turns, code, tools)  # type: ignore[arg-type]
+    completion: Kind = "infill" if suffix else "completion"
+    kinds: dict[str, Kind] = {"/v1/completions": completion, "/v1/embeddings": "embedding"}
+    need = Need(kinds.get(endpoint, "chat"), turns, tools, contents=(FENCE,) if code else ())
     try:
         target = resolve(name, need, served, known)
     except ApiError as error:
