@@ -147,9 +147,8 @@ class Exchange(asyncio.Protocol):
     # Waiting.
 
     def _gather(self) -> bytes:
-        pieces = self._pieces
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
         self._buffered = 0
         self._taken = True
         if self._paused and self._socket and not self._socket.is_closing():
@@ -246,17 +245,12 @@ class Exchange(asyncio.Protocol):
         if self._buffered > HIGH_WATER and self._socket and not self._paused and not self._complete:
             self._paused = True
             self._socket.pause_reading()
-        pieces = self._pieces
-        if not (self._take and pieces):
+        if not (self._take and self._pieces):
             self._wake()
             return
         # Who pours is spared a turn of the event loop for each piece: they wake for the last, and for one too many.
         try:
-            if len(pieces) > 1 or self._paused:
-                data = self._gather()
-            else:
-                data, self._buffered, self._taken = pieces.pop(), 0, True
-            self._full = not self._take(data)
+            self._full = not self._take(self._gather())
         except Exception as error:  # noqa: BLE001  raised where `pour` was called
             self._take = None
             if self._waiter and not self._waiter.done():

@@ -33,14 +33,14 @@ class Shared(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        text = (ROOT / file).read_text(encoding="utf-8")
+        text = source(ROOT / file)
         return "pebble" if "pebble: Service" in text or "real_engine: RealEngine" in text else file
 
 
 @cache
-def needs_engines(file: Path) -> bool:
-    """Whether a file holds tests on real engines."""
-    return "mark.engine" in file.read_text(encoding="utf-8")
+def source(file: Path) -> str:
+    """The text of a test file, which is looked at for each of its tests."""
+    return file.read_text(encoding="utf-8")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shared:
@@ -49,7 +49,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shared:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Those that take longest go first.
-    items.sort(key=lambda item: not needs_engines(item.path))
+    items.sort(key=lambda item: "mark.engine" not in source(item.path))
 
 
 class Start(Protocol):

@@ -56,12 +56,6 @@ class Watch:
         if self._rest:
             data = self._rest + data
         elif 0 < data.find(b"\n\n") == len(data) - 2:
-            # All but the first and the last few events of the OpenAI dialect are text and no more.
-            # `in` would first try each pattern as a number.
-            find = data.find
-            if data.startswith(TEXT) and find(USAGE) < 0 and find(REASON) < 0 and find(ROLE) < 0 and find(SPACED) < 0:
-                self._record.output(now)
-                return data
             return data if self._passes(data, now) else b""
         end = data.rfind(b"\n\n") + 2
         if end == 1:
@@ -86,6 +80,12 @@ class Watch:
         return self._record.first_output is not None or self.finished
 
     def _passes(self, event: bytes, now: float) -> bool:
+        # All but the first and the last few events of the OpenAI dialect are text and no more.
+        # `in` would first try each pattern as a number.
+        find = event.find
+        if event.startswith(TEXT) and find(USAGE) < 0 and find(REASON) < 0 and find(ROLE) < 0 and find(SPACED) < 0:
+            self._record.output(now)
+            return True
         if event.startswith(b":"):
             return True
         if event.startswith(ERRORS):
