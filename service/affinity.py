@@ -16,7 +16,6 @@ from service.protocol.requests import (
     CompletionRequest,
     CountRequest,
     ResponsesRequest,
-    TokenIds,
 )
 
 CONTEXT = 4096  # characters, about a thousand tokens: so long a beginning is worth sharing
@@ -55,7 +54,7 @@ def _conversation(turns: Iterable[Turn], start: int, label: str | None) -> int:
     """Known by its opening: what the system says and the first words, up to the first that are more than a greeting."""
     opening, length, said = [], 0, 0
     for role, content in turns:
-        text = content if isinstance(content, str) else _text(content)
+        text = _text(content)
         opening.append(text)
         length += len(text)
         if role not in SYSTEM:
@@ -70,7 +69,7 @@ def _conversation(turns: Iterable[Turn], start: int, label: str | None) -> int:
     return _joined(own, _hashed("".join([text[:CONTEXT] for text in opening])[:CONTEXT], start))
 
 
-def _prompt(prompt: str | TokenIds | list[str], start: int) -> int:
+def _prompt(prompt: str | list[Any], start: int) -> int:
     """Known by its beginning: it has no turns that would say where what is shared ends."""
     first = prompt[0] if isinstance(prompt, list) else prompt
     if isinstance(first, str):
@@ -86,19 +85,18 @@ def _items(request: ResponsesRequest) -> Iterator[Turn]:
     if isinstance(request.input, str):
         yield "user", request.input
     else:
-        yield from ((item.get("role"), item.get("content")) for item in request.input)
+        yield from ((item.role, item.content) for item in request.input)
 
 
 def _text(content: Any) -> str:
     """The beginning of a message's text, as far as it can matter."""
-    if not isinstance(content, list):
-        return content if isinstance(content, str) else ""
+    if isinstance(content, str):
+        return content
     pieces, length = [], 0
-    for part in content:
-        piece = part.get("text") if isinstance(part, dict) else getattr(part, "text", None)
-        if isinstance(piece, str):
-            pieces.append(piece)
-            length += len(piece)
+    for part in content or ():
+        if part.text:
+            pieces.append(part.text)
+            length += len(part.text)
             if length >= CONTEXT:
                 break
     return "".join(pieces)

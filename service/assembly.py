@@ -123,7 +123,9 @@ class Gateway:
                 with contextlib.suppress(OSError):  # a full disk: asked again at the next look
                     demand.write(self._run_dir, os.getpid(), wanted)
                     asked = wanted
+            due = time.monotonic() + TICK
             await asyncio.sleep(TICK)
+            self.metrics.loop_delay.observe(max(0.0, time.monotonic() - due))
 
 
 class Lines:

@@ -11,7 +11,7 @@ from service.errors import invalid, unknown_model, unknown_path, wrong_method
 from service.fleet import Fleet
 from service.metrics import Metrics
 from service.protocol.generation import GENERATION, Endpoint
-from service.protocol.requests import read
+from service.protocol.reading import read
 from service.relay.relay import Relay
 from service.settings import Settings
 from service.upstreams.upstream import Upstream

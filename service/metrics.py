@@ -68,6 +68,10 @@ class Metrics:
             "roundhouse_kept_answers_bytes", "Memory of answers that an Idempotency-Key stands for.",
             registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
+        self.loop_delay = Histogram(
+            "roundhouse_event_loop_delay_seconds", "How late the gateway is for what it does four times a second.",
+            registry=registry, buckets=GAPS,
+        )  # fmt: skip
         self.ttft = Histogram(
             "roundhouse_time_to_first_token_seconds", "From arrival to the first output of a stream.", LABELS,
             registry=registry, buckets=SECONDS,

@@ -1,5 +1,6 @@
 """What counts as belonging together."""
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from service import affinity
 from service.affinity import CONTEXT, GREETING, PREFIX, TOKEN
 from service.protocol.generation import GENERATION
+from service.protocol.reading import read
 from service.protocol.requests import (
     Body,
     ChatRequest,
@@ -29,7 +31,7 @@ AND_THEN = {"role": "user", "content": "And what of Spain?"}
 
 
 def body(kind: type[Body], **fields: Any) -> Body:
-    return kind.model_validate({"model": "m", **fields})
+    return read(kind, json.dumps({"model": "m", **fields}).encode())
 
 
 def chat(*messages: dict[str, Any] | str, **fields: Any) -> Body:

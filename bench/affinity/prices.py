@@ -8,7 +8,7 @@ from typing import Any
 from service.affinity import key
 from service.engine.reading import Reading
 from service.policies import POLICIES, Choice
-from service.protocol.requests import Body, ChatRequest, CompletionRequest
+from service.protocol.requests import Body, ChatRequest, CompletionRequest, Message
 from service.upstreams.replica import Replica
 
 QUESTION = "What is the capital of France, and how many people live there?"
@@ -37,9 +37,9 @@ def bodies() -> dict[str, Body]:
 
 def chat(system: str, *said: str) -> ChatRequest:
     """A conversation after so many things said in turn."""
-    turns = [{"role": ("user", "assistant")[turn % 2], "content": text} for turn, text in enumerate(said)]
-    first = [{"role": "system", "content": system}] if system else []
-    return ChatRequest.model_validate({"model": "any", "messages": [*first, *turns]})
+    turns = [Message(role=("user", "assistant")[turn % 2], content=text) for turn, text in enumerate(said)]
+    first = [Message(role="system", content=system)] if system else []
+    return ChatRequest(model="any", messages=[*first, *turns])
 
 
 def choice(policy: str, count: int, times: int) -> float:

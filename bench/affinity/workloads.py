@@ -22,7 +22,7 @@ class Conversation:
         self.turns, self.text = turns, ""
         self.blocks: list[int] = []
         self._messages: list[Message] = []
-        self.request = ChatRequest.model_construct(model="any", messages=self._messages)
+        self.request = ChatRequest(model="any", messages=self._messages)
         self.say("system", system)
         self.say("user", first)
 
@@ -38,7 +38,7 @@ class Conversation:
 
     def say(self, role: Role, content: str) -> None:
         """Lets one of them say something."""
-        self._messages.append(Message.model_construct(role=role, content=content))
+        self._messages.append(Message(role=role, content=content))
         self.text += f"{role}\n{content}\n"
 
 

@@ -15,7 +15,6 @@ from service.protocol.streams import Dialect
 # The field of each dialect that holds the texts which end an answer.
 TEXTS: dict[Dialect, str] = {"openai": "stop", "responses": "stop", "messages": "stop_sequences"}
 
-# Asked for by identity: pydantic's `isinstance` costs as much as all else that is decided here.
 CONVERSATIONS = (ChatRequest, MessagesRequest, ResponsesRequest)
 
 
@@ -67,9 +66,9 @@ NONE_ADDED = Ends((), ())
 def ends(request: Body, model: Model) -> Ends:
     """What must end the answer to `request`: a model that converses has its own, and so has one that fills in."""
     form: Chat | Infill | None = None
-    if type(request) in CONVERSATIONS:
+    if isinstance(request, CONVERSATIONS):
         form = model.chat
-    elif type(request) is CompletionRequest and request.suffix is not None:
+    elif isinstance(request, CompletionRequest) and request.suffix is not None:
         form = model.infill
     if form is None or not (form.stop or form.stop_token_ids):
         return NONE_ADDED
@@ -92,7 +91,7 @@ def edits(request: Body, name: str, model: Model, dialect: Dialect, ends: Ends) 
     if dialect == "responses":
         # vLLM lets a template write its BOS there and adds one more; our templates heed this and leave theirs out.
         fields["chat_template_kwargs"] = {"bos_is_added": True}
-    if type(request) is CompletionRequest and request.suffix is not None and isinstance(request.prompt, str):
+    if isinstance(request, CompletionRequest) and request.suffix is not None and isinstance(request.prompt, str):
         fields |= _infilling(request, request.prompt, request.suffix, model)
     return fields | ends.fields(dialect) if ends.added else fields
 

@@ -12,6 +12,7 @@ from service.protocol.requests import (
     CompletionRequest,
     CountRequest,
     EmbeddingsRequest,
+    Item,
     Message,
     MessagesRequest,
     ResponsesRequest,
@@ -64,15 +65,14 @@ def _completion(body: CompletionRequest) -> Need:
 def _responses(body: ResponsesRequest) -> Need:
     if isinstance(body.input, str):
         return Need("chat", 1, bool(body.tools), (body.input,))
-    turns = sum(item.get("role") == "user" for item in body.input)
-    return Need("chat", turns, bool(body.tools), [item.get("content") for item in body.input])
+    return _conversation(body.input, body.tools)
 
 
 def _messages(body: CountRequest) -> Need:
     return _conversation(body.messages, body.tools)
 
 
-def _conversation(messages: Sequence[Message | AnthropicMessage], tools: Sequence[Any] | None) -> Need:
+def _conversation(messages: Sequence[Message | AnthropicMessage | Item], tools: Sequence[Any] | None) -> Need:
     turns = [message.role for message in messages].count("user")
     return Need("chat", turns, bool(tools), [message.content for message in messages])
 
@@ -86,12 +86,8 @@ def _is_code(content: Any) -> bool:
         start = content[:LOOKED_AT]
         return FENCE in start or bool(FIRST_LINE.match(start) or LATER_LINE.search(start))
     if isinstance(content, list):
-        return any(_is_code(_text(part)) for part in content)
+        return any(_is_code(getattr(part, "text", part)) for part in content)
     return False
-
-
-def _text(part: Any) -> Any:
-    return part.get("text") if isinstance(part, dict) else getattr(part, "text", part)
 
 
 GENERATION = (

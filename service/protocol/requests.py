@@ -1,35 +1,35 @@
 """Request bodies: which fields exist, and of what type. Everything else is refused before an engine sees it.
 
-The models follow OpenAI's API reference and Anthropic's Messages API; the bounds are ours. A body is parsed once, into
-one of these; what the engine gets are the client's own bytes with a few fields set anew at the end (see `edited`).
+The structs follow OpenAI's API reference and Anthropic's Messages API; the bounds are ours. Of what is only passed on
+nothing is made: it is an `Object`.
 """
 
-import json
-from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from msgspec import Meta, Struct
 
-from service.errors import ApiError, invalid
+from service.errors import invalid
 from service.prompts import Order
+from service.protocol import mistakes
 
-Tokens = Annotated[int, Field(ge=1, le=2**31)]
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
-Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
-ModelName = Annotated[str, Field(min_length=1, max_length=128)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
-Text = Annotated[str, Field(min_length=1)]
-Stop = Annotated[str, Field(min_length=1, max_length=64)]
-Stops = Stop | Annotated[list[Stop], Field(max_length=4)]
-Extras = dict[str, Any]
+Tokens = Annotated[int, Meta(ge=1, le=2**31)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
+TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
+TokenIds = Annotated[list[TokenId], Meta(min_length=1)]
+Text = Annotated[str, Meta(min_length=1)]
+Stop = Annotated[str, Meta(min_length=1, max_length=64)]
+Stops = Stop | Annotated[list[Stop], Meta(max_length=4)]
 
 
-class Wire(BaseModel):
-    """A part of a request: strict, and closed to unknown fields."""
+class Wire(Struct, forbid_unknown_fields=True, gc=False):
+    """A part of a request: closed to unknown fields."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+class Object(Struct, gc=False):
+    """An object that is only passed on: nobody here looks into it."""
 
 
 class StreamOptions(Wire):
@@ -43,7 +43,13 @@ class TextPart(Wire):
 
     type: Literal["text"]
     text: str
-    cache_control: Extras | None = None
+    cache_control: Object | None = None
+
+
+class Part(Struct, gc=False):
+    """A piece of any kind, of which we know its text, if it has one."""
+
+    text: str | None = None
 
 
 class Message(Wire):
@@ -51,18 +57,18 @@ class Message(Wire):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
-    name: Annotated[str, Field(max_length=64)] | None = None
-    tool_calls: list[Extras] | None = None
+    name: Annotated[str, Meta(max_length=64)] | None = None
+    tool_calls: list[Object] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    annotations: list[Extras] | None = None
+    annotations: list[Object] | None = None
     audio: None = None
     function_call: None = None
 
 
-class Body(Wire):
+class Body(Wire, kw_only=True):
     """What every request has. `bounds` are the fields that may bound an answer's tokens, the first one first."""
 
     bounds: ClassVar[tuple[str, ...]] = ()
@@ -85,18 +91,18 @@ class Sampling(Body):
 
     stream_options: StreamOptions | None = None
     max_tokens: Tokens | None = None
-    n: Annotated[int, Field(ge=1, le=4)] | None = None
+    n: Annotated[int, Meta(ge=1, le=4)] | None = None
     temperature: Temperature | None = None
     top_p: Fraction | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1)] | None = None
     min_p: Fraction | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Stops | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=16)] | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=300)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=16)] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=300)] | None = None
     user: str | None = None
 
     @property
@@ -106,76 +112,81 @@ class Sampling(Body):
 
     bounds: ClassVar[tuple[str, ...]] = ("max_tokens",)
 
-    @model_validator(mode="after")
-    def _streams_if_it_has_options(self) -> "Sampling":
+    def __post_init__(self) -> None:
         if self.stream_options and not self.stream:
-            raise ValueError("stream_options is only allowed with stream: true")
-        return self
+            raise invalid("stream_options is only allowed with stream: true.")
 
 
-class ChatRequest(Sampling):
+class ChatRequest(Sampling, kw_only=True):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1024)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=1024)]
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: Annotated[list[Extras], Field(max_length=64)] | None = None
-    tool_choice: str | Extras | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: Annotated[list[Object], Meta(max_length=64)] | None = None
+    tool_choice: str | Object | None = None
     parallel_tool_calls: bool | None = None
-    response_format: Extras | None = None
+    response_format: Object | None = None
     reasoning_effort: str | None = None
     metadata: dict[str, str] | None = None
-    store: Literal[False] | None = None
+    store: bool | None = None
     service_tier: str | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
 
     bounds: ClassVar[tuple[str, ...]] = ("max_completion_tokens", "max_tokens")
 
-    @model_validator(mode="after")
-    def _has_one_limit(self) -> "ChatRequest":
+    def __post_init__(self) -> None:
+        Sampling.__post_init__(self)
+        _is_off("store", self.store)
         both = self.max_tokens is not None and self.max_completion_tokens is not None
         if both and self.max_tokens != self.max_completion_tokens:
-            raise ValueError("max_tokens and max_completion_tokens differ; send only max_completion_tokens")
-        return self
+            raise invalid("max_tokens and max_completion_tokens differ; send only max_completion_tokens.")
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(Sampling, kw_only=True):
     """`POST /v1/completions`. With `suffix` the model fills in the middle; `infill_order` is a field of our own."""
 
-    prompt: str | TokenIds | Annotated[list[str], Field(min_length=1, max_length=8)]
+    prompt: str | Annotated[list[TokenId | str], Meta(min_length=1)]
     suffix: str | None = None
     infill_order: Order | None = None
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     best_of: Literal[1] | None = None
 
-    @model_validator(mode="after")
-    def _has_a_text_before_its_suffix(self) -> "CompletionRequest":
+    def __post_init__(self) -> None:
+        Sampling.__post_init__(self)
+        _are_alike("prompt", self.prompt, 8)
         if self.suffix is not None and not isinstance(self.prompt, str):
-            raise ValueError("with suffix, prompt must be one string: the text before the gap")
+            raise invalid("with suffix, prompt must be one string: the text before the gap.")
         if self.suffix is not None and self.echo:
-            raise ValueError("echo and suffix do not go together: what the engine reads is not the prompt you sent")
+            raise invalid("echo and suffix do not go together: what the engine reads is not the prompt you sent.")
         if self.suffix is None and self.infill_order is not None:
-            raise ValueError("infill_order is only allowed with suffix")
+            raise invalid("infill_order is only allowed with suffix.")
         if self.echo and self.logprobs is not None:
-            raise ValueError("echo and logprobs do not go together here")
-        return self
+            raise invalid("echo and logprobs do not go together here.")
 
 
-class ResponsesRequest(Body):
+class Item(Struct, gc=False):
+    """One item of the Responses API's input: a turn of a conversation where it has a role."""
+
+    role: str | None = None
+    content: str | list[Part] | None = None
+
+
+class ResponsesRequest(Body, kw_only=True):
     """`POST /v1/responses`, without stored state: the client sends the whole conversation each time."""
 
-    input: str | list[Extras]
+    input: str | list[Item]
     instructions: str | None = None
     max_output_tokens: Tokens | None = None
     temperature: Temperature | None = None
     top_p: Fraction | None = None
-    text: Extras | None = None
-    reasoning: Extras | None = None
-    tools: Annotated[list[Extras], Field(max_length=64)] | None = None
-    tool_choice: str | Extras | None = None
+    text: Object | None = None
+    reasoning: Object | None = None
+    tools: Annotated[list[Object], Meta(max_length=64)] | None = None
+    tool_choice: str | Object | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     metadata: dict[str, str] | None = None
@@ -186,109 +197,70 @@ class ResponsesRequest(Body):
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
     previous_response_id: None = None
-    background: Literal[False] | None = None
+    background: bool | None = None
     conversation: None = None
 
     bounds: ClassVar[tuple[str, ...]] = ("max_output_tokens",)
+
+    def __post_init__(self) -> None:
+        _is_off("background", self.background)
 
 
 class AnthropicMessage(Wire):
     """One turn of Anthropic's Messages API."""
 
     role: Literal["user", "assistant"]
-    content: str | list[Extras]
+    content: str | list[Part]
 
 
-class CountRequest(Body):
+class CountRequest(Body, kw_only=True):
     """`POST /v1/messages/count_tokens`."""
 
-    messages: Annotated[list[AnthropicMessage], Field(min_length=1, max_length=1024)]
+    messages: Annotated[list[AnthropicMessage], Meta(min_length=1, max_length=1024)]
     system: str | list[TextPart] | None = None
-    tools: Annotated[list[Extras], Field(max_length=64)] | None = None
-    tool_choice: Extras | None = None
-    thinking: Extras | None = None
+    tools: Annotated[list[Object], Meta(max_length=64)] | None = None
+    tool_choice: Object | None = None
+    thinking: Object | None = None
 
 
-class MessagesRequest(CountRequest):
+class MessagesRequest(CountRequest, kw_only=True):
     """`POST /v1/messages`."""
 
     max_tokens: Tokens
-    stop_sequences: Annotated[list[Stop], Field(max_length=4)] | None = None
+    stop_sequences: Annotated[list[Stop], Meta(max_length=4)] | None = None
     temperature: Fraction | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Meta(ge=0)] | None = None
     top_p: Fraction | None = None
-    metadata: Extras | None = None
+    metadata: Object | None = None
     service_tier: str | None = None
 
     bounds: ClassVar[tuple[str, ...]] = ("max_tokens",)
 
 
-class EmbeddingsRequest(Body):
+class EmbeddingsRequest(Body, kw_only=True):
     """`POST /v1/embeddings`."""
 
     stream: None = None
-    input: Text | TokenIds | Annotated[list[Text] | list[TokenIds], Field(min_length=1, max_length=2048)]
+    input: Text | Annotated[list[TokenId | Text | TokenIds], Meta(min_length=1)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Tokens | None = None
     user: str | None = None
 
-
-def read(kind: type[Body], body: bytes, extra_fields: Collection[str] = ()) -> Body:
-    """The body as a `kind`; raises the 400 that says which field is wrong and how.
-
-    `extra_fields` are names the fleet lets through to the engine unread.
-    """
-    try:
-        if extra_fields and any(f'"{name}"'.encode() in body for name in extra_fields):
-            fields = json.loads(body)
-            if isinstance(fields, dict):
-                unread = set(extra_fields) - kind.model_fields.keys()
-                body = json.dumps({key: value for key, value in fields.items() if key not in unread}).encode()
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        raise _refusal(error) from None
-    except ValueError as error:
-        raise invalid(f"The body is not valid JSON: {error}.", code="invalid_json") from None
-    except RecursionError:
-        raise invalid("The body is not valid JSON: it is nested too deeply.", code="invalid_json") from None
+    def __post_init__(self) -> None:
+        _are_alike("input", self.input, 2048)
 
 
-def edited(body: bytes, fields: dict[str, Any]) -> bytes:
-    """The JSON object in `body` with `fields` set anew, the client's own bytes otherwise untouched.
-
-    The fields are appended: every JSON reader in use here takes the last of two members with one name.
-    """
-    if not fields:
-        return body
-    return body.rstrip()[:-1] + b"," + json.dumps(fields).encode()[1:]
+def _is_off(name: str, value: bool | None) -> None:
+    if value:
+        raise mistakes.wrong(name, "it should be false")
 
 
-def _refusal(error: ValidationError) -> ApiError:
-    # Of a union's branches the one that got furthest says what the client got wrong.
-    item = min(error.errors(include_url=False), key=lambda one: (one["type"].endswith("_type"), -len(one["loc"])))
-    kind, message = item["type"], item["msg"].removeprefix("Value error, ")
-    if kind == "json_invalid":
-        return invalid(f"The body is not valid JSON: {item['ctx']['error']}.", code="invalid_json")
-    if kind == "extra_forbidden":
-        # The client's own word, whatever it is; cut short, because it is repeated in the answer.
-        around, own = _path(item["loc"][:-1]), str(item["loc"][-1])[:64]
-        unknown = f"{around}.{own}" if around else own
-        return invalid(f"Unknown parameter: '{unknown}'. Leave it out.", unknown, "unknown_parameter")
-    name = _path(item["loc"])
-    if name is None:
-        if kind == "value_error":
-            return invalid(f"{message}.")
-        return invalid("The body must be a JSON object.", code="invalid_json")
-    if kind == "missing":
-        return invalid(f"'{name}' is required.", name, "missing_required_parameter")
-    return invalid(f"'{name}' is wrong: {message[0].lower()}{message[1:]}.", name, "invalid_value")
-
-
-def _path(location: tuple[str | int, ...]) -> str | None:
-    """`("messages", 0, "content", "list[TextPart]", 1)` → `messages[0].content[1]`, without pydantic's branches."""
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if not _is_branch(part))
-    return "".join(parts).lstrip(".") or None
-
-
-def _is_branch(part: str | int) -> bool:
-    return isinstance(part, str) and (not part.isidentifier() or part in ("str", "int", "float", "TextPart"))
+def _are_alike(name: str, value: str | list[Any], most: int) -> None:
+    """Several texts, or several prompts of token ids, or the token ids of one prompt."""
+    if isinstance(value, str):
+        return
+    kinds = set(map(type, value))
+    if len(kinds) > 1:
+        raise mistakes.wrong(name, "it should be texts only, or token ids only")
+    if int not in kinds and len(value) > most:
+        raise mistakes.wrong(name, f"it should be a list of at most {most} items")

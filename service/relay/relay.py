@@ -14,7 +14,8 @@ from service.once import Once
 from service.protocol import wishes
 from service.protocol.edits import edits, ends
 from service.protocol.generation import Endpoint
-from service.protocol.requests import Body, edited, read
+from service.protocol.reading import edited, read
+from service.protocol.requests import Body
 from service.protocol.streams import BrokenStreamError, Watch
 from service.records import Record
 from service.relay.asking import Asking, Reply

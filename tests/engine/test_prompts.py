@@ -13,7 +13,7 @@ from service.model import Chat, Model, Tokens
 from service.prompts import generation_config
 from service.protocol.edits import edits, ends
 from service.protocol.generation import GENERATION
-from service.protocol.requests import read
+from service.protocol.reading import read
 from tests.engine.conftest import MODEL, RealEngine, running
 from tests.services import ROOT, Service
 

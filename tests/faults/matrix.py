@@ -111,7 +111,10 @@ MATRIX: dict[str, tuple[str, ...]] = {
     # what is asked beside engines is down
     "F20": (f"{CONNECTIONS}::test_a_name_server_that_answers_no_more_is_not_the_clients_concern",),
     # the event loop is blocked
-    "F21": (f"{CLIENTS}::test_a_large_request_does_not_stop_the_others",),
+    "F21": (
+        f"{CLIENTS}::test_a_large_request_does_not_stop_the_others",
+        f"{MACHINE}::test_a_gateway_that_stands_still_says_so",
+    ),
     # whoever started an engine dies
     "F22": ("tests/test_engine_process.py", "tests/end_to_end/test_service.py::test_nothing_outlives_a_killed_service"),
     # answers that come twice or too late

@@ -174,6 +174,17 @@ async def test_a_wall_clock_that_jumps_changes_no_duration_and_fills_no_budget(
     assert 0 <= gateway.sample("roundhouse_inter_token_latency_seconds_sum") < 600
 
 
+async def test_a_gateway_that_stands_still_says_so(start: Start) -> None:
+    gateway = await start(ONE)
+    delay = "roundhouse_event_loop_delay_seconds"
+    async with gateway.gateway.watching():
+        await until(lambda: gateway.sample(f"{delay}_count") >= 2)
+        before = gateway.sample(f"{delay}_sum")
+        # As long as it lasts, something is due within.
+        time.sleep(2 * assembly.TICK)  # noqa: ASYNC251  to stand still is the test
+        await until(lambda: gateway.sample(f"{delay}_sum") - before >= assembly.TICK)
+
+
 # The wall clock is for people: what a file or a log line says of when something was.
 DATES = {"service/engine/report.py", "service/middleware.py", "service/upstreams/remote.py"}
 

@@ -11,7 +11,8 @@ from service.errors import ApiError
 from service.model import Chat, Infill, Model
 from service.protocol.edits import edits, ends
 from service.protocol.generation import GENERATION
-from service.protocol.requests import Body, read
+from service.protocol.reading import read
+from service.protocol.requests import Body
 from service.protocol.streams import Dialect
 
 NO_BOS = {"chat_template_kwargs": {"bos_is_added": True}}

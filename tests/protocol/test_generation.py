@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from service.protocol.generation import GENERATION, Kind, Need
-from service.protocol.requests import read
+from service.protocol.reading import read
 
 ENDPOINTS = {endpoint.path: endpoint for endpoint in GENERATION}
 CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"
@@ -83,7 +83,7 @@ def test_the_plainest_request(path: str, kind: Kind) -> None:
         (RESPONSES, {"input": FENCE}, Need("chat", contents=[FENCE])),
         (RESPONSES, {"input": [turn("user"), turn("user", [text(FENCE)])]}, Need("chat", 2, contents=[FENCE])),
         (RESPONSES, {"input": [{"type": "function_call_output", "output": "x"}]}, Need("chat", 0)),
-        (RESPONSES, {"input": [turn("user", [3, {}, "x"])]}, Need("chat")),
+        (RESPONSES, {"input": [turn("user", [{}, {"type": "input_image"}])]}, Need("chat")),
         (RESPONSES, {"tools": [TOOL]}, Need("chat", tools=True)),
         (MESSAGES, {"messages": [turn("user"), turn("assistant"), turn("user")]}, Need("chat", 2)),
         (MESSAGES, {"messages": [turn("user", [text(FENCE)])]}, Need("chat", contents=[FENCE])),
