@@ -41,9 +41,10 @@ class Exchange(asyncio.Protocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, address: str) -> None:
         self._loop, self._address = loop, address
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # for the parser, which calls for every piece
         self._parser = httptools.HttpResponseParser(self)
         self._socket: asyncio.Transport | None = None
-        self._pieces: list[bytes] = []
         self._buffered = 0
         self._request = self._unheard = b""
         self._waiter: asyncio.Future[None] | None = None
@@ -157,6 +158,11 @@ class Exchange(asyncio.Protocol):
             self._socket.resume_reading()
         return data
 
+    def _hold_back(self) -> None:
+        if self._buffered > HIGH_WATER and self._socket and not self._paused and not self._complete:
+            self._paused = True
+            self._socket.pause_reading()
+
     async def _wait(self) -> None:
         if self._error:
             if not self._unheard:
@@ -237,15 +243,14 @@ class Exchange(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(TransportError(f"the answer is not HTTP: {error}"))
             return
-        if not self.status:
-            self._buffered += len(data)
-            if self._buffered > LARGEST_HEAD:
-                self._fail(TransportError(f"the answer's head is longer than {LARGEST_HEAD} bytes"))
-                return
-        if self._buffered > HIGH_WATER and self._socket and not self._paused and not self._complete:
-            self._paused = True
-            self._socket.pause_reading()
+        self._buffered += len(data)
+        if self._pieces:
+            self._quiet_since, self._limit = self._loop.time(), self._deadlines.idle
+        elif not self.status and self._buffered > LARGEST_HEAD:
+            self._fail(TransportError(f"the answer's head is longer than {LARGEST_HEAD} bytes"))
+            return
         if not (self._take and self._pieces):
+            self._hold_back()
             self._wake()
             return
         # Who pours is spared a turn of the event loop for each piece: they wake for the last, and for one too many.
@@ -280,13 +285,7 @@ class Exchange(asyncio.Protocol):
         status: int = self._parser.get_status_code()
         if status < 200:
             raise TransportError(f"status {status} is no answer to a whole request")
-        self.status, self._buffered = status, 0
-
-    def on_body(self, body: bytes) -> None:
-        self._pieces.append(body)
-        self._buffered += len(body)
-        self._quiet_since = self._loop.time()
-        self._limit = self._deadlines.idle
+        self.status = status
 
     def on_message_complete(self) -> None:
         self._complete = True

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +17,7 @@ Outcome = Literal["complete", "refused", "failed", "cancelled"]
 class Record:
     """Filled along the path of a request, observed once at its end.
 
-    Times are float seconds of the monotonic clock; `gaps` holds the seconds between consecutive output events (ITL).
+    Times are float seconds of the monotonic clock; `outputs` holds that of each event of output.
     `outcome` is *complete* (the engine finished), *refused* (a 4xx or 503 of ours), *failed* (5xx, or broken off
     midway) or *cancelled* (the client left).
     """
@@ -35,10 +36,8 @@ class Record:
     streamed: bool = False
     attempts: int = 0
     admitted: float | None = None
-    first_output: float | None = None
-    last_output: float | None = None
+    outputs: list[float] = field(default_factory=list)
     ended: float | None = None
-    gaps: list[float] = field(default_factory=list)
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
@@ -46,14 +45,6 @@ class Record:
     status: int = 0
     code: str | None = None
     outcome: Outcome = "complete"
-
-    def output(self, now: float) -> None:
-        """One event of output arrived."""
-        if self.last_output is None:
-            self.first_output = now
-        else:
-            self.gaps.append(now - self.last_output)
-        self.last_output = now
 
     def use(self, usage: dict[str, Any]) -> None:
         """Takes the token counts from a `usage` object of OpenAI's or Anthropic's shape."""
@@ -65,9 +56,9 @@ class Record:
 
     def forget(self) -> None:
         """Drops what a failed attempt left behind, before another replica is asked."""
-        self.first_output = self.last_output = self.finish_reason = None
+        self.finish_reason = None
         self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
-        self.gaps.clear()
+        self.outputs.clear()
 
     def fail(self, error: ApiError) -> None:
         """Notes the error that the client gets."""
@@ -77,7 +68,12 @@ class Record:
     @property
     def ttft(self) -> float | None:
         """Seconds from the request's arrival to its first output."""
-        return None if self.first_output is None else self.first_output - self.started
+        return self.outputs[0] - self.started if self.outputs else None
+
+    @property
+    def gaps(self) -> list[float]:
+        """Seconds between consecutive events of output (ITL)."""
+        return [later - earlier for earlier, later in pairwise(self.outputs)]
 
     @property
     def duration(self) -> float:
@@ -138,7 +134,7 @@ def log_line(record: Record, timestamp: str) -> str:
         record.completion_tokens,
         record.cached_tokens,
         _seconds(started, record.admitted),
-        _seconds(started, record.first_output),
+        _seconds(started, record.outputs[0] if record.outputs else None),
         _seconds(started, record.ended),
     )
     try:

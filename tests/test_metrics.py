@@ -24,7 +24,7 @@ def ended(**known: object) -> Record:
 def streamed() -> Record:
     record = ended(model="m", variant="chat", streamed=True, prompt_tokens=12, completion_tokens=3, attempts=2)
     for now in (10.5, 10.6, 10.9):
-        record.output(now)
+        record.outputs.append(now)
     return record
 
 
@@ -100,7 +100,7 @@ def test_a_refused_request() -> None:
 
 def test_a_whole_answer_has_no_first_token() -> None:
     metrics = Metrics()
-    metrics.observe(ended(model="m", variant="chat", first_output=10.5, gaps=[0.1]))
+    metrics.observe(ended(model="m", variant="chat", outputs=[10.5, 10.6]))
     assert not [name for name in series(metrics) if "token" in name]
 
 

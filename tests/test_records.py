@@ -18,10 +18,9 @@ def test_output_marks_the_first_the_last_and_the_gaps_between() -> None:
     one = record()
     assert one.ttft is None
     for now in (10.5, 10.6, 10.9):
-        one.output(now)
+        one.outputs.append(now)
     assert one.ttft == pytest.approx(0.5)
     assert one.gaps == pytest.approx([0.1, 0.3])
-    assert one.last_output == 10.9
 
 
 def test_the_duration_is_known_at_the_end() -> None:
@@ -56,7 +55,7 @@ def test_a_later_usage_adds_what_it_knows_and_forgets_nothing() -> None:
 def test_the_line_of_a_whole_request() -> None:
     one = record(
         model="pebble-chat", variant="chat", route="id", status=200, streamed=True, attempts=1, admitted=10.25,
-        first_output=10.5, ended=11.0, prompt_tokens=12, completion_tokens=4, finish_reason="stop",
+        outputs=[10.5], ended=11.0, prompt_tokens=12, completion_tokens=4, finish_reason="stop",
     )  # fmt: skip
     line = json.loads(log_line(one, "2026-01-01T00:00:00Z"))
     assert line["time"] == "2026-01-01T00:00:00Z"

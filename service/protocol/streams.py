@@ -43,11 +43,11 @@ class Watch:
     the stream ended as it should. With `hide_usage` the usage event is kept from a client that did not ask for it.
     """
 
-    __slots__ = ("_dialect", "_ends", "_hide_usage", "_record", "_rest", "finished")
+    __slots__ = ("_dialect", "_ends", "_hide_usage", "_output", "_record", "_rest", "finished")
 
     def __init__(self, record: Record, dialect: Dialect, hide_usage: bool) -> None:
         self._record, self._dialect, self._hide_usage = record, dialect, hide_usage
-        self._ends = ENDS[dialect]
+        self._ends, self._output = ENDS[dialect], record.outputs.append
         self._rest = b""
         self.finished = False
 
@@ -77,14 +77,14 @@ class Watch:
     @property
     def begun(self) -> bool:
         """Whether there was any output, or an end without one."""
-        return self._record.first_output is not None or self.finished
+        return bool(self._record.outputs) or self.finished
 
     def _passes(self, event: bytes, now: float) -> bool:
         # All but the first and the last few events of the OpenAI dialect are text and no more.
         # `in` would first try each pattern as a number.
         find = event.find
         if event.startswith(TEXT) and find(USAGE) < 0 and find(REASON) < 0 and find(ROLE) < 0 and find(SPACED) < 0:
-            self._record.output(now)
+            self._output(now)
             return True
         if event.startswith(b":"):
             return True
@@ -94,7 +94,7 @@ class Watch:
             if USAGE in event:
                 self._note_usage(event)
             # An engine that was told to stop ends a stream so: without a reason, or with nothing said.
-            said = self._record.first_output is not None or self._record.completion_tokens
+            said = self._record.outputs or self._record.completion_tokens
             if self._record.finish_reason is None if self._dialect == "openai" else not said:
                 raise BrokenStreamError
             self.finished = True
@@ -104,7 +104,7 @@ class Watch:
             if self._dialect == "openai" and b'"choices":[]' in event:
                 return not self._hide_usage
         if self._is_output(event):
-            self._record.output(now)
+            self._output(now)
         reason = FINISH_REASON.search(event)
         if reason:
             self._record.finish_reason = reason[1].decode()

@@ -91,7 +91,7 @@ class Call:
         record = self.record
         if counted := record.prompt_tokens + record.completion_tokens:
             return counted
-        return 0 if record.first_output is None else len(self.body) / BYTES_PER_TOKEN + len(record.gaps) + 1
+        return len(self.body) / BYTES_PER_TOKEN + len(record.outputs) if record.outputs else 0
 
     @property
     def deadlines(self) -> Deadlines:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -156,8 +157,12 @@ async def answered(port: int, ask: Ask) -> Verdict:
 
 def engines(folder: Path) -> list[int]:
     """The engines' processes."""
-    children = psutil.Process(os.getpid()).children()
-    return [one.pid for one in children if one.status() != psutil.STATUS_ZOMBIE and str(folder) in str(one.cmdline())]
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # or a zombie, which has no command line any more
+            if str(folder) in str(child.cmdline()):
+                found.append(child.pid)
+    return found
 
 
 async def test_traffic_is_of_every_kind_and_rests_when_told(tmp_path: Path) -> None:
