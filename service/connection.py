@@ -1,6 +1,7 @@
 """A client's connection: uvicorn's, without what it spends on servers of another kind, and with bounds for heads."""
 
 import asyncio
+from collections import deque
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -15,7 +16,7 @@ from service.errors import ApiError, openai_body, too_large
 # Requests that a client may send ahead on a connection until no more is read from it. While nothing is read nobody
 # notices that it left, so this is not 0 as with uvicorn.
 AHEAD = 8
-LARGEST_HEAD = 2**20  # bytes; what the middleware allows is less, but it sees whole heads only
+LARGEST_HEAD = 2**20  # bytes, of trailers too; what the middleware allows is less, but it sees whole heads only
 SHORT = 128  # bytes of an address that is worth remembering
 
 
@@ -43,11 +44,12 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begins with the request, or lines it up behind the one that runs."""
-        self._head_size = None
+        self._head_size, headers = None, self.headers
+        self.headers = deque(maxlen=0)  # type: ignore[assignment]  # trailers are no headers, and nobody asks for them
         parser = self.parser
         path, raw, query = (_remembered if len(self.url) < SHORT else _parsed)(self.url)
         if path in self._theirs or parser.should_upgrade():
-            self._pass_on()
+            self._pass_on(headers)
             return
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
         before = self.cycle
@@ -64,7 +66,7 @@ class Connection(HttpToolsProtocol):
             "path": path,
             "raw_path": raw,
             "query_string": query,
-            "headers": self.headers,
+            "headers": headers,
             "extensions": {EXTRA: cycle},
         }
         if before is None or before.response_complete:
@@ -74,8 +76,13 @@ class Connection(HttpToolsProtocol):
             if len(self.pipeline) > AHEAD:
                 self.flow.pause_reading()
 
+    def on_chunk_header(self) -> None:
+        """A piece of a body comes, or its trailers."""
+        self._head_size = 0
+
     def on_body(self, body: bytes) -> None:
         """More of the newest request is here."""
+        self._head_size = None
         if type(self.cycle) is Cycle:
             self.cycle.arrived(body)
         else:
@@ -83,6 +90,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The newest request is here to its end."""
+        self._head_size = None
         if type(self.cycle) is Cycle:
             self.cycle.arrived_whole()
         else:
@@ -101,7 +109,8 @@ class Connection(HttpToolsProtocol):
         if self._head_size is not None:
             self._head_size += len(data)
             if self._head_size > LARGEST_HEAD and not self.transport.is_closing():
-                self.transport.write(TOO_LARGE)
+                if self.cycle is None or self.cycle.response_complete:
+                    self.transport.write(TOO_LARGE)
                 self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -163,9 +172,9 @@ class Connection(HttpToolsProtocol):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    def _pass_on(self) -> None:
+    def _pass_on(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Leaves the request to uvicorn's own code."""
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, expects = self.url, self.expect_100_continue
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expects
         self.scope["headers"] = headers

@@ -26,6 +26,7 @@ class App:
 
     def __init__(self) -> None:
         self.began: list[str] = []
+        self.headers: list[list[tuple[bytes, bytes]]] = []
         self.gone: list[str] = []
         self.drained = 0
         self.failed: Exception | None = None
@@ -34,6 +35,7 @@ class App:
         assert scope["type"] == "http"
         path = scope["path"]
         self.began.append(path)
+        self.headers.append(list(scope["headers"]))
         if path == "/echo":
             body = await read_body(scope, receive, 10**6, 60)
             await respond(send, 200, body or b"-", [(b"x-query", scope["query_string"])])
@@ -282,6 +284,29 @@ async def test_a_request_may_run_for_longer_than_a_connection_may_be_idle() -> N
         assert head.startswith(b"HTTP/1.1 200")
         await until(lambda: not server.server_state.connections)
         writer.close()
+
+
+TRAILED = request("/echo", CLOSE, "transfer-encoding: chunked", method="POST", body=b"3\r\nabc\r\n0\r\n")
+
+
+async def test_trailers_are_no_headers() -> None:
+    app = App()
+    async with listening(app, Connection) as (_, port):
+        assert (await said(port, TRAILED + b"x-roundhouse-tenant: other\r\n\r\n")).endswith(b"\r\n\r\nabc")
+    assert {name for name, _ in app.headers[0]} == {b"host", b"connection", b"transfer-encoding"}
+
+
+@pytest.mark.parametrize("trailer", [b"x-more: " + b"y" * 2**12, b"x-more: y\r\n" * 2**9], ids=["one", "many"])
+async def test_trailers_without_an_end_end_the_connection(trailer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LARGEST_HEAD", 2**12)
+    async with listening(App(), Connection) as (_, port):
+        assert await said(port, TRAILED + trailer) == b""
+
+
+async def test_a_head_without_an_end_breaks_into_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LARGEST_HEAD", 2**12)
+    async with listening(App(), Connection) as (_, port):
+        assert b"431" not in await said(port, request("/late") + b"GET /echo HTTP/1.1\r\nx-more: " + b"y" * 2**12)
 
 
 async def test_a_head_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
