@@ -1,7 +1,6 @@
 """A client's connection: uvicorn's, without what it spends on servers of another kind, and with bounds for heads."""
 
 import asyncio
-from collections import deque
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -44,12 +43,11 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begins with the request, or lines it up behind the one that runs."""
-        self._head_size, headers = None, self.headers
-        self.headers = deque(maxlen=0)  # type: ignore[assignment]  # trailers are no headers, and nobody asks for them
+        self._head_size = None
         parser = self.parser
         path, raw, query = (_remembered if len(self.url) < SHORT else _parsed)(self.url)
         if path in self._theirs or parser.should_upgrade():
-            self._pass_on(headers)
+            self._pass_on()
             return
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
         before = self.cycle
@@ -66,7 +64,7 @@ class Connection(HttpToolsProtocol):
             "path": path,
             "raw_path": raw,
             "query_string": query,
-            "headers": headers,
+            "headers": self.headers,
             "extensions": {EXTRA: cycle},
         }
         if before is None or before.response_complete:
@@ -78,7 +76,7 @@ class Connection(HttpToolsProtocol):
 
     def on_chunk_header(self) -> None:
         """A piece of a body comes, or its trailers."""
-        self._head_size = 0
+        self._head_size, self.headers = 0, []  # trailers are no headers, and nobody asks for them
 
     def on_body(self, body: bytes) -> None:
         """More of the newest request is here."""
@@ -172,9 +170,9 @@ class Connection(HttpToolsProtocol):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    def _pass_on(self, headers: list[tuple[bytes, bytes]]) -> None:
+    def _pass_on(self) -> None:
         """Leaves the request to uvicorn's own code."""
-        url, expects = self.url, self.expect_100_continue
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expects
         self.scope["headers"] = headers

@@ -134,7 +134,7 @@ def log_line(record: Record, timestamp: str) -> str:
         record.completion_tokens,
         record.cached_tokens,
         _seconds(started, record.admitted),
-        _seconds(started, record.outputs[0] if record.outputs else None),
+        _seconds(0.0, record.ttft),
         _seconds(started, record.ended),
     )
     try:

@@ -14,7 +14,7 @@ def record(**known: object) -> Record:
     return replace(Record("id", "/v1/chat/completions", started=10.0), **known)  # type: ignore[arg-type]
 
 
-def test_output_marks_the_first_the_last_and_the_gaps_between() -> None:
+def test_output_marks_the_first_and_the_gaps_between() -> None:
     one = record()
     assert one.ttft is None
     for now in (10.5, 10.6, 10.9):

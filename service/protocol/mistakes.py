@@ -5,6 +5,7 @@ msgspec says it of Python's types, in sentences of a few kinds; a client reads i
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from msgspec import DecodeError, ValidationError, inspect
@@ -84,10 +85,15 @@ def _should(what: str, kind: type, where: str) -> str:
 
 def _choices(kind: type, where: str) -> list[Any]:
     """The values that there are for a field."""
-    types = [inspect.type_info(kind)]
+    types = [_described(kind)]
     for step in STEP.findall(where):
         types = [inner for one in types for inner in _within(one, step)]
     return [value for one in types for each in _each(one) for value in getattr(each, "values", ())]
+
+
+@cache
+def _described(kind: type) -> inspect.Type:
+    return inspect.type_info(kind)
 
 
 def _within(one: inspect.Type, step: str) -> Iterator[inspect.Type]:

@@ -15,12 +15,14 @@ import psutil
 import pytest
 
 from bench import processes
-from bench.cost import load, memory, peers, stub, table
+from bench.cost import load, memory, peers, reading, stub, table
 from bench.cost.load import Load
 from bench.cost.memory import Sample, judged
 from bench.cost.peers import PEERS, PeerError, Place, Rival
 from bench.cost.run import LOADS, measure, medians
 from bench.processes import MB
+from service.errors import ApiError
+from service.protocol.reading import read
 from service.settings import ROOT
 from tests.services import wait_for
 from tests.waiting import PATIENCE, until
@@ -223,6 +225,21 @@ def test_the_median_of_turns() -> None:
     turns = [{"a": one, "b": {"c": one * 2.0}, "kinds": {}, "d": one or None} for one in (1, 9, 2)]
     assert medians(turns) == {"a": 2, "b": {"c": 4.0}, "kinds": {}, "d": 2}
     assert medians([{"a": None}, {"a": None}]) == {"a": None}
+
+
+@pytest.mark.parametrize("name", reading.LARGE)
+def test_what_is_read_is_as_large_as_may_be_and_taken(name: str) -> None:
+    body = reading.encoded(reading.LARGE[name])
+    assert 3 * 2**20 < len(body) < 4 * 2**20
+    assert body.isascii() == ("ASCII" not in name)
+    if name == "one field too many":
+        with pytest.raises(ApiError):
+            read(reading.CHAT.body, body)
+    else:
+        read(reading.CHAT.body, body)
+    found = reading.row(name, body)
+    assert found["bytes"] == len(body)
+    assert found["ms"] > 0 < found["objects_ms"]
 
 
 @pytest.mark.parametrize(

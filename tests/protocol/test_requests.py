@@ -245,7 +245,10 @@ BROKEN = [
 AFTER = [b" {}", b",", b"}", b"\x00"]
 
 
-@pytest.mark.parametrize("extra_fields", [(), ("messages", "a")], ids=["closed", "open"])
+open_or_not = pytest.mark.parametrize("extra_fields", [(), ("messages", "a")], ids=["closed", "open"])
+
+
+@open_or_not
 @pytest.mark.parametrize("raw", BROKEN, ids=lambda raw: repr(raw[:20]))
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_what_is_no_json_object_is_said_to_be_none(path: str, raw: bytes, extra_fields: tuple[str, ...]) -> None:
@@ -254,10 +257,22 @@ def test_what_is_no_json_object_is_said_to_be_none(path: str, raw: bytes, extra_
     assert len(error.message) < 200
 
 
+@open_or_not
 @pytest.mark.parametrize("after", AFTER)
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_nothing_may_follow_the_object(path: str, after: bytes) -> None:
-    assert refusal(path, body(path) + after).code == "invalid_json"
+def test_nothing_may_follow_the_object(path: str, after: bytes, extra_fields: tuple[str, ...]) -> None:
+    error = refusal(path, body(path) + after, extra_fields)
+    assert (error.code, error.param) == ("invalid_json", None), error.message
+    assert len(error.message) < 200
+
+
+@open_or_not
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_lists_without_an_end_are_refused(path: str, extra_fields: tuple[str, ...]) -> None:
+    field = next(name for name in ("messages", "prompt", "input") if name in MINIMAL[path])
+    depth = b"[" * 200_000 + b"]" * 200_000
+    error = refusal(path, b'{"model":"m","%b":%b,"a":1}' % (field.encode(), depth), extra_fields)
+    assert len(error.message) < 200
 
 
 # Of what is only passed on nothing is made, so it may be as large as it likes; but it must be JSON.
@@ -282,13 +297,16 @@ def test_nothing_may_follow_the_object(path: str, after: bytes) -> None:
     ],
     ids=lambda part: repr(part[:20]) if isinstance(part, bytes) else part,
 )
+@open_or_not
 @pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, COUNT])
-def test_what_is_only_passed_on_is_an_object_all_the_same(path: str, tool: bytes, code: str | None) -> None:
+def test_what_is_only_passed_on_is_an_object_all_the_same(
+    path: str, tool: bytes, code: str | None, extra_fields: tuple[str, ...]
+) -> None:
     raw = body(path)[:-1] + b',"tools":[' + tool + b"]}"
     if code is None:
-        read(ENDPOINTS[path].body, raw)
+        read(ENDPOINTS[path].body, raw, extra_fields)
     else:
-        assert refusal(path, raw).code == code
+        assert refusal(path, raw, extra_fields).code == code
 
 
 @given(st.binary())
