@@ -62,8 +62,8 @@ gpu: $(STAMP)  ## Measure what the fleet does on this machine's GPU in MINUTES (
 	bench/gpu/run --minutes $(MINUTES) && bench/gpu/report
 
 docs: $(STAMP)  ## Regenerate what is generated: models/schema.json, docs/{routing,models,choosing,gpu}.md
-	$(BIN)/python -m service.catalog > models/schema.json
-	$(BIN)/python -m tests.routing_cases > docs/routing.md
+	$(BIN)/python -m service.catalog.catalog > models/schema.json
+	$(BIN)/python -m tests.routing.cases > docs/routing.md
 	$(BIN)/python -m service.cli.reference > docs/models.md
 	$(BIN)/python -m tests.planner.choosing > docs/choosing.md
 	$(BIN)/python -m bench.gpu.report

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from service.transport import Deadlines, Transport, post
+from service.transport.pool import Deadlines, Transport, post
 
 PATIENT = Deadlines(connect=5.0, first_byte=300.0, idle=300.0, total=600.0)
 PATH = "/v1/chat/completions"

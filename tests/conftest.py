@@ -12,9 +12,9 @@ import uvloop
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-from tests import gateways
-from tests.gateways import ONE, RunningGateway
-from tests.services import ROOT, Service, serving
+from tests.support import gateways
+from tests.support.gateways import ONE, RunningGateway
+from tests.support.services import ROOT, Service, serving
 
 
 def pytest_asyncio_loop_factories(

@@ -17,7 +17,7 @@ from bench.affinity.prices import prices
 from bench.affinity.simulation import Simulation
 from bench.affinity.workloads import workloads
 from bench.serve import machine
-from service.policies import POLICIES, round_robin
+from service.routing.policies import POLICIES, round_robin
 
 SIZES = (4, 16)
 REQUESTS = 1000  # of each replica, and as many before to fill the caches

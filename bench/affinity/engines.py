@@ -15,7 +15,7 @@ from bench import processes
 from bench.load import ask
 from service.engine import state
 from service.engine.probe import ask as fetch
-from service.transport import Deadlines, Transport, get
+from service.transport.pool import Deadlines, Transport, get
 
 MODEL = "pebble-chat"
 POLICIES = ("round_robin", "prefix_affinity")

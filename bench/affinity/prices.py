@@ -5,10 +5,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from service.affinity import key
-from service.engine.reading import Reading
-from service.policies import POLICIES, Choice
+from service.engine.engine_stats import Reading
 from service.protocol.requests import Body, ChatRequest, CompletionRequest, Message
+from service.routing.policies import POLICIES, Choice
+from service.routing.prefix_key import key
 from service.upstreams.replica import Replica
 
 QUESTION = "What is the capital of France, and how many people live there?"

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.affinity.workloads import CHARACTERS, Conversation, Workload
-from service.affinity import key
-from service.policies import Choice, Policy
+from service.routing.policies import Choice, Policy
+from service.routing.prefix_key import key
 from service.upstreams.replica import Replica
 
 BLOCK = 16  # tokens

@@ -21,7 +21,7 @@ import uvloop
 from bench import processes
 from bench.cost.stub import WORD, WORDS
 from bench.processes import MB, Usage
-from service.transport import post
+from service.transport.pool import post
 
 PATH = "/v1/chat/completions"
 MARK = WORD.encode()

@@ -14,10 +14,10 @@ from typing import Any
 
 from bench.affinity.prices import price
 from bench.serve import machine
-from service.affinity import key
 from service.errors import ApiError
 from service.protocol.generation import GENERATION
-from service.protocol.reading import edited, read
+from service.protocol.parse_body import edited, read
+from service.routing.prefix_key import key
 
 CHAT = GENERATION[0]
 SHORT = {"model": "any", "messages": [{"role": "user", "content": "Hello!"}]}

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.gpu.schedule import Experiment, Setup, Subject
-from service.catalog import Catalog
-from service.flags import EngineValue
-from service.model import Model
+from service.catalog.catalog import Catalog
+from service.catalog.engine_args import EngineValue
+from service.catalog.model import Model
+from service.conformance.cases import cases
 from service.planner.gpus import Gpu
 from service.planner.memory import Demand, fit
 from service.planner.quantization import Form, why_not
-from service.proof.cases import cases
 
 REFERENCE = "llama-2-7b-chat"
 BASE = "llama-2-7b"  # its sibling, for two variants of one family

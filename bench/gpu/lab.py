@@ -24,14 +24,16 @@ import yaml
 
 from bench.gpu import machine, weights
 from bench.gpu.schedule import Setup, Subject
-from service import catalog, fleet, transport
+from service.catalog import catalog
+from service.config.settings import ROOT, Settings
 from service.engine import state
 from service.engine.argv import argv, unknown_flags
 from service.engine.command import program
 from service.engine.keeper import PR_SET_PDEATHSIG
-from service.fleet import Served
-from service.settings import ROOT, Settings
-from service.transport import Deadlines, Transport, TransportError
+from service.fleet import fleet
+from service.fleet.fleet import Served
+from service.transport import pool
+from service.transport.pool import Deadlines, Transport, TransportError
 
 UTILIZATION = 0.92  # vLLM 0.32's own default, said aloud so that other releases do the same
 QUICK = Deadlines(connect=5.0, first_byte=120.0, idle=120.0, total=120.0)
@@ -84,7 +86,7 @@ class Running:
     async def fetch(self, path: str, number: int = 0, body: bytes | None = None) -> bytes:
         """An answer of engine `number`, asked past the gateway; TransportError where it is not a success."""
         client, address = Transport(), self.socket(number)
-        wire = transport.get(path) if body is None else transport.post(path, body)
+        wire = pool.get(path) if body is None else pool.post(path, body)
         try:
             exchange = await client.send(address, wire, QUICK)
             try:
@@ -140,7 +142,7 @@ async def _until_known(address: str, served: tuple[Served, ...]) -> None:
     try:
         async with asyncio.timeout(QUICK.total):
             while True:
-                exchange = await client.send(address, transport.get("/v1/models"), QUICK)
+                exchange = await client.send(address, pool.get("/v1/models"), QUICK)
                 try:
                     await exchange.head()
                     rows = json.loads(await exchange.read_all(2**20))["data"]

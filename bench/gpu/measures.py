@@ -12,8 +12,8 @@ from typing import Any
 from bench.gpu import lab, machine, predicted, vllm_tool
 from bench.gpu.lab import Running
 from bench.gpu.streams import TOOL, Workload, figures, work
+from service.conformance.run import BLOCKS, MEMORY
 from service.planner.gpus import Gpu
-from service.proof.trial import BLOCKS, MEMORY
 
 SHORT = Workload("short", prompt=128, answer=128)
 LONG = Workload("long", prompt=2048, answer=64, each=1)

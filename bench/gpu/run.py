@@ -25,11 +25,11 @@ from bench.gpu.measures import MEASURES, Bench, Scale
 from bench.gpu.results import Result
 from bench.gpu.schedule import Experiment, Setup
 from bench.gpu.streams import LoadError
-from service import catalog
+from service.catalog import catalog
+from service.config.settings import ROOT
 from service.planner import gpus
 from service.planner.gpus import Gpu
-from service.settings import ROOT
-from service.transport import TransportError
+from service.transport.pool import TransportError
 
 LONGEST_START = 15.0  # minutes for one setup, however much time there is
 SMALL = Scale(streams=(1, 4), batch=4, rounds=1, shrink=8)

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from service.flags import EngineValue
-from service.model import Model
+from service.catalog.engine_args import EngineValue
+from service.catalog.model import Model
 from service.planner.quantization import Form
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import load
-from service.transport import Transport, TransportError, post
+from service.transport.pool import Transport, TransportError, post
 
 PATH = "/v1/completions"
 TOOL = "bench.gpu.streams"

@@ -7,9 +7,9 @@ memory and speed are those of the real weights; only the text is not.
 import json
 from pathlib import Path
 
-from service.model import Model
-from service.proof import tokenizer
-from service.shapes.config import config
+from service.architectures.config import config
+from service.catalog.model import Model
+from service.conformance import tokenizer
 
 
 def write(model: Model, folder: Path, context: int) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import uvloop
 
 from tests.fake_engine import FakeEngine
-from tests.waiting import until
+from tests.support.waiting import until
 
 
 async def main() -> None:

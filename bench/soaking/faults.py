@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import processes
-from tests.fault_proxy import PASS, FaultProxy, Trouble
+from tests.support.fault_proxy import PASS, FaultProxy, Trouble
 
 TROUBLES = {
     "reset": Trouble(reset=True),

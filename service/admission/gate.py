@@ -3,15 +3,14 @@
 import math
 from collections.abc import Callable
 
-from service.admission.budgets import Budget, Budgets, Lack
-from service.admission.drain import retry_after
-from service.admission.places import Clock, Place, Places, Room
 from service.admission.queue import Ticket
-from service.entries import Priority
+from service.admission.rate_limits import Budget, Budgets, Lack
+from service.admission.service_rate import retry_after
+from service.admission.slots import Clock, Place, Places, Room
+from service.auth.tenants import Priority, Tenant
+from service.config.settings import Settings
 from service.errors import ApiError, rate_limited
-from service.fleet import Fleet, Served
-from service.settings import Settings
-from service.tenants import Tenant
+from service.fleet.fleet import Fleet, Served
 
 
 class Admission:

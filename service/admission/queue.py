@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from service.entries import Priority
-from service.tenants import PRIORITIES, Tenant
+from service.auth.tenants import PRIORITIES, Priority, Tenant
 
 
 @dataclass(eq=False, slots=True)

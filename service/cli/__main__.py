@@ -5,7 +5,7 @@ from dataclasses import fields
 import click
 
 from service.cli import adding, catalogue, packing, planning, proving, serving, weights
-from service.settings import PREFIX, Settings
+from service.config.settings import PREFIX, Settings
 
 
 def _settings_help() -> str:

@@ -10,18 +10,18 @@ from typing import get_args
 
 import click
 
-from service.catalog import Catalog
+from service.catalog.catalog import Catalog
+from service.catalog.model import Model
+from service.catalog.names import Specialty, Variant
 from service.cli.configured import settings_and_catalog
 from service.cli.proving import ENVIRONMENT
-from service.intake import writing
-from service.intake.description import DESCRIBING, Description, IntakeError, describe
-from service.intake.draft import Draft, Said, draft
-from service.model import Model
-from service.names import Specialty, Variant
-from service.proof import trial
-from service.proof.cases import cases
-from service.proof.trial import ProofError, Verdict
-from service.settings import Settings
+from service.config.settings import Settings
+from service.conformance import run
+from service.conformance.cases import cases
+from service.conformance.run import ProofError, Verdict
+from service.onboarding import writing
+from service.onboarding.description import DESCRIBING, Description, IntakeError, describe
+from service.onboarding.draft import Draft, Said, draft
 from service.weights.store import REPOSITORY, WeightsError
 
 LARGEST = 2 * 2**30  # bytes of weights that are proven as they are; of larger ones only the structure is, in small
@@ -118,8 +118,8 @@ def _prove(
                 click.echo(f"Not tried on the engine: {unproven[0].why}.")
                 return
             click.echo("Trying its structure in small on the engine against transformers …")
-            asyncio.run(trial.build({found[0].name: trial.in_small(found[0])}, folder, lambda _: None))
-            verdict = asyncio.run(trial.run(found[0], folder, ENVIRONMENT, settings))
+            asyncio.run(run.build({found[0].name: run.in_small(found[0])}, folder, lambda _: None))
+            verdict = asyncio.run(run.run(found[0], folder, ENVIRONMENT, settings))
     if verdict.outcome != "equal":
         what = "The engine does not run it" if verdict.outcome == "refused" else "The engine answers otherwise"
         raise ProofError(f"the model was not added. {what}: {verdict.detail}. --no-proof adds it all the same")
@@ -127,10 +127,10 @@ def _prove(
 
 
 async def _as_it_is(model: Model, weights: Path, folder: Path, settings: Settings) -> Verdict:
-    request = trial.as_it_is(model, weights)
-    await trial.build({model.id: request}, folder, lambda _: None)
-    one = trial.served(model, weights, ENVIRONMENT)
-    return await trial.examine(one, request["prompts"], folder / model.id, settings)
+    request = run.as_it_is(model, weights)
+    await run.build({model.id: request}, folder, lambda _: None)
+    one = run.served(model, weights, ENVIRONMENT)
+    return await run.examine(one, request["prompts"], folder / model.id, settings)
 
 
 COMMANDS = (add,)

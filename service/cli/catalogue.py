@@ -10,11 +10,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from service.catalog import Catalog
+from service.catalog.catalog import Catalog
+from service.catalog.model import Family, Model
+from service.catalog.names import Variant
 from service.cli import portrait
 from service.cli.configured import settings_and_catalog
-from service.model import Family, Model
-from service.names import Variant
 
 LONG = 1024  # tokens
 MARKS = {

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from service import catalog, fleet
-from service.documents import ConfigError
-from service.settings import Settings
+from service.catalog import catalog
+from service.config.settings import Settings
+from service.config.strict_yaml import ConfigError
+from service.fleet import fleet
 
 fleet_option: Callable[..., Any] = click.option(
     "--fleet", "fleet_file", type=click.Path(path_type=Path), help="The fleet file, if not ROUNDHOUSE_FLEET's."

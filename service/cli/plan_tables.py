@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from service.catalog import Catalog
-from service.model import Model
+from service.catalog.catalog import Catalog
+from service.catalog.model import Model
 from service.planner import memory
 from service.planner.cost import Prices
 from service.planner.memory import Demand

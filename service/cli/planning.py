@@ -7,17 +7,17 @@ from typing import Any
 
 import click
 
-from service.catalog import Catalog
+from service.catalog.catalog import Catalog
+from service.catalog.model import Model
 from service.cli import plan_tables
 from service.cli.configured import refused, settings_and_catalog
-from service.model import Model
+from service.config.settings import ROOT
 from service.planner import gpus, ranking, wish
 from service.planner import quantization as quantizations
 from service.planner.cost import ANSWER, Prices
 from service.planner.memory import UTILIZATION, Demand
 from service.planner.plan import need, plan
 from service.planner.wish import FORMS
-from service.settings import ROOT
 
 GPUS = ROOT / "deploy/gpus.yaml"
 

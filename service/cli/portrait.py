@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from service.catalog import Catalog
-from service.model import Licence, Model
-from service.shapes.parameters import missing
+from service.architectures.parameters import missing
+from service.catalog.catalog import Catalog
+from service.catalog.model import Licence, Model
 
 BF16_BYTES = 2
 OPEN = {True: "asks for consent, so a pull needs an account's token", False: "none: open to everybody", None: "unknown"}

@@ -13,12 +13,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from service.catalog import Catalog
+from service.catalog.catalog import Catalog
 from service.cli.configured import settings_and_catalog
-from service.proof import trial
-from service.proof.cases import Case, Unproven, cases
-from service.proof.trial import ProofError, Verdict
-from service.settings import Settings
+from service.config.settings import Settings
+from service.conformance import run
+from service.conformance.cases import Case, Unproven, cases
+from service.conformance.run import ProofError, Verdict
 
 # One core and one gibibyte for each engine, as in the embedded fleet; a GPU build ignores all of it.
 ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -79,15 +79,15 @@ async def _run(found: list[Case], folder: Path, settings: Settings, at_once: int
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
         building = progress.add_task("building in small", total=len(found))
-        requests = {case.name: trial.in_small(case) for case in found}
-        await trial.build(requests, folder, lambda _: progress.advance(building))
+        requests = {case.name: run.in_small(case) for case in found}
+        await run.build(requests, folder, lambda _: progress.advance(building))
         proving = progress.add_task("proving", total=len(found))
         room = asyncio.Semaphore(at_once)
 
         async def one(case: Case) -> Verdict:
             async with room:
                 progress.update(proving, description=f"proving {case.name}")
-                verdict = await trial.run(case, folder, ENVIRONMENT, settings)
+                verdict = await run.run(case, folder, ENVIRONMENT, settings)
                 progress.console.print(f"{case.name}: {verdict.outcome} {verdict.detail}".rstrip(), markup=False)
                 progress.advance(proving)
                 return verdict
@@ -101,7 +101,7 @@ async def _asked(known: Catalog, unproven: list[Unproven], folder: Path, setting
     for one in unproven:
         model = known.models[one.model]
         if model.network and model.network.removed:
-            one = Unproven(one.model, await trial.refusal(model, folder, ENVIRONMENT, settings))
+            one = Unproven(one.model, await run.refusal(model, folder, ENVIRONMENT, settings))
         said.append(one)
     return said
 
@@ -135,8 +135,8 @@ def _print(found: list[Case], verdicts: list[Verdict], unproven: list[Unproven])
 
 def _planned(case: Case, one: Verdict) -> tuple[int | None, int | None]:
     """Bytes of weights and blocks of the KV cache as the planner counts them."""
-    count, cache = case.in_small().parameters, trial.planned(case.in_small(), one)
-    return count and count * trial.NUMBER, cache.number if cache else None
+    count, cache = case.in_small().parameters, run.planned(case.in_small(), one)
+    return count and count * run.NUMBER, cache.number if cache else None
 
 
 def _ratio(planned: int | None, found: int | None) -> str:

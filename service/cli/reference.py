@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterable, Iterator
 
-from service.catalog import Catalog, load
+from service.catalog.catalog import Catalog, load
+from service.catalog.model import Family, Model
 from service.cli import portrait
-from service.model import Family, Model
+from service.config.settings import ROOT
 from service.planner import blocks
-from service.settings import ROOT
 
 INTRODUCTION = """\
 # The models of the catalogue

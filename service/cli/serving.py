@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from service.cli.configured import configured, fleet_option
+from service.config.settings import PREFIX, ROOT
 from service.errors import ApiError
-from service.fleet import Served
+from service.fleet.fleet import Served
 from service.planner.memory import Demand
 from service.planner.plan import need
 from service.protocol.generation import FENCE, GENERATION, Kind, Need
-from service.router import resolve
-from service.settings import PREFIX, ROOT
+from service.routing.resolve import resolve
 
 CACHE = "cache: what a request of the whole context takes, in 16-bit numbers"
 

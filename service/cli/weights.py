@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Column, Table
 
-from service import fleet
-from service.catalog import Catalog
+from service.catalog.catalog import Catalog
 from service.cli.configured import refused, settings_and_catalog
+from service.fleet import fleet
 from service.weights import manifest, unbundle
 from service.weights.digests import Advance
 from service.weights.mirror import Mirror

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from service.flags import EngineValue
-from service.fleet import Served
+from service.catalog.engine_args import EngineValue
+from service.fleet.fleet import Served
 
 # vLLM's own bound on waiting requests is the last line of defence; the gateway's admission refuses earlier. Looks at an
 # engine, one each second, would fill its log. A release without either will do, whereas none of ALWAYS may be missing:

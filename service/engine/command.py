@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from service.catalog.chat_templates import generation_config
+from service.config.settings import Settings
 from service.engine import state
 from service.engine.argv import argv, environment, optional
-from service.fleet import Served
-from service.prompts import generation_config
-from service.settings import Settings
+from service.fleet.fleet import Served
 
 
 class Command:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from service.engine import notes
+from service.engine import process_files
 
 KIND = "d"
 
@@ -13,9 +13,9 @@ def write(run_dir: Path, pid: int, orders: Iterable[int]) -> None:
 
     Raises OSError where the run folder cannot be written.
     """
-    notes.write(run_dir, KIND, pid, sorted(orders))
+    process_files.write(run_dir, KIND, pid, sorted(orders))
 
 
 def wanted(run_dir: Path, order: int) -> bool:
     """Whether any living gateway wants the replica."""
-    return any(order in orders for _, orders in notes.read(run_dir, KIND) if isinstance(orders, list))
+    return any(order in orders for _, orders in process_files.read(run_dir, KIND) if isinstance(orders, list))

@@ -2,8 +2,8 @@
 
 import json
 
-from service.fleet import Served
-from service.transport import Deadlines, Transport
+from service.fleet.fleet import Served
+from service.transport.pool import Deadlines, Transport
 
 LARGEST = 4 * 2**20  # bytes of an answer; a page of metrics has about a hundred thousand
 

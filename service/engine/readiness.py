@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from service import transport
 from service.engine.probe import ask, probe
-from service.fleet import Served
-from service.transport import Deadlines, Transport, TransportError
+from service.fleet.fleet import Served
+from service.transport import pool
+from service.transport.pool import Deadlines, Transport, TransportError
 
 HEARTBEAT = 10.0
 POLL = 0.25
@@ -66,10 +66,10 @@ class Readiness:
         address = str(self._socket)
         answered = False
         try:
-            status, _ = await ask(self._transport, address, transport.get("/health"), KNOCK)
+            status, _ = await ask(self._transport, address, pool.get("/health"), KNOCK)
             answered = True
             if status == 200:
-                status, _ = await ask(self._transport, address, transport.post(*self._probe), FIRST_TOKEN)
+                status, _ = await ask(self._transport, address, pool.post(*self._probe), FIRST_TOKEN)
         except TransportError as error:
             return str(error)
         finally:

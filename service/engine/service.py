@@ -6,12 +6,12 @@ from typing import Any
 
 import bentoml
 
+from service.config.settings import Settings
 from service.engine.keeper import PR_SET_PDEATHSIG
-from service.engine.report import Say
 from service.engine.state import replica_id
+from service.engine.status_writer import Say
 from service.engine.supervisor import Supervisor
-from service.fleet import Fleet, Served
-from service.settings import Settings
+from service.fleet.fleet import Fleet, Served
 
 
 def engine_service(served: Served, number: int, order: int, fleet: Fleet, settings: Settings, say: Say) -> Any:

@@ -6,18 +6,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from service.engine import demand, presence, room, state
+from service.config.settings import Settings
+from service.engine import demand, gateway_registry, memory_check, state
 from service.engine.argv import unknown_flags
 from service.engine.command import Command, child_environment
 from service.engine.probe import probe
 from service.engine.process import EngineProcess
-from service.engine.pulse import Pulse
 from service.engine.readiness import Readiness
-from service.engine.report import Report, Say
 from service.engine.state import EngineState
-from service.fleet import Fleet, Served
-from service.settings import Settings
-from service.transport import Transport
+from service.engine.status_writer import Report, Say
+from service.engine.watchdog import Pulse
+from service.fleet.fleet import Fleet, Served
+from service.transport.pool import Transport
 from service.weights import manifest
 
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
@@ -105,7 +105,7 @@ class Supervisor:
             self._report.rewrite()
             await asyncio.sleep(POLL)
         self._report.begin()
-        return room.shortage(self._served) or await self._mismatch() or await self._run()
+        return memory_check.shortage(self._served) or await self._mismatch() or await self._run()
 
     def _wanted(self) -> bool:
         return self._always or demand.wanted(self._run_dir, self._order)
@@ -114,7 +114,7 @@ class Supervisor:
         # Two that wake together have to see each other wait, where there is room for one.
         if self._report.state.condition == "asleep" or not self._wanted():
             return False
-        return room.is_its_turn(self._served, self._order, self._run_dir, self._start, self._engines)
+        return memory_check.is_its_turn(self._served, self._order, self._run_dir, self._start, self._engines)
 
     def _await_turn(self) -> None:
         """Shows what this engine waits for: somebody who wants it, or the engines before it."""
@@ -204,10 +204,10 @@ class Supervisor:
 
     async def _until_left(self, deadline: float) -> None:
         """Gives the gateways time to say that they stop, or to see that this engine does; waits for those that stop."""
-        if presence.present(self._run_dir):
+        if gateway_registry.present(self._run_dir):
             await asyncio.sleep(SEEN)
         while time.monotonic() < deadline:
-            if not any(presence.present(self._run_dir).values()):
+            if not any(gateway_registry.present(self._run_dir).values()):
                 return
             await asyncio.sleep(0.1)
 

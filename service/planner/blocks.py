@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from service.model import Model
-from service.shapes.architectures import Architecture
-from service.shapes.shape import Shape
+from service.architectures.registry import Architecture
+from service.architectures.shape import Shape
+from service.catalog.model import Model
 
 HEADS = ("num_hidden_layers", "num_key_value_heads", "head_dim")
 LATENT = ("num_hidden_layers", "kv_lora_rank", "qk_rope_head_dim")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from service.documents import ConfigError, Document, Frozen
+from service.config.strict_yaml import ConfigError, Document, Frozen
 
 GIB = 2**30
 

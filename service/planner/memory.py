@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from service.model import Model
+from service.architectures.registry import Architecture
+from service.architectures.shape import Shape
+from service.catalog.model import Model
 from service.planner.blocks import Blocks, blocks
 from service.planner.gpus import GIB, Gpu
 from service.planner.quantization import GROUP, Form, weight_bytes
-from service.shapes.architectures import Architecture
-from service.shapes.shape import Shape
 
 # What vLLM 0.32 does unless told otherwise.
 UTILIZATION = 0.92

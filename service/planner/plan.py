@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from service.model import Model
+from service.catalog.model import Model
 from service.planner import blocks, quantization
 from service.planner.cost import Cost, Prices, cost
 from service.planner.gpus import Gpu

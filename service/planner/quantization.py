@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from service.model import Model
+from service.architectures.parameters import missing, parameters
+from service.catalog.model import Model
 from service.planner.gpus import Gpu
-from service.shapes.parameters import missing, parameters
 
 Form = Literal["bf16", "fp8", "int4", "mxfp4"]
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from service.catalog import Catalog
-from service.model import Licence, Model
+from service.catalog.catalog import Catalog
+from service.catalog.model import Licence, Model
 from service.planner import blocks, quantization
 from service.planner.memory import Demand, Fit, degrees, fit
 from service.planner.quantization import Form, forms, parts, why_not

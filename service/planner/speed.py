@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from service.model import Model
+from service.catalog.model import Model
 from service.planner.blocks import layers, token_bytes
 from service.planner.memory import Demand, Fit, batch_limits
 from service.planner.quantization import Parts, parts, read_bytes

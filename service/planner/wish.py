@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import get_args
 
-from service.model import Task
-from service.names import Variant
+from service.catalog.model import Task
+from service.catalog.names import Variant
 from service.planner import gpus as hardware
 from service.planner.gpus import Gpu
 from service.planner.quantization import Form

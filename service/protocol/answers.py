@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from service.errors import ApiError, invalid, unavailable, upstream_failed
-from service.fleet import Served
-from service.records import Record
+from service.fleet.fleet import Served
+from service.observability.record import Record
 
 TOO_LONG = re.compile(rb"maximum context length is (\d+) tokens\D+(\d+)")
 TOO_MANY = re.compile(rb"max_(?:completion_)?tokens=(\d+) cannot be greater than max_model_len=(\d+)")

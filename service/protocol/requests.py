@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
+from service.catalog.chat_templates import Order
 from service.errors import invalid
-from service.prompts import Order
-from service.protocol import mistakes
+from service.protocol import validation_errors
 
 Tokens = Annotated[int, Meta(ge=1, le=2**31)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -252,7 +252,7 @@ class EmbeddingsRequest(Body, kw_only=True):
 
 def _is_off(name: str, value: bool | None) -> None:
     if value:
-        raise mistakes.wrong(name, "it should be false")
+        raise validation_errors.wrong(name, "it should be false")
 
 
 def _are_alike(name: str, value: str | list[Any], most: int) -> None:
@@ -261,6 +261,6 @@ def _are_alike(name: str, value: str | list[Any], most: int) -> None:
         return
     kinds = set(map(type, value))
     if len(kinds) > 1:
-        raise mistakes.wrong(name, "it should be texts only, or token ids only")
+        raise validation_errors.wrong(name, "it should be texts only, or token ids only")
     if int not in kinds and len(value) > most:
-        raise mistakes.wrong(name, f"it should be a list of at most {most} items")
+        raise validation_errors.wrong(name, f"it should be a list of at most {most} items")

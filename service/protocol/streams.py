@@ -4,8 +4,8 @@ import json
 import re
 from typing import Literal
 
+from service.observability.record import Record
 from service.protocol.answers import is_death
-from service.records import Record
 
 Dialect = Literal["openai", "responses", "messages"]
 

@@ -4,17 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from service.entries import Priority
-from service.fleet import Served
+from service.auth.tenants import Priority, Tenant
+from service.config.settings import Settings
+from service.fleet.fleet import Served
+from service.observability.record import Record
+from service.protocol.request_headers import Wishes
 from service.protocol.requests import Body
 from service.protocol.streams import Dialect
-from service.protocol.wishes import Wishes
-from service.quarantine import fingerprint
-from service.records import Record
-from service.router import Target
-from service.settings import Settings
-from service.tenants import Tenant
-from service.transport import Deadlines
+from service.relay.quarantine import fingerprint
+from service.routing.resolve import Target
+from service.transport.pool import Deadlines
 from service.upstreams.upstream import Upstream
 
 TYPICAL_ANSWER = 256  # tokens that a request counts for, beside its prompt, where it sets no bound

@@ -5,27 +5,27 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from service.admission.gate import Admission
-from service.admission.places import Place
-from service.asgi import Extra, Headers, Receive, Send, UntilGone
-from service.catalog import Catalog
+from service.admission.slots import Place
+from service.auth.tenants import find, priority
+from service.catalog.catalog import Catalog
+from service.config.settings import Settings
 from service.errors import ApiError, unavailable
-from service.fleet import Fleet
-from service.once import Once
-from service.protocol import wishes
-from service.protocol.edits import edits, ends
+from service.fleet.fleet import Fleet
+from service.observability.record import Record
+from service.protocol import request_headers
 from service.protocol.generation import Endpoint
-from service.protocol.reading import edited, read
+from service.protocol.parse_body import edited, read
 from service.protocol.requests import Body
+from service.protocol.rewrites import edits, ends
 from service.protocol.streams import BrokenStreamError, Watch
-from service.records import Record
-from service.relay.asking import Asking, Reply
 from service.relay.call import Call, Patience
-from service.relay.outlet import Outlet
+from service.relay.dispatch import Asking, Reply
+from service.relay.idempotency import Once
 from service.relay.refusals import not_ready
-from service.router import Target, resolve
-from service.settings import Settings
-from service.tenants import find, priority
-from service.transport import Transport, TransportError, post
+from service.relay.response_writer import Outlet
+from service.routing.resolve import Target, resolve
+from service.server.asgi import Extra, Headers, Receive, Send, UntilGone
+from service.transport.pool import Transport, TransportError, post
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
 
@@ -94,7 +94,7 @@ class Relay:
 
     def _call(self, endpoint: Endpoint, body: bytes, headers: Headers, record: Record) -> Call:
         """Reads a request: what it asks, who asks, and where it goes."""
-        asked = wishes.read(headers)
+        asked = request_headers.read(headers)
         request = read(endpoint.body, body, self._fleet.extra_fields)
         record.requested, record.streamed = request.model, bool(request.stream)
         tenant = find(self._fleet.tenants, asked.tenant)

@@ -1,7 +1,7 @@
 """How many requests an engine is given at once: as many as it runs, so that the others wait where a choice is left."""
 
-from service.engine.reading import Reading
-from service.fleet import Served
+from service.engine.engine_stats import Reading
+from service.fleet.fleet import Served
 
 DEPTH = 20  # one request may wait in the engine for each so many that run, and one in any case: no step goes idle
 STEP = 10  # a limit grows by the tenth part

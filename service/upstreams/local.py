@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from service import transport
-from service.engine import reading, state
+from service.engine import engine_stats, state
 from service.engine.probe import ask
-from service.engine.pulse import SCRAPE
-from service.transport import Transport, TransportError
+from service.engine.watchdog import SCRAPE
+from service.transport import pool
+from service.transport.pool import Transport, TransportError
 from service.upstreams.replica import Replica
 
 STALE = 5.0  # seconds for which a reading counts
@@ -47,9 +47,9 @@ class Local:
         elif replica.reading and (not replica.ready or self._clock() - replica.reading.at > STALE):
             replica.reading = None
 
-    async def _load(self) -> reading.Reading | None:
+    async def _load(self) -> engine_stats.Reading | None:
         try:
-            status, page = await ask(self._transport, self._replica.address, transport.get("/metrics"), SCRAPE)
+            status, page = await ask(self._transport, self._replica.address, pool.get("/metrics"), SCRAPE)
         except TransportError:
             return None
-        return reading.read(page, self._clock()) if status == 200 else None
+        return engine_stats.read(page, self._clock()) if status == 200 else None

@@ -4,13 +4,13 @@ import json
 import time
 from collections.abc import Callable
 
-from service import transport
+from service.config.settings import Settings
 from service.engine.probe import ask, probe
-from service.engine.pulse import Pulse
 from service.engine.readiness import FIRST_TOKEN, KNOCK
 from service.engine.state import Condition, EngineState
-from service.settings import Settings
-from service.transport import RefusedError, Transport, TransportError
+from service.engine.watchdog import Pulse
+from service.transport import pool
+from service.transport.pool import RefusedError, Transport, TransportError
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
 
@@ -104,7 +104,7 @@ class Remote:
 
     async def _identify(self) -> None:
         """Asks which models are served at the address; raises StrangerError where ours is not among them."""
-        status, body = await ask(self._transport, self._replica.address, transport.get("/v1/models"), KNOCK)
+        status, body = await ask(self._transport, self._replica.address, pool.get("/v1/models"), KNOCK)
         self._silent_since = None
         if status != 200:
             raise TransportError(f"status {status} of /v1/models")
@@ -116,7 +116,7 @@ class Remote:
 
     async def _make_token(self) -> None:
         """Asks for one token; raises TransportError where none comes. An engine that ends answers without one."""
-        request = transport.post(*probe(self._upstream.served))
+        request = pool.post(*probe(self._upstream.served))
         status, body = await ask(self._transport, self._replica.address, request, FIRST_TOKEN)
         if status != 200 or b'"finish_reason":"abort"' in body:
             raise TransportError("it is ending" if status == 200 else f"status {status} for a first request")

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from service.engine.reading import Reading
+from service.engine.engine_stats import Reading
 from service.engine.state import EngineState
 from service.upstreams.breaker import Breaker
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from service.engine.state import Condition
-from service.fleet import Served
+from service.fleet.fleet import Served
 from service.upstreams.replica import Replica
 
 # A model is as well as its best replica: one that sleeps wakes when it is asked for, one that failed may not return.

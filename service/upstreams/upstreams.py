@@ -7,11 +7,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import Condition
-from service.fleet import Fleet, Served
-from service.settings import Settings
-from service.transport import Transport
+from service.fleet.fleet import Fleet, Served
+from service.transport.pool import Transport
 from service.upstreams.discovery import Discovery, Lookup, look_up
 from service.upstreams.limit import adapted, ceiling, opening
 from service.upstreams.local import Local

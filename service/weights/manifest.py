@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeInt, ValidationError
 
-from service.documents import Frozen
+from service.config.strict_yaml import Frozen
 from service.weights import stamp
 from service.weights.digests import Advance, quietly, sha256
 

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.admission.gate import Admission
-from service.admission.places import Place
-from service.entries import Priority
-from service.fleet import Served
-from service.settings import Settings
-from service.tenants import Tenant
+from service.admission.slots import Place
+from service.auth.tenants import Priority, Tenant
+from service.config.settings import Settings
+from service.fleet.fleet import Served
 
 
 @dataclass

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from service.admission.places import Place
+from service.admission.slots import Place
+from service.auth.tenants import Tenant
+from service.config.settings import Settings
 from service.errors import ApiError
-from service.fleet import Fleet
-from service.settings import Settings
-from service.tenants import Tenant
-from tests import fleets
+from service.fleet.fleet import Fleet
 from tests.admission.doors import Door, Seats, Time
-from tests.waiting import PATIENCE, until
+from tests.support import fleets
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture

@@ -12,14 +12,13 @@ from statistics import quantiles
 import pytest
 
 from service.admission.gate import Admission
-from service.entries import Priority
+from service.auth.tenants import Priority, Tenant
+from service.config.settings import Settings
 from service.errors import ApiError
-from service.fleet import Served
-from service.settings import Settings
-from service.tenants import Tenant
-from tests import fleets
+from service.fleet.fleet import Served
 from tests.admission.doors import Seats
 from tests.admission.virtual import simulate
+from tests.support import fleets
 
 PLACES = 8
 SERVICE = 1.0  # seconds that a request takes on average; the tokens it takes are a hundred times as many

@@ -3,13 +3,12 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.admission.places import Place
-from service.entries import Priority
+from service.admission.slots import Place
+from service.auth.tenants import PRIORITIES, Priority, Tenant
 from service.errors import ApiError
-from service.fleet import Served
-from service.tenants import PRIORITIES, Tenant
+from service.fleet.fleet import Served
 from tests.admission.doors import Door, Seats, Time
-from tests.fleets import CATALOG
+from tests.support.fleets import CATALOG
 
 MOST = 4  # who may wait
 TENANTS = [

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.admission.queue import Line, Queue, Ticket
-from service.entries import Priority
-from service.tenants import PRIORITIES, Tenant
+from service.auth.tenants import PRIORITIES, Priority, Tenant
 
 NAMES = st.sampled_from("abcd")
 COSTS = st.integers(1, 1000)

@@ -21,11 +21,11 @@ from bench.cost.memory import Sample, judged
 from bench.cost.peers import PEERS, PeerError, Place, Rival
 from bench.cost.run import LOADS, measure, medians
 from bench.processes import MB
+from service.config.settings import ROOT
 from service.errors import ApiError
-from service.protocol.reading import read
-from service.settings import ROOT
-from tests.services import wait_for
-from tests.waiting import PATIENCE, until
+from service.protocol.parse_body import read
+from tests.support.services import wait_for
+from tests.support.waiting import PATIENCE, until
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hello!"}]}
 STREAM = CHAT | {"stream": True, "max_tokens": 7}
@@ -34,7 +34,7 @@ CORES = sorted(os.sched_getaffinity(0))
 SCRIPT = f"""#!{sys.executable}
 import asyncio, sys
 sys.path.insert(0, {str(ROOT)!r})
-from tests.fault_proxy import FaultProxy
+from tests.support.fault_proxy import FaultProxy
 async def main():
     async with FaultProxy("127.0.0.1:" + sys.argv[2]).listen(int(sys.argv[1])):
         await asyncio.Event().wait()

@@ -7,7 +7,7 @@ from bench.gpu.measures import MEASURES
 from bench.gpu.schedule import expected
 from service.planner.gpus import load
 from service.planner.memory import Demand, fit
-from tests.fleets import CATALOG, ROOT
+from tests.support.fleets import CATALOG, ROOT
 
 GPUS = load(ROOT / "deploy/gpus.yaml")
 

@@ -7,7 +7,7 @@ import pytest
 from bench.gpu import machine
 from bench.gpu.machine import Card
 from service.planner.gpus import load
-from tests.fleets import ROOT
+from tests.support.fleets import ROOT
 
 GPUS = load(ROOT / "deploy/gpus.yaml")
 GIB = 2**30

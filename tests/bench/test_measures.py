@@ -15,10 +15,10 @@ from bench.gpu.schedule import Setup, Subject
 from service.engine import state
 from service.engine.state import EngineState
 from service.planner.gpus import load
-from service.transport import TransportError
+from service.transport.pool import TransportError
 from tests.fake_engine import FakeEngine, Fault
-from tests.fleets import CATALOG, ROOT
-from tests.fleets import load as load_fleet
+from tests.support.fleets import CATALOG, ROOT
+from tests.support.fleets import load as load_fleet
 
 MODELS = ("llama-2-7b-chat", "llama-2-7b")
 FINE = Fault(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")

@@ -174,4 +174,4 @@ def test_platforms_are_all_that_a_system_of_that_age_takes() -> None:
 
 def test_the_project_comes_along(packed: Path) -> None:
     files = unbundle.read_index(packed)["files"]
-    assert {"project/bench/gpu/run.py", "project/service/gateway.py", "project/deploy/gpus.yaml"} <= set(files)
+    assert {"project/bench/gpu/run.py", "project/service/gateway/service.py", "project/deploy/gpus.yaml"} <= set(files)

@@ -9,8 +9,8 @@ import pytest
 
 from bench.gpu import report, results
 from bench.gpu.experiments import in_small
-from service.settings import ROOT
-from tests.fleets import CATALOG
+from service.config.settings import ROOT
+from tests.support.fleets import CATALOG
 
 MINUTES = 10.0  # it takes less than three on two idle cores, but machines are shared
 SPLIT, SLEEP = "llama-2-7b-chat+split", "llama-2-7b-chat+sleep"

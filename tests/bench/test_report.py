@@ -12,7 +12,7 @@ from bench.gpu import report, results, tables
 from bench.gpu.measures import MEASURES
 from bench.gpu.results import Result
 from tests.bench import made_up
-from tests.fleets import ROOT
+from tests.support.fleets import ROOT
 
 CARD = "nvidia-h200"
 

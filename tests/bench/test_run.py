@@ -10,11 +10,11 @@ import pytest
 
 from bench.gpu import results
 from bench.gpu.results import Result
-from service.settings import ROOT
-from tests.services import descendants_of, wait_for
-from tests.waiting import PATIENCE
+from service.config.settings import ROOT
+from tests.support.services import descendants_of, wait_for
+from tests.support.waiting import PATIENCE
 
-STAND_IN = f"/usr/bin/env PYTHONPATH={ROOT} {sys.executable} -m tests.stand_in"
+STAND_IN = f"/usr/bin/env PYTHONPATH={ROOT} {sys.executable} -m tests.support.stand_in"
 SPLIT, SLEEP, PLAIN = (f"llama-2-7b-chat+{one}" for one in ("split", "sleep", "no-prefix-cache"))
 
 

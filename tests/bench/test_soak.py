@@ -20,8 +20,8 @@ from bench.soaking.answers import Told, Verdict, availability, judged, same
 from bench.soaking.faults import KINDS, schedule, stations
 from bench.soaking.requests import CHAT, COMPLETION, Ask
 from bench.soaking.traffic import Traffic, fetch
-from service.settings import ROOT
-from tests.waiting import until
+from service.config.settings import ROOT
+from tests.support.waiting import until
 
 ASK = Ask(CHAT, True, tuple("abcdef"))
 WHOLE = replace(ASK, streamed=False)

@@ -8,7 +8,7 @@ import pytest
 
 from bench.gpu.streams import LoadError, Workload, figures, percentiles, work
 from tests.fake_engine import FakeEngine, Fault
-from tests.waiting import until
+from tests.support.waiting import until
 
 LOAD = Workload("short", prompt=8, answer=6, each=2)
 

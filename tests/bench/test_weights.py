@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from bench.gpu import weights
 from bench.gpu.experiments import SHAPES
-from tests.fleets import CATALOG
+from tests.support.fleets import CATALOG
 
 
 @pytest.mark.parametrize("name", SHAPES)

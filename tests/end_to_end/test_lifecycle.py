@@ -18,12 +18,12 @@ import psutil
 import pytest
 from bentoml.serving import running_inside_container
 
-from service.engine import presence
+from service.engine import gateway_registry
 from tests.end_to_end.clients import Clients
-from tests.services import ROOT, Service, descendants_of, serving, wait_for
-from tests.waiting import PATIENCE
+from tests.support.services import ROOT, Service, descendants_of, serving, wait_for
+from tests.support.waiting import PATIENCE
 
-ENGINE = [sys.executable, "-m", "tests.stand_in"]
+ENGINE = [sys.executable, "-m", "tests.support.stand_in"]
 CHAT = "/v1/chat/completions"
 LONG = {
     "model": "pebble-chat",
@@ -225,7 +225,7 @@ class Process:
 @contextlib.contextmanager
 def processes_of(services: list[Service]) -> Iterator[list[Process]]:
     """The gateway processes of all these services, connected."""
-    found = {pid: (Process(), service) for service in services for pid in presence.present(service.run_dir)}
+    found = {pid: (Process(), service) for service in services for pid in gateway_registry.present(service.run_dir)}
     with contextlib.ExitStack() as stack:
 
         def are_connected() -> bool:
@@ -254,7 +254,7 @@ def taken_by(line: http.client.HTTPConnection, pids: list[int]) -> int:
 @contextlib.contextmanager
 def two_workers(folder: Path, engines: list[str]) -> Iterator[list[Service]]:
     with serving(shared_fleet(folder, engines), folder / "run", workers=2) as service:
-        wait_for(lambda: len(presence.present(service.run_dir)) == 2, PATIENCE, "both workers")
+        wait_for(lambda: len(gateway_registry.present(service.run_dir)) == 2, PATIENCE, "both workers")
         yield [service]
 
 

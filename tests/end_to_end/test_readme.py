@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services import ROOT, Service
+from tests.support.services import ROOT, Service
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 README = (ROOT / "README.md").read_text()

@@ -9,7 +9,7 @@ import anthropic
 import openai
 import pytest
 
-from tests.services import Service
+from tests.support.services import Service
 
 pytestmark = pytest.mark.engine
 NODE = Path(__file__).parents[1] / "node"

@@ -14,8 +14,8 @@ from bench.load import ask
 from bench.skills import measured
 from models.pebble import skills
 from service.engine import state
-from service.transport import Transport
-from tests.services import ROOT, Service, descendants_of, serving, wait_for
+from service.transport.pool import Transport
+from tests.support.services import ROOT, Service, descendants_of, serving, wait_for
 
 pytestmark = pytest.mark.engine
 

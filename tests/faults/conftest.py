@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 import pytest
 
-from service.engine import pulse
-from service.transport import Deadlines
+from service.engine import watchdog
+from service.transport.pool import Deadlines
 from service.upstreams import breaker, remote, upstreams
-from tests import gateways
 from tests.fake_engine import FakeEngine
-from tests.fault_proxy import PASS, FaultProxy, Trouble
-from tests.gateways import RunningGateway
-from tests.waiting import until
+from tests.support import gateways
+from tests.support.fault_proxy import PASS, FaultProxy, Trouble
+from tests.support.gateways import RunningGateway
+from tests.support.waiting import until
 
 SOON = Deadlines(connect=5.0, first_byte=5.0, idle=5.0, total=5.0)
 CUT = Trouble(reset=True)
@@ -59,7 +59,7 @@ async def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         monkeypatch.setattr(upstreams, name, seconds)
     for name in ("KNOCK", "FIRST_TOKEN"):
         monkeypatch.setattr(remote, name, SOON)
-    monkeypatch.setattr(pulse, "SCRAPE", SOON)
+    monkeypatch.setattr(watchdog, "SCRAPE", SOON)
     monkeypatch.setattr(breaker, "EJECTION", 0.05)
     async with AsyncExitStack() as stack:
 

@@ -2,9 +2,9 @@
 
 CONNECTIONS, ANSWERS = "tests/faults/test_connections.py", "tests/faults/test_answers.py"
 CLIENTS, OVERLOAD = "tests/faults/test_clients.py", "tests/faults/test_overload.py"
-MACHINE, RELAY = "tests/faults/test_machine_troubles.py", "tests/test_faults.py"
+MACHINE, RELAY = "tests/faults/test_machine_troubles.py", "tests/relay/test_faults.py"
 WAITING, ENDING = "tests/relay/test_waiting.py", "tests/relay/test_ending.py"
-REAL, SUPERVISOR = "tests/engine/test_deaths.py", "tests/test_engine_supervisor.py"
+REAL, SUPERVISOR = "tests/vllm/test_deaths.py", "tests/engine/test_supervisor.py"
 
 MATRIX: dict[str, tuple[str, ...]] = {
     # an engine is killed within a stream; its core dies and its API server lives on
@@ -28,15 +28,15 @@ MATRIX: dict[str, tuple[str, ...]] = {
     "F4": (
         f"{CONNECTIONS}::test_a_hung_engine_that_says_it_is_healthy",
         f"{RELAY}::test_an_engine_that_falls_silent_within_a_stream",
-        "tests/engine/test_remote.py::test_an_engine_through_its_life",
-        "tests/test_engine_pulse.py::test_a_core_that_stands_still_is_found",
+        "tests/vllm/test_remote.py::test_an_engine_through_its_life",
+        "tests/engine/test_watchdog.py::test_a_core_that_stands_still_is_found",
     ),
     # connections that are half open or swallow everything
     "F5": (
         f"{CONNECTIONS}::test_a_connection_that_swallows_the_request",
         f"{CONNECTIONS}::test_a_stream_whose_engine_vanished_without_a_word",
         f"{CONNECTIONS}::test_an_answer_that_drips_is_whole",
-        "tests/test_transport.py::test_a_replica_that_accepts_no_more",
+        "tests/transport/test_pool.py::test_a_replica_that_accepts_no_more",
     ),
     # clients leave
     "F6": (
@@ -45,7 +45,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
         f"{WAITING}::test_who_leaves_while_waiting_is_gone",
         f"{CLIENTS}::test_a_client_that_leaves_takes_what_it_sent_ahead_along",
         f"{CLIENTS}::test_requests_that_come_together_are_answered_in_turn",
-        "tests/engine/test_contract.py::test_a_client_that_leaves_frees_its_place",
+        "tests/vllm/test_contract.py::test_a_client_that_leaves_frees_its_place",
     ),
     # overload, by many or by one
     "F7": (OVERLOAD, "tests/admission/test_overload.py", f"{WAITING}::test_a_full_queue_refuses_at_once"),
@@ -57,12 +57,12 @@ MATRIX: dict[str, tuple[str, ...]] = {
     # the end of the gateway, and of one engine
     "F9": (
         "tests/end_to_end/test_lifecycle.py",
-        "tests/test_leaving.py",
+        "tests/gateway/test_shutdown.py",
         ENDING,
         f"{RELAY}::test_a_draining_engine_loses_nothing",
     ),
     # a request that kills engines
-    "F10": (f"{ENDING}::test_a_request_that_two_engines_died_of_is_refused", "tests/test_quarantine.py"),
+    "F10": (f"{ENDING}::test_a_request_that_two_engines_died_of_is_refused", "tests/relay/test_quarantine.py"),
     # weights that are harmed or missing
     "F11": ("tests/weights/test_manifest.py", "tests/weights/test_tensors.py", SUPERVISOR),
     # a full disk, no more file descriptors
@@ -73,7 +73,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
         f"{MACHINE}::test_a_gateway_without_file_descriptors_recovers",
     ),
     # a fleet file with mistakes
-    "F13": (f"{MACHINE}::test_a_storm_of_good_and_bad_fleet_files_fails_no_request", "tests/test_reloading.py"),
+    "F13": (f"{MACHINE}::test_a_storm_of_good_and_bad_fleet_files_fails_no_request", "tests/fleet/test_reload.py"),
     # clocks that jump
     "F14": (
         f"{MACHINE}::test_a_wall_clock_that_jumps_changes_no_duration_and_fills_no_budget",
@@ -116,7 +116,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
         f"{MACHINE}::test_a_gateway_that_stands_still_says_so",
     ),
     # whoever started an engine dies
-    "F22": ("tests/test_engine_process.py", "tests/end_to_end/test_service.py::test_nothing_outlives_a_killed_service"),
+    "F22": ("tests/engine/test_process.py", "tests/end_to_end/test_service.py::test_nothing_outlives_a_killed_service"),
     # answers that come twice or too late
     "F23": (
         f"{ANSWERS}::test_what_comes_after_the_end_is_billed_to_nobody",

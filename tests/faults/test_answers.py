@@ -8,13 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.observability.record import Record
 from service.protocol.streams import BrokenStreamError, Watch
-from service.records import Record
 from tests.conftest import Start
-from tests.exchanges import CHAT, TALKING, Case, broken_off, events_of, is_refusal, label, sent
 from tests.fake_engine import Fault
-from tests.gateways import ONE
-from tests.waiting import until
+from tests.support.exchanges import CHAT, TALKING, Case, broken_off, events_of, is_refusal, label, sent
+from tests.support.gateways import ONE
+from tests.support.waiting import until
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 WORD = b'data: {"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n'

@@ -7,10 +7,10 @@ import psutil
 import pytest
 
 from tests.conftest import Start
-from tests.exchanges import CHAT, label
 from tests.fake_engine import Fault
-from tests.gateways import ONE, TWO, answer_of
-from tests.waiting import until
+from tests.support.exchanges import CHAT, label
+from tests.support.gateways import ONE, TWO, answer_of
+from tests.support.waiting import until
 
 STOP = b'data: {"choices":[{"delta":{"content":""},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 EVENT = b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % (b"x" * 8000)

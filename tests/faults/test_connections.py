@@ -7,15 +7,15 @@ from functools import partial
 
 import pytest
 
-from service import assembly
+from service.gateway import app
 from service.upstreams import discovery, remote
 from service.upstreams.upstreams import Upstreams
-from tests.exchanges import CHAT, RESPONSE, TALKING, Case, broken_off, events_of, is_refusal, label
 from tests.fake_engine import FakeEngine, Fault
-from tests.fault_proxy import PASS, Trouble
 from tests.faults.conftest import Begin, Far
-from tests.gateways import Line, answer_of
-from tests.waiting import until
+from tests.support.exchanges import CHAT, RESPONSE, TALKING, Case, broken_off, events_of, is_refusal, label
+from tests.support.fault_proxy import PASS, Trouble
+from tests.support.gateways import Line, answer_of
+from tests.support.waiting import until
 
 
 @dataclass
@@ -178,7 +178,7 @@ async def test_a_name_server_that_answers_no_more_is_not_the_clients_concern(
             await asyncio.Event().wait()
         return ["127.0.0.1"]
 
-    monkeypatch.setattr(assembly, "Upstreams", partial(Upstreams, lookup=look_up))
+    monkeypatch.setattr(app, "Upstreams", partial(Upstreams, lookup=look_up))
     monkeypatch.setattr(discovery, "PATIENCE", 0.05)
     one = await far(1, name="engines.test")
     assert asked[0]

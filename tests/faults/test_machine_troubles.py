@@ -17,15 +17,15 @@ import httpx
 import psutil
 import pytest
 
-from service import assembly
-from service.engine import notes, state
-from service.reloading import Reload
-from tests import fleets
+from service.engine import process_files, state
+from service.fleet.reload import Reload
+from service.gateway import app
 from tests.conftest import Start
-from tests.exchanges import CHAT
 from tests.fake_engine import FakeEngine, Fault
-from tests.gateways import ONE
-from tests.waiting import PATIENCE, until
+from tests.support import fleets
+from tests.support.exchanges import CHAT
+from tests.support.gateways import ONE
+from tests.support.waiting import PATIENCE, until
 
 HOUR = 3600.0
 
@@ -43,7 +43,7 @@ def test_a_log_that_cannot_be_written_fails_nothing(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(sys, "stdout", Full())
     for _ in range(3):
-        assembly._write("{}")
+        app._write("{}")
 
 
 async def test_notes_that_cannot_be_written_keep_no_request(start: Start) -> None:
@@ -55,7 +55,7 @@ async def test_notes_that_cannot_be_written_keep_no_request(start: Start) -> Non
         full()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(notes, "write", failing)
+        patch.setattr(process_files, "write", failing)
         gateway.engines[0].script(Fault(gap=3600))
         line = await gateway.connect()
         await line.post(CHAT.path, json.dumps(CHAT.body()).encode())
@@ -82,15 +82,15 @@ PROGRAM = """
 import asyncio, resource, socket, sys
 import uvloop
 from pathlib import Path
-from service import assembly
-from service.settings import Settings
-from tests import fleets, gateways
+from service.gateway import app
+from service.config.settings import Settings
+from tests.support import fleets, gateways
 
 async def main():
     folder, limit = Path(sys.argv[1]), int(sys.argv[2])
-    gateway = assembly.Gateway(Settings(run_dir=folder), fleets.CATALOG, fleets.read(folder / "fleet.yaml"))
+    gateway = app.Gateway(Settings(run_dir=folder), fleets.CATALOG, fleets.read(folder / "fleet.yaml"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        async with gateways.serving(assembly.with_lifespan(gateway), listener):
+        async with gateways.serving(app.with_lifespan(gateway), listener):
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
             print(listener.getsockname()[1], flush=True)
             await asyncio.Event().wait()
@@ -181,12 +181,12 @@ async def test_a_gateway_that_stands_still_says_so(start: Start) -> None:
         await until(lambda: gateway.sample(f"{delay}_count") >= 2)
         before = gateway.sample(f"{delay}_sum")
         # As long as it lasts, something is due within.
-        time.sleep(2 * assembly.TICK)  # noqa: ASYNC251  to stand still is the test
-        await until(lambda: gateway.sample(f"{delay}_sum") - before >= assembly.TICK)
+        time.sleep(2 * app.TICK)  # noqa: ASYNC251  to stand still is the test
+        await until(lambda: gateway.sample(f"{delay}_sum") - before >= app.TICK)
 
 
 # The wall clock is for people: what a file or a log line says of when something was.
-DATES = {"service/engine/report.py", "service/middleware.py", "service/upstreams/remote.py"}
+DATES = {"service/engine/status_writer.py", "service/gateway/middleware.py", "service/upstreams/remote.py"}
 
 
 def test_durations_come_from_a_clock_that_does_not_jump() -> None:

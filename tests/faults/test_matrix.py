@@ -5,7 +5,7 @@ import ast
 import pytest
 
 from tests.faults.matrix import MATRIX
-from tests.fleets import ROOT
+from tests.support.fleets import ROOT
 
 
 def test_every_row_is_there() -> None:

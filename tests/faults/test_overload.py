@@ -3,9 +3,9 @@
 import asyncio
 
 from tests.conftest import Start
-from tests.exchanges import CHAT
 from tests.fake_engine import Fault
-from tests.waiting import until
+from tests.support.exchanges import CHAT
+from tests.support.waiting import until
 
 PLACES, QUEUE = 4, 8
 NARROW = f"models: [{{model: pebble-chat, max_in_flight: {PLACES}, max_queued: {QUEUE}}}]"

@@ -7,14 +7,14 @@ from unittest.mock import patch
 
 from click.testing import CliRunner
 
+from service.catalog.model import Model
 from service.cli import planning
-from service.model import Model
+from service.config.settings import Settings
 from service.planner.gpus import Gpu
 from service.planner.memory import Demand, fit, smallest
 from service.planner.quantization import Form, forms, parts
-from service.settings import Settings
-from tests.fleets import CATALOG
 from tests.planner.test_gpus import KNOWN
+from tests.support.fleets import CATALOG
 
 USERS, CONTEXT = 8, 4096  # of the table of sizes
 LARGE = "H100"  # what several of are named where one card is not enough

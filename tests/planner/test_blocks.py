@@ -9,13 +9,13 @@ import sys
 import httpx
 import pytest
 
-from service import fleet
-from service.model import Model
+from service.architectures.registry import ARCHITECTURES
+from service.architectures.shape import Shape
+from service.catalog.model import Model
+from service.fleet import fleet
 from service.planner.blocks import Blocks, blocks, layers, missing, token_bytes
-from service.shapes.architectures import ARCHITECTURES
-from service.shapes.shape import Shape
-from tests.fleets import CATALOG, ROOT
-from tests.services import Service
+from tests.support.fleets import CATALOG, ROOT
+from tests.support.services import Service
 
 GIB = 2**30
 CACHED = [model for model in CATALOG.models.values() if not missing(model) and model.network.attention != "encoder"]  # type: ignore[union-attr]

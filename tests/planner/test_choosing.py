@@ -1,7 +1,7 @@
 """The guide to choosing says what the planner says."""
 
-from tests.fleets import ROOT
 from tests.planner.choosing import COMMANDS, document
+from tests.support.fleets import ROOT
 
 WRITTEN = (ROOT / "docs/choosing.md").read_text(encoding="utf-8")
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from service.documents import ConfigError
+from service.config.strict_yaml import ConfigError
 from service.planner import gpus
 from service.planner.gpus import GIB
-from tests.fleets import ROOT
+from tests.support.fleets import ROOT
 
 KNOWN = gpus.load(ROOT / "deploy/gpus.yaml")
 ROW = """\

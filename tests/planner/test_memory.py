@@ -2,11 +2,11 @@
 
 import pytest
 
-from service.model import Model
+from service.catalog.model import Model
 from service.planner.memory import Demand, degrees, fit, overhead_bytes, smallest, why_indivisible
 from service.planner.quantization import Form, forms, unknown
-from tests.fleets import CATALOG
 from tests.planner.test_gpus import KNOWN
+from tests.support.fleets import CATALOG
 
 MODELS = CATALOG.models
 

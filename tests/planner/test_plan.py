@@ -2,13 +2,13 @@
 
 import pytest
 
-from service.model import Copy, Model
+from service.catalog.model import Copy, Model
 from service.planner.cost import Prices
 from service.planner.memory import Demand
 from service.planner.plan import need, plan
 from service.planner.quantization import forms, unknown
-from tests.fleets import CATALOG
 from tests.planner.test_gpus import KNOWN
+from tests.support.fleets import CATALOG
 
 MODELS = CATALOG.models
 every_model = pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.id)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.model import Model
+from service.architectures.parameters import parameters
+from service.catalog.model import Model
 from service.planner.quantization import (
     DTYPE_BYTES,
     Form,
@@ -18,9 +19,8 @@ from service.planner.quantization import (
     weight_bytes,
     why_not,
 )
-from service.shapes.parameters import parameters
-from tests.fleets import CATALOG
 from tests.planner.test_gpus import KNOWN
+from tests.support.fleets import CATALOG
 
 MODELS = CATALOG.models
 COUNTED = [model for model in MODELS.values() if not unknown(model)]

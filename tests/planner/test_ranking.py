@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from service.catalog import Catalog
-from service.model import Family, Licence, Model
+from service.catalog.catalog import Catalog
+from service.catalog.model import Family, Licence, Model
 from service.planner.ranking import GRADES, READABLE, Choice, rank
 from service.planner.wish import EXAMPLES, read
-from tests.fleets import CATALOG
 from tests.planner.test_gpus import KNOWN
+from tests.support.fleets import CATALOG
 
 BASE = CATALOG.models["llama-2-7b-chat"]
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from service.model import Model
+from service.catalog.model import Model
 from service.planner.cost import Prices, cost
 from service.planner.memory import Demand, Fit, smallest
 from service.planner.quantization import forms, parts, unknown
 from service.planner.speed import Speed, speed
-from tests.fleets import CATALOG
 from tests.planner.test_gpus import KNOWN
+from tests.support.fleets import CATALOG
 
 MODELS = CATALOG.models
 DEMAND = Demand(4096)

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from service.planner.wish import EXAMPLES, FORMS, WishError, read
-from tests.fleets import CATALOG
 from tests.planner.test_gpus import KNOWN
+from tests.support.fleets import CATALOG
 
 
 def understood(text: str) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import anthropic_body, openai_body
-from service.fleet import Served
+from service.fleet.fleet import Served
+from service.observability.record import Record
 from service.protocol.answers import BrokenAnswerError, note, refusal
-from service.records import Record
-from tests.fleets import only
+from tests.support.fleets import only
 
 
 @pytest.fixture(scope="module")

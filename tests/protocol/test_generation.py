@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from service.protocol.generation import GENERATION, Kind, Need
-from service.protocol.reading import read
+from service.protocol.parse_body import read
 
 ENDPOINTS = {endpoint.path: endpoint for endpoint in GENERATION}
 CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"

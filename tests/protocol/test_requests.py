@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.errors import ApiError
 from service.protocol.generation import GENERATION
-from service.protocol.reading import read
+from service.protocol.parse_body import read
 from tests.protocol.test_generation import (
     CHAT,
     COMPLETIONS,

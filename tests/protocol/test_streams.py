@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.observability.record import Record
 from service.protocol.generation import GENERATION
 from service.protocol.streams import ENDS, BrokenStreamError, Dialect, Watch
-from service.records import Record
 
 RECORDED = {path.stem: path.read_bytes() for path in (Path(__file__).parent / "recorded").glob("*.sse")}
 DIALECTS: dict[str, Dialect] = {

@@ -8,23 +8,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from service.admission.gate import Admission
-from service.admission.places import Place, Room
-from service.asgi import ClientGoneError, Message
+from service.admission.slots import Place, Room
+from service.auth.tenants import PRIORITIES, Priority, Tenant
+from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import Condition, EngineState
-from service.entries import Priority
 from service.errors import ApiError
-from service.fleet import Fleet, Served
+from service.fleet.fleet import Fleet, Served
+from service.observability.record import Record
 from service.protocol.generation import GENERATION
-from service.records import Record
 from service.relay.relay import Relay
-from service.settings import Settings
-from service.tenants import PRIORITIES, Tenant
-from service.transport import Transport
+from service.server.asgi import ClientGoneError, Message
+from service.transport.pool import Transport
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import POLL, Upstreams
-from tests import fleets
 from tests.relay.clockwork import Clockwork, Engine, Fault, Job
+from tests.support import fleets
 
 CHAT = GENERATION[0]
 CONNECT = 1.0  # seconds that a connection may take

@@ -5,13 +5,13 @@ import json
 
 import pytest
 
-from service.transport import RefusedError, Transport
-from tests import fleets
+from service.transport.pool import RefusedError, Transport
 from tests.conftest import Start
-from tests.exchanges import CHAT, STREAMING, Case, broken_off, events_of, is_refusal, label
 from tests.fake_engine import Fault
-from tests.gateways import HOUSE, ONE, TWO
-from tests.waiting import until
+from tests.support import fleets
+from tests.support.exchanges import CHAT, STREAMING, Case, broken_off, events_of, is_refusal, label
+from tests.support.gateways import HOUSE, ONE, TWO
+from tests.support.waiting import until
 
 DEADLY = Fault(events=3, dead=True)
 POISON = CHAT.body(stream=True) | {"messages": [{"role": "user", "content": "poison is in here"}]}

@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from service.fleet import Fleet
-from service.tenants import PRIORITIES
-from tests import fleets
+from service.auth.tenants import PRIORITIES
+from service.fleet.fleet import Fleet
 from tests.relay.clockwork import FAULTS, Job
 from tests.relay.house import Client, House
+from tests.support import fleets
 
 WAITS = "waits: {queue: 10, wake: 20, first_token: 8, idle: 4, total: 40}"
 # The fleet that the engines start with, and those that an operator may change it to.

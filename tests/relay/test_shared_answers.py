@@ -6,10 +6,10 @@ import json
 import pytest
 
 from tests.conftest import Start
-from tests.exchanges import CHAT, STREAMING, TALKING, Case, is_refusal, label
 from tests.fake_engine import Fault
-from tests.gateways import HOUSE
-from tests.waiting import until
+from tests.support.exchanges import CHAT, STREAMING, TALKING, Case, is_refusal, label
+from tests.support.gateways import HOUSE
+from tests.support.waiting import until
 
 KEY = {"idempotency-key": "k-1"}
 

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from tests.conftest import Start
-from tests.exchanges import CHAT, STREAMING, TALKING, Case, broken_off, error_in, events_of, is_refusal, label
 from tests.fake_engine import Fault
-from tests.gateways import HOUSE, Line, RunningGateway
-from tests.waiting import until
+from tests.support.exchanges import CHAT, STREAMING, TALKING, Case, broken_off, error_in, events_of, is_refusal, label
+from tests.support.gateways import HOUSE, Line, RunningGateway
+from tests.support.waiting import until
 
 NARROW = "models: [{model: pebble-chat, max_in_flight: 1}]"
 WAITING = "x-roundhouse-keep-alive: 0.1"

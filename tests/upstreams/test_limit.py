@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.reading import Reading
+from service.engine.engine_stats import Reading
 from service.engine.state import EngineState
 from service.upstreams.limit import FULL, adapted, ceiling, opening
 from service.upstreams.replica import Replica
-from tests import fleets
+from tests.support import fleets
 
 READY = EngineState("a", "m", 0, "ready")
 COUNTS = st.integers(0, 2000)

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from service.engine import pulse
-from service.settings import Settings
-from service.transport import Deadlines, Transport
+from service.config.settings import Settings
+from service.engine import watchdog
+from service.transport.pool import Deadlines, Transport
 from service.upstreams import remote
 from service.upstreams.remote import IDENTITY, SILENCE, Remote
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
-from tests import fleets
 from tests.fake_engine import FakeEngine, Fault
-from tests.fault_proxy import PASS, FaultProxy, Trouble
+from tests.support import fleets
+from tests.support.fault_proxy import PASS, FaultProxy, Trouble
+from tests.support.waiting import until
 from tests.upstreams.clock import Clock
-from tests.waiting import until
 
 SOON = Deadlines(connect=0.2, first_byte=0.2, idle=0.2, total=0.2)
 DEAF = Fault(raw=b"", end="hang")
@@ -52,7 +52,7 @@ async def stack(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncExitStack
     """What a test opens. Nobody waits long for an answer here; and no task outlives the test."""
     monkeypatch.setattr(remote, "KNOCK", SOON)
     monkeypatch.setattr(remote, "FIRST_TOKEN", SOON)
-    monkeypatch.setattr(pulse, "SCRAPE", SOON)
+    monkeypatch.setattr(watchdog, "SCRAPE", SOON)
     async with AsyncExitStack() as opened:
         yield opened
     await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "the end of every task")

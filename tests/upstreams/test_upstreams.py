@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import CONDITIONS, Condition, EngineState
-from service.settings import Settings
-from service.transport import Transport
+from service.transport.pool import Transport
 from service.upstreams.breaker import LONGEST_EJECTION
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
 from service.upstreams.upstreams import Upstreams
-from tests import fleets
+from tests.support import fleets
+from tests.support.waiting import until
 from tests.upstreams.clock import Clock
-from tests.waiting import until
 
 FLEET = "models: [{model: pebble-chat, replicas: 2}, {model: pebble-base}]"
 FIRST = EngineState("pebble-chat-0", "pebble-chat", 0, "ready")

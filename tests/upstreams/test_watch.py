@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
+from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import EngineState
-from service.settings import Settings
-from service.transport import Transport
+from service.transport.pool import Transport
 from service.upstreams import upstreams as watching
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
-from tests import fleets
 from tests.fake_engine import FakeEngine, Fault
-from tests.fault_proxy import PASS, FaultProxy, Trouble
+from tests.support import fleets
+from tests.support.fault_proxy import PASS, FaultProxy, Trouble
+from tests.support.waiting import until
 from tests.upstreams.clock import Clock
 from tests.upstreams.test_discovery import AGAIN, NONAME, Names
-from tests.waiting import until
 
 HERE = "models: [{model: pebble-chat, replicas: 2, engine: {max_num_seqs: 4}}]"
 THERE = "models: [{model: pebble-chat, min: 0, at: ['engines.test:8000']}]"

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from service.cli.__main__ import main
-from service.settings import PREFIX, Settings
+from service.config.settings import PREFIX, Settings
 from service.weights.store import Store
-from tests.fleets import ROOT
+from tests.support.fleets import ROOT
 from tests.weights import hub as hubs
 from tests.weights.hub import Hub
 from tests.weights.tiny import REPOSITORY, TINY

@@ -275,7 +275,11 @@ def test_the_project_is_what_version_control_knows(shell: Shell, tmp_path: Path)
     result = shell("bundle", tmp_path / "x", "--project", "--part-size", "60M")
     assert result.exit_code == 0, result.output
     files = json.loads((tmp_path / "x.json").read_text())["files"]
-    assert {"project/pyproject.toml", "project/requirements/cpu.lock", "project/service/gateway.py"} <= files.keys()
+    assert {
+        "project/pyproject.toml",
+        "project/requirements/cpu.lock",
+        "project/service/gateway/service.py",
+    } <= files.keys()
     assert not [name for name in files if "/.venv/" in name or "__pycache__" in name]
 
 

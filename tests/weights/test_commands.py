@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.weights import manifest
-from tests.fleets import ROOT
+from tests.support.fleets import ROOT
 from tests.weights.conftest import Repository, Shell
 from tests.weights.hub import Hub
 from tests.weights.tiny import AUTO_MAP, COMMIT, REPOSITORY, TINY

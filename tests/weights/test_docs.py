@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.fleets import ROOT
+from tests.support.fleets import ROOT
 
 PAGE = (ROOT / "docs/weights.md").read_text()
 

@@ -8,7 +8,7 @@ import pytest
 
 from service.weights.manifest import MANIFEST
 from service.weights.store import Store, WeightsError
-from tests.fleets import ROOT
+from tests.support.fleets import ROOT
 from tests.weights.tiny import COMMIT, TINY
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.weights import tensors
-from tests.fleets import ROOT
+from tests.support.fleets import ROOT
 from tests.weights.tiny import WEIGHTS, safetensors
 
 

@@ -1,0 +1,218 @@
+"""The places at one model's replicas: who holds one, and who waits for one."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from service.admission.queue import Queue, Ticket
+from service.admission.rate_limits import Budget
+from service.admission.service_rate import Drain, retry_after
+from service.errors import ApiError, unavailable
+
+Clock = Callable[[], float]  # monotonic seconds
+Room = Callable[[], int]  # how many more requests the usable replicas of a model take
+
+
+class Seat(Protocol):
+    """A replica, as far as admission knows one."""
+
+    in_flight: int
+
+
+class Places:
+    """One model's: `held` places in all, of them `standing` by requests that are at no replica at the moment.
+
+    `room` looks at the replicas, who know nothing of those standing. `waiting` is who waits, `queue` who of them goes
+    next, `most` how many of both there were at once since somebody looked. `chance` gives numbers from 0 to 1.
+    """
+
+    def __init__(self, model_id: str, clock: Clock, chance: Callable[[], float]) -> None:
+        self.model_id, self.clock, self._chance = model_id, clock, chance
+        self.room: Room = int
+        self.held = self.standing = self.most = 0
+        self.queue = Queue()
+        self.drain = Drain(clock())
+        self.waiting: dict[Ticket, Place] = {}
+
+    def take(self, now: float) -> None:
+        """A request is let in."""
+        self.drain.hold(now, self.held)
+        self.held += 1
+        self.standing += 1
+        self._count()
+
+    def give_back(self, place: "Place", tokens: float) -> None:
+        """A request that was let in has ended, and took so many tokens: the next one's turn."""
+        now = self.clock()
+        self.drain.end(now, self.held)
+        self.held -= 1
+        self.standing -= 1
+        if place.ticket:
+            self.queue.ended(place.ticket, tokens)
+        if self.waiting:
+            self.fill(now)
+
+    def fill(self, now: float) -> None:
+        """Lets in as many of those who wait as there is room for."""
+        free = self.room() - self.standing if self.waiting else 0
+        while free > 0 and self.waiting:
+            ticket = self.queue.first()
+            place = self.waiting[ticket]
+            if place.deadline <= now:
+                self.expire(place, ticket)
+                continue
+            del self.waiting[ticket]
+            self.queue.take(ticket)
+            self.take(now)
+            place.grant()
+            free -= 1
+
+    def line_up(self, place: "Place", ticket: Ticket, most: int, now: float) -> None:
+        """Lets a request wait, among `most` at most; raises 503 where it would wait in vain."""
+        self.queue.push(ticket)
+        self.waiting[ticket] = place
+        self._count()
+        self.drain.hold(now, self.held)
+        if self.drain.knows(self.held):
+            wait = (self.queue.ahead(ticket) + 1) / self.drain.rate(self.held)
+            if wait > place.deadline - now:
+                raise self._refused(ticket, f"would take about {wait:.0f} s to get a place, longer than it may wait")
+        if len(self.waiting) > most:
+            excess = self.queue.excess(ticket)
+            loser = self.waiting[excess]
+            error = self._refused(excess, f"finds {most} others waiting, as many as may")
+            if loser is place:
+                raise error
+            loser.refuse(error)
+
+    def expire(self, place: "Place", ticket: Ticket) -> None:
+        """Refuses a request that has waited for as long as it may."""
+        place.refuse(self._refused(ticket, "has found no free place for as long as it may wait"))
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """A request waits no more."""
+        self.queue.remove(ticket)
+        del self.waiting[ticket]
+
+    def _count(self) -> None:
+        now = self.held + len(self.waiting)
+        if now > self.most:
+            self.most = now
+
+    def _refused(self, ticket: Ticket, why: str) -> ApiError:
+        """Takes a request out of the queue, and says why and when to come again."""
+        position = self.queue.ahead(ticket) + 1
+        self.withdraw(ticket)
+        seconds = retry_after(position, self.drain.rate(self.held), self._chance())
+        message = f"'{self.model_id}' is busy: this request {why}. Try again in {seconds:g} s."
+        return unavailable(message, "overloaded", seconds)
+
+
+class Place:
+    """A request's place at a model's replicas, or in the queue for one. As a context it frees at the end what it has.
+
+    Once let in, the request takes its place to a replica with `sit`, and away from there with `rise`: the place stays
+    its own until it leaves, so that a second attempt at another replica needs no second place. Without a ticket it was
+    never in the queue; with one it waits until `deadline`.
+    """
+
+    __slots__ = ("_budget", "_cost", "_error", "_future", "_places", "_seat", "_state", "_tokens", "deadline", "ticket")
+
+    def __init__(
+        self,
+        places: Places,
+        budget: Budget | None,
+        cost: float,
+        ticket: Ticket | None = None,
+        deadline: float = math.inf,
+    ) -> None:
+        self._places = places
+        self._budget = budget
+        self._cost = self._tokens = cost
+        self.ticket = ticket
+        self.deadline = deadline
+        self._state: Literal["waiting", "in", "refused", "left"] = "waiting" if ticket else "in"
+        self._seat: Seat | None = None
+        self._error: ApiError | None = None
+        self._future: asyncio.Future[None] | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the request has not been let in yet."""
+        return self._state == "waiting" or self._state == "refused"
+
+    @property
+    def ahead(self) -> int:
+        """How many go before it, as things stand."""
+        return self._places.queue.ahead(self.ticket) if self.ticket and self._state == "waiting" else 0
+
+    @property
+    def position(self) -> int:
+        """Its place in the queue: 1 goes next, 0 waits no more."""
+        return self.ahead + 1 if self._state == "waiting" else 0
+
+    async def granted(self, seconds: float) -> bool:
+        """Waits for at most so long; returns whether the request was let in, and raises 503 once it is refused."""
+        if self._state == "waiting":
+            left = self.deadline - self._places.clock()
+            if left > 0:
+                self._future = self._future or asyncio.get_running_loop().create_future()
+                await asyncio.wait((self._future,), timeout=min(seconds, left))
+            if self._state == "waiting" and left <= seconds and self.ticket:
+                self._places.expire(self, self.ticket)
+        if self._error:
+            raise self._error
+        return self._state == "in"
+
+    def sit(self, seat: Seat) -> None:
+        """Takes the place to a replica, which counts it from now on."""
+        seat.in_flight += 1
+        self._places.standing -= 1
+        self._seat = seat
+
+    def rise(self) -> None:
+        """Takes the place away from its replica, if it is at one."""
+        if self._seat:
+            self._seat.in_flight -= 1
+            self._places.standing += 1
+            self._seat = None
+
+    def ended(self, tokens: float) -> None:
+        """Says how many tokens the request really took, before it leaves; without that what was thought counts."""
+        self._tokens = tokens
+
+    def grant(self) -> None:
+        """The request is let in."""
+        self._state = "in"
+        self._wake()
+
+    def refuse(self, error: ApiError) -> None:
+        """The request is refused, and learns it when it next asks."""
+        self._state, self._error = "refused", error
+        self._wake()
+
+    def leave(self) -> None:
+        """Frees the place, in the queue or at the replicas; what has left already has nothing to free."""
+        state, self._state = self._state, "left"
+        if state == "in":
+            if self._seat:
+                self.rise()
+            if self._budget:
+                self._budget.leave(self._cost, self._tokens)
+            self._places.give_back(self, self._tokens)
+        elif state != "left":
+            if self._budget:
+                self._budget.turn_away(self._cost)
+            if state == "waiting" and self.ticket:
+                self._places.withdraw(self.ticket)
+
+    def __enter__(self) -> "Place":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def _wake(self) -> None:
+        if self._future and not self._future.done():
+            self._future.set_result(None)

@@ -1,0 +1,92 @@
+"""The fleet file as written: its keys, their types and bounds. docs/fleet.md explains each."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
+
+from service.auth.tenants import TenantEntry
+from service.catalog.engine_args import EngineKey, EngineSettings
+from service.catalog.model import Identifier, Infill
+from service.catalog.names import Specialty, Variant
+from service.config.strict_yaml import Frozen
+
+RESERVED = ("base", "chat", "instruct", "code", "embedding", "auto")
+
+
+def _with_port(address: str) -> str:
+    if not address.startswith("/") and not 0 < int(address.rpartition(":")[2]) < 2**16:
+        raise ValueError("has no port between 1 and 65535")
+    return address
+
+
+Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+# `host:port`, where a host that is a name stands for all of its addresses, or the path of a Unix socket.
+Address = Annotated[
+    str, Field(pattern=r"^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$|^/.{1,106}$"), AfterValidator(_with_port)
+]
+Policy = Literal["prefix_affinity", "least_load", "power_of_two", "round_robin"]
+
+
+class Adapter(Frozen):
+    """LoRA weights on a served model, with an id of their own."""
+
+    id: Identifier
+    path: str
+
+
+class Waits(Frozen):
+    """How long a request to this model may wait for what, in seconds; None leaves it to the settings.
+
+    `queue`: for a place at an engine. `wake`: for an engine that is started on demand. `first_token`, `idle`, `total`:
+    for a stream's first output, for more of an answer, for all of it.
+    """
+
+    queue: PositiveFloat | None = None
+    wake: PositiveFloat | None = None
+    first_token: PositiveFloat | None = None
+    idle: PositiveFloat | None = None
+    total: PositiveFloat | None = None
+
+
+class Entry(Frozen):
+    """One served model as written in the file; docs/fleet.md explains each key."""
+
+    model: str
+    id: Identifier | None = None
+    weights: str | None = None
+    variant: Variant | None = None
+    family: Identifier | None = None
+    version: str | None = None
+    size: str | None = None
+    specialty: Specialty | None = None
+    context: PositiveInt | None = None
+    template: str | None = None
+    infill: Infill | None = None
+    replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0
+    min: Annotated[int, Field(ge=0, le=64)] | None = None
+    idle: PositiveFloat = 300.0
+    at: tuple[Address, ...] = ()
+    policy: Policy = "prefix_affinity"
+    max_in_flight: PositiveInt = 256
+    max_queued: Annotated[int, Field(ge=0)] = 512
+    waits: Waits = Waits()
+    aliases: tuple[Alias, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
+    engine: EngineSettings = Field(default_factory=dict)
+    optional: tuple[EngineKey, ...] = ()
+    env: dict[str, str | int] = Field(default_factory=dict)
+
+
+class FleetFile(Frozen):
+    """The whole file as written."""
+
+    models: Annotated[tuple[Entry, ...], Field(min_length=1)]
+    aliases: dict[Alias, Identifier] = Field(default_factory=dict)
+    defaults: dict[Variant, Identifier] = Field(default_factory=dict)
+    start: Literal["auto", "together", "in_turn"] = "auto"
+    extra_fields: tuple[str, ...] = ()
+    tenants: dict[Identifier, TenantEntry] = Field(default_factory=dict)
+    engine: EngineSettings = Field(default_factory=dict)
+    optional: tuple[EngineKey, ...] = ()
+    env: dict[str, str | int] = Field(default_factory=dict)

@@ -1,0 +1,88 @@
+"""What a client may say about a request in its headers: who asks, how urgent it is, how long it may take."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from service.auth.tenants import PRIORITIES, Priority
+from service.errors import invalid
+
+PREFIX = b"x-roundhouse-"
+IDEMPOTENCY = b"idempotency-key"
+SHORTEST_KEEP_ALIVE = 0.1  # seconds
+PRINTABLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The headers of one request that we read. Seconds are floats; None is what the service has by itself.
+
+    `timeout` bounds the whole answer, waiting included. `keep_alive` is how often a stream that waits says so.
+    """
+
+    tenant: str | None = None
+    priority: Priority | None = None
+    session: str | None = None
+    timeout: float | None = None
+    keep_alive: float | None = None
+    idempotency_key: str | None = None
+
+
+NONE = Wishes()
+
+
+def read(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
+    """What these headers ask for; raises the 400 that names the one which is wrong. Names are in lower case."""
+    found: dict[str, Any] | None = None
+    for name, value in headers:
+        if name.startswith(PREFIX) or name == IDEMPOTENCY:
+            row = READERS.get(name)
+            if row is None:
+                known = ", ".join(sorted(one.decode() for one in READERS))
+                raise invalid(f"There is no header '{name.decode()[:64]}'; there are {known}.", code="unknown_header")
+            found = found or {}
+            found[row[0]] = row[1](name.decode(), value.decode("latin-1").strip())
+    return Wishes(**found) if found else NONE
+
+
+def _text(name: str, text: str) -> str:
+    if not PRINTABLE.fullmatch(text):
+        raise invalid(f"The header '{name}' must hold 1 to 255 printable ASCII characters.", code="invalid_header")
+    return text
+
+
+def _priority(name: str, text: str) -> Priority:
+    found = next((one for one in PRIORITIES if one == text), None)
+    if found is None:
+        raise invalid(f"The header '{name}' must be one of {', '.join(PRIORITIES)}.", code="invalid_header")
+    return found
+
+
+def _seconds(least: float) -> Callable[[str, str], float]:
+    def seconds(name: str, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            raise invalid(
+                f"The header '{name}' must be a number of seconds, at least {least:g}.", code="invalid_header"
+            )
+        return value
+
+    return seconds
+
+
+READERS: Mapping[bytes, tuple[str, Callable[[str, str], Any]]] = MappingProxyType(
+    {
+        PREFIX + b"tenant": ("tenant", _text),
+        PREFIX + b"priority": ("priority", _priority),
+        PREFIX + b"session": ("session", _text),
+        PREFIX + b"timeout": ("timeout", _seconds(0.001)),
+        PREFIX + b"keep-alive": ("keep_alive", _seconds(SHORTEST_KEEP_ALIVE)),
+        IDEMPOTENCY: ("idempotency_key", _text),
+    }
+)

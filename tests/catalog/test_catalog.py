@@ -1,0 +1,525 @@
+"""The catalogue: what it refuses and how it says so, and the truth of what ours contains."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.architectures.parameters import missing
+from service.architectures.registry import ARCHITECTURES
+from service.catalog import names
+from service.catalog.catalog import Catalog, load
+from service.catalog.model import Family, Model
+from service.config.strict_yaml import ConfigError
+from tests.support.fleets import CATALOG, ROOT
+
+MODELS = ROOT / "models"
+MINIMAL = """\
+family: {family}
+title: A family
+licence: {{}}
+models:
+  - id: {id}
+    variant: base
+    hub: org/name
+"""
+# Tables of 16, attention of 32, a feed-forward layer of 36, norms of 12: 96 in all.
+SMALL = (
+    "architecture: LlamaForCausalLM\n    shape: {hidden_size: 4, num_hidden_layers: 1, num_attention_heads: 1, "
+    "num_key_value_heads: 1, head_dim: 2, intermediate_size: 3, vocab_size: 2, tie_word_embeddings: false}"
+)
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return CATALOG
+
+
+def write(folder: Path, **files: str) -> Path:
+    """A catalogue's folder holding `files`, each named without its ending."""
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def problems(folder: Path) -> list[str]:
+    """The mistakes in the catalogue at `folder`, each without the path of the folder."""
+    with pytest.raises(ConfigError) as caught:
+        load(folder)
+    return [problem.removeprefix(f"{folder}/") for problem in caught.value.problems]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("line", "replacement", "problem"),
+    [
+        ("family: a", "family: A", "a.yaml:1: family: String should match pattern"),
+        ("family: a", "family: b", "a.yaml:1: family: must be the file's name, 'a'"),
+        ("title: A family", "titel: A family", "a.yaml:1: title: is missing"),
+        ("  - id: x", "  - id: X", "a.yaml:5: models[0].id: String should match pattern"),
+        ("  - id: x", "  - id: x\n    id: y", "a.yaml:6: models[0].id: stands twice in one mapping"),
+        ("variant: base", "variant: bass", "a.yaml:6: models[0].variant: Input should be 'base', 'chat'"),
+        ("variant: base", "size: 7b", "a.yaml:5: models[0].variant: is missing"),
+        ("hub: org/name", "hub: name", "a.yaml:7: models[0].hub: String should match pattern"),
+        ("hub: org/name", "note: x", "a.yaml:5: models[0]: give either 'hub'"),
+        ("hub: org/name", "hub: org/name\n    path: x", "a.yaml:5: models[0]: give either 'hub'"),
+        ("hub: org/name", "path: gone", "a.yaml:7: models[0].path: there is no folder"),
+        (
+            "hub: org/name",
+            "hub: org/name\n    chat: {}",
+            "a.yaml:5: models[0]: a model of variant 'base' has no 'chat'",
+        ),
+        (
+            "hub: org/name",
+            "hub: org/name\n    specialty: python",
+            "a.yaml:5: models[0]: only a model of variant 'code'",
+        ),
+        ("hub: org/name", "hub: org/name\n    revision: main", "a.yaml:8: models[0].revision: String should match"),
+        (
+            "hub: org/name",
+            "hub: org/name\n    parameters: 7b",
+            "a.yaml:8: models[0].parameters: Input should be a valid",
+        ),
+        (
+            "hub: org/name",
+            "hub: org/name\n    context: 0",
+            "a.yaml:8: models[0].context: Input should be greater than 0",
+        ),
+        (
+            "hub: org/name",
+            "hub: org/name\n    shape: {hidden: 1}",
+            "a.yaml:8: models[0].shape.hidden: unknown key; see the documentation",
+        ),
+        (
+            "hub: org/name",
+            "hub: org/name\n    infill: {prompt: '{prefix}'}",
+            "a.yaml:8: models[0].infill.prompt: the infilling prompt must hold {suffix} exactly once",
+        ),
+        (
+            "variant: base",
+            "variant: chat\n    chat:\n      template: gone.jinja",
+            "a.yaml:8: models[0].chat.template: there is no",
+        ),
+        (
+            "variant: base",
+            "variant: chat\n    chat:\n      fallback: gone.jinja",
+            "a.yaml:8: models[0].chat.fallback: there is no",
+        ),
+        (
+            "hub: org/name",
+            "hub: org/name\n    architecture: LamaForCausalLM",
+            "a.yaml:8: models[0].architecture: 'LamaForCausalLM' is not one of BertForMaskedLM, ",
+        ),
+        (
+            "hub: org/name",
+            f"hub: org/name\n    revision: {'a' * 39}",
+            "a.yaml:8: models[0].revision: String should match",
+        ),
+        (
+            "hub: org/name",
+            f"hub: org/name\n    {SMALL}\n    parameters: 97",
+            "a.yaml:5: models[0]: the shape makes 96 parameters, not 97",
+        ),
+        (
+            "hub: org/name",
+            f"hub: org/name\n    {SMALL.replace('}', ', sliding_window: 8}')}",
+            "a.yaml:5: models[0]: a LlamaForCausalLM has no sliding_window",
+        ),
+        (
+            "hub: org/name",
+            "hub: org/name\n    shape: {num_attention_heads: 6, num_key_value_heads: 4}",
+            "a.yaml:8: models[0].shape: 6 attention heads cannot share 4 key-value heads evenly",
+        ),
+        (
+            "hub: org/name",
+            "hub: org/name\n    copies:\n      - {hub: org/name-gguf, quantization: gguf}",
+            "a.yaml:9: models[0].copies[0].quantization: Input should be 'awq'",
+        ),
+    ],
+)
+def test_a_mistake_names_file_line_and_key(tmp_path: Path, line: str, replacement: str, problem: str) -> None:
+    text = MINIMAL.format(family="a", id="x")
+    load(write(tmp_path, a=text))
+    found = problems(write(tmp_path, a=text.replace(line, replacement)))
+    assert any(one.startswith(problem) for one in found), found
+
+
+def test_the_mistakes_of_all_files_are_told_at_once(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        a="family: a\n",
+        b=MINIMAL.format(family="b", id="x").replace("base", "bass"),
+        c="family: [\n",
+        d=MINIMAL.format(family="wrong", id="y"),
+        tasks="tasks:\n  generation: {about: x, suits: [base, bass]}\n",
+    )
+    assert [problem.split(" ")[0:2] for problem in problems(tmp_path)] == [
+        ["a.yaml:1:", "title:"],
+        ["a.yaml:1:", "licence:"],
+        ["a.yaml:1:", "models:"],
+        ["b.yaml:6:", "models[0].variant:"],
+        ["c.yaml:2:", "expected"],
+        ["d.yaml:1:", "family:"],
+        ["tasks.yaml:2:", "tasks.generation.suits[1]:"],
+    ]
+
+
+def test_an_id_belongs_to_one_model(tmp_path: Path) -> None:
+    other = MINIMAL.format(family="b", id="x").replace("org/name", "org/other")
+    write(tmp_path, a=MINIMAL.format(family="a", id="x"), b=other)
+    assert problems(tmp_path) == [
+        "a.yaml:5: models[0].id: 'x' is not unique",
+        "b.yaml:5: models[0].id: 'x' is not unique",
+    ]
+
+
+def test_a_repository_belongs_to_one_model(tmp_path: Path) -> None:
+    copied = "    copies:\n      - {hub: ORG/Name, quantization: awq}\n"
+    other = MINIMAL.format(family="b", id="y").replace("org/name", "org/other") + copied
+    write(tmp_path, a=MINIMAL.format(family="a", id="x"), b=other)
+    assert problems(tmp_path) == [
+        "a.yaml:7: models[0].hub: 'org/name' is not unique",
+        "b.yaml:9: models[0].copies[0].hub: 'ORG/Name' is not unique",
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["{{ message", "{%- for -%}", "{{ message | shout }}"])
+def test_a_template_that_does_not_compile_names_its_line(tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "templates").mkdir()
+    text = "{%- for message in messages -%}\n" + wrong + "\n{%- endfor -%}"
+    (tmp_path / "templates" / "x.jinja").write_text(text, encoding="utf-8")
+    entry = MINIMAL.format(family="a", id="x").replace("variant: base", "variant: chat\n    chat: {template: x.jinja}")
+    (problem,) = problems(write(tmp_path, a=entry))
+    assert re.match(
+        rf"a\.yaml:7: models\[0\]\.chat\.template: {re.escape(str(tmp_path))}/templates/x\.jinja:[23]: ", problem
+    )
+
+
+# How a model is found
+
+
+def test_finds_by_id_and_by_hub_id_in_any_case(catalog: Catalog) -> None:
+    model = catalog.models["llama-2-13b-chat"]
+    assert catalog.find("Llama-2-13B-Chat") is model
+    assert catalog.find("meta-llama/llama-2-13b-chat-HF") is model
+    assert catalog.find("llama-2-13b-chat-hf") is None
+    assert model.chosen_copy is None
+
+
+def test_a_copy_is_the_model_from_another_repository(catalog: Catalog) -> None:
+    model = catalog.models["qwen3-32b"]
+    found = catalog.find("qwen/QWEN3-32b-awq")
+    assert found
+    assert (found.id, found.hub, found.gated, found.dtype) == ("qwen3-32b", "Qwen/Qwen3-32B-AWQ", None, None)
+    assert (model.gated, model.dtype) == (False, "bfloat16")
+    assert found.chosen_copy and found.chosen_copy.quantization == "awq"
+    assert (found.shape, found.chat, found.engine) == (model.shape, model.chat, model.engine)
+
+
+def test_a_copy_has_no_revision_of_the_original(tmp_path: Path) -> None:
+    more = f"    revision: {'a' * 40}\n    copies:\n      - {{hub: org/copy, quantization: gptq}}\n"
+    known = load(write(tmp_path, a=MINIMAL.format(family="a", id="x") + more))
+    original, copied = known.find("org/name"), known.find("org/copy")
+    assert original and original.revision
+    assert copied and copied.revision is None
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("llama-2-13b-caht", "llama-2-13b-chat"),
+        ("meta-llama/Llama-2-13b-chat", "llama-2-13b-chat"),
+        ("CodeLlama-7b", "code-llama-7b"),
+        ("qwen-3-8b", "qwen3-8b"),
+        ("gpt2", "gpt-2"),
+    ],
+)
+def test_a_wrong_name_has_near_ones(catalog: Catalog, name: str, nearest: str) -> None:
+    near = catalog.near(name)
+    assert near[0] == nearest
+    assert len(near) == len(set(near)) <= 3
+
+
+def test_nothing_is_near_to_nonsense(catalog: Catalog) -> None:
+    assert catalog.near("xyzzy") == []
+
+
+# What ours contains
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "llama-2": (
+        "llama-2-7b", "llama-2-13b", "llama-2-70b", "llama-2-7b-chat", "llama-2-13b-chat", "llama-2-70b-chat",
+    ),
+    "mixtral": ("mixtral-8x7b-v0.1", "mixtral-8x7b-instruct-v0.1"),
+    "mistral": (
+        "mistral-7b-v0.1", "mistral-7b-instruct-v0.1", "mistral-7b-instruct-v0.2", "mistral-7b-instruct-v0.3",
+    ),
+    "zephyr": ("zephyr-7b-beta", "zephyr-7b-alpha"),
+    "solar": ("solar-10.7b-v1.0", "solar-10.7b-instruct-v1.0"),
+    "code-llama": tuple(
+        f"code-llama-{size}{kind}" for size in ("7b", "13b", "34b", "70b") for kind in ("", "-python", "-instruct")
+    ),
+    "phi-3": (
+        "phi-3-mini-4k-instruct", "phi-3-mini-128k-instruct", "phi-3-small-8k-instruct", "phi-3-medium-4k-instruct",
+        "phi-3-medium-128k-instruct",
+    ),
+    "orca-2": ("orca-2-7b", "orca-2-13b"),
+    "falcon": ("falcon-7b", "falcon-7b-instruct", "falcon-40b", "falcon-40b-instruct"),
+    "gpt-2": ("gpt-2",),
+    "bert": ("bert-base-uncased",),
+    "grok-1": ("grok-1",),
+    "llama-3.1": ("llama-3.1-8b-instruct", "llama-3.1-70b-instruct"),
+    "llama-3.2": ("llama-3.2-1b-instruct", "llama-3.2-3b-instruct"),
+    "qwen2.5-coder": (
+        "qwen2.5-coder-7b", "qwen2.5-coder-7b-instruct", "qwen2.5-coder-32b", "qwen2.5-coder-32b-instruct",
+    ),
+    "qwen3": ("qwen3-8b", "qwen3-32b", "qwen3-30b-a3b"),
+    "qwen3-embedding": ("qwen3-embedding-0.6b",),
+    "gemma-3": ("gemma-3-4b-it", "gemma-3-12b-it", "gemma-3-27b-it"),
+    "mistral-small": (
+        "mistral-small-24b-instruct-2501", "mistral-small-3.1-24b-instruct-2503", "mistral-small-3.2-24b-instruct-2506",
+    ),
+    "phi-4": ("phi-4", "phi-4-mini-instruct"),
+    "gpt-oss": ("gpt-oss-20b", "gpt-oss-120b"),
+    "deepseek-r1-distill": ("deepseek-r1-distill-llama-8b",),
+    "deepseek-coder": ("deepseek-coder-v2-lite-base", "deepseek-coder-v2-lite-instruct"),
+    "starcoder2": ("starcoder2-7b", "starcoder2-15b"),
+    "bge": ("bge-small-en-v1.5",),
+    "e5": ("e5-small", "e5-small-v2"),
+    "pebble": ("pebble-base", "pebble-chat", "pebble-instruct", "pebble-code"),
+}  # fmt: skip
+HUB_MODELS = [model for model in CATALOG.models.values() if model.hub]
+every_model = pytest.mark.parametrize("model", CATALOG.models.values(), ids=lambda model: model.id)
+every_hub_model = pytest.mark.parametrize("model", HUB_MODELS, ids=lambda model: model.id)
+
+
+def test_holds_the_chosen_models_and_no_others(catalog: Catalog) -> None:
+    held = {family.family: {model.id for model in family.models} for family in catalog.families.values()}
+    assert held == {family: set(ids) for family, ids in FAMILIES.items()}
+    assert len(HUB_MODELS) == 72
+
+
+def test_the_schema_for_editors_is_up_to_date() -> None:
+    assert json.loads((MODELS / "schema.json").read_text()) == Family.model_json_schema(), (
+        "run: python -m service.catalog.catalog > models/schema.json"
+    )
+
+
+def test_every_file_names_the_schema() -> None:
+    for family in FAMILIES:
+        assert (MODELS / f"{family}.yaml").read_text().partition("\n")[0] in (
+            "# yaml-language-server: $schema=schema.json",
+            # Its first line says how it is made instead.
+            "# The embedded family: tiny models with one small skill each, trained by models/pebble/train.py. "
+            "See models/pebble/README.md.",
+        )
+
+
+def test_every_architecture_is_needed() -> None:
+    used = {str(model.architecture) for model in CATALOG.models.values()}
+    # The class of a multimodal model's text part stands for it where only text is needed.
+    assert used | {text for name in used if (text := ARCHITECTURES[name].text_class)} == set(ARCHITECTURES)
+
+
+def test_every_template_is_needed() -> None:
+    chats = [model.chat for model in CATALOG.models.values() if model.chat]
+    named = {name for chat in chats for name in (chat.template, chat.fallback) if name}
+    assert named == {path.name for path in (MODELS / "templates").iterdir()}
+
+
+@every_hub_model
+def test_the_name_says_what_the_entry_says(model: Model) -> None:
+    for text in (model.id, str(model.hub)):
+        name = names.parse(text)
+        assert name.family == CATALOG.family_of[model.id]
+        assert (name.variant, name.specialty) == (model.variant, model.specialty)
+        assert name.version in (model.version, None)
+        assert name.size in (model.size, None)
+
+
+def number(size: str | None) -> float | None:
+    """`13b` → 13e9, `8x7b` → 56e9; None for a word."""
+    found = re.fullmatch(r"(?:(\d+)x)?(\d+(?:\.\d+)?)([mb])", size or "")
+    return int(found[1] or 1) * float(found[2]) * {"m": 1e6, "b": 1e9}[found[3]] if found else None
+
+
+@every_hub_model
+def test_the_parameters_are_what_the_size_says(model: Model) -> None:
+    said = number(model.size)
+    if said and model.parameters:
+        assert model.parameters == pytest.approx(said, rel=0.25)
+
+
+# Of these the shape does not tell everything, so that nothing checks their parameters.
+UNCOUNTED = {
+    "phi-3-small-8k-instruct", "phi-3-medium-128k-instruct", "phi-4-mini-instruct", "starcoder2-7b",
+    "mistral-small-3.1-24b-instruct-2503", "mistral-small-3.2-24b-instruct-2506",
+}  # fmt: skip
+
+
+@every_hub_model
+def test_the_parameters_follow_from_the_shape(model: Model) -> None:
+    assert model.network
+    assert bool(missing(model.network, model.shape, model.context)) == (model.id in UNCOUNTED)
+    if model.id in UNCOUNTED:
+        return
+    assert model.parameters
+    with pytest.raises(ValidationError, match=f"the shape makes {model.parameters} parameters"):
+        Model.model_validate({**model.model_dump(), "parameters": model.parameters + 1})
+
+
+@every_hub_model
+def test_every_token_is_in_the_vocabulary(model: Model) -> None:
+    forms = [form for form in (model.chat, model.infill) if form]
+    ids = [*model.tokens.eos, *(stop for form in forms for stop in form.stop_token_ids)]
+    ids += [model.tokens.bos] if model.tokens.bos is not None else []
+    assert all(token < (model.shape.vocab_size or 2**31) for token in ids)
+
+
+@every_model
+def test_only_models_made_for_it_converse(model: Model) -> None:
+    assert ("chat" in model.capabilities) == (model.variant in ("chat", "instruct") or model.specialty == "instruct")
+
+
+def test_every_conversation_has_a_template() -> None:
+    bare = {model.id for model in CATALOG.models.values() if model.chat and not model.chat.template}
+    # vLLM itself writes what gpt-oss reads, and no vLLM runs Phi-3-small. Pebble's weights bring their own.
+    own = {"gpt-oss-20b", "gpt-oss-120b", "phi-3-small-8k-instruct", "pebble-chat", "pebble-instruct"}
+    fallbacks = {model.id for model in CATALOG.models.values() if model.chat and model.chat.fallback}
+    assert bare == own | fallbacks
+    assert fallbacks == {
+        "qwen2.5-coder-7b-instruct", "qwen2.5-coder-32b-instruct", "qwen3-8b", "qwen3-32b", "qwen3-30b-a3b",
+        "deepseek-coder-v2-lite-instruct",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model_id", "stop", "stop_token_ids"),
+    [
+        ("code-llama-70b-instruct", (), (32015,)),
+        *(
+            (f"phi-3-{kind}-instruct", (), (32007, 32001))
+            for kind in ("mini-4k", "mini-128k", "medium-4k", "medium-128k")
+        ),
+        ("orca-2-7b", (), (32002,)),
+        ("orca-2-13b", (), (32002,)),
+        ("falcon-7b-instruct", ("\nUser",), ()),
+        ("falcon-40b-instruct", ("\nUser",), ()),
+        ("llama-3.1-8b-instruct", (), (128008, 128009)),
+        ("llama-3.2-1b-instruct", (), (128008, 128009)),
+        ("gemma-3-4b-it", (), (106,)),
+        ("qwen2.5-coder-7b-instruct", (), (151645,)),
+        ("phi-4-mini-instruct", ("<|end|>",), (200020,)),
+    ],
+)
+def test_a_turn_ends_where_the_tokenizer_does_not_say(
+    model_id: str, stop: tuple[str, ...], stop_token_ids: tuple[int, ...]
+) -> None:
+    chat = CATALOG.models[model_id].chat
+    assert chat
+    assert (chat.stop, chat.stop_token_ids) == (stop, stop_token_ids)
+
+
+def test_only_the_right_models_fill_in_the_middle() -> None:
+    assert {model.id for model in CATALOG.models.values() if "infill" in model.capabilities} == {
+        "code-llama-7b", "code-llama-7b-instruct", "code-llama-13b", "code-llama-13b-instruct",
+        "qwen2.5-coder-7b", "qwen2.5-coder-7b-instruct", "qwen2.5-coder-32b", "qwen2.5-coder-32b-instruct",
+        "deepseek-coder-v2-lite-base", "starcoder2-7b", "starcoder2-15b", "pebble-code",
+    }  # fmt: skip
+    for model in HUB_MODELS:
+        assert not model.infill or model.infill.stop or model.infill.stop_token_ids
+
+
+def test_long_contexts_open_as_vllm_opens_them() -> None:
+    opening = {model.id: model.opening_context for model in HUB_MODELS if model.opening_context != model.context}
+    assert opening == {
+        "phi-3-mini-128k-instruct": 4096, "phi-3-medium-128k-instruct": 4096, "phi-4-mini-instruct": 4096,
+    }  # fmt: skip
+    stretched = {model.id for model in HUB_MODELS if model.longest == 100_000}
+    assert stretched == {*FAMILIES["code-llama"]} - {"code-llama-70b-python", "code-llama-70b-instruct"}
+
+
+def test_windows_are_where_they_are() -> None:
+    windows = {model.id: model.shape.sliding_window for model in HUB_MODELS if model.shape.sliding_window}
+    assert windows == {
+        "mistral-7b-v0.1": 4096, "mistral-7b-instruct-v0.1": 4096, "zephyr-7b-beta": 4096, "zephyr-7b-alpha": 4096,
+        "phi-3-mini-4k-instruct": 2047, "phi-3-medium-4k-instruct": 2047, "phi-3-mini-128k-instruct": 262144,
+        "phi-4-mini-instruct": 262144, "gemma-3-4b-it": 1024, "gemma-3-12b-it": 1024, "gemma-3-27b-it": 1024,
+        "gpt-oss-20b": 128, "gpt-oss-120b": 128, "starcoder2-7b": 4096, "starcoder2-15b": 4096,
+    }  # fmt: skip
+
+
+def test_what_vllm_refuses_is_known_and_says_why() -> None:
+    refused = {model.id: model for model in HUB_MODELS if model.network and model.network.refused}
+    assert set(refused) == {"bert-base-uncased", "grok-1", "phi-3-small-8k-instruct"}
+    for model in refused.values():
+        assert model.note and "No current vLLM" in model.note
+
+
+UNKNOWN_LICENCES = {
+    "zephyr-7b-alpha", "phi-3-small-8k-instruct", "phi-3-medium-128k-instruct", "falcon-7b", "qwen3-30b-a3b",
+    "mistral-small-3.2-24b-instruct-2506", "e5-small",
+}  # fmt: skip
+
+
+@every_hub_model
+def test_licences_are_told_with_their_restrictions(model: Model) -> None:
+    licence = CATALOG.licence(model)
+    assert (licence.name is None) == (licence.commercial is None) == (model.id in UNKNOWN_LICENCES)
+    forbidden = model.id in ("solar-10.7b-instruct-v1.0", "orca-2-7b", "orca-2-13b")
+    assert (licence.commercial is False) == forbidden
+    free = licence.name in ("MIT", "Apache-2.0", "Modified MIT License")
+    assert free or licence.note
+
+
+def test_what_nobody_has_seen_stays_unknown() -> None:
+    models = CATALOG.models
+    assert all(model.revision is None for model in HUB_MODELS)
+    assert models["llama-2-13b"].gated is None
+    assert models["code-llama-70b-python"].shape.rope_theta is None
+    assert models["phi-3-small-8k-instruct"].shape.vocab_size is None
+    assert models["phi-4-mini-instruct"].parameters is None
+    assert models["deepseek-coder-v2-lite-base"].shape.rope_theta is None
+    assert models["mistral-small-24b-instruct-2501"].tokens.eos == ()
+    assert models["qwen2.5-coder-7b"].tokens.eos == ()
+    assert models["solar-10.7b-v1.0"].dtype is None
+    assert models["e5-small"].engine == {}
+
+
+@every_model
+def test_no_model_brings_code_to_run(model: Model) -> None:
+    assert "trust_remote_code" not in model.engine
+
+
+# The task table
+
+
+def test_tasks_suit_the_variants_that_they_are_for(catalog: Catalog) -> None:
+    suits = {name: set(task.suits) for name, task in catalog.tasks.items()}
+    for name in ("summarization", "generation", "question-answering", "understanding"):
+        assert suits.pop(name) == {"base", "instruct"}
+    for name in ("extraction", "classification", "sentiment", "ner"):
+        assert suits.pop(name) == {"instruct"}
+    for name in ("dialogue", "support", "social"):
+        assert suits.pop(name) == {"chat"}
+    for name in ("code-completion", "code-refactoring", "code-explanation", "code-chat"):
+        assert suits.pop(name) == {"code"}
+    assert not suits
+
+
+@pytest.mark.parametrize(
+    ("model_id", "tasks"),
+    [
+        ("llama-2-7b", ["summarization", "generation", "question-answering", "understanding"]),
+        ("llama-2-7b-chat", ["dialogue", "support", "social"]),
+        ("code-llama-7b-python", ["code-completion"]),
+        ("code-llama-7b-instruct", ["code-completion", "code-refactoring", "code-explanation", "code-chat"]),
+        ("bge-small-en-v1.5", []),
+    ],
+)
+def test_a_model_is_good_at_what_its_variant_suits(catalog: Catalog, model_id: str, tasks: list[str]) -> None:
+    assert catalog.good_at(catalog.models[model_id]) == tasks

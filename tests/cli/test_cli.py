@@ -1,0 +1,146 @@
+"""The `roundhouse` command: what can be asked without a running service."""
+
+import socket
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from service.cli.__main__ import main
+from service.config.settings import PREFIX, Settings
+from service.protocol.generation import GENERATION
+from tests.routing.cases import CASES, FLEETS, Case
+from tests.support.fleets import ROOT, write
+
+ENDPOINT = {"completion": "/v1/completions", "infill": "/v1/completions", "embedding": "/v1/embeddings"}
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No settings from the environment, and a terminal wide enough for every table."""
+    for row in fields(Settings):
+        monkeypatch.delenv(PREFIX + row.name.upper(), raising=False)
+    monkeypatch.setenv("COLUMNS", "400")
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def test_help_lists_every_setting_with_its_meaning() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    lines = {line.split()[0]: line for line in result.output.splitlines() if PREFIX in line}
+    assert len(lines) == len(fields(Settings))
+    for row in fields(Settings):
+        assert row.metadata["help"] in lines[PREFIX + row.name.upper()]
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_explains_itself(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert main.commands[command].help
+
+
+def test_check_shows_what_would_be_served() -> None:
+    result = run("check")
+    assert result.exit_code == 0, result.output
+    for words in (("pebble-chat", "chat, completion"), ("pebble-code", "completion, infill")):
+        assert any(all(word in line for word in words) for line in result.output.splitlines())
+    assert f"{ROOT / 'deploy/fleets/pebble.yaml'}: 4 models, nothing wrong." in result.output
+
+
+def test_check_shows_what_a_long_context_costs(tmp_path: Path) -> None:
+    text = "models:\n- model: phi-3-mini-128k-instruct\n  engine: {max_model_len: 131072}\n- model: bge-small-en-v1.5\n"
+    (tmp_path / "fleet.yaml").write_text(text)
+    output = run("check", "--fleet", tmp_path / "fleet.yaml").output
+    assert "49,152 MiB" in output
+
+
+def test_check_tells_engines_here_from_those_elsewhere_and_on_demand() -> None:
+    output = run("check", "--fleet", ROOT / "deploy/fleets/many-replicas.yaml").output
+    rows = {line.split()[0]: line for line in output.splitlines() if line.strip()}
+    assert "elsewhere" in rows["zephyr-7b-beta"]
+    assert "0-1 x 1 GPU" in rows["code-llama-7b"]
+    assert "zephyr-7b-beta: zephyr-engines:8000" in output
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy/fleets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_check_takes_each_fleet_that_we_ship(path: Path) -> None:
+    assert run("check", "--fleet", path).exit_code == 0
+
+
+@pytest.mark.parametrize("command", [("check",), ("route", "chat"), ("serve",)], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("models:\n  - model: pebbel-chat\n", "fleet.yaml:2: models[0].model: 'pebbel-chat' is no id of the catalogue"),
+        ("models:\n  - model: pebble-chat\nport: 80\n", "fleet.yaml:3: port: unknown key"),
+    ],
+)
+def test_a_wrong_fleet_is_told_before_anything_starts(
+    tmp_path: Path, command: tuple[str, ...], text: str, complaint: str
+) -> None:
+    result = run(*command, "--fleet", write(tmp_path, text))
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+    assert not result.stdout
+
+
+def test_a_wrong_environment_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_FLEAT", "x")
+    result = run("check")
+    assert result.exit_code == 2
+    assert "ROUNDHOUSE_FLEAT: no such setting" in result.stderr
+
+
+def test_the_environment_names_the_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_FLEET", str(write(tmp_path, "models:\n  - model: pebble-base\n")))
+    assert "1 models" in run("check").output
+
+
+def options(case: Case) -> list[str]:
+    """The options that describe the request of a case."""
+    need = case.need
+    flags = {"--suffix": need.kind == "infill", "--code": need.code, "--tools": need.tools}
+    endpoint = ENDPOINT.get(need.kind, "/v1/chat/completions")
+    return ["--endpoint", endpoint, "--turns", str(need.turns), *(flag for flag, is_set in flags.items() if is_set)]
+
+
+SOME = list({(case.section, case.need, type(case.expected)): case for case in CASES}.values())
+
+
+@pytest.mark.parametrize("case", SOME, ids=lambda case: f"{case.fleet}: {case.requested} for {case.need.kind}")
+def test_route_answers_as_the_router_does(tmp_path: Path, case: Case) -> None:
+    result = run("route", case.requested, *options(case), "--fleet", write(tmp_path, FLEETS[case.fleet]))
+    if isinstance(case.expected, str):
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout.startswith(f"{case.requested} -> {case.expected} (")
+        assert result.stdout.endswith(f"because of {case.why}\n")
+    else:
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"{case.expected.status} {case.expected.code}: ")
+        assert not result.stdout
+
+
+@pytest.mark.parametrize("endpoint", [one.path for one in GENERATION])
+def test_route_knows_every_endpoint(endpoint: str) -> None:
+    assert run("route", "pebble", "--endpoint", endpoint).exit_code == (1 if endpoint == "/v1/embeddings" else 0)
+
+
+def test_models_needs_a_service() -> None:
+    result = run("models", "--url", "http://127.0.0.1:9")
+    assert result.exit_code == 1
+    assert "no Roundhouse answers at http://127.0.0.1:9" in result.stderr
+
+
+def test_a_port_in_use_is_told_before_anything_starts() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(main, ["serve", "--port", str(port)])
+    assert result.exit_code == 1
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use. Choose another with --port" in result.output

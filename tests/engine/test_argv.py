@@ -1,0 +1,197 @@
+"""The command line and environment of an engine: one row per rule."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.catalog.engine_args import OURS, EngineValue
+from service.engine.argv import ALWAYS, DEFAULTS, ENVIRONMENT, argv, environment, optional, unknown_flags
+from service.fleet.fleet import Served
+from tests.support.fleets import CATALOG, ROOT, only
+
+SOCKET = Path("/run/e0.sock")
+
+
+def command(folder: Path, entry: str) -> list[str]:
+    return argv(only(folder, entry), ["vllm", "serve"], SOCKET, drain=20.0)
+
+
+def flags(folder: Path, entry: str) -> dict[str, list[str]]:
+    """Each flag of the command with its values."""
+    found: dict[str, list[str]] = {}
+    for word in command(folder, entry)[2:]:
+        if word.startswith("--"):
+            assert word not in found, "each flag once"
+            found[word] = values = []
+        else:
+            values.append(word)
+    return found
+
+
+def test_the_whole_command_of_an_embedded_model(tmp_path: Path) -> None:
+    assert command(tmp_path, "model: pebble-chat\nengine: {enforce_eager: true, max_model_len: 1024}") == [
+        "vllm", "serve",
+        "--model", str(ROOT / "models/pebble/pebble-chat"),
+        "--served-model-name", "pebble-chat",
+        "--uds", "/run/e0.sock",
+        "--shutdown-timeout", "20",
+        "--max-num-queued-reqs", "1024",
+        "--disable-access-log-for-endpoints", "/metrics,/health",
+        "--enforce-eager",
+        "--max-model-len", "1024",
+        "--disable-fastapi-docs",
+        "--fingerprint-mode", "none",
+        "--enable-prompt-tokens-details",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("entry", "flag", "values"),
+    [
+        ("model: llama-2-7b", "--model", ["meta-llama/Llama-2-7b-hf"]),
+        ("model: llama-2-7b\nid: mine", "--served-model-name", ["mine"]),
+        ("model: org/tune-chat", "--model", ["org/tune-chat"]),
+        ("model: llama-2-7b\ngpus: 4", "--tensor-parallel-size", ["4"]),
+        ("model: llama-2-7b\ngpus: 1", "--tensor-parallel-size", None),
+        ("model: llama-2-7b", "--tensor-parallel-size", None),
+        ("model: llama-2-7b\ngpus: 4\nengine: {tensor_parallel_size: 2}", "--tensor-parallel-size", ["2"]),
+        ("model: llama-2-7b", "--chat-template", None),
+        ("model: llama-2-7b-chat", "--chat-template", [str(ROOT / "models/templates/llama-2.jinja")]),
+        ("model: llama-2-7b", "--enable-lora", None),
+        ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}", "--max-num-queued-reqs", ["7"]),
+        ("model: llama-2-7b\nengine: {max_num_queued_reqs: null}", "--max-num-queued-reqs", None),
+        ("model: llama-2-7b\nengine: {enforce_eager: true}", "--enforce-eager", []),
+        ("model: llama-2-7b\nengine: {enable_prefix_caching: false}", "--no-enable-prefix-caching", []),
+        ("model: llama-2-7b\nengine: {gpu_memory_utilization: 0.9}", "--gpu-memory-utilization", ["0.9"]),
+        ("model: llama-2-7b\nengine: {dtype: half}", "--dtype", ["half"]),
+        ("model: llama-2-7b\nengine: {allowed: [a, 2]}", "--allowed", ["a", "2"]),
+        ("model: llama-2-7b\nengine: {speculative_config: {num: 3}}", "--speculative-config", ['{"num": 3}']),
+        ("model: llama-2-7b\nengine: {quantization: null}", "--quantization", None),
+    ],
+)
+def test_a_flag(tmp_path: Path, entry: str, flag: str, values: list[str] | None) -> None:
+    assert flags(tmp_path, entry).get(flag) == values
+
+
+def test_the_template_and_adapters_of_the_fleet(tmp_path: Path) -> None:
+    entry = "model: llama-2-7b\ntemplate: ./house.jinja\nadapters: [{id: a, path: ./a}, {id: b, path: ./b}]"
+    found = flags(tmp_path, entry)
+    assert found["--chat-template"] == [str(tmp_path / "house.jinja")]
+    assert found["--enable-lora"] == []
+    assert found["--lora-modules"] == [f"a={tmp_path}/a", f"b={tmp_path}/b"]
+
+
+def test_a_pinned_revision_counts_for_the_hub_only(tmp_path: Path) -> None:
+    served = only(tmp_path, "model: llama-2-7b")
+    pinned = replace(served, model=served.model.model_copy(update={"revision": "a" * 40}))
+    assert argv(pinned, [], SOCKET, 1)[-2:] == ["--revision", "a" * 40]
+    assert "--revision" not in argv(replace(pinned, weights="/weights"), [], SOCKET, 1)
+
+
+@pytest.mark.parametrize("name", ALWAYS)
+def test_what_the_gateway_relies_on_is_always_set(tmp_path: Path, name: str) -> None:
+    assert "--" + name.replace("_", "-") in flags(tmp_path, "model: llama-2-7b")
+    assert name in OURS
+
+
+def test_only_what_the_gateway_relies_on_is_fixed() -> None:
+    assert not set(DEFAULTS) & {*ALWAYS, *OURS}
+
+
+KEYS = st.from_regex(r"x[a-z0-9_]{0,9}", fullmatch=True)
+
+
+@given(st.dictionaries(KEYS, st.integers() | st.booleans() | st.text(max_size=5)))
+def test_every_setting_is_one_flag_in_vllms_spelling(settings: dict[str, EngineValue]) -> None:
+    model = CATALOG.models["pebble-chat"]
+    words = argv(Served("x", model, "pebble", "/x", template=None, engine=settings), [], SOCKET, 1)
+    for name, value in settings.items():
+        flag = ("--no-" if value is False else "--") + name.replace("_", "-")
+        assert flag in words
+        if not isinstance(value, bool):
+            assert words[words.index(flag) + 1] == str(value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "offline"),
+    [
+        ("model: pebble-chat", True),
+        ("model: llama-2-7b", False),
+        ("model: llama-2-7b\nweights: ./here", True),
+        ("model: ./tune-chat", True),
+        ("model: org/tune-chat", False),
+    ],
+)
+def test_local_weights_ask_no_hub(tmp_path: Path, entry: str, offline: bool) -> None:
+    found = environment(only(tmp_path, entry))
+    assert (found.get("HF_HUB_OFFLINE"), found.get("TRANSFORMERS_OFFLINE")) == (("1", "1") if offline else (None, None))
+    assert found.items() >= ENVIRONMENT.items()
+
+
+def test_the_operators_environment_has_the_last_word(tmp_path: Path) -> None:
+    found = environment(only(tmp_path, "model: pebble-chat\nenv: {HF_HUB_OFFLINE: 0, MINE: x}"))
+    assert (found["HF_HUB_OFFLINE"], found["MINE"]) == ("0", "x")
+
+
+def test_nobody_is_told_about_usage() -> None:
+    assert (ENVIRONMENT["VLLM_NO_USAGE_STATS"], ENVIRONMENT["DO_NOT_TRACK"]) == ("1", "1")
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_stretched"),
+    [
+        ("model: code-llama-7b", False),
+        ("model: code-llama-7b\nengine: {max_model_len: 16384}", False),
+        ("model: code-llama-7b\nengine: {max_model_len: 16385}", True),
+        ("model: phi-3-mini-128k-instruct\nengine: {max_model_len: 131072}", False),
+    ],
+)
+def test_a_context_beyond_the_configurations_is_stretched_as_vllm_wants_it(
+    tmp_path: Path, entry: str, is_stretched: bool
+) -> None:
+    assert ("VLLM_ALLOW_LONG_MAX_MODEL_LEN" in environment(only(tmp_path, entry))) is is_stretched
+
+
+QUEUE, QUIET = "--max-num-queued-reqs", "--disable-access-log-for-endpoints"
+
+
+@pytest.mark.parametrize(
+    ("entry", "flags"),
+    [
+        ("model: llama-2-7b", {QUEUE, QUIET}),
+        ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}", {QUIET}),
+        ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}\noptional: [max_num_queued_reqs]", {QUEUE, QUIET}),
+        ("model: llama-2-7b\nengine: {new_one: 1, old_one: 2}\noptional: [new_one]", {QUEUE, QUIET, "--new-one"}),
+        ("model: llama-2-7b\nengine: {new_one: false}\noptional: [new_one]", {QUEUE, QUIET, "--no-new-one"}),
+        ("model: llama-2-7b\nengine: {new_one: null}\noptional: [new_one]", {QUEUE, QUIET}),
+    ],
+)
+def test_optional_is_our_own_defence_and_what_the_fleet_marks(tmp_path: Path, entry: str, flags: set[str]) -> None:
+    assert optional(only(tmp_path, entry)) == flags
+
+
+def test_only_optional_flags_are_left_out_with_their_values(tmp_path: Path) -> None:
+    served = only(tmp_path, "model: llama-2-7b\nengine: {kept: 1, gone: [a, b]}\noptional: [gone]")
+    whole = argv(served, [], SOCKET, 1)
+    unknown = frozenset({QUEUE, "--gone", "--kept", "--disable-fastapi-docs"})
+    left = argv(served, [], SOCKET, 1, None, unknown)
+    at, queue = whole.index("--gone"), whole.index(QUEUE)
+    assert left == [word for index, word in enumerate(whole) if index not in {queue, queue + 1, at, at + 1, at + 2}]
+    assert argv(served, [], SOCKET, 1, None, frozenset({"--elsewhere"})) == whole
+
+
+@pytest.mark.parametrize(
+    ("line", "flags"),
+    [
+        # As 0.25.1 and 0.32.0 print it: a value may have been taken for the model, and JSON stays as it was.
+        ("api_server.py: error: unrecognized arguments: --max-num-queued-reqs", {QUEUE}),
+        ('vllm serve: error: unrecognized arguments: --fooled 3 --bar {"a": 1}', {"--fooled", "--bar"}),
+        ("api_server.py: error: argument --dtype: invalid choice: 'x'", set()),
+        ("INFO unrecognized arguments: --x", set()),
+    ],
+)
+def test_what_a_release_does_not_know_it_says(line: str, flags: set[str]) -> None:
+    assert unknown_flags(["usage: api_server.py [--dtype X]", line, "the end"]) == flags

@@ -1,0 +1,81 @@
+"""What is read of an engine's metrics, and that nothing else is taken for it."""
+
+from collections import Counter
+
+import pytest
+
+from service.engine.engine_stats import Reading, read
+from tests.fake_engine import bodies
+
+REAL = b"""\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="pebble chat"} 3.0
+# HELP vllm:num_requests_waiting Number of requests waiting to be processed.
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="pebble chat"} 2.0
+# TYPE vllm:num_requests_waiting_by_reason gauge
+vllm:num_requests_waiting_by_reason{engine="0",model_name="pebble chat",reason="capacity"} 50.0
+vllm:kv_cache_usage_perc{engine="0",model_name="pebble chat"} 0.25
+vllm:prompt_tokens_total{engine="0",model_name="pebble chat"} 1.2e+07
+vllm:prompt_tokens_created{engine="0",model_name="pebble chat"} 1.7e+09
+vllm:prompt_tokens_by_source_total{engine="0",model_name="pebble chat",source="local"} 9.0
+vllm:generation_tokens_total{engine="0",model_name="pebble chat"} 7.0
+vllm:iteration_tokens_total_count{engine="0",model_name="pebble chat"} 8.0
+"""
+
+
+def test_the_figures_of_an_engine() -> None:
+    assert read(REAL, 5.5) == Reading(at=5.5, running=3, waiting=2, kv_usage=0.25, tokens=12_000_007)
+    assert read(REAL.rstrip(b"\n"), 5.5) == read(REAL, 5.5)
+
+
+def test_several_cores_count_together() -> None:
+    second = REAL.replace(b'engine="0"', b'engine="1"').replace(b"} 0.25", b"} 0.75")
+    assert read(REAL + second, 0) == Reading(at=0, running=6, waiting=4, kv_usage=0.5, tokens=24_000_014)
+
+
+def test_an_encoder_has_neither_cache_nor_output() -> None:
+    lines = [line for line in REAL.splitlines() if b"kv_cache" not in line and b"generation" not in line]
+    assert read(b"\n".join(lines), 0) == Reading(at=0, running=3, waiting=2, kv_usage=0.0, tokens=1.2e7)
+
+
+def test_metrics_without_labels() -> None:
+    assert read(b"vllm:num_requests_running 4.0\n", 0) == Reading(0, 4, 0, 0.0, 0.0)
+
+
+def test_the_fake_engine_is_read_alike() -> None:
+    found = read(bodies.metrics("m", 4, 1, Counter(prompt=10, said=5)), 1.0)
+    assert found
+    assert (found.running, found.waiting, found.tokens) == (4, 1, 15)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"",
+        b"<html>vllm:num_requests_running 1.0</html>",
+        b"# HELP vllm:num_requests_running Number\n",
+        b"vllm:num_requests_waiting 1.0\n",
+        b"vllm:num_requests_running",
+        b"vllm:num_requests_running \n",
+        b"vllm:num_requests_running{ x\n",
+        b"vllm:num_requests_running NaN\n",
+        b"vllm:num_requests_running +Inf\n",
+        b"vllm:num_requests_running \xff\n",
+    ],
+)
+def test_a_page_without_figures_is_none(page: bytes) -> None:
+    assert read(page, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("figure", "moved"),
+    [("} 3.0", "} 4.0"), ("} 2.0", "} 1.0"), ("} 0.25", "} 0.26"), ("} 7.0", "} 8.0"), ("} 1.2e+07", "} 1.3e+07")],
+)
+def test_what_the_core_reports_is_progress(figure: str, moved: str) -> None:
+    before, later = read(REAL, 1), read(REAL, 2)
+    changed = read(REAL.replace(figure.encode(), moved.encode()), 2)
+    assert before and later and changed
+    assert before.progress == later.progress
+    assert before.progress != changed.progress

@@ -1,0 +1,422 @@
+"""The fleet file: what it makes of each model, and how it says what is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from service.catalog.engine_args import OURS
+from service.catalog.model import Chat
+from service.config.strict_yaml import ConfigError
+from service.fleet import fleet
+from service.fleet.fleet import Served
+from service.fleet.schema import RESERVED
+from service.weights import manifest
+from service.weights.manifest import Manifest
+from tests.support.fleets import CATALOG, ROOT, load, only, write
+
+SORSKOOT = "SorskootLLM-v2-13b-instruct"
+
+
+def problems(folder: Path, text: str) -> list[str]:
+    """The mistakes in the fleet that `text` describes, each without the file's path."""
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text)
+    return [problem.removeprefix(f"{folder}/fleet.yaml:") for problem in caught.value.problems]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "1: models: is missing"),
+        ("models: []", "1: models: Tuple should have at least 1 item"),
+        ("models:\n  - model: pebble-chat\nport: 80", "3: port: unknown key"),
+        ("models:\n  - model: pebble-chat\n    replica: 2", "3: models[0].replica: unknown key"),
+        (
+            "models:\n  - model: pebble-chat\n    engine: {block_size: 16}\n    optional: [block_sise]",
+            "4: models[0].optional: 'block_sise' is not among the 'engine' settings of this model",
+        ),
+        (
+            "models:\n  - model: pebble-chat\noptional: [block_size]",
+            "3: optional[0]: 'block_size' is not an 'engine' setting of any model",
+        ),
+        (
+            "models:\n  - model: pebble-chat\noptional: [fingerprint_mode]",
+            "3: optional[0]: is set by Roundhouse: always 'none'",
+        ),
+        ("models:\n  - id: x", "2: models[0].model: is missing"),
+        ("models:\n  - model: 3", "2: models[0].model: Input should be a valid string (found 3)"),
+        ("models:\n  - model: pebble-chat\n    replicas: two", "3: models[0].replicas: Input should be"),
+        ("models:\n  - model: pebble-chat\n    replicas: 0", "3: models[0].replicas: Input should be greater"),
+        ("models:\n  - model: pebble-chat\n    gpus: -1", "3: models[0].gpus: Input should be greater"),
+        ("models:\n  - model: pebble-chat\n    policy: random", "3: models[0].policy: Input should be 'prefix"),
+        ("models:\n  - model: pebble-chat\n    replicas: 2\n    min: 3", "4: models[0].min: 3 is more than the 2 of"),
+        ("models:\n  - model: pebble-chat\n    at: [engines]", "3: models[0].at[0]: String should match pattern"),
+        ("models:\n  - model: pebble-chat\n    at: ['engines:0']", "3: models[0].at[0]: has no port between"),
+        ("models:\n  - model: pebble-chat\n    waits: {queue: 0}", "3: models[0].waits.queue: Input should be greater"),
+        ("models: [{model: pebble-chat}]\ntenants: {acme: {weight: 0}}", "2: tenants.acme.weight: Input should be"),
+        ("models: [{model: pebble-chat}]\ntenants: {acme: {priority: high}}", "2: tenants.acme.priority: Input should"),
+        ("models:\n  - model: pebble-chat\n    id: Big", "3: models[0].id: String should match pattern"),
+        ("models:\n  - model: pebble-chat\n    variant: talk", "3: models[0].variant: Input should be 'base'"),
+        ("models:\n  - model: pebble-chat\n    aliases: x", "3: models[0].aliases: Input should be a valid tup"),
+        ("models:\n  - model: pebble-chat\n    infill: {prompt: '{prefix}'}",
+         "3: models[0].infill.prompt: the infilling prompt must hold {suffix} exactly once"),
+        ("models:\n  - model: pebble-chat\n    engine: {max-model-len: 9}",
+         "3: models[0].engine.max-model-len: String should match pattern"),
+        ("models:\n  - model: pebble-chat\nstart: later", "3: start: Input should be 'auto', 'together' or"),
+        ("models:\n  - model: pebbel-chat",
+         "2: models[0].model: 'pebbel-chat' is no id of the catalogue, no hub id (organisation/name) and no"),
+        ("models:\n  - model: SorskootLLM-13b", "2: models[0].model: the name 'SorskootLLM-13b' does not tell"),
+        ("models:\n  - model: a/b/c-chat", "2: models[0].model: 'a/b/c-chat' is no id of the catalogue"),
+        ("models:\n  - model: org/a chat", "2: models[0].model: 'org/a chat' is no id of the catalogue"),
+        ("models:\n  - model: 模型/模型\n    variant: chat", "2: models[0].model: '模型/模型' is no id of the"),
+        ("models:\n  - model: ./模型\n    variant: chat", "2: models[0].model: the name './模型' gives no id"),
+        ("models:\n  - model: org/___\n    variant: chat",
+         "2: models[0].model: the name 'org/___' gives no id: add 'id:' to the entry"),
+        ("models:\n  - model: /nowhere/x-chat", "2: models[0].model: /nowhere/x-chat does not exist"),
+        ("models:\n  - model: pebble-chat\n    weights: gone", "3: models[0].weights: {folder}/gone does not"),
+        ("models:\n  - model: pebble-chat\n    template: gone", "3: models[0].template: {folder}/gone does"),
+        ("models:\n  - model: pebble-chat\n    adapters: [{id: a, path: gone}]",
+         "3: models[0].adapters: {folder}/gone does not exist"),
+        ("models:\n  - model: pebble-chat\n    adapters: [{id: a}]", "3: models[0].adapters[0].path: is missing"),
+        ("models:\n  - model: pebble-chat\n    specialty: python",
+         "3: models[0].specialty: only a model of variant 'code' has a specialty; this one is 'chat'"),
+        ("models:\n  - model: org/x-chat\n    specialty: python",
+         "3: models[0].specialty: only a model of variant 'code' has a specialty; this one is 'chat'"),
+        ("models:\n  - model: pebble-chat\n  - model: pebble-chat",
+         "3: models[1].id: 'pebble-chat' is another model's id or alias already"),
+        ("models:\n  - model: pebble-chat\n  - model: pebble-base\n    aliases: [pebble-chat]",
+         "4: models[1].aliases: 'pebble-chat' is another model's id or alias already"),
+        ("models:\n  - model: pebble-chat\n    aliases: [x, x]", "3: models[0].aliases: 'x' is another model's"),
+        ("models:\n  - model: pebble-chat\n    aliases: [x]\naliases:\n  x: pebble-chat",
+         "5: aliases.x: 'x' is another model's id or alias already"),
+        ("models:\n  - model: pebble-chat\n    adapters: [{id: pebble-chat, path: ./a}]",
+         "3: models[0].adapters: 'pebble-chat' is another model's id or alias already"),
+        ("models:\n  - model: pebble-chat\naliases:\n  x: pebble-code",
+         "4: aliases.x: 'pebble-code' is not the id of a served model"),
+        ("models:\n  - model: pebble-chat\naliases:\n  x: pebble-chat\n  y: x",
+         "5: aliases.y: 'x' is not the id of a served model"),
+        ("models:\n  - model: pebble-chat\ndefaults:\n  code: pebble-code",
+         "4: defaults.code: 'pebble-code' is not the id of a served model"),
+        ("models:\n  - model: pebble-chat\ndefaults:\n  talk: pebble-chat",
+         "4: defaults.talk: Input should be 'base', 'chat'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_names_file_line_and_key(tmp_path: Path, text: str, problem: str) -> None:
+    found = problems(tmp_path, text)
+    assert len(found) == 1, found
+    assert found[0].startswith(problem.replace("{folder}", str(tmp_path)))
+
+
+@pytest.mark.parametrize("key", OURS)
+@pytest.mark.parametrize("place", ["models[0].engine", "engine"])
+def test_what_roundhouse_sets_is_not_the_operators(tmp_path: Path, key: str, place: str) -> None:
+    indent = "    " if place.startswith("models") else ""
+    found = problems(
+        tmp_path, f"models:\n  - model: pebble-chat\n{indent}engine:\n{indent}  dtype: auto\n{indent}  {key}: x"
+    )
+    assert found == [f"5: {place}.{key}: is set by {OURS[key]}"]
+
+
+@pytest.mark.parametrize("word", RESERVED)
+def test_the_words_of_the_routing_rules_are_nobodys_name(tmp_path: Path, word: str) -> None:
+    why = f"'{word}' is a word of the routing rules"
+    assert problems(tmp_path, f"models:\n  - model: pebble-chat\n    id: {word}") == [f"3: models[0].id: {why}"]
+    (as_alias,) = problems(tmp_path, f"models:\n  - model: pebble-chat\naliases:\n  {word}: pebble-chat")
+    assert as_alias == f"4: aliases.{word}: {why}"
+
+
+def test_all_mistakes_are_told_at_once_each_at_its_own_line(tmp_path: Path) -> None:
+    text = """\
+models:
+  - model: /nowhere/a-chat
+  - model: pebble-chat
+  - model: pebble-chat
+  - model: nothing-known
+aliases:
+  x: pebble-base
+"""
+    assert [problem.split(" ")[0:2] for problem in problems(tmp_path, text)] == [
+        ["2:", "models[0].model:"],
+        ["5:", "models[3].model:"],
+        ["4:", "models[2].id:"],
+        ["7:", "aliases.x:"],
+    ]
+
+
+# What a model becomes
+
+
+def test_a_model_of_the_catalogue_needs_its_id_only(tmp_path: Path) -> None:
+    served = only(tmp_path, "model: llama-2-13b-chat")
+    assert (served.id, served.variant, served.family) == ("llama-2-13b-chat", "chat", "llama-2")
+    assert served.model == CATALOG.models["llama-2-13b-chat"]
+    assert served.weights == "meta-llama/Llama-2-13b-chat-hf"
+    assert served.template == ROOT / "models/templates/llama-2.jinja"
+    assert (served.replicas, served.gpus, served.policy) == (1, 0, "prefix_affinity")
+
+
+def test_a_hub_id_of_the_catalogue_is_its_model(tmp_path: Path) -> None:
+    assert only(tmp_path, "model: meta-llama/llama-2-13B-chat-hf").id == "llama-2-13b-chat"
+
+
+def test_embedded_weights_lie_beside_the_catalogue(tmp_path: Path) -> None:
+    assert Path(only(tmp_path, "model: pebble-code").weights) == ROOT / "models/pebble/pebble-code"
+
+
+@pytest.mark.parametrize("place", ["folder", "hub"])
+def test_a_fine_tune_of_ones_own_takes_three_lines(tmp_path: Path, place: str) -> None:
+    model = f"./{SORSKOOT}" if place == "folder" else f"sorskoot/{SORSKOOT}"
+    file = write(tmp_path, f"models:\n  - model: {model}\n    gpus: 2\n")
+    if place == "folder":
+        (tmp_path / SORSKOOT / "config.json").write_text('{"max_position_embeddings": 8192}')
+    (served,) = fleet.load(file, CATALOG).served
+    assert served.id == "sorskootllm-v2-13b-instruct"
+    assert (served.family, served.model.version, served.model.size) == ("sorskootllm", "2", "13b")
+    assert (served.variant, served.gpus) == ("instruct", 2)
+    assert served.capabilities == {"chat", "completion"}
+    assert served.model.chat == Chat(), "its weights bring the template"
+    assert served.template is None
+    assert served.weights == (str(tmp_path / SORSKOOT) if place == "folder" else model)
+    assert served.context == (8192 if place == "folder" else None)
+
+
+@pytest.mark.parametrize(
+    "config", ["{", "[]", '{"max_position_embeddings": "many"}', '{"max_position_embeddings": 0}', "{}"]
+)
+def test_an_unreadable_context_is_unknown(tmp_path: Path, config: str) -> None:
+    file = write(tmp_path, "models:\n  - model: ./x-chat\n")
+    (tmp_path / "x-chat" / "config.json").write_text(config)
+    assert fleet.load(file, CATALOG).served[0].context is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("model: org/tune-7b\nvariant: chat", {"variant": "chat", "size": "7b"}),
+        ("model: org/tune-7b-chat\nvariant: base", {"variant": "base"}),
+        ("model: org/tune-chat\nsize: 9b\nversion: '4'\ncontext: 99", {"size": "9b", "version": "4", "context": 99}),
+        ("model: org/tune-code\nspecialty: instruct", {"variant": "code", "specialty": "instruct"}),
+        ("model: llama-2-7b\ncontext: 99\nsize: 6b", {"context": 99, "size": "6b", "variant": "base"}),
+        ("model: llama-2-7b\nvariant: chat", {"variant": "chat", "specialty": None}),
+        ("model: code-llama-7b\nspecialty: python", {"variant": "code", "specialty": "python"}),
+        ("model: code-llama-7b-instruct\nvariant: chat", {"variant": "chat", "specialty": None}),
+    ],
+)
+def test_an_entry_overrides_what_is_known(tmp_path: Path, entry: str, expected: dict[str, object]) -> None:
+    model = only(tmp_path, entry).model
+    assert {key: getattr(model, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "capabilities"),
+    [
+        ("model: llama-2-7b", {"completion"}),
+        ("model: llama-2-7b\ntemplate: ./house.jinja", {"completion", "chat"}),
+        ("model: llama-2-7b\nvariant: chat", {"completion", "chat"}),
+        ("model: llama-2-7b-chat\nvariant: base", {"completion"}),
+        ("model: llama-2-7b-chat\nvariant: chat", {"completion", "chat"}),
+        ("model: code-llama-34b\nspecialty: instruct", {"completion", "chat"}),
+        ("model: code-llama-7b-instruct\nspecialty: python", {"completion", "infill"}),
+        ("model: code-llama-7b-instruct", {"completion", "chat", "infill"}),
+        ("model: org/tune-code-instruct", {"completion", "chat"}),
+        ("model: org/tune-code", {"completion"}),
+        ("model: org/tune-code\ninfill: {prompt: '<P>{prefix}<S>{suffix}<M>'}", {"completion", "infill"}),
+        ("model: org/tune-base", {"completion"}),
+        ("model: BAAI/bge-small-en-v1.5", {"embedding"}),
+        ("model: BAAI/bge-small-en-v1.5\ntemplate: ./house.jinja", {"embedding"}),
+    ],
+)
+def test_what_a_model_can_do_follows_from_its_fine_tuning(tmp_path: Path, entry: str, capabilities: set[str]) -> None:
+    assert only(tmp_path, entry).capabilities == capabilities
+
+
+def test_overriding_with_the_same_changes_nothing(tmp_path: Path) -> None:
+    entry = "model: code-llama-7b-instruct\nvariant: code\nspecialty: instruct"
+    assert only(tmp_path, entry).model == CATALOG.models["code-llama-7b-instruct"]
+
+
+def test_a_family_never_lacks_a_name(tmp_path: Path) -> None:
+    served = only(tmp_path, "model: org/___\nid: mine\nvariant: chat")
+    assert (served.id, served.family) == ("mine", "mine")
+    assert only(tmp_path, "model: pebble-chat\nfamily: stones").family == "stones"
+
+
+# Pulled weights
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LLAMA = "meta-llama/Llama-2-7b-chat-hf"
+
+
+def pulled(folder: Path, repository: str, revision: str | None = COMMIT) -> Path:
+    """A finished pull of nothing but a configuration."""
+    place = folder / "store" / repository
+    place.mkdir(parents=True)
+    (place / "config.json").write_text('{"max_position_embeddings": 8192}')
+    known = Manifest(model="x", repository=repository, revision=revision, source="", made_by="", files={})
+    manifest.write(place, known)
+    return place
+
+
+def from_store(folder: Path, entry: str) -> Served:
+    return fleet.load(write(folder, f"models:\n  - {entry}\n"), CATALOG, folder / "store").served[0]
+
+
+@pytest.mark.parametrize("revision", [COMMIT, None])
+@pytest.mark.parametrize("repository", [LLAMA, "org/tune-chat"])
+def test_pulled_weights_are_served(tmp_path: Path, repository: str, revision: str | None) -> None:
+    place = pulled(tmp_path, repository, revision)
+    served = from_store(tmp_path, f"model: {repository}")
+    assert served.weights == str(place)
+    assert served.model.hub == repository
+    if repository != LLAMA:
+        assert served.context == 8192, "what the weights say"
+
+
+@pytest.mark.parametrize("entry", ["model: llama-2-7b-chat", "model: org/tune-chat"])
+def test_what_was_not_pulled_comes_from_the_hub(tmp_path: Path, entry: str) -> None:
+    place = pulled(tmp_path, LLAMA)
+    (place / "roundhouse-manifest.json").rename(place / "roundhouse-manifest.json.not-yet")
+    served = from_store(tmp_path, entry)
+    assert served.weights == served.model.hub
+
+
+def test_weights_that_an_entry_names_go_before_pulled_ones(tmp_path: Path) -> None:
+    pulled(tmp_path, LLAMA)
+    (tmp_path / "mine").mkdir()
+    assert from_store(tmp_path, f"{{model: {LLAMA}, weights: ./mine}}").weights == str(tmp_path / "mine")
+    assert from_store(tmp_path, "model: pebble-chat").weights == only(tmp_path, "model: pebble-chat").weights
+
+
+@pytest.mark.parametrize(("revision", "is_refused"), [("f" * 40, True), (COMMIT, False), ("main", False)])
+def test_another_revision_than_the_one_wanted_is_refused(tmp_path: Path, revision: str, is_refused: bool) -> None:
+    place = pulled(tmp_path, LLAMA)
+    entry = f"{{model: {LLAMA}, engine: {{revision: {revision}}}}}"
+    if not is_refused:
+        assert from_store(tmp_path, entry).weights == str(place)
+        return
+    with pytest.raises(ConfigError, match=f"{place} holds revision {COMMIT}, and {revision} is wanted"):
+        from_store(tmp_path, entry)
+
+
+def test_a_broken_manifest_is_told(tmp_path: Path) -> None:
+    place = pulled(tmp_path, LLAMA)
+    (place / "roundhouse-manifest.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"roundhouse-manifest\.json is no manifest: .*; pull the model again"):
+        from_store(tmp_path, f"model: {LLAMA}")
+
+
+def test_paths_are_relative_to_the_fleet_file(tmp_path: Path) -> None:
+    entry = "model: llama-2-7b-chat\nweights: ./here\ntemplate: ./house.jinja\nadapters: [{id: tone, path: ./tone}]"
+    served = only(tmp_path, entry)
+    assert (served.weights, served.template) == (str(tmp_path / "here"), tmp_path / "house.jinja")
+    assert [(adapter.id, adapter.path) for adapter in served.adapters] == [("tone", str(tmp_path / "tone"))]
+
+
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "tune-chat").mkdir()
+    assert only(tmp_path, "model: ~/tune-chat").weights == str(tmp_path / "tune-chat")
+
+
+@pytest.mark.parametrize(
+    ("engine", "context"),
+    [("{}", 4096), ("{max_model_len: 512}", 512), ("{max_model_len: 0}", 4096), ("{max_model_len: auto}", 4096)],
+)
+def test_the_context_is_what_the_engine_runs_with(tmp_path: Path, engine: str, context: int) -> None:
+    assert only(tmp_path, f"model: llama-2-7b\nengine: {engine}").context == context
+
+
+def test_the_nearer_setting_counts(tmp_path: Path) -> None:
+    text = """\
+models:
+  - model: pebble-chat
+    engine: {dtype: half}
+    env: {ONE: 1}
+  - model: pebble-base
+engine: {dtype: auto, seed: 7}
+env: {ONE: 0, TWO: x}
+"""
+    near, far = load(tmp_path, text).served
+    assert (near.engine, far.engine) == ({"dtype": "half", "seed": 7}, {"dtype": "auto", "seed": 7})
+    assert (near.env, far.env) == ({"ONE": "1", "TWO": "x"}, {"ONE": "0", "TWO": "x"})
+
+
+def test_names_lead_to_models_and_adapters(tmp_path: Path) -> None:
+    text = """\
+models:
+  - model: pebble-chat
+    replicas: 2
+    aliases: [talker]
+    adapters: [{id: tone, path: ./tone}]
+  - model: pebble-base
+aliases: {voice: tone}
+defaults: {chat: pebble-chat}
+extra_fields: [min_tokens]
+"""
+    loaded = load(tmp_path, text)
+    assert loaded.aliases == {"talker": "pebble-chat", "voice": "tone"}
+    assert loaded.defaults == {"chat": "pebble-chat"}
+    assert loaded.extra_fields == {"min_tokens"}
+    assert loaded["pebble-base"] is loaded.served[1]
+    assert [(one.id, number) for one, number in loaded.replicas()] == [
+        ("pebble-chat", 0), ("pebble-chat", 1), ("pebble-base", 0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy/fleets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_fleets_we_ship_are_right(path: Path) -> None:
+    assert fleet.load(path, CATALOG).served
+    assert path.read_text().startswith("# "), "says what it is for"
+
+
+def test_a_fleet_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone\.yaml: cannot be read"):
+        fleet.load(tmp_path / "gone.yaml", CATALOG)
+
+
+@pytest.mark.parametrize(
+    ("entry", "context"),
+    [
+        ("model: phi-3-mini-128k-instruct", 4096),  # LongRoPE opens at its original length
+        ("model: phi-3-mini-128k-instruct\nengine: {max_model_len: 65536}", 65536),
+        ("model: phi-3-mini-4k-instruct", 4096),
+        ("model: phi-3-mini-4k-instruct\nengine: {disable_sliding_window: true}", 2047),
+        ("model: mistral-7b-v0.1", 32768),
+        ("model: mistral-7b-v0.1\nengine: {disable_sliding_window: true, max_model_len: 2048}", 2048),
+        ("model: code-llama-7b", 16384),
+        ("model: code-llama-7b\nengine: {max_model_len: 65536}", 65536),
+        ("model: qwen3-8b\nengine: {max_model_len: 131072, hf_overrides: {rope_theta: 1}}", 131072),
+        ("model: llama-2-7b\nengine: {max_model_len: 5000}\nenv: {VLLM_ALLOW_LONG_MAX_MODEL_LEN: 1}", 5000),
+    ],
+)
+def test_the_context_is_what_the_engine_will_really_have(tmp_path: Path, entry: str, context: int) -> None:
+    assert only(tmp_path, entry).context == context
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("model: llama-2-7b\nengine: {max_model_len: 5000}", "5000 is more than the 4096 tokens of 'llama-2-7b'"),
+        ("model: code-llama-7b\nengine: {max_model_len: 200000}", "more than the 100000 tokens .* vouch for no more"),
+        ("model: phi-3-mini-128k-instruct\nengine: {max_model_len: 200000}", "more than the 131072 tokens"),
+    ],
+)
+def test_a_context_that_the_engine_would_refuse_is_refused_here(tmp_path: Path, entry: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=rf"fleet.yaml:\d+: models\[0\].engine: max_model_len .*{problem}"):
+        only(tmp_path, entry)
+
+
+def test_optional_settings_are_those_of_the_file_and_of_the_entry(tmp_path: Path) -> None:
+    text = """
+models:
+  - {model: pebble-chat, engine: {one: 1}, optional: [one]}
+  - {model: pebble-base}
+engine: {two: 2}
+optional: [two]
+"""
+    first, second = fleet.load(write(tmp_path, text), CATALOG).served
+    assert first.optional == {"one", "two"}
+    assert second.optional == {"two"}

@@ -1,0 +1,615 @@
+"""What becomes of a request when an engine, or the client, fails it: at every stage, on every endpoint."""
+
+import asyncio
+import json
+import random
+from typing import Any
+
+import httpx
+import pytest
+
+from service.upstreams import breaker
+from tests.conftest import Start
+from tests.fake_engine import Fault
+from tests.fake_engine.bodies import BUSY, DRAINING, dumps, error
+from tests.support.exchanges import (
+    CHAT,
+    COUNT,
+    EXCHANGES,
+    MESSAGE,
+    RESPONSE,
+    STREAMING,
+    TALKING,
+    Case,
+    begun,
+    broken_off,
+    error_in,
+    events_of,
+    is_refusal,
+    label,
+    sent,
+    visible,
+)
+from tests.support.gateways import HOUSE, ONE, TWO, RunningGateway
+from tests.support.waiting import until
+
+SECRET = "10.1.2.3:/srv/secret"
+BUSY_BODY = dumps(error(f"{BUSY} {SECRET}", "Service Unavailable", None, 503))
+DRAINING_BODY = dumps(error(f"{DRAINING} {SECRET}", "InternalServerError", None, 500))
+
+STREAM = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+ABORTED = b'data: {"choices":[{"delta":{"content":""},"finish_reason":"abort"}]}\n\n'
+NO_USAGE = b'data: {"choices":[],"usage":{]}}\n\n'
+
+# What an engine can do before any of its answer is there: streamed or not, another one may be asked.
+EARLY: dict[str, Fault] = {
+    "accepts and closes": Fault(accept=True),
+    "reads and closes": Fault(cut=0),
+    "reads and resets": Fault(cut=0, end="reset"),
+    "breaks off its head": Fault(cut=40),
+    "speaks another protocol": Fault(raw=b"SSH-2.0-x\r\n"),
+    "is full": Fault(status=503, body=BUSY_BODY),
+    "is stopping": Fault(status=500, body=DRAINING_BODY),
+    "aborts": Fault(finish="abort"),
+}
+EARLY_STREAMED = {
+    "closes after its head": Fault(events=0),
+    "resets after its head": Fault(events=0, end="reset"),
+    "dies after its head": Fault(events=0, dead=True),
+    "ends before it began": Fault(raw=STREAM + chunk(b"")),
+    "sends no events": Fault(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\n<html></html>"),
+    "sends usage that is none": Fault(events=0, garble=chunk(NO_USAGE), end="hang"),
+    "aborts with a word": Fault(raw=STREAM + chunk(ABORTED) + chunk(b"")),
+}
+EARLY_WHOLE = {
+    "breaks off its body": Fault(surplus=7),
+    "sends no JSON": Fault(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\n<html></html>"),
+    "sends no object": Fault(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]"),
+    "sends compressed bytes": Fault(
+        raw=b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\0"
+    ),
+}
+DEAD_WHOLE = {"says that it is dead": Fault(dead=True)}
+REPEATED = [
+    *((fault, [(case, stream) for case in TALKING for stream in (False, True)]) for fault in EARLY.values()),
+    *((fault, [(case, True) for case in TALKING]) for fault in EARLY_STREAMED.values()),
+    *((fault, [(case, False) for case in (*TALKING, COUNT)]) for fault in EARLY_WHOLE.values()),
+    *((fault, [(case, False) for case in TALKING]) for fault in DEAD_WHOLE.values()),
+]
+NAMES = [*EARLY, *EARLY_STREAMED, *EARLY_WHOLE, *DEAD_WHOLE]
+Exchanges = list[tuple[Case, bool]]
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica that failed may be asked again at once."""
+    monkeypatch.setattr(breaker, "EJECTION", 0.0)
+
+
+def befall(gateway: RunningGateway, fault: Fault, path: str) -> None:
+    """Lets the next request of every engine meet the fault."""
+    for engine in gateway.engines:
+        engine.script(fault, path="" if fault.accept else path)
+
+
+@pytest.mark.parametrize(("fault", "exchanges"), REPEATED, ids=NAMES)
+async def test_another_replica_is_asked(fault: Fault, exchanges: Exchanges, start: Start, patient: None) -> None:
+    gateway, unseen = await start(TWO), 0
+    for case, stream in exchanges:
+        before = len(gateway.lines)
+        gateway.engines[0].script(fault, path="" if fault.accept else case.path)
+        unseen += fault.accept
+        gateway.expected_unseen = unseen
+        if fault.accept:
+            gateway.engines[0].drop_idle()
+        for _ in range(2):
+            response = await gateway.post(case.path, case.body(stream))
+            assert response.status_code == 200
+            good = gateway.engines[int(response.headers["x-roundhouse-replica"][-1])].requests[-1]
+            assert response.content == (b"".join(visible(events_of(sent(good)))) if stream else sent(good))
+        await gateway.settle()
+        lines = gateway.lines[before:]
+        assert sorted(line["attempts"] for line in lines) == [1, 2]
+        # Nothing of the attempt that failed is counted.
+        assert len({(line["prompt_tokens"], line["completion_tokens"]) for line in lines}) == 1
+    assert gateway.sample("roundhouse_retries_total") == len(exchanges)
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize(("fault", "exchanges"), REPEATED, ids=NAMES)
+async def test_no_more_than_two_are_asked(
+    fault: Fault, exchanges: Exchanges, replicas: int, start: Start, patient: None
+) -> None:
+    gateway, unseen = await start(f"models: [{{model: pebble-chat, replicas: {replicas}, policy: least_load}}]"), 0
+    busy = fault in (EARLY["is full"], EARLY["is stopping"])
+    for case, stream in exchanges:
+        for engine in gateway.engines:
+            engine.drop_idle()
+            engine.script(*[fault] * 2, path="" if fault.accept else case.path)
+        unseen += fault.accept * min(2, replicas)
+        gateway.expected_unseen = unseen
+        response = await gateway.post(case.path, case.body(stream))
+        assert is_refusal(case, response, 503 if busy else 502, "overloaded" if busy else "upstream_error")
+        assert ("retry-after" in response.headers) == busy
+        assert not any(word in response.text for word in (SECRET, "sock", "object", "Traceback"))
+        await gateway.settle()
+        assert gateway.lines[-1]["attempts"] == min(2, replicas)
+        for engine in gateway.engines:
+            engine.forgive()
+        # Two engines that die are enough to suspect the request, so another one is sent.
+        other = {"temperature": 0.5} if fault.dead else {}
+        assert (await gateway.post(case.path, case.body(stream) | other)).status_code == 200
+
+
+async def test_a_second_attempt_knows_nothing_of_the_first(start: Start) -> None:
+    """The first ends with a reason, the second one without: it must not be taken for the second's."""
+    gateway = await start(TWO)
+    first = EARLY_STREAMED["aborts with a word"]
+    for engine in gateway.engines:
+        engine.script(first if engine is gateway.engines[1] else Fault(finish="abort"))
+    response = await gateway.post(CHAT.path, CHAT.body(stream=True))
+    assert is_refusal(CHAT, response, 502, "upstream_error")
+    await gateway.settle()
+    assert (gateway.lines[0]["attempts"], gateway.lines[0]["replica"]) == (2, "pebble-chat-0")
+    assert gateway.lines[0]["ttft_s"] is None
+
+
+async def test_a_replica_that_breaks_connections_rests(start: Start) -> None:
+    gateway = await start(TWO)
+    gateway.engines[0].script(*[Fault(cut=0)] * 5)
+    for _ in range(6):
+        assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
+    assert len(gateway.engines[0].requests) == 3
+
+
+async def test_the_only_replica_stays_in_use(start: Start) -> None:
+    gateway = await start(ONE)
+    gateway.engines[0].script(*[Fault(cut=0)] * 5)
+    for _ in range(5):
+        assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 502
+    assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
+
+
+async def test_a_replica_that_is_gone_is_not_asked_again_at_once(start: Start) -> None:
+    gateway = await start("models: [{model: pebble-chat, waits: {queue: 0.1}}]")
+    gateway.engines[0].die("kill")
+    response = await gateway.post(CHAT.path, CHAT.body())
+    assert is_refusal(CHAT, response, 502, "upstream_error")
+    response = await gateway.post(CHAT.path, CHAT.body())
+    assert is_refusal(CHAT, response, 503, "overloaded")
+    await gateway.settle()
+    assert [line["attempts"] for line in gateway.lines] == [1, 0]
+
+
+FINAL: dict[str, tuple[Fault, int]] = {
+    "fails": (Fault(status=500, body=dumps(error(f"Exception {SECRET}", "InternalServerError", None, 500))), 502),
+    "refuses": (Fault(status=400, body=dumps(error(f"bad {SECRET}", "BadRequestError", "top_p", 400))), 400),
+    "does not know": (Fault(status=404, body=dumps(error(f"no {SECRET}", "NotFoundError", "model", 404))), 502),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "stream"), [pair for pair in EXCHANGES if pair[0] in TALKING], ids=label)
+@pytest.mark.parametrize(("fault", "status"), FINAL.values(), ids=FINAL.keys())
+async def test_what_may_be_the_requests_own_fault_is_not_repeated(
+    fault: Fault, status: int, case: Case, stream: bool, start: Start
+) -> None:
+    gateway = await start(TWO)
+    befall(gateway, fault, case.path)
+    response = await gateway.post(case.path, case.body(stream))
+    assert is_refusal(case, response, status, "upstream_error" if status == 502 else "engine_refused")
+    assert SECRET not in response.text
+    await gateway.settle()
+    assert (len(gateway.seen), gateway.lines[0]["attempts"]) == (1, 1)
+
+
+@pytest.mark.parametrize("case", STREAMING, ids=label)
+async def test_what_has_begun_is_not_repeated(case: Case, start: Start) -> None:
+    two = f"{{model: {case.model}, replicas: 2, policy: least_load}}\n"
+    gateway = await start(HOUSE.replace(f"model: {case.model}\n", two))
+    befall(gateway, Fault(events=len(gateway.engines)), case.path)
+    response = await gateway.post(case.path, case.body(stream=True))
+    assert response.status_code == 200
+    assert len(gateway.seen) == 1
+
+
+LEAKS = [
+    dumps(error(f"Traceback {SECRET}", "BadRequestError", SECRET, 400)),
+    dumps({"detail": SECRET}),
+    dumps({"error": SECRET}),
+    dumps([SECRET]),
+    f"<html>{SECRET}".encode(),
+    SECRET.encode("utf-16"),
+]
+
+
+@pytest.mark.parametrize("case", [CHAT, MESSAGE, RESPONSE], ids=label)
+@pytest.mark.parametrize("status", [301, 400, 401, 404, 413, 422, 429, 500, 501, 502, 503, 504])
+async def test_an_engines_own_words_stay_inside(status: int, case: Case, start: Start) -> None:
+    gateway = await start(ONE)
+    for body in LEAKS:
+        for stream in (False, True):
+            gateway.engines[0].script(Fault(status=status, body=body))
+            response = await gateway.post(case.path, case.body(stream))
+            error_in(case, response.content)
+            seen = 503 if status == 503 else 400 if status in (400, 413, 422) else 502
+            assert response.status_code == seen
+            assert "secret" not in response.text + str(response.headers) + "".join(gateway.output)
+            assert response.headers["x-request-id"]
+
+
+# Death within a stream.
+
+ENDINGS: dict[str, dict[str, Any]] = {
+    "close": {},
+    "reset": {"end": "reset"},
+    "dead": {"dead": True},
+    "no chunk": {"garble": b"zz\r\n"},
+    "half an event": {"garble": b'20\r\ndata: {"id":"x","choices":[{"in'},
+    "half an event, whole chunk": {"garble": b'10\r\ndata: {"id":"x",\r\n0\r\n\r\n'},
+    "an early end": {"garble": chunk(b"")},
+    "malformed usage": {"garble": chunk(NO_USAGE), "end": "hang"},
+}
+
+
+async def whole(gateway: RunningGateway, case: Case) -> tuple[list[bytes], int]:
+    """The events of an answer to which nothing happens, and how many bytes the engine sent."""
+    response = await gateway.post(case.path, case.body(stream=True))
+    assert response.status_code == 200
+    seen = gateway.seen[-1]
+    return events_of(sent(seen)), len(seen.answer)
+
+
+def check_broken(case: Case, response: httpx.Response, events: list[bytes]) -> None:
+    """The client got these events, as far as they are for it, then one error event, and nothing more."""
+    if not begun(events):
+        assert is_refusal(case, response, 502, "upstream_error")
+        return
+    assert response.status_code == 200
+    got = events_of(response.content)
+    assert b"".join(got) == response.content
+    assert got[:-1] == visible(events)
+    assert broken_off(case, got[-1]) in ("upstream_error", "api_error")
+    assert b"[DONE]" not in response.content
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS.keys())
+@pytest.mark.parametrize("case", STREAMING, ids=label)
+async def test_death_between_two_events(case: Case, ending: dict[str, Any], start: Start, patient: None) -> None:
+    gateway = await start(HOUSE)
+    events, _ = await whole(gateway, case)
+    for number in range(len(events)):
+        befall(gateway, Fault(events=number, **ending), case.path)
+        response = await gateway.post(case.path, case.body(stream=True))
+        got = events_of(sent(gateway.seen[-1]))[:number]
+        assert len(got) == number
+        check_broken(case, response, got)
+    await gateway.settle()
+    first, *others = gateway.lines
+    assert (first["outcome"], first["code"]) == ("complete", None)
+    assert {(line["outcome"], line["code"]) for line in others} == {("failed", "upstream_error")}
+    assert all((line["status"] == 200) == (line["ttft_s"] is not None) for line in others)
+
+
+@pytest.mark.parametrize("case", STREAMING, ids=label)
+async def test_death_at_any_byte(case: Case, start: Start, patient: None) -> None:
+    gateway = await start(HOUSE)
+    events, size = await whole(gateway, case)
+    for cut in [*range(0, size, 29), size - 6, size - 5, size - 1]:
+        befall(gateway, Fault(cut=cut), case.path)
+        response = await gateway.post(case.path, case.body(stream=True))
+        seen = gateway.seen[-1]
+        assert len(seen.answer) == cut
+        got = events_of(sent(seen)) if b"\r\n\r\n" in seen.answer else []
+        if len(got) == len(events):
+            # All is there but the end of the framing, and that is not the client's concern.
+            assert response.content == b"".join(visible(got))
+        else:
+            check_broken(case, response, got)
+
+
+@pytest.mark.parametrize("case", STREAMING, ids=label)
+async def test_events_that_come_together_with_the_one_that_ends_them(case: Case, start: Start, patient: None) -> None:
+    """One write holds the last good events, the engine's error and its `[DONE]`."""
+    gateway = await start(HOUSE)
+    events, _ = await whole(gateway, case)
+    bad = b'data: {"error": {"message": "EngineCore encountered an issue"}}\n\ndata: [DONE]\n\n'
+    first = next(number for number in range(len(events)) if begun(events[:number]))
+    together = chunk(b"".join(events[first : first + 2]) + bad) + chunk(b"")
+    befall(gateway, Fault(events=first, garble=together), case.path)
+    response = await gateway.post(case.path, case.body(stream=True))
+    got = events_of(sent(gateway.seen[-1]))
+    check_broken(case, response, got[: first + 2])
+
+
+@pytest.mark.parametrize("case", STREAMING, ids=label)
+async def test_bytes_that_drip_in_arrive_as_whole_events(case: Case, start: Start) -> None:
+    gateway = await start(HOUSE)
+    (engine,) = (engine for engine in gateway.engines if engine.model == case.model)
+    body = (await gateway.http.post(case.path, json=case.body(stream=True))).content
+    raw = engine.requests[-1].answer
+
+    engine.script(Fault(raw=raw, drip=101), path=case.path)
+    async with gateway.http.stream("POST", case.path, json=case.body(stream=True)) as response:
+        pieces = [piece async for piece in response.aiter_raw()]
+    assert b"".join(pieces) == body
+    assert len(pieces) > 1
+    assert all(piece.endswith(b"\n\n") for piece in pieces)
+
+
+@pytest.mark.parametrize("how", ["core", "kill"])
+@pytest.mark.parametrize("case", TALKING, ids=label)
+async def test_an_engine_dies_under_running_requests(case: Case, how: Any, start: Start) -> None:
+    gateway = await start(TWO)
+    for engine in gateway.engines:
+        engine.gap = 0.01
+    long = case.body(stream=True) | ({"input": "a " * 30} if case is RESPONSE else {})
+    if case is not RESPONSE:
+        long |= {"messages": [{"role": "user", "content": "a " * 30}], "max_tokens": 100}
+    running = [asyncio.create_task(gateway.post(case.path, long)) for _ in range(4)]
+    await until(lambda: all(engine.running == 2 and engine.totals["said"] > 4 for engine in gateway.engines))
+    gateway.engines[0].die(how)
+    for response in await asyncio.gather(*running):
+        assert response.status_code == 200
+        last = events_of(response.content)[-1]
+        if response.headers["x-roundhouse-replica"] == "pebble-chat-0":
+            assert broken_off(case, last)
+            assert b"[DONE]" not in response.content
+        else:
+            assert b"error" not in last
+    await gateway.settle()
+    assert sorted(line["outcome"] for line in gateway.lines) == ["complete"] * 2 + ["failed"] * 2
+    for _ in range(3):
+        assert (await gateway.post(case.path, case.body())).status_code == 200
+
+
+async def test_a_draining_engine_loses_nothing(start: Start) -> None:
+    gateway = await start(TWO)
+    for engine in gateway.engines:
+        engine.gap = 0.01
+    running = [asyncio.create_task(gateway.post(CHAT.path, CHAT.body(stream=True))) for _ in range(4)]
+    await until(lambda: all(engine.running == 2 for engine in gateway.engines))
+    gateway.engines[0].die("drain")
+    running += [asyncio.create_task(gateway.post(CHAT.path, CHAT.body(stream=True))) for _ in range(4)]
+    for response in await asyncio.gather(*running):
+        assert response.content.endswith(b"data: [DONE]\n\n")
+
+
+# The client leaves.
+
+MOMENTS: dict[str, Fault] = {
+    "before the head": Fault(delay=60),
+    "before the first token": Fault(gap=60),
+    "within the head": Fault(cut=30, end="hang"),
+}
+
+
+async def ask(gateway: RunningGateway, case: Case, stream: bool) -> Any:
+    line = await gateway.connect()
+    await line.post(case.path, json.dumps(case.body(stream)).encode())
+    return line
+
+
+async def gone(gateway: RunningGateway) -> None:
+    """The engine must see its connection closed, and the request must be recorded as what it was."""
+    (seen,) = gateway.seen
+    await asyncio.wait_for(seen.closed.wait(), 5)
+    assert not seen.sent
+    await gateway.settle()
+    (line,) = gateway.lines
+    assert (line["outcome"], line["status"]) == ("cancelled", 499)
+    assert all(engine.running == engine.waiting == 0 for engine in gateway.engines)
+
+
+@pytest.mark.parametrize("fault", MOMENTS.values(), ids=MOMENTS.keys())
+@pytest.mark.parametrize(("case", "stream"), EXCHANGES, ids=label)
+async def test_a_client_leaves_before_the_first_byte(case: Case, stream: bool, fault: Fault, start: Start) -> None:
+    if fault.gap and case.path not in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"):
+        fault = Fault(delay=60)  # what only counts has no tokens
+    gateway = await start(HOUSE)
+    befall(gateway, fault, case.path)
+    line = await ask(gateway, case, stream)
+    await until(lambda: len(gateway.seen) == 1)
+    assert gateway.in_flight() == 2  # once by the model, once by the replica
+    line.leave()
+    await gone(gateway)
+
+
+@pytest.mark.parametrize("case", STREAMING, ids=label)
+async def test_a_client_leaves_within_a_stream(case: Case, start: Start) -> None:
+    gateway = await start(HOUSE)
+    events, _ = await whole(gateway, case)
+    first = next(number for number in range(len(events)) if begun(events[:number]))
+    befall(gateway, Fault(events=first, end="hang"), case.path)
+    line = await ask(gateway, case, stream=True)
+    await line.read_until(b"\n\n")
+    line.leave()
+    await asyncio.wait_for(gateway.seen[-1].closed.wait(), 5)
+    await gateway.settle()
+    assert [one["outcome"] for one in gateway.lines] == ["complete", "cancelled"]
+    assert gateway.lines[-1]["ttft_s"] is not None
+
+
+async def test_a_client_leaves_a_whole_answer_half_sent(start: Start) -> None:
+    gateway = await start(ONE)
+    gateway.engines[0].script(Fault(cut=400, end="hang"))
+    line = await ask(gateway, CHAT, stream=False)
+    await until(lambda: len(gateway.seen) == 1 and len(gateway.seen[0].answer) == 400)
+    line.leave()
+    await gone(gateway)
+
+
+async def test_a_client_that_half_closes_has_left(start: Start) -> None:
+    gateway = await start(ONE)
+    gateway.engines[0].script(Fault(gap=60))
+    line = await ask(gateway, CHAT, stream=True)
+    await until(lambda: len(gateway.seen) == 1)
+    line.writer.write_eof()
+    await gone(gateway)
+    line.leave()
+
+
+@pytest.mark.parametrize("part", [b"", b'{"model":'])
+async def test_a_client_leaves_while_it_sends_its_body(part: bytes, start: Start) -> None:
+    gateway = await start(ONE)
+    line = await gateway.connect()
+    await line.post(CHAT.path, part, "content-length: 1000")
+    await until(lambda: gateway.started == 1)
+    line.leave()
+    await gateway.settle()
+    assert not gateway.seen
+    assert [(one["outcome"], one["status"]) for one in gateway.lines] == [("cancelled", 499)]
+
+
+async def test_a_client_leaves_while_a_second_replica_is_asked(start: Start) -> None:
+    gateway = await start(TWO)
+    for engine in gateway.engines:
+        engine.script(Fault(cut=0) if engine is gateway.engines[1] else Fault(gap=60))
+        engine.script(Fault(gap=60))
+    line = await ask(gateway, CHAT, stream=True)
+    await until(lambda: len(gateway.engines[0].requests) == 1)
+    line.leave()
+    await asyncio.wait_for(gateway.engines[0].requests[0].closed.wait(), 5)
+    await gateway.settle()
+    assert gateway.lines[0]["outcome"] == "cancelled"
+
+
+async def test_a_client_may_leave_once_it_has_everything(start: Start) -> None:
+    gateway = await start(ONE)
+    line = await ask(gateway, CHAT, stream=True)
+    await line.read_until(b"0\r\n\r\n")
+    line.leave()
+    await gateway.settle()
+    assert gateway.lines[0]["outcome"] == "complete"
+
+
+async def test_clients_leave_at_any_moment(start: Start) -> None:
+    gateway = await start(TWO)
+    for engine in gateway.engines:
+        engine.gap = 0.02
+    moments = random.Random(1)
+
+    async def visit() -> None:
+        line = await ask(gateway, moments.choice(TALKING), moments.random() < 0.7)
+        await asyncio.sleep(moments.random() * 0.2)
+        line.leave()
+
+    for _ in range(10):
+        await asyncio.gather(*(visit() for _ in range(12)))
+    await gateway.settle()
+    await until(lambda: all(engine.running == engine.waiting == 0 for engine in gateway.engines))
+    assert "cancelled" in {line["outcome"] for line in gateway.lines} <= {"complete", "cancelled"}
+    assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
+
+
+# Deadlines and slow readers.
+
+SLOW = {
+    "no head": (True, Fault(delay=60), {"first_byte_timeout": 0.1}),
+    "no token": (True, Fault(gap=60), {"first_byte_timeout": 0.1}),
+    "no token in all the time there is": (True, Fault(gap=60), {"total_timeout": 0.1}),
+    "no answer": (False, Fault(gap=60), {"total_timeout": 0.1}),
+    "half an answer": (False, Fault(cut=400, end="hang"), {"idle_timeout": 0.1}),
+}
+
+
+@pytest.mark.parametrize("case", TALKING, ids=label)
+@pytest.mark.parametrize(("stream", "fault", "limits"), SLOW.values(), ids=SLOW.keys())
+async def test_an_engine_that_is_silent_for_too_long(
+    stream: bool, fault: Fault, limits: dict[str, float], case: Case, start: Start
+) -> None:
+    gateway = await start(TWO, **limits)
+    befall(gateway, fault, case.path)
+    response = await gateway.post(case.path, case.body(stream))
+    assert is_refusal(case, response, 504, "timeout")
+    await asyncio.wait_for(gateway.seen[0].closed.wait(), 5)
+    await gateway.settle()
+    assert [(line["code"], line["attempts"]) for line in gateway.lines] == [("timeout", 1)]
+
+
+@pytest.mark.parametrize("limits", [{"idle_timeout": 0.1}, {"total_timeout": 0.3}], ids=str)
+@pytest.mark.parametrize("case", STREAMING, ids=label)
+async def test_an_engine_that_falls_silent_within_a_stream(case: Case, limits: dict[str, float], start: Start) -> None:
+    gateway = await start(HOUSE, **limits)
+    events, _ = await whole(gateway, case)
+    first = next(number for number in range(len(events)) if begun(events[:number]))
+    befall(gateway, Fault(events=first, end="hang"), case.path)
+    response = await gateway.post(case.path, case.body(stream=True))
+    got = events_of(response.content)
+    assert got[:-1] == visible(events_of(sent(gateway.seen[-1])))
+    assert broken_off(case, got[-1]) in ("timeout", "timeout_error")
+    await asyncio.wait_for(gateway.seen[-1].closed.wait(), 5)
+
+
+async def test_a_client_that_reads_slowly_holds_the_engine_back(start: Start) -> None:
+    gateway = await start(ONE, idle_timeout=1.0)
+    event = b"data: %b\n\n" % (b"x" * 8000)
+    end = b'data: {"choices":[{"delta":{"content":""},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    body = event * 2000 + end
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(body)
+    gateway.engines[0].script(Fault(raw=head + body, drip=2**18))
+    line = await gateway.connect(buffer=2**14)
+    await line.post(CHAT.path, json.dumps(CHAT.body(stream=True)).encode(), "connection: close")
+    await until(lambda: len(gateway.seen) == 1)
+    (seen,) = gateway.seen
+    before = -1
+    while before != len(seen.answer):
+        before = len(seen.answer)
+        await asyncio.sleep(0.2)
+    await asyncio.sleep(1.2)  # the silence is the client's, and no fault of the engine's
+    # What is under way is in the sockets; the gateway itself holds little of it.
+    assert len(seen.answer) < len(body) / 2
+    assert (await line.answer()).body == body
+    line.leave()
+
+
+# Answers that are no answers.
+
+
+async def test_an_event_without_end_is_not_collected_for_ever(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.protocol.streams.LARGEST_EVENT", 2**16)
+    gateway = await start(ONE)
+    gateway.engines[0].script(Fault(raw=STREAM + chunk(b"x" * 4096) * 31, end="hang"))
+    response = await gateway.post(CHAT.path, CHAT.body(stream=True))
+    assert is_refusal(CHAT, response, 502, "upstream_error")
+
+
+async def test_a_whole_answer_without_end_is_not_collected_for_ever(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.relay.dispatch.LARGEST_ANSWER", 2**16)
+    gateway = await start(ONE)
+    gateway.engines[0].script(
+        Fault(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 999999\r\n\r\n" + b" " * 2**17, end="hang")
+    )
+    response = await gateway.post(CHAT.path, CHAT.body())
+    assert is_refusal(CHAT, response, 502, "upstream_error")
+
+
+NO_NUMBERS = [
+    '{"prompt_tokens":"many"}',
+    '{"prompt_tokens":-3,"completion_tokens":1}',
+    '{"completion_tokens":1.5}',
+    "7",
+]
+
+
+@pytest.mark.parametrize("usage", NO_NUMBERS)
+@pytest.mark.parametrize("stream", [False, True], ids=label)
+async def test_usage_that_is_no_number_is_not_counted(usage: str, stream: bool, start: Start) -> None:
+    gateway = await start(ONE)
+    choice = '"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]'
+    body = f'{{{choice},"usage":{usage}}}'
+    if stream:
+        body = f'data: {{{choice}}}\n\ndata: {{"choices":[],"usage":{usage}}}\n\ndata: [DONE]\n\n'
+    head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n"
+    gateway.engines[0].script(Fault(raw=(head + body).encode()))
+    assert (await gateway.post(CHAT.path, CHAT.body(stream))).status_code in (200, 502)
+    await gateway.settle()
+    assert gateway.lines[0]["prompt_tokens"] == 0
+    assert gateway.lines[0]["completion_tokens"] in (0, 1)

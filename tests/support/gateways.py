@@ -1,0 +1,419 @@
+"""A running gateway for tests: the real app on a real socket, with fake engines behind it."""
+
+import asyncio
+import json
+import logging
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import httpx
+import uvicorn
+
+from service.config.settings import Settings
+from service.engine import demand, state
+from service.engine.state import Condition, EngineState
+from service.gateway import app
+from service.server.asgi import EXTRA, Extra, Headers, Message, Receive, Scope, Send
+from service.server.connection import Connection
+from service.transport.pool import Transport
+from service.upstreams.replica import Replica
+from tests.fake_engine import FakeEngine, Seen
+from tests.support import fleets, ledger
+from tests.support.ledger import Given
+from tests.support.waiting import PATIENCE, until
+
+ONE = "models: [{model: pebble-chat}]"
+TWO = "models: [{model: pebble-chat, replicas: 2, policy: least_load}]"
+HOUSE = """
+models:
+  - model: pebble-chat
+  - model: pebble-instruct
+  - model: pebble-code
+  - model: pebble-base
+  - {model: acme/tiny-embedding, id: embedder}
+aliases: {gpt-4o-mini: pebble-chat}
+"""
+
+
+@dataclass
+class Answer:
+    """A raw answer. `whole` says whether it came to its end; `body` is without its framing."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    whole: bool
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def answer_of(raw: bytes) -> Answer:
+    """What the bytes of one answer mean, as far as they go."""
+    head, _, rest = raw.partition(b"\r\n\r\n")
+    first, *rows = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (row.partition(": ") for row in rows)}
+    status = int(first.split(" ")[1])
+    if headers.get("transfer-encoding") != "chunked":
+        return Answer(status, headers, rest, len(rest) == int(headers.get("content-length", 0)))
+    chunks = b""
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        if size == b"0":
+            return Answer(status, headers, chunks, True)
+        # A chunk that broke off still brought its bytes.
+        count = int(size, 16) if size.strip(b"0123456789abcdef") == b"" and size else 0
+        chunks, rest = chunks + rest[:count], rest[count + 2 :]
+    return Answer(status, headers, chunks, False)
+
+
+class Line:
+    """A connection to the gateway on which a test sees, and chooses, every byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def post(self, path: str, body: bytes, *headers: str) -> None:
+        rows = [f"POST {path} HTTP/1.1", "host: test", "content-type: application/json", *headers]
+        if not any(row.lower().startswith(("content-length", "transfer-encoding")) for row in headers):
+            rows.append(f"content-length: {len(body)}")
+        await self.send("\r\n".join([*rows, "", ""]).encode() + body)
+
+    async def read_until(self, mark: bytes) -> bytes:
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.readuntil(mark)
+
+    async def rest(self) -> bytes:
+        """All that comes until the gateway closes the connection."""
+        async with asyncio.timeout(PATIENCE):
+            data = await self.reader.read()
+            self.writer.close()
+            await self.writer.wait_closed()
+        return data
+
+    async def answer(self) -> Answer:
+        """The answer to a request with `connection: close`."""
+        return answer_of(await self.rest())
+
+    def leave(self) -> None:
+        self.writer.transport.abort()
+
+
+class Errors(logging.Handler):
+    """Keeps what was logged as an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+# What lasts as long as an engine, a connection to one, or the gateway itself.
+LASTING = ("FakeEngine._serve", "FaultProxy.", "Upstreams._attend", "Upstreams._discover")
+REQUEST_ID = re.compile(rb"\r\nx-request-id: (\w+)\r\n")
+
+
+@dataclass
+class RunningGateway:
+    """A gateway on `port` of 127.0.0.1. `engines` are its fake engines in starting order; `http` is a client of it."""
+
+    gateway: app.Gateway
+    port: int
+    http: httpx.AsyncClient
+    engines: list[FakeEngine]
+    run_dir: Path
+    output: list[str]
+    errors: Errors
+    given: list[Given] = field(default_factory=list)
+    before: set["asyncio.Task[Any]"] = field(default_factory=set)
+    here: int = 0  # so many of the engines, the first ones, are connected to by their own sockets
+    most: Counter[str] = field(default_factory=Counter)  # the largest bounds that held so far
+    unsent: list[str] = field(default_factory=list)  # the requests whose attempts got no connection
+    lines_open: list[Line] = field(default_factory=list)
+    expected_errors: int = 0  # lines in the log of errors, each of a stream without an end
+    expected_broken: int = 0  # more streams without an end
+    expected_unseen: int | None = 0  # attempts that got a connection and reached no engine; None for any number
+
+    @property
+    def started(self) -> int:
+        """How many requests the gateway has got."""
+        return len(self.given)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What the gateway logged, a line for each request that has ended."""
+        return [json.loads(line) for line in self.output]
+
+    @property
+    def seen(self) -> list[Seen]:
+        """The requests that engines got, all of them together; what the gateway asks for itself is none."""
+        return [seen for engine in self.engines for seen in engine.requests if ledger.asked_by(seen)]
+
+    @property
+    def replicas(self) -> list[Replica]:
+        return [one for upstream in self.gateway.upstreams for one in upstream.replicas]
+
+    def clock(self) -> float:
+        return time.monotonic()
+
+    def queued(self) -> int:
+        """How many requests wait for a place."""
+        return sum(self.gateway.admission.queued(upstream.served.id) for upstream in self.gateway.upstreams)
+
+    def wanted(self) -> list[int]:
+        """The engines on demand that this gateway asks for, by their number."""
+        return [order for order in range(len(self.engines)) if demand.wanted(self.run_dir, order)]
+
+    async def connect(self, buffer: int = 0) -> Line:
+        """A new connection; what the client's kernel holds of an answer can be limited to a `buffer` of some bytes."""
+        client = socket.socket()
+        if buffer:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", self.port))
+        self.lines_open.append(Line(*await asyncio.open_connection(sock=client)))
+        return self.lines_open[-1]
+
+    async def post(self, path: str, body: Any) -> httpx.Response:
+        return await self.http.post(path, json=body)
+
+    def show(self, order: int, condition: Condition, phase: str = "", reason: str | None = None) -> None:
+        """Lets engine `order` say that about itself, and the gateway see it."""
+        replica = self.replicas[order]
+        model = replica.id.rpartition("-")[0]
+        state.write(self.run_dir, EngineState(replica.id, model, order, condition, phase, reason))
+        self.gateway.upstreams.refresh()
+        self.gateway.admission.stir()
+
+    def sample(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that bear the labels."""
+        self.gateway.show()
+        return sum(
+            sample.value
+            for family in self.gateway.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def in_flight(self) -> float:
+        at_engines = sum(replica.in_flight for replica in self.replicas)
+        return self.sample("roundhouse_in_flight") + self.sample("roundhouse_queued") + at_engines
+
+    def leftovers(self) -> list[str]:
+        """The tasks that requests left behind; a connection that waits for its next request is none."""
+        tasks = asyncio.all_tasks() - self.before - {asyncio.current_task()}
+        names = [str(task.get_coro()) for task in tasks]
+        return [name for name in names if not any(word in name for word in LASTING)]
+
+    def kept(self) -> str:
+        """What the gateway still holds of requests, beside what `in_flight` counts."""
+        relay, places = self.gateway._relay, self.gateway.admission._places.values()
+        asking, once = relay._asking, relay._once
+        counts = {
+            "answers": len(relay._running),
+            "exchanges": asking._in_flight,
+            "retries": asking._retries.running,
+            "shared answers": len(once._running),
+            "places": sum(abs(one.held) + abs(one.standing) + len(one.waiting) for one in places),
+            "budgets": sum(one.in_flight for one in self.gateway.admission._budgets._budgets.values()),
+            # Each connection that an engine sees is one that the gateway may use again.
+            "connections": sum(len(engine._lines) for engine in self.engines[: self.here]) - self.pooled(),
+        }
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+    def pooled(self) -> int:
+        """The connections to engines here that carry nothing at the moment."""
+        pools = self.gateway.transport._idle.items()
+        return sum(one.reusable for address, idle in pools if address.startswith("/") for one in idle)
+
+    def look(self) -> None:
+        """Checks the bounds that hold at any moment; what a new fleet lowered may still be exceeded for a while."""
+        for upstream in self.gateway.upstreams:
+            served, admission = upstream.served, self.gateway.admission
+            model, places = served.id, served.max_in_flight * len(upstream.replicas)
+            self.most[model] = max(self.most[model], places)
+            self.most[f"{model} queued"] = max(self.most[f"{model} queued"], served.max_queued)
+            assert admission.load(model) <= self.most[model]
+            assert admission.queued(model) <= self.most[f"{model} queued"]
+            assert all(replica.in_flight >= 0 for replica in upstream.replicas)
+            assert sum(replica.in_flight for replica in upstream.replicas) <= self.most[model]
+
+    async def settle(self) -> None:
+        """Waits until every request has ended, and checks what must then hold, whatever happened to them."""
+        await until(lambda: len(self.lines) == self.started, "the end of every request")
+        await until(lambda: self.in_flight() == 0, "the release of every place")
+        await until(lambda: not self.leftovers(), f"the end of {self.leftovers()}")
+        await until(lambda: not self.kept(), f"the end of {self.kept()}")
+        self.look()
+        lines = self.lines
+        ledger.check(self.given, lines, self.seen, broken=self.expected_errors + self.expected_broken)
+        unseen = ledger.unseen(lines, self.seen)
+        unsent = sum((Counter(self.unsent) & unseen).values())
+        if self.expected_unseen is not None:
+            assert sum(unseen.values()) == unsent + self.expected_unseen, unseen
+        for outcome, count in Counter(line["outcome"] for line in lines).items():
+            assert outcome in ("complete", "refused", "failed", "cancelled")
+            assert self.sample("roundhouse_requests_total", outcome=outcome) == count
+        assert self.sample("roundhouse_requests_total") == self.started
+        assert self.sample("roundhouse_request_duration_seconds_count") == self.started
+        assert self.sample("roundhouse_errors_total") == sum(line["code"] is not None for line in lines)
+        assert self.sample("roundhouse_retries_total") == sum(max(0, line["attempts"] - 1) for line in lines)
+        for kind in ("prompt", "completion"):
+            assert self.sample("roundhouse_tokens_total", kind=kind) == sum(line[f"{kind}_tokens"] for line in lines)
+        for line in lines:
+            assert (line["outcome"] in ("refused", "failed")) == (line["code"] is not None), line
+            assert line["status"], line
+            assert line["attempts"] or not line["prompt_tokens"] + line["completion_tokens"], line
+            assert line["duration_s"] >= max(line["waited_s"] or 0, line["ttft_s"] or 0) >= 0, line
+        assert len(self.errors.records) == self.expected_errors, [record.getMessage() for record in self.errors.records]
+
+
+@dataclass
+class Witness:
+    """What the server can do beside ASGI, and what it was told to send."""
+
+    extra: Extra
+    given: Given
+    gateway: RunningGateway
+
+    def whole(self) -> bytes | None:
+        return self.extra.whole()
+
+    @property
+    def heading(self) -> Callable[[int], Headers] | None:
+        return self.extra.heading
+
+    @heading.setter
+    def heading(self, heading: Callable[[int], Headers] | None) -> None:
+        self.extra.heading = heading
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        self.given.take({"type": "http.response.start", "status": status})
+        self.given.take({"type": "http.response.body", "body": body})
+        self.gateway.look()
+        await self.extra.answer(status, headers, body)
+
+    def tell(self, leave: Callable[[], None] | None) -> None:
+        self.extra.tell(leave)
+
+    def push(self, piece: bytes) -> bool:
+        self.given.take({"type": "http.response.body", "body": piece, "more_body": True})
+        self.gateway.look()
+        return self.extra.push(piece)
+
+
+@asynccontextmanager
+async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator[RunningGateway]:
+    """A gateway for the fleet that `text` describes, every engine of it ready; checked at the end.
+
+    `limits` are settings of the gateway.
+    """
+    run_dir = folder / "run"
+    run_dir.mkdir()
+    fleet = fleets.load(folder, text)
+    before = sockets()
+    async with AsyncExitStack() as stack:
+        engines = []
+        for order, (served, number) in enumerate(fleet.replicas()):
+            engine = FakeEngine(served.id, served.variant)
+            engines.append(await stack.enter_async_context(engine.listen(state.socket_path(run_dir, order))))
+            state.write(run_dir, EngineState(state.replica_id(served.id, number), served.id, order, "ready"))
+        output: list[str] = []
+        stack.enter_context(mock.patch.object(app, "_write", lambda text: output.extend(text.split("\n"))))
+        settings = Settings(run_dir=run_dir, **{"connect_timeout": PATIENCE, **limits})
+        gateway = app.Gateway(settings, fleets.CATALOG, fleet)
+        gateway.upstreams.refresh()
+        application = app.with_lifespan(gateway)
+        errors = Errors()
+        logging.getLogger().addHandler(errors)
+        stack.callback(logging.getLogger().removeHandler, errors)
+
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        # Otherwise the kernel takes megabytes of an answer for a client that reads nothing.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
+        port = listener.getsockname()[1]
+        # Without `verify` it does not read all the certificates of the system, which takes longer than most tests.
+        http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False, verify=False)
+        one = RunningGateway(gateway, port, http, engines, run_dir, output, errors, here=len(engines))
+        stack.enter_context(mock.patch.object(Transport, "send", noting(Transport.send, one.unsent)))
+
+        async def witnessed(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await application(scope, receive, send)
+                return
+            one.given.append(given := Given(scope))
+
+            async def sending(message: Message) -> None:
+                given.take(message)
+                one.look()
+                await send(message)
+
+            scope["extensions"] = {EXTRA: Witness(scope["extensions"][EXTRA], given, one)}
+            await application(scope, receive, sending)
+
+        await stack.enter_async_context(serving(witnessed, listener))
+        await stack.enter_async_context(http)
+        one.before = asyncio.all_tasks()
+        try:
+            yield one
+            await one.settle()
+        finally:
+            for line in one.lines_open:
+                line.leave()
+    await until(lambda: sockets() <= before, "the end of every connection")
+
+
+def sockets() -> int:
+    """How many sockets this process has open."""
+    count = 0
+    for one in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            count += str(one.readlink()).startswith("socket:")
+    return count
+
+
+def noting(send: Any, unsent: list[str]) -> Any:
+    """`Transport.send`, which takes note of the requests that it could not send."""
+
+    async def sending(self: Transport, address: str, request: bytes, *others: Any) -> Any:
+        try:
+            return await send(self, address, request, *others)
+        except BaseException:
+            if found := REQUEST_ID.search(request):
+                unsent.append(found[1].decode())
+            raise
+
+    return sending
+
+
+@asynccontextmanager
+async def serving(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+    """Serves an app as BentoML does, in the running loop."""
+    config = uvicorn.Config(app, http=Connection, lifespan="on", log_config=None, server_header=False)
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listener])
+    try:
+        yield
+    finally:
+        for one in server.servers:
+            one.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        await server.lifespan.shutdown()

@@ -1,0 +1,75 @@
+"""Stands in for vLLM's server: understands its command line, and serves a fake engine on its socket.
+
+The variable STAND_IN names what is wrong with it: `broken` (it ends while it loads), `mute` (no token until the file
+`speak` lies beside its socket), `early` (its socket is there, but nobody answers there until
+`speak`), `stubborn` (SIGTERM does not stop it). LACKS names flags that this release does not have yet. At SIGUSR1 its
+core stands still: it says that it is healthy, and makes no token any more.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+from tests.fake_engine import FakeEngine, Fault
+from tests.support.waiting import until
+
+LOG = """\
+(APIServer pid=1) INFO 11-21 20:31:59 [utils.py:253] non-default args: {'uds': 'x'}
+(EngineCore pid=2) INFO 11-21 20:32:30 [core.py:114] Initializing a V1 LLM engine (v0.32.0) with config: x
+(Worker pid=3) INFO 11-21 20:32:40 [model_runner.py:1] Starting to load model x...
+(Worker pid=3) INFO 11-21 20:32:40 [loader.py:2] Loading weights took 0.01 seconds
+(APIServer pid=1) INFO 11-21 20:32:45 [api_server.py:3] Starting vLLM server on unix:x
+"""
+
+
+async def main(uds: Path, name: str, wrong: str) -> None:
+    first, *others = LOG.splitlines()
+    print(first, flush=True)
+    if wrong == "broken":
+        raise ValueError("the weights are broken")
+    stop = asyncio.Event()
+
+    def speaks() -> bool:
+        return stop.is_set() or (uds.parent / "speak").exists()
+
+    if wrong == "early":
+        with socket.socket(socket.AF_UNIX) as deaf:
+            deaf.bind(str(uds))
+            deaf.listen()
+            await until(speaks)
+    engine = FakeEngine(name, gap=0.02)
+    if wrong != "stubborn":
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if wrong == "mute":
+        engine.always = Fault(status=500)
+
+    def freeze() -> None:
+        engine.always = Fault(raw=b"", end="hang")
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, freeze)
+    async with engine.listen(uds):
+        print("\n".join(others), flush=True)
+        if wrong == "mute":
+            await until(speaks)
+            engine.always = Fault()
+        await stop.wait()
+        print(f"draining {engine.running}", flush=True)
+        engine.die("drain")
+        await until(lambda: engine.running + engine.waiting == 0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="api_server.py", allow_abbrev=False)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--uds", type=Path, required=True)
+    parser.add_argument("--served-model-name", required=True)
+    parser.add_argument("--shutdown-timeout", type=int, required=True)
+    arguments, others = parser.parse_known_args()
+    if missing := [word for word in others if word in os.environ.get("LACKS", "").split()]:
+        parser.error(f"unrecognized arguments: {' '.join(missing)}")
+    asyncio.run(main(arguments.uds, arguments.served_model_name, os.environ.get("STAND_IN", "")))
