@@ -92,7 +92,7 @@ async def run(soak: Soak, keep: Path | None = None) -> dict[str, Any]:
             await asyncio.sleep(max(0.0, began + soak.seconds - time.monotonic()))
             await befalling
             ended = await _at_rest(traffic, service.pid, port)
-        in_flight = await asyncio.to_thread(_sample, port, "roundhouse_in_flight")
+        in_flight = await asyncio.to_thread(_sample, port, "roundhouse_requests_in_flight")
         return figures(soak, faults, traffic, settled, ended) | {
             "in_flight_at_rest": in_flight,
             "tracebacks": _text(log).count("Traceback (most recent call last)"),
@@ -147,7 +147,7 @@ def report(figures: dict[str, Any]) -> str:
 
 
 def _fleet(folder: Path, engines: list[Station]) -> Path:
-    entry = {"model": MODEL, "at": [one.proxy.address for one in engines], "waits": WAITS}
+    entry = {"model": MODEL, "addresses": [one.proxy.address for one in engines], "timeouts": WAITS}
     path = folder / "fleet.yaml"
     path.write_text(yaml.safe_dump({"models": [entry]}))
     return path

@@ -70,7 +70,7 @@ def _fleet(policy: str, replicas: int) -> dict[str, Any]:
         "enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 32,
         "block_size": BLOCK, "num_gpu_blocks_override": BLOCKS,
     }  # fmt: skip
-    model = {"model": MODEL, "replicas": replicas, "policy": policy}
+    model = {"model": MODEL, "min_replicas": replicas, "policy": policy}
     return {"models": [model], "engine": engine, "env": ENVIRONMENT}
 
 

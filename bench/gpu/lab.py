@@ -31,7 +31,7 @@ from service.engine.argv import argv, unknown_flags
 from service.engine.command import program
 from service.engine.keeper import PR_SET_PDEATHSIG
 from service.fleet import fleet
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 from service.transport import pool
 from service.transport.pool import Deadlines, Transport, TransportError
 
@@ -60,7 +60,7 @@ class Running:
     setup: Setup
     folder: Path
     address: str
-    served: tuple[Served, ...]
+    served: tuple[ServedModel, ...]
     process: "subprocess.Popen[bytes]"
     began: float
     ready: float
@@ -136,7 +136,7 @@ async def until_ready(running: Running, limit: float) -> float:
     return time.monotonic() - running.began
 
 
-async def _until_known(address: str, served: tuple[Served, ...]) -> None:
+async def _until_known(address: str, served: tuple[ServedModel, ...]) -> None:
     """Waits until the gateway has seen that these are ready: it looks a few times a second."""
     client = Transport()
     try:
@@ -157,7 +157,7 @@ async def _until_known(address: str, served: tuple[Served, ...]) -> None:
         client.close()
 
 
-def _commands(folder: Path, served: tuple[Served, ...]) -> list[list[str]]:
+def _commands(folder: Path, served: tuple[ServedModel, ...]) -> list[list[str]]:
     """The command lines of engines, without where this machine keeps things."""
     vllm = program(os.environ.get("ROUNDHOUSE_ENGINE_PROGRAM", ""))
     whole = [
@@ -171,7 +171,7 @@ def _commands(folder: Path, served: tuple[Served, ...]) -> list[list[str]]:
             for words in whole]  # fmt: skip
 
 
-def _fleet(setup: Setup, folder: Path, gpus: int) -> tuple[Served, ...]:
+def _fleet(setup: Setup, folder: Path, gpus: int) -> tuple[ServedModel, ...]:
     models = [_entry(one, weights.write(one.model, folder / one.model.id, one.context), setup, gpus)
               for one in setup.subjects]  # fmt: skip
     written: dict[str, Any] = {"models": models, "extra_fields": ["ignore_eos"]}
@@ -220,7 +220,7 @@ def _environment(folder: Path, limit: float) -> dict[str, str]:
 
 
 async def _until_ready(
-    setup: Setup, folder: Path, process: "subprocess.Popen[bytes]", served: tuple[Served, ...], limit: float
+    setup: Setup, folder: Path, process: "subprocess.Popen[bytes]", served: tuple[ServedModel, ...], limit: float
 ) -> None:
     deadline = time.monotonic() + limit
     while True:

@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     known, card = catalog.load(ROOT / "models"), machine.card()
     if card is None and not asked.rehearse:
         sys.exit("nvidia-smi shows no card here, so there is nothing to measure; --rehearse tries the kit on the CPU.")
-    gpu, planned, unfit = None, experiments.in_small(known), list[experiments.Unfit]()
+    gpu, planned, unfit = None, experiments.scaled_down(known), list[experiments.Unfit]()
     if card and not asked.rehearse:
         gpu = machine.known(card, gpus.load(ROOT / "deploy/gpus.yaml"))
         planned, unfit = experiments.on_card(known, gpu or machine.assumed(card))

@@ -9,7 +9,7 @@ UNKNOWN = 10.0  # seconds that those are told to wait who come while nothing run
 SPREAD = 0.5  # of the wait: by how much one answer may exceed it, so that not all who were refused come back at once
 
 
-class Drain:
+class ServiceRate:
     """Measures at what rate the requests that hold a place end. Times are monotonic seconds.
 
     It counts ends for each second that a place was held. So idle time says nothing, a burst after it finds the rate

@@ -1,0 +1,1 @@
+"""Tenants: who asks, with which priority and within which limits."""

@@ -21,7 +21,7 @@ from service.conformance.cases import cases
 from service.conformance.run import ProofError, Verdict
 from service.onboarding import writing
 from service.onboarding.description import DESCRIBING, Description, IntakeError, describe
-from service.onboarding.draft import Draft, Said, draft
+from service.onboarding.draft import EntryDraft, Overrides, draft
 from service.weights.store import REPOSITORY, WeightsError
 
 LARGEST = 2 * 2**30  # bytes of weights that are proven as they are; of larger ones only the structure is, in small
@@ -49,7 +49,7 @@ def add(
     is_path = Path(source).expanduser().is_dir()
     if is_path:
         source = str(Path(source).expanduser().resolve())
-    said = Said(source, is_path, identifier, family, variant, specialty, template)
+    said = Overrides(source, is_path, identifier, family, variant, specialty, template)
     with _told():
         description = describe(Path(source)) if is_path else _fetched(source)
         drafted = draft(said, description)
@@ -93,7 +93,7 @@ def _fetched(repository: str) -> Description:
         return describe(Path(scratch))
 
 
-def _show(place: Path, drafted: Draft) -> None:
+def _show(place: Path, drafted: EntryDraft) -> None:
     click.echo(f"The entry for {place}:\n\n{writing.yaml_of(drafted.fields)}")
     if drafted.unknown:
         click.echo("What is missing:")
@@ -118,7 +118,7 @@ def _prove(
                 click.echo(f"Not tried on the engine: {unproven[0].why}.")
                 return
             click.echo("Trying its structure in small on the engine against transformers …")
-            asyncio.run(run.build({found[0].name: run.in_small(found[0])}, folder, lambda _: None))
+            asyncio.run(run.build({found[0].name: run.scaled_down(found[0])}, folder, lambda _: None))
             verdict = asyncio.run(run.run(found[0], folder, ENVIRONMENT, settings))
     if verdict.outcome != "equal":
         what = "The engine does not run it" if verdict.outcome == "refused" else "The engine answers otherwise"

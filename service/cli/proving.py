@@ -79,7 +79,7 @@ async def _run(found: list[Case], folder: Path, settings: Settings, at_once: int
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
         building = progress.add_task("building in small", total=len(found))
-        requests = {case.name: run.in_small(case) for case in found}
+        requests = {case.name: run.scaled_down(case) for case in found}
         await run.build(requests, folder, lambda _: progress.advance(building))
         proving = progress.add_task("proving", total=len(found))
         room = asyncio.Semaphore(at_once)
@@ -135,7 +135,7 @@ def _print(found: list[Case], verdicts: list[Verdict], unproven: list[Unproven])
 
 def _planned(case: Case, one: Verdict) -> tuple[int | None, int | None]:
     """Bytes of weights and blocks of the KV cache as the planner counts them."""
-    count, cache = case.in_small().parameters, run.planned(case.in_small(), one)
+    count, cache = case.scaled_down().parameters, run.planned(case.scaled_down(), one)
     return count and count * run.NUMBER, cache.number if cache else None
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from service.cli.configured import configured, fleet_option
 from service.config.settings import PREFIX, ROOT
 from service.errors import ApiError
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 from service.planner.memory import Demand
 from service.planner.plan import need
 from service.protocol.generation import FENCE, GENERATION, Kind, Need
@@ -40,19 +40,19 @@ def check(fleet_file: Path | None) -> None:
         table.add_row(one.id, one.variant, _runs(one), context, _cache(one), ", ".join(sorted(one.capabilities)))
     Console().print(table)
     for one in served.served:
-        click.echo(f"{one.id}: {', '.join(one.at) or one.weights}")
+        click.echo(f"{one.id}: {', '.join(one.addresses) or one.weights}")
     click.echo(f"{fleet_file or settings.fleet}: {len(served.served)} models, nothing wrong.")
 
 
-def _runs(one: Served) -> str:
+def _runs(one: ServedModel) -> str:
     """How many replicas, on what; `0-2` where not all of them always run."""
-    if one.at:
+    if one.addresses:
         return "elsewhere"
-    count = f"{one.replicas}" if one.always == one.replicas else f"{one.always}-{one.replicas}"
+    count = f"{one.max_replicas}" if one.min_replicas == one.max_replicas else f"{one.min_replicas}-{one.max_replicas}"
     return f"{count} x {one.gpus} GPU{'s' * (one.gpus > 1)}" if one.gpus else f"{count} x CPU"
 
 
-def _cache(one: Served) -> str:
+def _cache(one: ServedModel) -> str:
     """What the longest request that the engine takes needs of its KV cache."""
     size = need(one.model, Demand(one.context)).request if one.context else None
     return "?" if size is None else f"{size / 2**20:,.0f} MiB" if size else "-"
@@ -77,7 +77,7 @@ def route(name: str, endpoint: str, suffix: bool, turns: int, code: bool, tools:
     except ApiError as error:
         click.echo(f"{error.status} {error.code}: {error.message}", err=True)
         raise SystemExit(1) from None
-    click.echo(f"{name} -> {target.name} ({target.served.variant}), because of {target.why}")
+    click.echo(f"{name} -> {target.name} ({target.served.variant}), because of {target.reason}")
 
 
 @click.command()

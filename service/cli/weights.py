@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from service.catalog.catalog import Catalog
 from service.cli.configured import refused, settings_and_catalog
-from service.fleet import fleet
+from service.fleet import entries, fleet
 from service.weights import manifest, unbundle
 from service.weights.digests import Advance
 from service.weights.mirror import Mirror
@@ -103,7 +103,7 @@ def _of_fleet(file: Path, known: Catalog, without_code: bool) -> list[Asked]:
 
 
 def _commit(revision: str | None) -> str | None:
-    return revision if revision and fleet.COMMIT.fullmatch(revision) else None
+    return revision if revision and entries.COMMIT.fullmatch(revision) else None
 
 
 def _hub(asked: Asked) -> Source:

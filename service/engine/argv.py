@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from service.catalog.engine_args import EngineValue
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 
 # vLLM's own bound on waiting requests is the last line of defence; the gateway's admission refuses earlier. Looks at an
 # engine, one each second, would fill its log. A release without either will do, whereas none of ALWAYS may be missing:
@@ -34,12 +34,12 @@ ENVIRONMENT = {
 
 
 def argv(
-    served: Served, program: list[str], socket: Path, drain: float, generation: Path | None = None,
+    served: ServedModel, program: list[str], socket: Path, drain_timeout: float, generation: Path | None = None,
     unknown: frozenset[str] = frozenset(),
 ) -> list[str]:  # fmt: skip
     """The whole command: `program`, which is vLLM's server, with every flag that this model needs.
 
-    `drain` is how many seconds running requests may finish after SIGTERM. `generation` is the folder of a
+    `drain_timeout` is how many seconds running requests may finish after SIGTERM. `generation` is the folder of a
     `generation_config.json` that takes the place of the weights' own. `unknown` are flags that the installed release
     does not have: those among them that are optional are left out.
     """
@@ -47,7 +47,7 @@ def argv(
         "model": served.weights,
         "served_model_name": served.id,
         "uds": str(socket),
-        "shutdown_timeout": int(drain),
+        "shutdown_timeout": int(drain_timeout),
         **DEFAULTS,
         **served.engine,
         **ALWAYS,
@@ -56,8 +56,8 @@ def argv(
         settings.setdefault("revision", served.model.revision)
     if generation:
         settings.setdefault("generation_config", str(generation))
-    if served.template:
-        settings["chat_template"] = str(served.template)
+    if served.chat_template:
+        settings["chat_template"] = str(served.chat_template)
     if served.gpus > 1:
         settings.setdefault("tensor_parallel_size", served.gpus)
     if served.adapters:
@@ -68,9 +68,9 @@ def argv(
     return [*program, *(word for words in flags if not left_out.intersection(words[:1]) for word in words)]
 
 
-def optional(served: Served) -> frozenset[str]:
+def optional(served: ServedModel) -> frozenset[str]:
     """The flags without which this model may start: those that the fleet marks, and our own defence."""
-    names = {*(name for name in DEFAULTS if name not in served.engine), *served.optional}
+    names = {*(name for name in DEFAULTS if name not in served.engine), *served.optional_flags}
     settings = {**DEFAULTS, **served.engine}
     return frozenset(word for name in names for word in list(_flag(name, settings.get(name, True)))[:1])
 
@@ -84,7 +84,7 @@ def unknown_flags(log: Iterable[str]) -> frozenset[str]:
     return frozenset(word for word in found[-1].split() if FLAG.fullmatch(word)) if found else frozenset()
 
 
-def environment(served: Served) -> dict[str, str]:
+def environment(served: ServedModel) -> dict[str, str]:
     """The variables to add to an engine's environment; local weights never make it ask a hub."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if served.weights != served.model.hub else {}
     # vLLM takes a context beyond the configuration's only so; the fleet allows none beyond what the makers vouch for.

@@ -11,13 +11,13 @@ from service.catalog.chat_templates import generation_config
 from service.config.settings import Settings
 from service.engine import state
 from service.engine.argv import argv, environment, optional
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 
 
 class Command:
     """The command of the fleet's engine `order`. It remembers the flags that it has to do without."""
 
-    def __init__(self, served: Served, order: int, run_dir: Path, settings: Settings) -> None:
+    def __init__(self, served: ServedModel, order: int, run_dir: Path, settings: Settings) -> None:
         self._served, self._order, self._run_dir, self._settings = served, order, run_dir, settings
         self._unknown: frozenset[str] = frozenset()
 
@@ -65,7 +65,7 @@ def program(configured: str) -> list[str]:
     return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]
 
 
-def child_environment(served: Served, environ: Mapping[str, str]) -> dict[str, str]:
+def child_environment(served: ServedModel, environ: Mapping[str, str]) -> dict[str, str]:
     """The engine's whole environment: ours without what is meant for BentoML and the gateway."""
     kept = {key: value for key, value in environ.items() if not key.startswith(("ROUNDHOUSE_", "PROMETHEUS_", "BENTO"))}
     return {**kept, **environment(served)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Reading:
+class EngineStats:
     """One look at an engine, at the clock's second `at`.
 
     `running` and `waiting` are requests, `kv_usage` is the used part of the KV cache from 0 to 1, `tokens` counts all
@@ -25,7 +25,7 @@ class Reading:
         return self.running, self.waiting, self.kv_usage, self.tokens
 
 
-def read(text: bytes, at: float) -> Reading | None:
+def parse(text: bytes, at: float) -> EngineStats | None:
     """The reading in a page of metrics; None where the page has none. Counts are summed over the engine's cores.
 
     A page has a hundred kilobytes and is read every second, so it is searched rather than parsed.
@@ -42,7 +42,7 @@ def read(text: bytes, at: float) -> Reading | None:
         return None
     # An encoder has no KV cache.
     usage = sum(usages) / len(usages) if usages else 0.0
-    return Reading(at, int(sum(running)), int(waiting), usage, tokens)
+    return EngineStats(at, int(sum(running)), int(waiting), usage, tokens)
 
 
 def _values(page: bytes, name: bytes) -> Iterator[float]:

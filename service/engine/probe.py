@@ -2,13 +2,13 @@
 
 import json
 
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 from service.transport.pool import Deadlines, Transport
 
 LARGEST = 4 * 2**20  # bytes of an answer; a page of metrics has about a hundred thousand
 
 
-def probe(served: Served) -> tuple[str, bytes]:
+def probe(served: ServedModel) -> tuple[str, bytes]:
     """Path and body of the smallest real request that this model can answer."""
     if served.variant == "embedding":
         return "/v1/embeddings", json.dumps({"model": served.id, "input": "1"}).encode()

@@ -11,7 +11,7 @@ def write(run_dir: Path, kind: str, pid: int, content: Any) -> None:
     """Replaces the note `<kind><pid>.json`; a reader sees the old one or the new one, whole."""
     path = _path(run_dir, kind, pid)
     scratch = path.with_suffix(".new")
-    scratch.write_text(json.dumps({"born": born(pid), "content": content}))
+    scratch.write_text(json.dumps({"start_time": start_time(pid), "content": content}))
     scratch.replace(path)
 
 
@@ -26,20 +26,20 @@ def read(run_dir: Path, kind: str) -> Iterator[tuple[int, Any]]:
         if not (named := re.fullmatch(rf"{kind}(\d+)\.json", path.name)):
             continue
         pid = int(named[1])
-        birth = born(pid)
-        if birth is None:
+        started = start_time(pid)
+        if started is None:
             path.unlink(missing_ok=True)
             continue
         try:
             note = json.loads(path.read_text())
             # A pid may have passed to another process, above all in a container that was started again.
-            if note["born"] == birth:
+            if note["start_time"] == started:
                 yield pid, note["content"]
         except (OSError, ValueError, TypeError, KeyError):
             continue
 
 
-def born(pid: int) -> int | None:
+def start_time(pid: int) -> int | None:
     """When the process began, in the kernel's ticks since the machine did; None if it does not live."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")

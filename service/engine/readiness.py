@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from service.engine.probe import ask, probe
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 from service.transport import pool
 from service.transport.pool import Deadlines, Transport, TransportError
 
@@ -30,7 +30,7 @@ class Readiness:
     def __init__(
         self,
         socket: Path,
-        served: Served,
+        served: ServedModel,
         transport: Transport,
         limit: float,
         heard: Callable[[], float],

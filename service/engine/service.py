@@ -9,17 +9,20 @@ import bentoml
 from service.config.settings import Settings
 from service.engine.keeper import PR_SET_PDEATHSIG
 from service.engine.state import replica_id
-from service.engine.status_writer import Say
+from service.engine.status_writer import PrintProgress
 from service.engine.supervisor import Supervisor
-from service.fleet.fleet import Fleet, Served
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 
 
-def engine_service(served: Served, number: int, order: int, fleet: Fleet, settings: Settings, say: Say) -> Any:
+def engine_service(
+    served: ServedModel, number: int, order: int, fleet: Fleet, settings: Settings, print_progress: PrintProgress
+) -> Any:
     """The BentoML service that runs replica `number` of `served`, the fleet's engine `order` in starting order."""
 
     class Engine:
         def __init__(self) -> None:
-            self.supervisor = Supervisor(served, number, order, fleet, settings, say)
+            self.supervisor = Supervisor(served, number, order, fleet, settings, print_progress)
 
         @bentoml.on_startup
         def start(self) -> None:

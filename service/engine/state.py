@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-Condition = Literal["waiting", "asleep", "starting", "ready", "failed", "stopping", "stopped"]
-CONDITIONS: tuple[Condition, ...] = ("waiting", "asleep", "starting", "ready", "failed", "stopping", "stopped")
+Condition = Literal["waiting", "scaled_to_zero", "starting", "ready", "failed", "stopping", "stopped"]
+CONDITIONS: tuple[Condition, ...] = ("waiting", "scaled_to_zero", "starting", "ready", "failed", "stopping", "stopped")
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ def read(run_dir: Path, order: int) -> EngineState | None:
         return None
 
 
-def slots(start: str, cores: int, free: int, need: int) -> int:
+def parallel_starts(startup: str, cores: int, free: int, need: int) -> int:
     """How many engines may start at once. Starting one keeps about a core busy; `free` and `need` are bytes."""
-    if start != "auto":
-        return 1 if start == "in_turn" else 2**16
+    if startup != "auto":
+        return 1 if startup == "sequential" else 2**16
     return max(1, min(cores, free // max(1, need)))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from service.engine import state
 from service.engine.state import Condition, EngineState
 
-Say = Callable[[str], None]
+PrintProgress = Callable[[str], None]
 PHASES = (
     ("non-default args", "reading the model's configuration"),
     ("Initializing a V1 LLM engine", "starting the engine core"),
@@ -20,17 +20,17 @@ PHASES = (
 )
 
 
-class Report:
+class StatusWriter:
     """The report on one replica, which begins with `first`. Files that cannot be written stop nothing."""
 
-    def __init__(self, run_dir: Path, first: EngineState, say: Say) -> None:
-        self._run_dir, self._say = run_dir, say
+    def __init__(self, run_dir: Path, first: EngineState, print_progress: PrintProgress) -> None:
+        self._run_dir, self._say = run_dir, print_progress
         self._log = run_dir / f"{first.replica}.log"
         self._began = 0.0
         self._unwritten = False
         self.state = first
 
-    def begin(self) -> None:
+    def begin_start(self) -> None:
         """A life of the engine begins now."""
         self._began = time.monotonic()
 
@@ -42,21 +42,21 @@ class Report:
     def show(self, condition: Condition, phase: str = "", reason: str | None = None) -> None:
         """Tells everybody of a new condition."""
         self.state = replace(self.state, condition=condition, phase=phase, reason=reason, since=time.time())
-        words = ", ".join(part for part in (condition, phase, reason) if part)
-        lives = self._began and condition not in ("asleep", "waiting")
+        words = ", ".join(part for part in (condition.replace("_", " "), phase, reason) if part)
+        lives = self._began and condition not in ("scaled_to_zero", "waiting")
         self._tell(words + (f" after {self.age:.0f} s" if lives else ""))
         self.write()
 
-    def died(self, reason: str, pause: float) -> None:
+    def crashed(self, reason: str, pause: float) -> None:
         """Tells why the engine ended, and that it starts again after `pause` seconds."""
         self.state = replace(self.state, restarts=self.state.restarts + 1, pid=None)
         self.show("failed", f"starts again in {pause:g} s", reason)
 
-    def runs(self, pid: int | None) -> None:
+    def started(self, pid: int | None) -> None:
         """The engine's process; the gateways learn it with the next condition."""
         self.state = replace(self.state, pid=pid)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Says that the start is still going on."""
         self._tell(f"{self.state.phase}, {self.age:.0f} s")
 
@@ -73,7 +73,7 @@ class Report:
                     self.show("starting", phase)
 
     def write(self) -> None:
-        """Writes the state file; `rewrite` does so later where the disk is full."""
+        """Writes the state file; `retry_write` does so later where the disk is full."""
         try:
             state.write(self._run_dir, self.state)
         except OSError as error:
@@ -83,7 +83,7 @@ class Report:
         else:
             self._unwritten = False
 
-    def rewrite(self) -> None:
+    def retry_write(self) -> None:
         """Writes the state file if that failed before."""
         if self._unwritten:
             self.write()

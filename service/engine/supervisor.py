@@ -14,9 +14,10 @@ from service.engine.probe import probe
 from service.engine.process import EngineProcess
 from service.engine.readiness import Readiness
 from service.engine.state import EngineState
-from service.engine.status_writer import Report, Say
-from service.engine.watchdog import Pulse
-from service.fleet.fleet import Fleet, Served
+from service.engine.status_writer import PrintProgress, StatusWriter
+from service.engine.watchdog import Watchdog
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 from service.transport.pool import Transport
 from service.weights import manifest
 
@@ -35,16 +36,24 @@ class _StoppedError(Exception):
 class Supervisor:
     """Keeps the engine of one replica running until `stop`, always or while a gateway wants it."""
 
-    def __init__(self, served: Served, number: int, order: int, fleet: Fleet, settings: Settings, say: Say) -> None:
+    def __init__(
+        self,
+        served: ServedModel,
+        number: int,
+        order: int,
+        fleet: Fleet,
+        settings: Settings,
+        print_progress: PrintProgress,
+    ) -> None:
         assert settings.run_dir
         self._served, self._order, self._settings, self._run_dir = served, order, settings, settings.run_dir
-        self._always = number < served.always
+        self._always = number < served.min_replicas
         self._engines = sum(1 for _ in fleet.replicas())
-        self._start = fleet.start
+        self._start = fleet.startup
         self._socket = state.socket_path(self._run_dir, order)
         self._command = Command(served, order, self._run_dir, settings)
         first = EngineState(state.replica_id(served.id, number), served.id, order, "stopped")
-        self._report = Report(self._run_dir, first, say)
+        self._status = StatusWriter(self._run_dir, first, print_progress)
         self._transport = Transport()
         self._process: EngineProcess | None = None
         self._task: asyncio.Task[None] | None = None
@@ -62,13 +71,13 @@ class Supervisor:
         Gateways that stop too come first: what they have accepted may still be on its way to this engine.
         """
         self._stopping = True
-        serving = self._report.state.condition in ("ready", "stopping")  # the latter on its way to sleep
+        serving = self._status.state.condition in ("ready", "stopping")  # the latter on its way to sleep
         if self._following:
             self._following.cancel()
         deadline = time.monotonic() + self._settings.drain_timeout
         if serving:
             await self._until_left(deadline)
-        self._report.show("stopping", "draining")
+        self._status.show("stopping", "draining")
         if serving:
             await self._until_left(deadline)
         if self._process:
@@ -77,7 +86,7 @@ class Supervisor:
             self._task.cancel()
             await asyncio.wait([self._task])
         self._transport.close()
-        self._report.show("stopped")
+        self._status.show("stopped")
 
     async def _live(self) -> None:
         deaths = 0
@@ -91,20 +100,20 @@ class Supervisor:
             if reason is None:
                 deaths = 0
                 continue
-            if self._report.age > STEADY:
+            if self._status.age > STEADY:
                 deaths = 0
             pause = BACKOFF[min(deaths, len(BACKOFF) - 1)]
             deaths += 1
-            self._report.died(reason, pause)
+            self._status.crashed(reason, pause)
             await asyncio.sleep(pause)
 
     async def _life(self) -> str | None:
         """One life, from the first wish for it; returns why it ended, None where that was no failure."""
         while not self._may_start():
             self._await_turn()
-            self._report.rewrite()
+            self._status.retry_write()
             await asyncio.sleep(POLL)
-        self._report.begin()
+        self._status.begin_start()
         return memory_check.shortage(self._served) or await self._mismatch() or await self._run()
 
     def _wanted(self) -> bool:
@@ -112,24 +121,24 @@ class Supervisor:
 
     def _may_start(self) -> bool:
         # Two that wake together have to see each other wait, where there is room for one.
-        if self._report.state.condition == "asleep" or not self._wanted():
+        if self._status.state.condition == "scaled_to_zero" or not self._wanted():
             return False
         return memory_check.is_its_turn(self._served, self._order, self._run_dir, self._start, self._engines)
 
     def _await_turn(self) -> None:
         """Shows what this engine waits for: somebody who wants it, or the engines before it."""
-        shown, wanted = self._report.state.condition, self._wanted()
-        if wanted and shown in ("asleep", "stopped"):
-            self._report.show("waiting", "its turn to start")
-        elif not wanted and shown != "asleep":
-            self._report.show("asleep", "starts when it is asked for")
+        shown, wanted = self._status.state.condition, self._wanted()
+        if wanted and shown in ("scaled_to_zero", "stopped"):
+            self._status.show("waiting", "its turn to start")
+        elif not wanted and shown != "scaled_to_zero":
+            self._status.show("scaled_to_zero", "starts when it is asked for")
 
     async def _mismatch(self) -> str | None:
         """How the weights differ from their manifest, if they have one and do. Hashing goes on in threads."""
         directory = Path(self._served.weights)
         if not manifest.exists(directory):
             return None
-        self._report.show("starting", "verifying the weights")
+        self._status.show("starting", "verifying the weights")
         try:
             problems = await asyncio.to_thread(manifest.verify, directory, advance=self._go_on)
         except _StoppedError:
@@ -147,12 +156,12 @@ class Supervisor:
     async def _run(self) -> str | None:
         """The engine's process, from start to end; returns why it ended, None where that was no failure."""
         self._socket.unlink(missing_ok=True)
-        process = self._process = EngineProcess(self._report.log)
+        process = self._process = EngineProcess(self._status.log)
         following = self._following = asyncio.create_task(self._follow(process))
         try:
-            self._report.show("starting", "importing vLLM")
+            self._status.show("starting", "importing vLLM")
             await process.start(self._command.words(), child_environment(self._served, os.environ))
-            self._report.runs(await process.pid)
+            self._status.started(await process.pid)
             started: list[asyncio.Future[Any]] = [following, process.ended]
             await asyncio.wait(started, return_when=asyncio.FIRST_COMPLETED)
             if not process.ended.done() and not following.cancelled():
@@ -176,38 +185,38 @@ class Supervisor:
         """Goes on without flags that this vLLM does not know; returns why it cannot, if so."""
         if problem := self._command.learn(unknown):
             return problem
-        self._report.show("starting", f"again, without {', '.join(sorted(unknown))}: this vLLM does not know it")
-        self._report.log(f"roundhouse: {self._report.state.phase}")
+        self._status.show("starting", f"again, without {', '.join(sorted(unknown))}: this vLLM does not know it")
+        self._status.log(f"roundhouse: {self._status.state.phase}")
         return None
 
     async def _follow(self, process: EngineProcess) -> str | None:
         """Sees the engine become ready, and watches it; returns why it must be killed, None when it is not wanted."""
         limit, hang = self._settings.start_timeout, self._settings.hang_timeout
         readiness = Readiness(
-            self._socket, self._served, self._transport, limit, lambda: process.heard, self._report.beat
+            self._socket, self._served, self._transport, limit, lambda: process.heard, self._status.heartbeat
         )
         if problem := await readiness.wait():
             return problem
-        self._report.show("ready")
-        pulse = Pulse(str(self._socket), probe(self._served), self._transport, time.monotonic, hang)
+        self._status.show("ready")
+        pulse = Watchdog(str(self._socket), probe(self._served), self._transport, time.monotonic, hang)
         while True:
             if not self._wanted():
-                self._report.show("stopping", "nobody asks for it")
+                self._status.show("stopping", "nobody asks for it")
                 await asyncio.sleep(SEEN)
                 if not self._wanted():
                     return None
-                self._report.show("ready")
-            if reason := await pulse.look():
+                self._status.show("ready")
+            if reason := await pulse.poll():
                 return reason
-            self._report.rewrite()
+            self._status.retry_write()
             await asyncio.sleep(LOOK)
 
     async def _until_left(self, deadline: float) -> None:
         """Gives the gateways time to say that they stop, or to see that this engine does; waits for those that stop."""
-        if gateway_registry.present(self._run_dir):
+        if gateway_registry.registered(self._run_dir):
             await asyncio.sleep(SEEN)
         while time.monotonic() < deadline:
-            if not any(gateway_registry.present(self._run_dir).values()):
+            if not any(gateway_registry.registered(self._run_dir).values()):
                 return
             await asyncio.sleep(0.1)
 

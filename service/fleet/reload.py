@@ -6,11 +6,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from service.config.strict_yaml import ConfigError
-from service.fleet.fleet import Fleet, Served
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 
 LOOK = 1.0  # seconds between two looks at the file
 # What the gateway alone decides, and may therefore change while engines run.
-OURS = ("family", "idle", "policy", "max_in_flight", "max_queued", "waits", "aliases")
+RELOADABLE = ("family", "scale_down_after", "policy", "max_in_flight", "max_queued", "timeouts", "aliases")
 Stamp = tuple[int, int, int]
 
 
@@ -66,21 +67,21 @@ def stamp(path: Path) -> Stamp | None:
 
 def needs_restart(old: Fleet, new: Fleet) -> list[str]:
     """What of a new fleet cannot be had while the engines of the old one run. A model may always be taken out."""
-    engines = {one.id: one for one in old.served if not one.at}
+    engines = {one.id: one for one in old.served if not one.addresses}
     problems = []
     for one in new.served:
-        if one.at:
+        if one.addresses:
             if one.id in engines:
                 problems.append(f"'{one.id}' ran here and is to run elsewhere: restart the service for that")
         elif one.id not in engines:
             problems.append(f"'{one.id}' needs an engine here that does not run yet: restart the service for that")
         elif differing := _differences(engines[one.id], one):
             problems.append(f"'{one.id}' has other engines with this {differing}: restart the service for that")
-    if old.start != new.start:
-        problems.append("'start' is heeded when the service starts: restart it for that")
+    if old.startup != new.startup:
+        problems.append("'startup' takes effect when the service starts: restart it for that")
     return problems
 
 
-def _differences(old: Served, new: Served) -> str:
-    theirs = (field.name for field in fields(Served) if field.name not in OURS)
+def _differences(old: ServedModel, new: ServedModel) -> str:
+    theirs = (field.name for field in fields(ServedModel) if field.name not in RELOADABLE)
     return ", ".join(f"'{name}'" for name in theirs if getattr(new, name) != getattr(old, name))

@@ -34,21 +34,21 @@ class Adapter(Frozen):
     path: str
 
 
-class Waits(Frozen):
-    """How long a request to this model may wait for what, in seconds; None leaves it to the settings.
+class Timeouts(Frozen):
+    """Timeouts of requests to one model, in seconds; None falls back to the settings.
 
-    `queue`: for a place at an engine. `wake`: for an engine that is started on demand. `first_token`, `idle`, `total`:
-    for a stream's first output, for more of an answer, for all of it.
+    `queue`: waiting for a slot at a replica. `activation`: waiting for a model that is scaled to zero. `first_token`,
+    `idle`, `total`: until a stream's first output, between two outputs, and for the whole response.
     """
 
     queue: PositiveFloat | None = None
-    wake: PositiveFloat | None = None
+    activation: PositiveFloat | None = None
     first_token: PositiveFloat | None = None
     idle: PositiveFloat | None = None
     total: PositiveFloat | None = None
 
 
-class Entry(Frozen):
+class ModelEntry(Frozen):
     """One served model as written in the file; docs/fleet.md explains each key."""
 
     model: str
@@ -60,33 +60,33 @@ class Entry(Frozen):
     size: str | None = None
     specialty: Specialty | None = None
     context: PositiveInt | None = None
-    template: str | None = None
+    chat_template: str | None = None
     infill: Infill | None = None
-    replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    min_replicas: Annotated[int, Field(ge=0, le=64)] = 1
+    max_replicas: Annotated[int, Field(ge=1, le=64)] | None = None
+    scale_down_after: PositiveFloat = 300.0
     gpus: Annotated[int, Field(ge=0, le=64)] = 0
-    min: Annotated[int, Field(ge=0, le=64)] | None = None
-    idle: PositiveFloat = 300.0
-    at: tuple[Address, ...] = ()
+    addresses: tuple[Address, ...] = ()
     policy: Policy = "prefix_affinity"
     max_in_flight: PositiveInt = 256
     max_queued: Annotated[int, Field(ge=0)] = 512
-    waits: Waits = Waits()
+    timeouts: Timeouts = Timeouts()
     aliases: tuple[Alias, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     engine: EngineSettings = Field(default_factory=dict)
-    optional: tuple[EngineKey, ...] = ()
+    optional_flags: tuple[EngineKey, ...] = ()
     env: dict[str, str | int] = Field(default_factory=dict)
 
 
 class FleetFile(Frozen):
     """The whole file as written."""
 
-    models: Annotated[tuple[Entry, ...], Field(min_length=1)]
+    models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
     aliases: dict[Alias, Identifier] = Field(default_factory=dict)
     defaults: dict[Variant, Identifier] = Field(default_factory=dict)
-    start: Literal["auto", "together", "in_turn"] = "auto"
+    startup: Literal["auto", "parallel", "sequential"] = "auto"
     extra_fields: tuple[str, ...] = ()
     tenants: dict[Identifier, TenantEntry] = Field(default_factory=dict)
     engine: EngineSettings = Field(default_factory=dict)
-    optional: tuple[EngineKey, ...] = ()
+    optional_flags: tuple[EngineKey, ...] = ()
     env: dict[str, str | int] = Field(default_factory=dict)

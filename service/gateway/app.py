@@ -16,8 +16,8 @@ from service.config.settings import Settings
 from service.engine import demand
 from service.fleet.fleet import Fleet
 from service.gateway.endpoints import Endpoints
-from service.gateway.middleware import Bounded, Recorded, Rendered
-from service.gateway.scale_to_zero import Waking
+from service.gateway.middleware import ErrorMiddleware, LimitsMiddleware, RecordMiddleware
+from service.gateway.scale_to_zero import Activator
 from service.observability.metrics import Metrics
 from service.relay.relay import Relay
 from service.server.asgi import App, Receive, Scope, Send
@@ -42,17 +42,17 @@ class Gateway:
         self.admission = Admission(settings, time.monotonic, random.random)
         self._relay = Relay(fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic)
         self._endpoints = Endpoints(fleet, self.upstreams, self._relay, self.show, self.metrics, settings)
-        self._waking = Waking(fleet)
-        self._recorded = Recorded(
-            Rendered(Bounded(self._endpoints, settings.max_headers, settings.max_body)),
-            self.metrics, self._endpoints.name_of, Lines().write,
+        self._activator = Activator(fleet)
+        self._record_middleware = RecordMiddleware(
+            ErrorMiddleware(LimitsMiddleware(self._endpoints, settings.max_headers, settings.max_body)),
+            self.metrics, self._endpoints.name_of, LogWriter().write,
         )  # fmt: skip
-        self.app: App = self._recorded
+        self.app: App = self._record_middleware
 
     def is_ready(self) -> bool:
         """Whether requests should be sent here: some model answers, or wakes for one, and this is not the end."""
-        ready = (one.served.always == 0 or one.condition()[0] == "ready" for one in self.upstreams)
-        return not self._recorded.closing and any(ready)
+        ready = (one.served.min_replicas == 0 or one.condition()[0] == "ready" for one in self.upstreams)
+        return not self._record_middleware.closing and any(ready)
 
     def apply(self, fleet: Fleet) -> None:
         """Makes this the fleet that is served; requests on their way end under the one they began with."""
@@ -64,7 +64,7 @@ class Gateway:
 
     def reloaded(self, problems: list[str]) -> None:
         """Makes known what came of a changed fleet file: nothing to say is a success."""
-        self.metrics.reload_failed.set(bool(problems))
+        self.metrics.last_reload_successful.set(not problems)
         outcome = "refused: the fleet file as it was stays in use" if problems else "in use"
         fields = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -76,7 +76,7 @@ class Gateway:
 
     def drain(self) -> None:
         """Says from now on that this gateway leaves: in its readiness, and to each client in its answer."""
-        self._recorded.closing = True
+        self._record_middleware.closing = True
 
     def end(self) -> None:
         """Breaks off what still runs, with an error that its client sees."""
@@ -96,13 +96,13 @@ class Gateway:
         """The engines on demand that should run now, by their number in starting order."""
         places = {served.id: ceiling(served, self._gateways) for served in self._fleet.served}
         demand = {served.id: self.admission.peak(served.id) for served in self._fleet.served}
-        return self._waking.wanted(self._fleet, demand.__getitem__, places.__getitem__, time.monotonic())
+        return self._activator.wanted(self._fleet, demand.__getitem__, places.__getitem__, time.monotonic())
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Keeps everything up to date while the context lasts."""
         self.upstreams.refresh()
-        tasks = [asyncio.create_task(one) for one in (self.upstreams.watch(self.admission.stir), self._ask())]
+        tasks = [asyncio.create_task(one) for one in (self.upstreams.watch(self.admission.wake_waiters), self._ask())]
         try:
             yield
         finally:
@@ -125,10 +125,10 @@ class Gateway:
                     asked = wanted
             due = time.monotonic() + TICK
             await asyncio.sleep(TICK)
-            self.metrics.loop_delay.observe(max(0.0, time.monotonic() - due))
+            self.metrics.event_loop_lag.observe(max(0.0, time.monotonic() - due))
 
 
-class Lines:
+class LogWriter:
     """Standard output, where all lines of one turn of the event loop are written at once: each write costs as much."""
 
     def __init__(self) -> None:

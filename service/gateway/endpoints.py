@@ -11,13 +11,13 @@ from service.errors import invalid, unknown_model, unknown_path, wrong_method
 from service.fleet.fleet import Fleet
 from service.observability.metrics import Metrics
 from service.protocol.generation import GENERATION, Endpoint
-from service.protocol.parse_body import read
+from service.protocol.parse_body import parse_body
 from service.relay.relay import Relay
-from service.server.asgi import Receive, Scope, Send, extra_of, read_body, respond, respond_json
+from service.server.asgi import Receive, Scope, Send, extension_of, read_body, respond, respond_json
 from service.upstreams.upstream import Upstream
 from service.upstreams.upstreams import Upstreams
 
-Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
+EndpointFunction = Callable[[Scope, Receive, Send], Awaitable[None]]
 MODELS = "/v1/models"
 
 
@@ -30,7 +30,7 @@ class Endpoints:
     ) -> None:  # fmt: skip
         self._fleet, self._upstreams, self._relay = fleet, upstreams, relay
         self._show, self._metrics, self._settings = show, metrics, settings
-        self.table: dict[str, dict[str, Answer]] = {
+        self.table: dict[str, dict[str, EndpointFunction]] = {
             **{endpoint.path: {"POST": self._generation(endpoint)} for endpoint in GENERATION},
             MODELS: {"GET": self._list_models},
             "/v1/route": {"POST": self._route},
@@ -58,11 +58,11 @@ class Endpoints:
             return path
         return MODELS + "/{id}" if path.startswith(MODELS + "/") else "other"
 
-    def _generation(self, endpoint: Endpoint) -> Answer:
+    def _generation(self, endpoint: Endpoint) -> EndpointFunction:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             body = await self._body(scope, receive)
             record, headers = scope["record"], scope["headers"]
-            await self._relay.answer(endpoint, body, headers, record, receive, send, extra_of(scope))
+            await self._relay.answer(endpoint, body, headers, record, receive, send, extension_of(scope))
 
         return answer
 
@@ -96,7 +96,7 @@ class Endpoints:
         if endpoint is None:
             known = ", ".join(one.path for one in GENERATION)
             raise invalid(f"'endpoint' must be one of {known}.", "endpoint", "invalid_value")
-        request = read(endpoint.body, json.dumps({**SKETCHES[path], **fields}).encode(), self._fleet.extra_fields)
+        request = parse_body(endpoint.body, json.dumps({**SKETCHES[path], **fields}).encode(), self._fleet.extra_fields)
         target = self._relay.resolve(request, endpoint)
         condition, reason = self._upstreams[target.served.id].condition()
         answer = {
@@ -105,7 +105,7 @@ class Endpoints:
             "model": target.name,
             "variant": target.served.variant,
             "family": target.served.family,
-            "route": target.why,
+            "route_reason": target.reason,
             "state": condition,
             "reason": reason,
         }

@@ -12,7 +12,18 @@ from typing import Any
 from service.errors import ApiError, anthropic_body, invalid, openai_body, too_large, wrong_media_type
 from service.observability.metrics import Metrics
 from service.observability.record import Record, log_line
-from service.server.asgi import JSON, App, ClientGoneError, Headers, Message, Receive, Scope, Send, extra_of, respond
+from service.server.asgi import (
+    JSON,
+    App,
+    ClientDisconnectedError,
+    Headers,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    extension_of,
+    respond,
+)
 
 log = logging.getLogger("roundhouse")
 
@@ -22,7 +33,7 @@ CLOSE = (b"connection", b"close")
 CLIENT_LEFT = 499  # in logs only
 
 
-class Recorded:
+class RecordMiddleware:
     """Gives each request an id and a Record in `scope["record"]`, and observes the record once at its end.
 
     While `closing`, each answer asks its client for a new connection next time.
@@ -38,26 +49,26 @@ class Recorded:
             return
         record = Record(random.randbytes(16).hex(), self._name_of(scope["path"]), time.monotonic())
         scope["record"] = record
-        extra = extra_of(scope)
+        extra = extension_of(scope)
         for name, value in scope["headers"]:
             if name == b"x-request-id" and CLIENT_ID.match(value):
                 record.client_request_id = value.decode()
 
-        def heading(status: int) -> Headers:
+        def extra_headers(status: int) -> Headers:
             record.status = status
             own = (b"x-request-id", record.request_id.encode())
             return (own, CLOSE) if self.closing else (own,)
 
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"].extend(heading(message["status"]))
+                message["headers"].extend(extra_headers(message["status"]))
             await send(message)
 
         if extra:
-            extra.heading = heading
+            extra.extra_headers = extra_headers
         try:
             await self._app(scope, receive, send if extra else noting)
-        except ClientGoneError:
+        except ClientDisconnectedError:
             record.outcome, record.status, record.code = "cancelled", CLIENT_LEFT, None
         except asyncio.CancelledError:  # the server stops
             record.outcome = "failed"
@@ -75,7 +86,7 @@ class Recorded:
         return self._stamp
 
 
-class Rendered:
+class ErrorMiddleware:
     """Turns an error into its answer, in the shape that the endpoint's clients expect."""
 
     def __init__(self, app: App) -> None:
@@ -84,7 +95,7 @@ class Rendered:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._app(scope, receive, send)
-        except ClientGoneError:
+        except ClientDisconnectedError:
             raise
         except ApiError as error:
             await _render(error, scope, send)
@@ -93,7 +104,7 @@ class Rendered:
             await _render(ApiError("Something went wrong here. The request id finds it in our log."), scope, send)
 
 
-class Bounded:
+class LimitsMiddleware:
     """Refuses what is too large or not JSON before any of its body is read."""
 
     def __init__(self, app: App, max_headers: int, max_body: int) -> None:

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable
 
-from service.fleet.fleet import Fleet, Served
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 
 
-class Waking:
+class Activator:
     """Remembers when each engine on demand was last needed, so that it is kept for a while without work.
 
     Engines are numbered in starting order, as `Fleet.replicas` gives them.
@@ -14,7 +15,9 @@ class Waking:
 
     def __init__(self, fleet: Fleet) -> None:
         rows = enumerate(fleet.replicas())
-        self._on_demand = {order: (served.id, number) for order, (served, number) in rows if number >= served.always}
+        self._on_demand = {
+            order: (served.id, number) for order, (served, number) in rows if number >= served.min_replicas
+        }
         self._needed_at: dict[int, float] = {}
 
     def wanted(self, fleet: Fleet, demand: Callable[[str], int], places: Callable[[str], int], now: float) -> list[int]:
@@ -31,11 +34,11 @@ class Waking:
                 continue
             if number < needed(one, demand(model_id), places(model_id)):
                 self._needed_at[order] = now
-            if now - self._needed_at.get(order, -math.inf) < one.idle:
+            if now - self._needed_at.get(order, -math.inf) < one.scale_down_after:
                 wanted.append(order)
         return wanted
 
 
-def needed(served: Served, demand: int, places: int) -> int:
+def needed(served: ServedModel, demand: int, places: int) -> int:
     """How many replicas so many requests keep busy, within what the fleet says."""
-    return min(served.replicas, max(served.always, math.ceil(demand / max(1, places))))
+    return min(served.max_replicas, max(served.min_replicas, math.ceil(demand / max(1, places))))

@@ -30,7 +30,7 @@ from service.engine.service import QUIET, end_with_parent, engine_service
 from service.fleet import fleet
 from service.fleet.reload import Reload
 from service.gateway import app
-from service.gateway.shutdown import Leaving
+from service.gateway.shutdown import GracefulShutdown
 from service.server.asgi import App, Receive, Scope, Send
 from service.server.connection import Connection
 
@@ -39,14 +39,14 @@ RUN_DIR = "ROUNDHOUSE_RUN_DIR"
 PROBES = ("/livez", "/readyz", "/healthz")
 
 
-class OnlyOurs:
+class BypassBentoML:
     """Hides the paths that BentoML adds of its own: only its probes and our table exist."""
 
-    def __init__(self, app: App, ours: App) -> None:
-        self._app, self._ours = app, ours
+    def __init__(self, app: App, gateway_app: App) -> None:
+        self._app, self._gateway_app = app, gateway_app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._ours if scope["type"] == "http" and scope["path"] not in PROBES else self._app
+        app = self._gateway_app if scope["type"] == "http" and scope["path"] not in PROBES else self._app
         await app(scope, receive, send)
 
 
@@ -67,13 +67,13 @@ def configure() -> tuple[Settings, catalog.Catalog, fleet.Fleet]:
     return settings, known, served
 
 
-def say(line: str) -> None:
+def print_progress(line: str) -> None:
     """One line of progress for whoever started the service."""
     sys.stderr.write(f"roundhouse  {line}\n")
     sys.stderr.flush()
 
 
-def hasten() -> None:
+def forward_repeated_signals() -> None:
     """Has every signal after the first reach the workers too: BentoML's first process would only go on waiting.
 
     Raises where circus, which BentoML's first process runs on, hears signals in another way.
@@ -95,7 +95,7 @@ def hasten() -> None:
     sighandler.SysHandler.quit = ask_once
 
 
-def count_in(folder: Path, workers: int) -> Path | None:
+def setup_multiprocess_metrics(folder: Path, workers: int) -> Path | None:
     """Where the metrics of several workers meet; None where one worker has them all in its memory.
 
     BentoML makes prometheus_client write every count to a file, in a folder that outlives the service.
@@ -109,7 +109,7 @@ def count_in(folder: Path, workers: int) -> Path | None:
     return shared
 
 
-def lighten() -> None:
+def tune_gc() -> None:
     """Spares each request what a process of BentoML's would otherwise do for it, and every stream the long pauses.
 
     What start has made, which is most of all there is, is never looked at again by the garbage collector, for which
@@ -124,9 +124,9 @@ def lighten() -> None:
 def declare(settings: Settings, known: catalog.Catalog, served: fleet.Fleet) -> Any:
     """The Gateway service, depending on one Engine service for each replica of the fleet."""
     assert settings.run_dir
-    gateway = app.Gateway(settings, known, served, count_in(settings.run_dir, settings.workers))
+    gateway = app.Gateway(settings, known, served, setup_multiprocess_metrics(settings.run_dir, settings.workers))
     limit = settings.drain_timeout
-    leaving = Leaving(settings.run_dir, min(settings.drain_grace, limit), limit, gateway.drain, gateway.end)
+    shutdown = GracefulShutdown(settings.run_dir, min(settings.drain_grace, limit), limit, gateway.drain, gateway.end)
     load = partial(fleet.load, settings.fleet, known, settings.weights)
     reload = Reload(settings.fleet, served, load, gateway.apply, gateway.reloaded)
 
@@ -134,9 +134,11 @@ def declare(settings: Settings, known: catalog.Catalog, served: fleet.Fleet) -> 
         @bentoml.on_startup
         async def start(self) -> None:
             end_with_parent()
-            leaving.enter()
-            if leaving.server:
-                leaving.server.config.http_protocol_class = partial(Connection, ours=gateway.app, theirs=PROBES)
+            shutdown.enter()
+            if shutdown.server:
+                shutdown.server.config.http_protocol_class = partial(
+                    Connection, gateway_app=gateway.app, server_paths=PROBES
+                )
             self.running = contextlib.AsyncExitStack()
             await self.running.enter_async_context(gateway.watching())
             tasks = [reload.watch()]
@@ -144,22 +146,22 @@ def declare(settings: Settings, known: catalog.Catalog, served: fleet.Fleet) -> 
                 tasks.append(_greet(gateway, settings))
             for task in map(asyncio.create_task, tasks):
                 self.running.callback(task.cancel)
-            lighten()
+            tune_gc()
 
         @bentoml.on_shutdown
         async def stop(self) -> None:
             await self.running.aclose()
-            leaving.leave()
+            shutdown.leave()
 
         async def __is_ready__(self) -> bool:
             return gateway.is_ready()
 
     for order, (one, number) in enumerate(served.replicas()):
-        engine = engine_service(one, number, order, served, settings, say)
+        engine = engine_service(one, number, order, served, settings, print_progress)
         setattr(Gateway, f"engine_{order}", bentoml.depends(engine))
     http = {"host": settings.host, "port": settings.port}
     service = bentoml.service(name="gateway", workers=settings.workers, http=http, **QUIET)(Gateway)
-    service.add_asgi_middleware(OnlyOurs, ours=gateway.app)
+    service.add_asgi_middleware(BypassBentoML, gateway_app=gateway.app)
     return service
 
 
@@ -167,17 +169,19 @@ async def _greet(gateway: app.Gateway, settings: Settings) -> None:
     """Tells the terminal when the first model answers and when all do."""
     began, greeted = time.monotonic(), False
     while True:
-        conditions = [one.condition()[0] for one in gateway.upstreams if one.served.always]
+        conditions = [one.condition()[0] for one in gateway.upstreams if one.served.min_replicas]
         ready = conditions.count("ready")
         if ready and not greeted:
-            say(f"the first of {len(conditions)} models answers, {time.monotonic() - began:.0f} s after the gateway")
-            say(f"  curl http://{settings.host}:{settings.port}/v1/models")
+            print_progress(
+                f"the first of {len(conditions)} models answers, {time.monotonic() - began:.0f} s after the gateway"
+            )
+            print_progress(f"  curl http://{settings.host}:{settings.port}/v1/models")
             greeted = True
         if ready == len(conditions):
-            say(f"all {ready} models answer, {time.monotonic() - began:.0f} s after the gateway")
+            print_progress(f"all {ready} models answer, {time.monotonic() - began:.0f} s after the gateway")
             return
         await asyncio.sleep(0.5)
 
 
-hasten()
+forward_repeated_signals()
 Gateway = declare(*configure())

@@ -29,7 +29,7 @@ NO_HANDSHAKES = tuple(
 )
 
 
-class Leaving:
+class GracefulShutdown:
     """Stands before the server's own answer to SIGTERM and SIGINT. Durations are float seconds.
 
     Asked to stop, it says so by `drain` and in the run folder, and lets new requests in for `grace`, so that whoever
@@ -49,7 +49,7 @@ class Leaving:
     def enter(self) -> None:
         """Begins to listen for signals; called in the server's event loop, after the server did."""
         self._loop = asyncio.get_running_loop()
-        gateway_registry.enter(self._run_dir, os.getpid())
+        gateway_registry.register(self._run_dir, os.getpid())
         if threading.current_thread() is not threading.main_thread():
             return  # signals are for the main thread alone
         self._servers = {number: signal.signal(number, self._heard) for number in SIGNALS}
@@ -65,7 +65,7 @@ class Leaving:
             timer.cancel()
         for number, handler in self._servers.items():
             signal.signal(number, handler)
-        gateway_registry.leave(self._run_dir, os.getpid())
+        gateway_registry.unregister(self._run_dir, os.getpid())
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         # A handler runs between any two instructions: what it does waits for the loop.
@@ -77,7 +77,7 @@ class Leaving:
             self._asked_at = now
             self._drain()
             with contextlib.suppress(OSError):  # a full disk keeps nobody from leaving
-                gateway_registry.drain(self._run_dir, os.getpid())
+                gateway_registry.mark_draining(self._run_dir, os.getpid())
             self._timers = [
                 self._loop.call_later(self._grace, self._close, number),
                 self._loop.call_later(self._limit, self._end),
@@ -89,21 +89,21 @@ class Leaving:
     def _close(self, number: int) -> None:
         handler = self._servers[number]
         if callable(handler):
-            last = all(gateway_registry.present(self._run_dir).values())
-            door = Door(self.server, shared=not last)
+            last = all(gateway_registry.registered(self._run_dir).values())
+            door = ListenSockets(self.server, shared=not last)
             door.shut()
             self._later(LAST_WORDS, self._let_in, door, partial(handler, number, None))
 
-    def _let_in(self, door: "Door", close: Callable[[], None]) -> None:
+    def _let_in(self, door: "ListenSockets", close: Callable[[], None]) -> None:
         """Takes whoever is at the door still, then no more, and lets the server close when all have said what for."""
         over = self._asked_at is not None and self._loop.time() > self._asked_at + self._limit
-        if door.crowded() and not over:
+        if door.has_pending_connections() and not over:
             self._later(LOOK, self._let_in, door, close)
             return
         door.leave()
         self._later(LAST_WORDS, self._finish, door, close)
 
-    def _finish(self, door: "Door", close: Callable[[], None]) -> None:
+    def _finish(self, door: "ListenSockets", close: Callable[[], None]) -> None:
         door.refuse()
         close()
 
@@ -111,7 +111,7 @@ class Leaving:
         self._timers.append(self._loop.call_later(pause, act, *arguments))
 
 
-class Door:
+class ListenSockets:
     """The listening sockets of a uvicorn server; no server, no sockets. One that is `shared` stays open to others.
 
     BentoML's first process holds the same sockets and takes nothing from them: whoever came between the server's end
@@ -133,7 +133,7 @@ class Door:
             with contextlib.suppress(OSError):  # a kernel that cannot: then the few on their way are cut off
                 one.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, where)
 
-    def crowded(self) -> bool:
+    def has_pending_connections(self) -> bool:
         """Whether somebody waits to be taken; nobody does once another process has had the kernel refuse them."""
         waiting = select.poll()
         for one in self._sockets:

@@ -49,27 +49,29 @@ class Metrics:
             "roundhouse_errors", "Requests that ended in an error, by its code.", (*LABELS, "code"), registry=registry
         )
         self.in_flight = Gauge(
-            "roundhouse_in_flight", "Requests being answered now.", ("model",), registry=registry,
+            "roundhouse_requests_in_flight", "Requests being answered now.", ("model",), registry=registry,
             multiprocess_mode="livesum",
         )  # fmt: skip
         self.queued = Gauge(
-            "roundhouse_queued", "Requests waiting for a place at an engine.", ("model",), registry=registry,
+            "roundhouse_requests_queued", "Requests waiting for a place at an engine.", ("model",), registry=registry,
             multiprocess_mode="livesum",
         )  # fmt: skip
         self.demand = Gauge(
             "roundhouse_demand", "Requests of a model, running and waiting: what an autoscaler should follow.",
             ("model",), registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
-        self.reload_failed = Gauge(
-            "roundhouse_reload_failed", "Whether the fleet file as it is now was refused (1) or is in use (0).",
-            registry=registry, multiprocess_mode="livemax",
+        self.last_reload_successful = Gauge(
+            "roundhouse_config_last_reload_successful",
+            "Whether the fleet file, as it was last read, is in use (1) or was refused (0).",
+            registry=registry, multiprocess_mode="livemin",
         )  # fmt: skip
+        self.last_reload_successful.set(1)
         self.kept_bytes = Gauge(
             "roundhouse_kept_answers_bytes", "Memory of answers that an Idempotency-Key stands for.",
             registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
-        self.loop_delay = Histogram(
-            "roundhouse_event_loop_delay_seconds", "How late the gateway is for what it does four times a second.",
+        self.event_loop_lag = Histogram(
+            "roundhouse_event_loop_lag_seconds", "How late the gateway is for what it does four times a second.",
             registry=registry, buckets=GAPS,
         )  # fmt: skip
         self.ttft = Histogram(

@@ -32,7 +32,7 @@ class Record:
     variant: str = ""
     family: str = ""
     replica: str = ""
-    route: str = ""
+    route_reason: str = ""
     streamed: bool = False
     attempts: int = 0
     admitted: float | None = None
@@ -81,7 +81,7 @@ class Record:
         return 0.0 if self.ended is None else self.ended - self.started
 
 
-class Line(msgspec.Struct):
+class LogLine(msgspec.Struct):
     """What is logged of a request, in the order in which it is written."""
 
     time: str
@@ -94,7 +94,7 @@ class Line(msgspec.Struct):
     model: str
     variant: str
     replica: str
-    route: str
+    route_reason: str
     streamed: bool
     attempts: int
     status: int
@@ -104,7 +104,7 @@ class Line(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
-    waited_s: float | None
+    time_to_admission_s: float | None
     ttft_s: float | None
     duration_s: float | None
 
@@ -112,7 +112,7 @@ class Line(msgspec.Struct):
 def log_line(record: Record, timestamp: str) -> str:
     """The record as one line of JSON. It never holds prompts or outputs."""
     started = record.started
-    fields = Line(
+    fields = LogLine(
         timestamp,
         "request",
         record.request_id,
@@ -123,7 +123,7 @@ def log_line(record: Record, timestamp: str) -> str:
         record.model,
         record.variant,
         record.replica,
-        record.route,
+        record.route_reason,
         record.streamed,
         record.attempts,
         record.status,

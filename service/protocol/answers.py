@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from service.errors import ApiError, invalid, unavailable, upstream_failed
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 from service.observability.record import Record
 
 TOO_LONG = re.compile(rb"maximum context length is (\d+) tokens\D+(\d+)")
@@ -34,7 +34,7 @@ class Choice(msgspec.Struct):
 ABSENT = msgspec.Raw()
 
 
-class Answer(msgspec.Struct):
+class EngineAnswer(msgspec.Struct):
     """What is read of an answer; the rest is only checked for being JSON."""
 
     usage: dict[str, Any] | None = None
@@ -44,10 +44,10 @@ class Answer(msgspec.Struct):
     data: msgspec.Raw = ABSENT
 
 
-ANSWER = msgspec.json.Decoder(Answer)
+ANSWER = msgspec.json.Decoder(EngineAnswer)
 
 
-def note(record: Record, body: bytes) -> None:
+def record_answer(record: Record, body: bytes) -> None:
     """Takes usage and finish reason from a whole answer; raises BrokenAnswerError where it ended by `abort`."""
     try:
         answer = ANSWER.decode(body)
@@ -70,7 +70,7 @@ def is_death(body: bytes) -> bool:
     return b"EngineCore" in body or b"EngineDead" in body
 
 
-def refusal(status: int, body: bytes, served: Served) -> ApiError:
+def upstream_error(status: int, body: bytes, served: ServedModel) -> ApiError:
     """The engine's error in our words. Its own text stays in its log: it can hold addresses, paths and prompts."""
     if status == 503:
         return unavailable(f"The engine of '{served.id}' is full. Try again later.", "overloaded", 1.0)
@@ -109,7 +109,7 @@ def refusal(status: int, body: bytes, served: Served) -> ApiError:
     return invalid(f"The engine of '{served.id}' refused the request because of{where}.", param, "engine_refused")
 
 
-def _refused_by_template(body: bytes, served: Served) -> ApiError | None:
+def _refused_by_template(body: bytes, served: ServedModel) -> ApiError | None:
     """Why the model's prompt format cannot hold the conversation, if that is what the engine says."""
     if found := OUT_OF_TURN.search(body):
         expected, role = found[1].decode(), found[2].decode()

@@ -17,7 +17,7 @@ PRINTABLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 
 @dataclass(frozen=True)
-class Wishes:
+class RequestOptions:
     """The headers of one request that we read. Seconds are floats; None is what the service has by itself.
 
     `timeout` bounds the whole answer, waiting included. `keep_alive` is how often a stream that waits says so.
@@ -31,10 +31,10 @@ class Wishes:
     idempotency_key: str | None = None
 
 
-NONE = Wishes()
+NONE = RequestOptions()
 
 
-def read(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
+def parse_headers(headers: Iterable[tuple[bytes, bytes]]) -> RequestOptions:
     """What these headers ask for; raises the 400 that names the one which is wrong. Names are in lower case."""
     found: dict[str, Any] | None = None
     for name, value in headers:
@@ -45,7 +45,7 @@ def read(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
                 raise invalid(f"There is no header '{name.decode()[:64]}'; there are {known}.", code="unknown_header")
             found = found or {}
             found[row[0]] = row[1](name.decode(), value.decode("latin-1").strip())
-    return Wishes(**found) if found else NONE
+    return RequestOptions(**found) if found else NONE
 
 
 def _text(name: str, text: str) -> str:

@@ -252,7 +252,7 @@ class EmbeddingsRequest(Body, kw_only=True):
 
 def _is_off(name: str, value: bool | None) -> None:
     if value:
-        raise validation_errors.wrong(name, "it should be false")
+        raise validation_errors.invalid_value(name, "it should be false")
 
 
 def _are_alike(name: str, value: str | list[Any], most: int) -> None:
@@ -261,6 +261,6 @@ def _are_alike(name: str, value: str | list[Any], most: int) -> None:
         return
     kinds = set(map(type, value))
     if len(kinds) > 1:
-        raise validation_errors.wrong(name, "it should be texts only, or token ids only")
+        raise validation_errors.invalid_value(name, "it should be texts only, or token ids only")
     if int not in kinds and len(value) > most:
-        raise validation_errors.wrong(name, f"it should be a list of at most {most} items")
+        raise validation_errors.invalid_value(name, f"it should be a list of at most {most} items")

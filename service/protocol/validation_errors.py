@@ -32,7 +32,7 @@ TYPE = re.compile(r"Expected `([^`]+)`, got `(\w+)`")
 STEP = re.compile(r"[a-z_]\w*|\[")
 
 
-def refusal(error: ValueError | RecursionError, kind: type) -> ApiError:
+def api_error(error: ValueError | RecursionError, kind: type) -> ApiError:
     """The 400 for what kept a body from being read as a `kind`."""
     if isinstance(error, RecursionError):
         return _no_json("it is nested too deeply")
@@ -53,10 +53,10 @@ def refusal(error: ValueError | RecursionError, kind: type) -> ApiError:
         return invalid(f"'{name}' is required.", name, "missing_required_parameter")
     if not where:
         return invalid("The body must be a JSON object.", code="invalid_json")
-    return wrong(where, _should(what, kind, where))
+    return invalid_value(where, _should(what, kind, where))
 
 
-def wrong(name: str, why: str) -> ApiError:
+def invalid_value(name: str, why: str) -> ApiError:
     """The 400 for a value that a field cannot have."""
     return invalid(f"'{name}' is wrong: {why}.", name, "invalid_value")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from service.errors import conflicting, too_slow, upstream_failed
 from service.observability.record import Record
-from service.server.asgi import ClientGoneError, Message, Receive, Send, UntilGone
+from service.server.asgi import CancelOnDisconnect, ClientDisconnectedError, Message, Receive, Send
 
 Key = tuple[str, str]  # the tenant's id, and the key that it chose
 Run = Callable[[Receive, Send], Coroutine[Any, Any, None]]
@@ -219,7 +219,7 @@ class Once:
                 await self._listen(key, answer, receive, send, joined=False)
             finally:
                 await asyncio.wait([task])
-        except ClientGoneError:
+        except ClientDisconnectedError:
             record.code = None  # what failed after this client had left is what others saw
             raise
         if answer.error:
@@ -230,7 +230,7 @@ class Once:
         listener = Listener()
         answer.listeners.append(listener)
         try:
-            with UntilGone(receive):
+            with CancelOnDisconnect(receive):
                 await answer.play(listener, send, self._patience, joined)
         finally:
             answer.listeners.remove(listener)
@@ -280,4 +280,4 @@ def _describe(record: Record, other: Record) -> None:
     """Says of a request what holds for all that share its answer. Times, attempts and tokens are the first one's."""
     record.requested, record.streamed, record.finish_reason = other.requested, other.streamed, other.finish_reason
     record.model, record.variant, record.family = other.model, other.variant, other.family
-    record.route, record.replica = other.route, other.replica
+    record.route_reason, record.replica = other.route_reason, other.replica

@@ -11,7 +11,8 @@ from service.catalog.catalog import Catalog
 from service.catalog.model import Capability
 from service.catalog.names import Specialty, Variant
 from service.errors import ApiError, invalid, unknown_model
-from service.fleet.fleet import Fleet, Served
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 from service.protocol.generation import Kind, Need
 
 # Which variants are tried for a request when its name leaves the variant open, best first.
@@ -33,9 +34,9 @@ PURPOSES: dict[Kind, str] = {
 class Target:
     """A resolved name: the served model, the name its engine knows it by (an adapter has its own), and why."""
 
-    served: Served
+    served: ServedModel
     name: str
-    why: str
+    reason: str
 
 
 def resolve(requested: str, need: Need, fleet: Fleet, catalog: Catalog) -> Target:
@@ -65,13 +66,13 @@ def resolve(requested: str, need: Need, fleet: Fleet, catalog: Catalog) -> Targe
     raise unknown_model(f"No model '{requested}' is served here.{_hint(requested, fleet)}")
 
 
-def _family_names(served: Served) -> Iterator[str]:
+def _family_names(served: ServedModel) -> Iterator[str]:
     yield served.family
     if served.model.size:
         yield f"{served.family}-{served.model.size}"
 
 
-def _fits(served: Served, kind: Capability) -> bool:
+def _fits(served: ServedModel, kind: Capability) -> bool:
     return kind in served.capabilities
 
 
@@ -81,7 +82,7 @@ def _fitting(target: Target, need: Need, fleet: Fleet) -> Target:
     raise _wrong_variant(f"'{target.name}' (variant {target.served.variant})", need, fleet, target.served)
 
 
-def _wrong_variant(subject: str, need: Need, fleet: Fleet, near: Served | None) -> ApiError:
+def _wrong_variant(subject: str, need: Need, fleet: Fleet, near: ServedModel | None) -> ApiError:
     others = _ranked([one for one in fleet.served if _fits(one, need.kind)], need.kind)
     siblings = [one for one in others if near and one.family == near.family]
     names = ", ".join(f"'{one.id}'" for one in (siblings or others)[:3])
@@ -89,14 +90,14 @@ def _wrong_variant(subject: str, need: Need, fleet: Fleet, near: Served | None) 
     return invalid(f"{subject} cannot serve {PURPOSES[need.kind]}. {advice}", "model", "wrong_variant")
 
 
-def _ranked(candidates: Iterable[Served], kind: Kind) -> list[Served]:
+def _ranked(candidates: Iterable[ServedModel], kind: Kind) -> list[ServedModel]:
     order = PREFERENCES[kind]
     # The sort is stable: among equals the fleet's order decides.
     able = (one for one in candidates if one.variant in order)
     return sorted(able, key=lambda one: order.index(one.variant))
 
 
-def _best(members: Sequence[Served], need: Need, why: str, requested: str, fleet: Fleet) -> Target:
+def _best(members: Sequence[ServedModel], need: Need, why: str, requested: str, fleet: Fleet) -> Target:
     able = _ranked([one for one in members if _fits(one, need.kind)], need.kind)
     if not able:
         raise _wrong_variant(f"'{requested}', as served here,", need, fleet, members[0])
@@ -120,7 +121,7 @@ def _by_variants(
     return Target(able[0], able[0].id, why)
 
 
-def _of_variant(variant: str, fleet: Fleet, specialty: Specialty | None) -> list[Served]:
+def _of_variant(variant: str, fleet: Fleet, specialty: Specialty | None) -> list[ServedModel]:
     default = next((name for key, name in fleet.defaults.items() if key == variant), None)
     first = [fleet[default]] if default else []
     found = first + [one for one in fleet.served if one.variant == variant and one.id != default]

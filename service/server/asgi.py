@@ -14,45 +14,45 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
-# ASGI's name for what a server can do beside it: an object that is an Extra.
-EXTRA = "roundhouse"
+# ASGI's name for what a server can do beside it: an object that is a ServerExtension.
+EXTENSION = "roundhouse"
 
 
-class Extra(Protocol):
-    """What our own server can do for one request. `heading` is told its status, and says what else its head holds."""
+class ServerExtension(Protocol):
+    """What our server offers a request beside ASGI. `extra_headers` gives further response headers for a status."""
 
-    heading: Callable[[int], Headers] | None
+    extra_headers: Callable[[int], Headers] | None
 
-    def whole(self) -> bytes | None:
+    def buffered_body(self) -> bytes | None:
         """The body, once, if all of it is here."""
 
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Sends a whole answer, beside whose headers there is its length."""
 
-    def push(self, piece: bytes) -> bool:
+    def write_now(self, piece: bytes) -> bool:
         """Sends a piece of a stream at once; returns whether there is room for more."""
 
-    def tell(self, leave: Callable[[], None] | None) -> None:
+    def on_disconnect(self, leave: Callable[[], None] | None) -> None:
         """Has `leave` called when the client leaves; None for nothing any more."""
 
 
 JSON = (b"content-type", b"application/json")
 
 
-class ClientGoneError(Exception):
+class ClientDisconnectedError(Exception):
     """The client closed its connection before it had its answer."""
 
 
-def extra_of(scope: Scope) -> Extra | None:
+def extension_of(scope: Scope) -> ServerExtension | None:
     """What the server can do beside ASGI, if it is ours."""
-    found: Extra | None = scope.get("extensions", {}).get(EXTRA)
+    found: ServerExtension | None = scope.get("extensions", {}).get(EXTENSION)
     return found
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int, patience: float) -> bytes:
     """The whole request body, at most `limit` bytes, each wait for more of it at most `patience` seconds."""
-    extra = extra_of(scope)
-    body = extra.whole() if extra else None
+    extra = extension_of(scope)
+    body = extra.buffered_body() if extra else None
     if body is None:
         body = b"".join([part async for part in _parts(receive, limit, patience)])
     if len(body) > limit:
@@ -71,7 +71,7 @@ async def _parts(receive: Receive, limit: int, patience: float) -> AsyncIterator
             text = f"The rest of the body did not come within {patience:g} s."
             raise too_large(text, "request_timeout", 408) from None
         if message["type"] == "http.disconnect":
-            raise ClientGoneError
+            raise ClientDisconnectedError
         part, more = message.get("body", b""), message.get("more_body", False)
         size += len(part)
         yield part
@@ -89,34 +89,34 @@ async def respond_json(send: Send, value: Any, headers: Headers = ()) -> None:
     await respond(send, 200, json.dumps(value, ensure_ascii=False).encode(), (JSON, *headers))
 
 
-class UntilGone:
-    """A context, of a task, that cancels what runs in it when the client leaves, and then raises ClientGoneError.
+class CancelOnDisconnect:
+    """A context that cancels the current task when the client disconnects, and then raises ClientDisconnectedError.
 
-    `task` is what runs in it. A server that is not ours has to be listened to, which takes another task.
+    `task` is the task that runs in it. Without our server's extension a second task has to wait for the disconnect.
     """
 
-    def __init__(self, receive: Receive, extra: Extra | None = None) -> None:
+    def __init__(self, receive: Receive, extra: ServerExtension | None = None) -> None:
         self._receive, self._extra = receive, extra
         self._gone = False
         self._listening: asyncio.Task[None] | None = None
 
-    def __enter__(self) -> "UntilGone":
+    def __enter__(self) -> "CancelOnDisconnect":
         task = asyncio.current_task()
         assert task
         self.task = task
         if self._extra:
-            self._extra.tell(self.leave)
+            self._extra.on_disconnect(self.leave)
         else:
             self._listening = asyncio.create_task(self._listen())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._extra:
-            self._extra.tell(None)
+            self._extra.on_disconnect(None)
         if self._listening:
             self._listening.cancel()
         if self._gone and kind is asyncio.CancelledError and self.task.uncancel() == 0:
-            raise ClientGoneError from None
+            raise ClientDisconnectedError from None
 
     def leave(self) -> None:
         """Ends it as if the client had left."""

@@ -9,8 +9,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import ApiError, openai_body, too_large
-from service.server.asgi import EXTRA, App
-from service.server.request import STATUS, Cycle
+from service.server.asgi import EXTENSION, App
+from service.server.request import STATUS, RequestCycle
 
 # Requests that a client may send ahead on a connection until no more is read from it. While nothing is read nobody
 # notices that it left, so this is not 0 as with uvicorn.
@@ -20,16 +20,18 @@ SHORT = 128  # bytes of an address that is worth remembering
 
 
 class Connection(HttpToolsProtocol):
-    """Has `ours` answer what comes on a connection, past the server's own app, that gets `theirs` only.
+    """Has `gateway_app` answer the requests of a connection; the server's own app gets those for `server_paths` only.
 
     Where no request runs, a whole head must come within the server's time to keep a connection alive.
     """
 
-    def __init__(self, *arguments: Any, ours: App | None = None, theirs: tuple[str, ...] = (), **named: Any) -> None:
+    def __init__(
+        self, *arguments: Any, gateway_app: App | None = None, server_paths: tuple[str, ...] = (), **named: Any
+    ) -> None:
         super().__init__(*arguments, **named)
-        self._ours: Any = ours or self.app
-        self._theirs = theirs
-        self._running: Cycle | RequestResponseCycle | None = None
+        self._gateway_app: Any = gateway_app or self.app
+        self._server_paths = server_paths
+        self._running: RequestCycle | RequestResponseCycle | None = None
         self._waits_since = 0.0
         self._head_size: int | None = None
         self.cycle: Any  # the newest, of either kind
@@ -46,12 +48,12 @@ class Connection(HttpToolsProtocol):
         self._head_size = None
         parser = self.parser
         path, raw, query = (_remembered if len(self.url) < SHORT else _parsed)(self.url)
-        if path in self._theirs or parser.should_upgrade():
+        if path in self._server_paths or parser.should_upgrade():
             self._pass_on()
             return
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
         before = self.cycle
-        self.cycle = cycle = Cycle(
+        self.cycle = cycle = RequestCycle(
             self.transport, self.flow, self.server_state.default_headers, self.on_response_complete,
             keep_alive=version != "1.0" and parser.should_keep_alive(), expects=self.expect_100_continue,
             is_head=method == "HEAD",
@@ -65,7 +67,7 @@ class Connection(HttpToolsProtocol):
             "raw_path": raw,
             "query_string": query,
             "headers": self.headers,
-            "extensions": {EXTRA: cycle},
+            "extensions": {EXTENSION: cycle},
         }
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, scope)
@@ -81,7 +83,7 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """More of the newest request is here."""
         self._head_size = None
-        if type(self.cycle) is Cycle:
+        if type(self.cycle) is RequestCycle:
             self.cycle.arrived(body)
         else:
             super().on_body(body)
@@ -89,7 +91,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The newest request is here to its end."""
         self._head_size = None
-        if type(self.cycle) is Cycle:
+        if type(self.cycle) is RequestCycle:
             self.cycle.arrived_whole()
         else:
             super().on_message_complete()
@@ -117,7 +119,7 @@ class Connection(HttpToolsProtocol):
         if self.timeout_keep_alive_task:
             self.timeout_keep_alive_task.cancel()
         for cycle in {self._running, self.cycle} - {None}:
-            if type(cycle) is Cycle:
+            if type(cycle) is RequestCycle:
                 cycle.lost()
             elif not cycle.response_complete:
                 cycle.disconnected = True
@@ -163,10 +165,10 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, what: Any) -> None:
         """Begins with a request: `what` is the scope of one of ours, and the app for another."""
         self._running = cycle
-        if type(cycle) is not Cycle:
+        if type(cycle) is not RequestCycle:
             super()._start_asgi_task(cycle, what)
             return
-        task = self.loop.create_task(cycle.run(self._ours, what))
+        task = self.loop.create_task(cycle.run(self._gateway_app, what))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -179,7 +181,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
 
-def _refusal(error: ApiError) -> bytes:
+def _error_response(error: ApiError) -> bytes:
     """The whole answer to what is no request."""
     body = openai_body(error)
     head = b"\r\n".join((
@@ -188,7 +190,7 @@ def _refusal(error: ApiError) -> bytes:
     return head + b"\r\n\r\n" + body
 
 
-TOO_LARGE = _refusal(
+TOO_LARGE = _error_response(
     too_large(f"The head of the request is larger than {LARGEST_HEAD} bytes.", "headers_too_large", 431)
 )
 

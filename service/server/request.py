@@ -15,15 +15,15 @@ from service.server.asgi import App, Headers, Message, Scope
 STATUS = {one.value: f"HTTP/1.1 {one.value} {one.phrase}".encode() for one in HTTPStatus}
 
 
-class Cycle:
-    """A request as far as it has come, and an answer as far as it was sent. It is an Extra.
+class RequestCycle:
+    """A request as far as it has come, and an answer as far as it was sent. It is a ServerExtension.
 
     `over` is called at the end of the answer; `is_head` says that it must have no body.
     """
 
     __slots__ = (
         "_chunked", "_defaults", "_expects", "_flow", "_head", "_is_head", "_leave", "_more", "_over", "_pieces",
-        "_read", "_size", "_transport", "_waiter", "disconnected", "heading", "keep_alive", "response_complete",
+        "_read", "_size", "_transport", "_waiter", "disconnected", "extra_headers", "keep_alive", "response_complete",
         "response_started",
     )  # fmt: skip
 
@@ -47,7 +47,7 @@ class Cycle:
         self._head = b""
         self._waiter: asyncio.Future[None] | None = None
         self._leave: Callable[[], None] | None = None
-        self.heading: Callable[[int], Headers] | None = None
+        self.extra_headers: Callable[[int], Headers] | None = None
 
     async def run(self, app: App, scope: Scope) -> None:
         """Runs the app to its end. Where that is not the end of the answer, the connection's end says so.
@@ -113,9 +113,9 @@ class Cycle:
         else:
             self._begin(message["status"], message["headers"])
 
-    # As an Extra.
+    # As a ServerExtension.
 
-    def tell(self, leave: Callable[[], None] | None) -> None:
+    def on_disconnect(self, leave: Callable[[], None] | None) -> None:
         """Has `leave` called when the client leaves."""
         self._leave = leave
         if leave:
@@ -123,11 +123,11 @@ class Cycle:
             if self.disconnected:
                 leave()
 
-    def whole(self) -> bytes | None:
+    def buffered_body(self) -> bytes | None:
         """The body, once, if all of it is here."""
         return None if self._more or self._read or self._expects or self.disconnected else self._gather()
 
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Sends a whole answer."""
         if self._flow.write_paused and not self.disconnected:
             await self._flow.drain()
@@ -135,7 +135,7 @@ class Cycle:
             self._begin(status, (*headers, (b"content-length", b"%d" % len(body))))
             self._continue(body, True)
 
-    def push(self, piece: bytes) -> bool:
+    def write_now(self, piece: bytes) -> bool:
         """Sends a piece, not empty, of a stream that has begun; returns whether there is room for more of it now."""
         if self.disconnected:
             return True
@@ -153,8 +153,8 @@ class Cycle:
         """Makes the head, which waits for the first of the body. Raises ValueError for a header that would be two."""
         self.response_started, self._expects = True, False
         lines, closes = [STATUS[status]], False
-        heading = self.heading(status) if self.heading else ()
-        for part in (self._defaults, headers, heading):
+        extra_headers = self.extra_headers(status) if self.extra_headers else ()
+        for part in (self._defaults, headers, extra_headers):
             for name, value in part:
                 lines.append(b"%b: %b" % (name, value))
                 if name == b"content-length":

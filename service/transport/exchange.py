@@ -29,7 +29,7 @@ class Deadlines:
     first_byte: float
     idle: float
     total: float
-    reader: float = 60.0
+    client_write: float = 60.0
 
 
 class Exchange(asyncio.Protocol):
@@ -48,14 +48,14 @@ class Exchange(asyncio.Protocol):
         self._buffered = 0
         self._request = self._unheard = b""
         self._waiter: asyncio.Future[None] | None = None
-        self._take: Callable[[bytes], bool] | None = None
+        self._sink: Callable[[bytes], bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines(0.0, 0.0, 0.0, 0.0)
         self._limit = self._total = self._looks_at = 0.0
-        self._started = self._quiet_since = self._taken_at = 0.0
+        self._started = self._quiet_since = self._sinkn_at = 0.0
         self._error: TransportError | None = None
         self._complete = True
-        self._keeps_alive = self._paused = self._taken = self._full = self._resting = False
+        self._keeps_alive = self._paused = self._sinkn = self._full = self._resting = False
         self.status, self.idle_since, self.reused = 0, 0.0, False
         self.on_slow: Callable[[], None] | None = None
 
@@ -65,17 +65,17 @@ class Exchange(asyncio.Protocol):
         """Opens the connection, within `limit` seconds. Raises TransportError."""
         await dial(self._loop, self._address, self, limit)
 
-    def start(self, request: bytes, deadlines: Deadlines, left: float = math.inf) -> None:
-        """Sends a whole request; `head` and `read` then give the answer, within `left` seconds at most."""
+    def start(self, request: bytes, deadlines: Deadlines, remaining: float = math.inf) -> None:
+        """Sends a whole request; `head` and `read` then give the answer, within `remaining` seconds at most."""
         if self._socket is None or self._socket.is_closing():
             raise self._error or TransportError("the connection is closed")
         self._pieces.clear()
         self.status, self._buffered, self._request = 0, 0, request
         self._complete = self._full = self._resting = False
-        self._deadlines, self._total = deadlines, min(deadlines.total, left)
-        self._limit = min(deadlines.first_byte, left)
-        self._started = self._quiet_since = self._taken_at = self._loop.time()
-        first = min(self._limit, self._total, deadlines.idle, deadlines.reader)
+        self._deadlines, self._total = deadlines, min(deadlines.total, remaining)
+        self._limit = min(deadlines.first_byte, remaining)
+        self._started = self._quiet_since = self._sinkn_at = self._loop.time()
+        first = min(self._limit, self._total, deadlines.idle, deadlines.client_write)
         if self._timer is None or self._looks_at > self._started + first:
             self._look_in(first)
         self._socket.write(request)
@@ -94,26 +94,26 @@ class Exchange(asyncio.Protocol):
             await self._wait()
         return self._gather()
 
-    async def pour(self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]) -> None:
-        """Gives what arrives of the body to `take`, piece by piece and at once, until its end.
+    async def stream_to(self, sink: Callable[[bytes], bool], flush: Callable[[], Awaitable[None]]) -> None:
+        """Gives what arrives of the body to `sink`, piece by piece and at once, until its end.
 
-        Where `take` returns False, `drain` is awaited before it is given more. Raises TransportError if the body breaks
-        off, and what `take` raises.
+        Where `sink` returns False, `flush` is awaited before it is given more. Raises TransportError if the body breaks
+        off, and what `sink` raises.
         """
         while True:
             if self._full:
                 self._full = False
-                await drain()
+                await flush()
             elif self._pieces:
-                self._full = not take(self._gather())
+                self._full = not sink(self._gather())
             elif self._complete and self.status:
                 return
             else:
-                self._take = take
+                self._sink = sink
                 try:
                     await self._wait()
                 finally:
-                    self._take = None
+                    self._sink = None
 
     async def read_all(self, limit: int) -> bytes:
         """The whole body, at most `limit` bytes; a longer one is a TransportError."""
@@ -132,7 +132,7 @@ class Exchange(asyncio.Protocol):
         if self._socket:
             self._socket.abort()
 
-    def rest(self) -> bool:
+    def finish(self) -> bool:
         """The answer is not read further; returns whether the connection can carry another one."""
         self._resting = True
         self.on_slow = None
@@ -151,7 +151,7 @@ class Exchange(asyncio.Protocol):
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._buffered = 0
-        self._taken = True
+        self._sinkn = True
         if self._paused and self._socket and not self._socket.is_closing():
             self._paused = False
             self._quiet_since = self._loop.time()
@@ -196,19 +196,19 @@ class Exchange(asyncio.Protocol):
         if self._resting:
             return
         now = self._loop.time()
-        if self._waiter or self._taken:
-            self._taken, self._taken_at = False, now
-        reader = self._taken_at + self._deadlines.reader - now
+        if self._waiter or self._sinkn:
+            self._sinkn, self._sinkn_at = False, now
+        client_write = self._sinkn_at + self._deadlines.client_write - now
         total = self._started + self._total - now
         # While reading is paused the silence is the client's, and what is complete has all the time in the world.
         quiet = self._limit if self._paused else self._quiet_since + self._limit - now
-        left = reader if self._complete else min(reader, total, quiet)
+        left = client_write if self._complete else min(client_write, total, quiet)
         if left > 0.001:
             # The limit may become `idle` in between, so it is looked at again that soon.
             self._look_in(min(left, self._deadlines.idle))
-        elif reader <= 0.001:
+        elif client_write <= 0.001:
             on_slow = self.on_slow
-            self._fail(DeadlineError(f"nobody took anything for {self._deadlines.reader:g} s"))
+            self._fail(DeadlineError(f"nobody took anything for {self._deadlines.client_write:g} s"))
             if on_slow:
                 on_slow()
         elif quiet <= 0.001:
@@ -249,20 +249,20 @@ class Exchange(asyncio.Protocol):
         elif not self.status and self._buffered > LARGEST_HEAD:
             self._fail(TransportError(f"the answer's head is longer than {LARGEST_HEAD} bytes"))
             return
-        if not (self._take and self._pieces):
+        if not (self._sink and self._pieces):
             self._hold_back()
             self._wake()
             return
         # Who pours is spared a turn of the event loop for each piece: they wake for the last, and for one too many.
         try:
-            self._full = not self._take(self._gather())
+            self._full = not self._sink(self._gather())
         except Exception as error:  # noqa: BLE001  raised where `pour` was called
-            self._take = None
+            self._sink = None
             if self._waiter and not self._waiter.done():
                 self._waiter.set_exception(error)
             return
         if self._full or self._complete:
-            self._take = None
+            self._sink = None
             self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:

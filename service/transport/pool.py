@@ -17,8 +17,8 @@ class Transport:
     def __init__(self) -> None:
         self._idle: dict[str, list[Exchange]] = {}
 
-    async def send(self, address: str, request: bytes, deadlines: Deadlines, left: float = math.inf) -> Exchange:
-        """Sends `request` to the replica, for an answer within `left` seconds at most, whatever else the deadlines say.
+    async def send(self, address: str, request: bytes, deadlines: Deadlines, remaining: float = math.inf) -> Exchange:
+        """Sends `request` to the replica, which must answer within the deadlines and within `remaining` seconds.
 
         The answer is read from the Exchange. Give it back with `release`.
         """
@@ -28,17 +28,17 @@ class Transport:
             exchange = idle.pop()
             if _is_fresh(exchange, loop.time()):
                 exchange.reused = True
-                exchange.start(request, deadlines, left)
+                exchange.start(request, deadlines, remaining)
                 return exchange
             exchange.close()
         exchange, began = Exchange(loop, address), loop.time()
-        await exchange.connect(min(deadlines.connect, left))
-        exchange.start(request, deadlines, max(0.0, left + began - loop.time()))
+        await exchange.connect(min(deadlines.connect, remaining))
+        exchange.start(request, deadlines, max(0.0, remaining + began - loop.time()))
         return exchange
 
     def release(self, address: str, exchange: Exchange) -> None:
         """Takes the connection back for the next request, or closes it when the answer was not read to its end."""
-        if exchange.rest():
+        if exchange.finish():
             self._idle.setdefault(address, []).append(exchange)
         else:
             exchange.close()

@@ -36,7 +36,7 @@ class Breaker:
     def asked(self, now: float) -> None:
         """Takes note of a request that goes there."""
         if self.ejections:
-            self.tried_until = now + self._rest()
+            self.tried_until = now + self._ejection_time()
 
     def failed(self, now: float, refused: bool = False) -> None:
         """Takes note of a failure; one that was `refused` a connection, or was on trial, ejects at once."""
@@ -45,11 +45,11 @@ class Breaker:
         self.failures += 1
         if refused or self.ejections or self.failures > TOLERATED:
             self.ejections += 1
-            self.retry_at, self.tried_until = now + self._rest(), 0.0
+            self.retry_at, self.tried_until = now + self._ejection_time(), 0.0
 
     def succeeded(self) -> None:
         """Forgives everything."""
         self.failures = self.ejections = 0
 
-    def _rest(self) -> float:
+    def _ejection_time(self) -> float:
         return min(LONGEST_EJECTION, EJECTION * 2.0 ** min(self.ejections - 1, 16))

@@ -13,7 +13,7 @@ from service.upstreams.replica import Replica
 STALE = 5.0  # seconds for which a reading counts
 
 
-class Local:
+class LocalEngine:
     """Follows one replica. Its supervisor sees to its health, so nothing is proved here."""
 
     def __init__(
@@ -38,18 +38,18 @@ class Local:
         self._replica.breaker.succeeded()
         return True
 
-    async def look(self, doubted: bool) -> None:
+    async def poll(self, doubted: bool) -> None:
         """Asks a ready engine for its load."""
         replica = self._replica
         found = await self._load() if replica.ready else None
         if found:
-            replica.reading = found
-        elif replica.reading and (not replica.ready or self._clock() - replica.reading.at > STALE):
-            replica.reading = None
+            replica.stats = found
+        elif replica.stats and (not replica.ready or self._clock() - replica.stats.at > STALE):
+            replica.stats = None
 
-    async def _load(self) -> engine_stats.Reading | None:
+    async def _load(self) -> engine_stats.EngineStats | None:
         try:
             status, page = await ask(self._transport, self._replica.address, pool.get("/metrics"), SCRAPE)
         except TransportError:
             return None
-        return engine_stats.read(page, self._clock()) if status == 200 else None
+        return engine_stats.parse(page, self._clock()) if status == 200 else None

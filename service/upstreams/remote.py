@@ -8,7 +8,7 @@ from service.config.settings import Settings
 from service.engine.probe import ask, probe
 from service.engine.readiness import FIRST_TOKEN, KNOCK
 from service.engine.state import Condition, EngineState
-from service.engine.watchdog import Pulse
+from service.engine.watchdog import Watchdog
 from service.transport import pool
 from service.transport.pool import RefusedError, Transport, TransportError
 from service.upstreams.replica import Replica
@@ -18,11 +18,11 @@ IDENTITY = 30.0  # seconds after which a ready engine is asked again which model
 SILENCE = 5.0  # seconds without any answer, from the first question in vain, after which a ready engine counts as gone
 
 
-class StrangerError(Exception):
+class WrongModelError(Exception):
     """Another model is served at this address."""
 
 
-class Remote:
+class RemoteEngine:
     """Watches one replica and writes its `state`, as the supervisor of an engine would; calls `changed` when it did."""
 
     def __init__(
@@ -41,12 +41,12 @@ class Remote:
         self._doubted = False
         self._silent_since: float | None = clock()
         self._lives = 0
-        self._pulse: Pulse | None = None
+        self._watchdog: Watchdog | None = None
 
-    async def look(self, doubted: bool) -> None:
+    async def poll(self, doubted: bool) -> None:
         """One look, once a second or so; `doubted` says that a request failed there since the last one."""
-        if self._pulse:
-            await self._watch(self._pulse, doubted)
+        if self._watchdog:
+            await self._watch(self._watchdog, doubted)
         else:
             await self._prove()
 
@@ -57,7 +57,7 @@ class Remote:
             if not self._lives:
                 self._show("starting", "waiting for its first token")
             await self._make_token()
-        except StrangerError as error:
+        except WrongModelError as error:
             self._show("failed", reason=str(error))
         except TransportError as error:
             if self._lives or self._clock() - self._began > self._start_timeout:
@@ -66,34 +66,34 @@ class Remote:
                 self._show("waiting" if self._silent_since is not None else "starting", f"not ready yet: {error}")
         else:
             self._lives += 1
-            self._pulse = Pulse(
+            self._watchdog = Watchdog(
                 self._replica.address, probe(self._upstream.served), self._transport, self._clock, self._hang
             )
             self._replica.breaker.succeeded()
             self._show("ready")
 
-    async def _watch(self, pulse: Pulse, doubted: bool) -> None:
+    async def _watch(self, watchdog: Watchdog, doubted: bool) -> None:
         """Looks whether an engine that was ready still is."""
         began, reason = self._clock(), None
         self._doubted |= doubted
         if self._doubted or self._silent_since is not None or began - self._identified > IDENTITY:
             reason = await self._strange()
-        reason = reason or await pulse.look()
-        found, now = pulse.reading, self._clock()
+        reason = reason or await watchdog.poll()
+        found, now = watchdog.stats, self._clock()
         if found and found.at >= began:
             self._silent_since = None
         elif self._silent_since is None:
             self._silent_since = began
-        self._replica.reading = found if found and now - found.at < SILENCE else None
+        self._replica.stats = found if found and now - found.at < SILENCE else None
         if reason:
-            self._pulse = self._replica.reading = None
+            self._watchdog = self._replica.stats = None
             self._show("failed", reason=reason)
 
     async def _strange(self) -> str | None:
         """Why the address no longer has our engine, if it has not."""
         try:
             await self._identify()
-        except StrangerError as error:
+        except WrongModelError as error:
             return str(error)
         except RefusedError as error:
             return f"it is gone: {error}"
@@ -103,7 +103,7 @@ class Remote:
         return None
 
     async def _identify(self) -> None:
-        """Asks which models are served at the address; raises StrangerError where ours is not among them."""
+        """Asks which models are served at the address; raises WrongModelError where ours is not among them."""
         status, body = await ask(self._transport, self._replica.address, pool.get("/v1/models"), KNOCK)
         self._silent_since = None
         if status != 200:
@@ -111,7 +111,7 @@ class Remote:
         names = models_in(body)
         if self._upstream.served.id not in names:
             others = ", ".join(f"'{name[:64]}'" for name in names[:3]) or "no model"
-            raise StrangerError(f"{self._replica.address} serves {others} and not '{self._upstream.served.id}'")
+            raise WrongModelError(f"{self._replica.address} serves {others} and not '{self._upstream.served.id}'")
         self._identified, self._doubted = self._clock(), False
 
     async def _make_token(self) -> None:

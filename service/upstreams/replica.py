@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from service.engine.engine_stats import Reading
+from service.engine.engine_stats import EngineStats
 from service.engine.state import EngineState
 from service.upstreams.breaker import Breaker
 
@@ -12,7 +12,7 @@ from service.upstreams.breaker import Breaker
 class Replica:
     """One engine as the gateway sees it. Its `address` is a socket's path or `host:port`; times are monotonic seconds.
 
-    `in_flight` counts the requests that this gateway has there and `limit` bounds them; `reading` is what the engine
+    `in_flight` counts the requests that this gateway has there and `limit` bounds them; `stats` is what the engine
     last said of its load, not older than a few seconds. Whoever doubts that the engine works sets `doubt`.
     """
 
@@ -21,9 +21,9 @@ class Replica:
     state: EngineState | None = None
     in_flight: int = 0
     limit: int = 256
-    reading: Reading | None = None
+    stats: EngineStats | None = None
     breaker: Breaker = field(default_factory=Breaker)
-    doubt: asyncio.Event = field(default_factory=asyncio.Event)
+    recheck: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def ready(self) -> bool:
@@ -34,7 +34,7 @@ class Replica:
         """Whether a request may be sent there."""
         return self.ready and self.breaker.usable(now)
 
-    def room(self, now: float) -> int:
+    def capacity(self, now: float) -> int:
         """How many more requests may be sent there now."""
         # Asked several times for each request, so nothing is called that need not be.
         state = self.state

@@ -5,25 +5,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from service.engine.state import Condition
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 from service.upstreams.replica import Replica
 
 # A model is as well as its best replica: one that sleeps wakes when it is asked for, one that failed may not return.
-BEST_FIRST: tuple[Condition, ...] = ("ready", "starting", "waiting", "asleep", "failed", "stopping", "stopped")
+BEST_FIRST: tuple[Condition, ...] = ("ready", "starting", "waiting", "scaled_to_zero", "failed", "stopping", "stopped")
 
 
 @dataclass(eq=False)
 class Upstream:
-    """A served model and its replicas. `turn` counts its requests; `trouble` says why addresses are not known.
+    """A served model and its replicas. `request_count` counts its requests; `trouble` says why addresses are not known.
 
     Whoever doubts that the addresses are still right sets `doubt`.
     """
 
-    served: Served
+    served: ServedModel
     replicas: list[Replica] = field(default_factory=list)
-    turn: int = 0
+    request_count: int = 0
     trouble: str | None = None
-    doubt: asyncio.Event = field(default_factory=asyncio.Event)
+    recheck: asyncio.Event = field(default_factory=asyncio.Event)
 
     def usable(self, now: float) -> list[Replica]:
         """The replicas that may be asked, whether or not they have room."""
@@ -31,13 +31,13 @@ class Upstream:
 
     def free(self, now: float) -> list[Replica]:
         """The replicas that have room for another request."""
-        return [replica for replica in self.replicas if replica.room(now) > 0]
+        return [replica for replica in self.replicas if replica.capacity(now) > 0]
 
-    def room(self, now: float) -> int:
+    def capacity(self, now: float) -> int:
         """How many more requests may be sent now."""
-        return sum([replica.room(now) for replica in self.replicas])
+        return sum([replica.capacity(now) for replica in self.replicas])
 
-    def spares(self, replica: Replica) -> bool:
+    def has_alternative(self, replica: Replica) -> bool:
         """Whether it can do without this one: another one is ready and has nothing held against it."""
         return any(one.ready and one.breaker.closed for one in self.replicas if one is not replica)
 
@@ -48,11 +48,11 @@ class Upstream:
             for one in states:
                 if one.condition == wanted:
                     return wanted, one.reason or (one.phase if wanted != "ready" else None)
-        if not self.served.at:
+        if not self.served.addresses:
             return "waiting", "its engine service has not started yet"
-        if self.served.always or self.replicas:
+        if self.served.min_replicas or self.replicas:
             return "waiting", self.trouble or "its engines have not been reached yet"
-        return "asleep", self.trouble
+        return "scaled_to_zero", self.trouble
 
     def conditions(self) -> Iterator[Condition]:
         """The condition of each replica."""

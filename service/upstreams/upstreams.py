@@ -10,12 +10,13 @@ from typing import Any
 from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import Condition
-from service.fleet.fleet import Fleet, Served
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 from service.transport.pool import Transport
 from service.upstreams.discovery import Discovery, Lookup, look_up
 from service.upstreams.limit import adapted, ceiling, opening
-from service.upstreams.local import Local
-from service.upstreams.remote import Remote
+from service.upstreams.local import LocalEngine
+from service.upstreams.remote import RemoteEngine
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
 
@@ -44,12 +45,12 @@ class Upstreams:
         self._settings, self._transport, self._clock, self._lookup = settings, transport, clock, lookup
         self._gateways = settings.workers * settings.gateways
         self._here: dict[str, list[Replica]] = {}
-        self._locals: dict[Replica, Local] = {}
+        self._locals: dict[Replica, LocalEngine] = {}
         for order, (served, number) in enumerate(fleet.replicas()):
             address = str(state.socket_path(settings.run_dir, order))
             replica = self._replica(state.replica_id(served.id, number), address, served)
             self._here.setdefault(served.id, []).append(replica)
-            self._locals[replica] = Local(replica, order, settings.run_dir, transport, clock)
+            self._locals[replica] = LocalEngine(replica, order, settings.run_dir, transport, clock)
         self._by_model: dict[str, Upstream] = {}
         self.apply(fleet)
 
@@ -64,13 +65,13 @@ class Upstreams:
         known, self._by_model = self._by_model, {}
         for served in fleet.served:
             upstream = self._by_model[served.id] = known.get(served.id) or Upstream(served)
-            if not served.at:
+            if not served.addresses:
                 upstream.replicas = self._here.get(served.id, [])
             if upstream.served.max_in_flight != served.max_in_flight:
                 for replica in upstream.replicas:
                     replica.limit = opening(served, self._gateways)
             upstream.served = served
-            upstream.doubt.set()
+            upstream.recheck.set()
 
     def asked(self, replica: Replica) -> None:
         """Takes note that a request goes there: a replica that rested gets one at a time."""
@@ -82,11 +83,11 @@ class Upstreams:
         The only replica that is left stays in use: what it answers is better than nothing.
         """
         upstream = next((one for one in self if replica in one.replicas), None)
-        if refused or upstream is None or upstream.spares(replica):
+        if refused or upstream is None or upstream.has_alternative(replica):
             replica.breaker.failed(self._clock(), refused)
-        replica.doubt.set()
+        replica.recheck.set()
         if upstream:
-            upstream.doubt.set()
+            upstream.recheck.set()
 
     def succeeded(self, replica: Replica) -> None:
         """Takes note that an answer of the replica has begun."""
@@ -124,36 +125,36 @@ class Upstreams:
     def _work(self, changed: Changed) -> Iterator[tuple[Replica | Upstream, Callable[[], Coroutine[Any, Any, None]]]]:
         """What goes on all the time: each replica is watched, and what the names stand for."""
         for upstream in self:
-            if upstream.served.at:
+            if upstream.served.addresses:
                 yield upstream, partial(self._discover, upstream, changed)
             for replica in upstream.replicas:
                 yield replica, partial(self._attend, upstream, replica, changed)
 
     async def _attend(self, upstream: Upstream, replica: Replica, changed: Changed) -> None:
         """Looks at one replica, at once when a request failed there, and adapts its limit to its load."""
-        watched = self._locals.get(replica) or Remote(
+        watched = self._locals.get(replica) or RemoteEngine(
             replica, upstream, self._settings, self._transport, self._clock, changed
         )
         adapted_at = self._clock()
         while True:
-            doubted = replica.doubt.is_set()
-            replica.doubt.clear()
-            await watched.look(doubted)
-            if replica.reading and replica.reading.at > adapted_at:
-                adapted_at = replica.reading.at
+            doubted = replica.recheck.is_set()
+            replica.recheck.clear()
+            await watched.poll(doubted)
+            if replica.stats and replica.stats.at > adapted_at:
+                adapted_at = replica.stats.at
                 before, most = replica.limit, ceiling(upstream.served, self._gateways)
-                replica.limit = adapted(before, replica.in_flight, replica.reading, most)
+                replica.limit = adapted(before, replica.in_flight, replica.stats, most)
                 if replica.limit > before:
                     changed()
             await asyncio.sleep(POLL)
-            await _stirred(replica.doubt, LOOK - POLL)
+            await _stirred(replica.recheck, LOOK - POLL)
 
     async def _discover(self, upstream: Upstream, changed: Changed) -> None:
         """Keeps the replicas those that the names stand for now."""
         discovery = Discovery(self._lookup)
         while True:
-            upstream.doubt.clear()
-            addresses = await discovery.find(upstream.served.at)
+            upstream.recheck.clear()
+            addresses = await discovery.find(upstream.served.addresses)
             known = {replica.address: replica for replica in upstream.replicas}
             if list(known) != addresses or upstream.trouble != discovery.trouble:
                 upstream.replicas = [
@@ -163,13 +164,13 @@ class Upstreams:
                 upstream.trouble = discovery.trouble
                 changed()
             await asyncio.sleep(HASTE)
-            await _stirred(upstream.doubt, RESOLVE - HASTE)
+            await _stirred(upstream.recheck, RESOLVE - HASTE)
 
-    def _replica(self, name: str, address: str, served: Served) -> Replica:
+    def _replica(self, name: str, address: str, served: ServedModel) -> Replica:
         return Replica(name, address, limit=opening(served, self._gateways))
 
 
-async def _stirred(doubt: asyncio.Event, limit: float) -> None:
+async def _stirred(recheck: asyncio.Event, limit: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(limit):
-            await doubt.wait()
+            await recheck.wait()

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.catalog.engine_args import OURS, EngineValue
+from service.catalog.engine_args import RESERVED_FLAGS, EngineValue
 from service.engine.argv import ALWAYS, DEFAULTS, ENVIRONMENT, argv, environment, optional, unknown_flags
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 from tests.support.fleets import CATALOG, ROOT, only
 
 SOCKET = Path("/run/e0.sock")
 
 
 def command(folder: Path, entry: str) -> list[str]:
-    return argv(only(folder, entry), ["vllm", "serve"], SOCKET, drain=20.0)
+    return argv(only(folder, entry), ["vllm", "serve"], SOCKET, drain_timeout=20.0)
 
 
 def flags(folder: Path, entry: str) -> dict[str, list[str]]:
@@ -77,7 +77,7 @@ def test_a_flag(tmp_path: Path, entry: str, flag: str, values: list[str] | None)
 
 
 def test_the_template_and_adapters_of_the_fleet(tmp_path: Path) -> None:
-    entry = "model: llama-2-7b\ntemplate: ./house.jinja\nadapters: [{id: a, path: ./a}, {id: b, path: ./b}]"
+    entry = "model: llama-2-7b\nchat_template: ./house.jinja\nadapters: [{id: a, path: ./a}, {id: b, path: ./b}]"
     found = flags(tmp_path, entry)
     assert found["--chat-template"] == [str(tmp_path / "house.jinja")]
     assert found["--enable-lora"] == []
@@ -94,11 +94,11 @@ def test_a_pinned_revision_counts_for_the_hub_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ALWAYS)
 def test_what_the_gateway_relies_on_is_always_set(tmp_path: Path, name: str) -> None:
     assert "--" + name.replace("_", "-") in flags(tmp_path, "model: llama-2-7b")
-    assert name in OURS
+    assert name in RESERVED_FLAGS
 
 
 def test_only_what_the_gateway_relies_on_is_fixed() -> None:
-    assert not set(DEFAULTS) & {*ALWAYS, *OURS}
+    assert not set(DEFAULTS) & {*ALWAYS, *RESERVED_FLAGS}
 
 
 KEYS = st.from_regex(r"x[a-z0-9_]{0,9}", fullmatch=True)
@@ -107,7 +107,7 @@ KEYS = st.from_regex(r"x[a-z0-9_]{0,9}", fullmatch=True)
 @given(st.dictionaries(KEYS, st.integers() | st.booleans() | st.text(max_size=5)))
 def test_every_setting_is_one_flag_in_vllms_spelling(settings: dict[str, EngineValue]) -> None:
     model = CATALOG.models["pebble-chat"]
-    words = argv(Served("x", model, "pebble", "/x", template=None, engine=settings), [], SOCKET, 1)
+    words = argv(ServedModel("x", model, "pebble", "/x", chat_template=None, engine=settings), [], SOCKET, 1)
     for name, value in settings.items():
         flag = ("--no-" if value is False else "--") + name.replace("_", "-")
         assert flag in words
@@ -163,10 +163,10 @@ QUEUE, QUIET = "--max-num-queued-reqs", "--disable-access-log-for-endpoints"
     [
         ("model: llama-2-7b", {QUEUE, QUIET}),
         ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}", {QUIET}),
-        ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}\noptional: [max_num_queued_reqs]", {QUEUE, QUIET}),
-        ("model: llama-2-7b\nengine: {new_one: 1, old_one: 2}\noptional: [new_one]", {QUEUE, QUIET, "--new-one"}),
-        ("model: llama-2-7b\nengine: {new_one: false}\noptional: [new_one]", {QUEUE, QUIET, "--no-new-one"}),
-        ("model: llama-2-7b\nengine: {new_one: null}\noptional: [new_one]", {QUEUE, QUIET}),
+        ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}\noptional_flags: [max_num_queued_reqs]", {QUEUE, QUIET}),
+        ("model: llama-2-7b\nengine: {new_one: 1, old_one: 2}\noptional_flags: [new_one]", {QUEUE, QUIET, "--new-one"}),
+        ("model: llama-2-7b\nengine: {new_one: false}\noptional_flags: [new_one]", {QUEUE, QUIET, "--no-new-one"}),
+        ("model: llama-2-7b\nengine: {new_one: null}\noptional_flags: [new_one]", {QUEUE, QUIET}),
     ],
 )
 def test_optional_is_our_own_defence_and_what_the_fleet_marks(tmp_path: Path, entry: str, flags: set[str]) -> None:
@@ -174,7 +174,7 @@ def test_optional_is_our_own_defence_and_what_the_fleet_marks(tmp_path: Path, en
 
 
 def test_only_optional_flags_are_left_out_with_their_values(tmp_path: Path) -> None:
-    served = only(tmp_path, "model: llama-2-7b\nengine: {kept: 1, gone: [a, b]}\noptional: [gone]")
+    served = only(tmp_path, "model: llama-2-7b\nengine: {kept: 1, gone: [a, b]}\noptional_flags: [gone]")
     whole = argv(served, [], SOCKET, 1)
     unknown = frozenset({QUEUE, "--gone", "--kept", "--disable-fastapi-docs"})
     left = argv(served, [], SOCKET, 1, None, unknown)

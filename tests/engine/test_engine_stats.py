@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from service.engine.engine_stats import Reading, read
+from service.engine.engine_stats import EngineStats, parse
 from tests.fake_engine import bodies
 
 REAL = b"""\
@@ -26,26 +26,26 @@ vllm:iteration_tokens_total_count{engine="0",model_name="pebble chat"} 8.0
 
 
 def test_the_figures_of_an_engine() -> None:
-    assert read(REAL, 5.5) == Reading(at=5.5, running=3, waiting=2, kv_usage=0.25, tokens=12_000_007)
-    assert read(REAL.rstrip(b"\n"), 5.5) == read(REAL, 5.5)
+    assert parse(REAL, 5.5) == EngineStats(at=5.5, running=3, waiting=2, kv_usage=0.25, tokens=12_000_007)
+    assert parse(REAL.rstrip(b"\n"), 5.5) == parse(REAL, 5.5)
 
 
 def test_several_cores_count_together() -> None:
     second = REAL.replace(b'engine="0"', b'engine="1"').replace(b"} 0.25", b"} 0.75")
-    assert read(REAL + second, 0) == Reading(at=0, running=6, waiting=4, kv_usage=0.5, tokens=24_000_014)
+    assert parse(REAL + second, 0) == EngineStats(at=0, running=6, waiting=4, kv_usage=0.5, tokens=24_000_014)
 
 
 def test_an_encoder_has_neither_cache_nor_output() -> None:
     lines = [line for line in REAL.splitlines() if b"kv_cache" not in line and b"generation" not in line]
-    assert read(b"\n".join(lines), 0) == Reading(at=0, running=3, waiting=2, kv_usage=0.0, tokens=1.2e7)
+    assert parse(b"\n".join(lines), 0) == EngineStats(at=0, running=3, waiting=2, kv_usage=0.0, tokens=1.2e7)
 
 
 def test_metrics_without_labels() -> None:
-    assert read(b"vllm:num_requests_running 4.0\n", 0) == Reading(0, 4, 0, 0.0, 0.0)
+    assert parse(b"vllm:num_requests_running 4.0\n", 0) == EngineStats(0, 4, 0, 0.0, 0.0)
 
 
 def test_the_fake_engine_is_read_alike() -> None:
-    found = read(bodies.metrics("m", 4, 1, Counter(prompt=10, said=5)), 1.0)
+    found = parse(bodies.metrics("m", 4, 1, Counter(prompt=10, said=5)), 1.0)
     assert found
     assert (found.running, found.waiting, found.tokens) == (4, 1, 15)
 
@@ -66,7 +66,7 @@ def test_the_fake_engine_is_read_alike() -> None:
     ],
 )
 def test_a_page_without_figures_is_none(page: bytes) -> None:
-    assert read(page, 0) is None
+    assert parse(page, 0) is None
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_a_page_without_figures_is_none(page: bytes) -> None:
     [("} 3.0", "} 4.0"), ("} 2.0", "} 1.0"), ("} 0.25", "} 0.26"), ("} 7.0", "} 8.0"), ("} 1.2e+07", "} 1.3e+07")],
 )
 def test_what_the_core_reports_is_progress(figure: str, moved: str) -> None:
-    before, later = read(REAL, 1), read(REAL, 2)
-    changed = read(REAL.replace(figure.encode(), moved.encode()), 2)
+    before, later = parse(REAL, 1), parse(REAL, 2)
+    changed = parse(REAL.replace(figure.encode(), moved.encode()), 2)
     assert before and later and changed
     assert before.progress == later.progress
     assert before.progress != changed.progress

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine import state
-from service.engine.state import CONDITIONS, Condition, EngineState, may_start, slots
+from service.engine.state import CONDITIONS, Condition, EngineState, may_start, parallel_starts
 
 STATE = EngineState("pebble-chat-0", "pebble-chat", 0, "ready", since=5.5, pid=7)
 MIB = 2**20
@@ -43,8 +43,8 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     ("start", "cores", "free", "need", "expected"),
     [
-        ("in_turn", 64, 10**12, MIB, 1),
-        ("together", 1, 0, MIB, 2**16),
+        ("sequential", 64, 10**12, MIB, 1),
+        ("parallel", 1, 0, MIB, 2**16),
         ("auto", 4, 100 * MIB, MIB, 4),
         ("auto", 64, 3 * MIB, MIB, 3),
         ("auto", 64, 0, MIB, 1),
@@ -52,7 +52,7 @@ def test_names() -> None:
     ],
 )
 def test_how_many_start_at_once(start: str, cores: int, free: int, need: int, expected: int) -> None:
-    assert slots(start, cores, free, need) == expected
+    assert parallel_starts(start, cores, free, need) == expected
 
 
 def engines(*conditions: Condition | None) -> list[EngineState | None]:

@@ -373,15 +373,17 @@ async def test_while_the_first_starts_the_others_wait(open_house: Open, monkeypa
     assert house.conditions() == ["starting", "waiting", "waiting"]
 
 
-@pytest.mark.parametrize("start", ["together", "auto"])
-async def test_where_cores_are_plenty_all_start(start: str, open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2 if start == "together" else 8)
-    house = open_house(f"{THREE}start: {start}\n")
+@pytest.mark.parametrize("startup", ["parallel", "auto"])
+async def test_where_cores_are_plenty_all_start(
+    startup: str, open_house: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2 if startup == "parallel" else 8)
+    house = open_house(f"{THREE}startup: {startup}\n")
     await until(lambda: house.conditions() == ["starting"] * 3)
 
 
-async def test_in_turn(open_house: Open) -> None:
-    house = open_house(f"{THREE}start: in_turn\n")
+async def test_sequential(open_house: Open) -> None:
+    house = open_house(f"{THREE}startup: sequential\n")
     house.speak()
     for order in range(3):
         await house.until("ready", order)
@@ -433,7 +435,9 @@ def test_the_smallest_request(entry: str, path: str, tmp_path: Path) -> None:
     assert json.loads(body)["model"] == served.id
 
 
-LACKING = "models: [{{model: pebble-chat, env: {{LACKS: '{lacks}'}}, engine: {{new_one: 1}}, optional: [{optional}]}}]"
+LACKING = (
+    "models: [{{model: pebble-chat, env: {{LACKS: '{lacks}'}}, engine: {{new_one: 1}}, optional_flags: [{optional}]}}]"
+)
 
 
 async def test_a_release_without_an_optional_flag_is_started_without_it(open_house: Open) -> None:
@@ -496,43 +500,46 @@ async def test_a_start_that_hangs(open_house: Open, monkeypatch: pytest.MonkeyPa
     await house.until("ready")
 
 
-ON_DEMAND = {"replicas": 2, "min": 1}
+ON_DEMAND = {"min_replicas": 1, "max_replicas": 2}
 GATEWAY = os.getpid()  # for these tests
 
 
 async def test_a_replica_on_demand_sleeps_until_it_is_wanted(open_house: Open) -> None:
     house = open_house(fleet("", **ON_DEMAND))
-    assert house.conditions() == ["waiting", "asleep"]
+    assert house.conditions() == ["waiting", "scaled_to_zero"]
     await house.until("ready", 0)
     await asyncio.sleep(0.5)
-    assert house.state(1).condition == "asleep"
+    assert house.state(1).condition == "scaled_to_zero"
     assert not [process for process in house.processes() if "e1.sock" in " ".join(process.cmdline())]
     demand.write(house.run_dir, GATEWAY, [1])
     await house.until("ready", 1)
     assert (await ask(house, get("/health"), 1))[0] == 200
     demand.write(house.run_dir, GATEWAY, [])
-    await house.until("asleep", 1)
+    await house.until("scaled_to_zero", 1)
     assert not [process for process in house.processes() if "e1.sock" in " ".join(process.cmdline())]
     assert house.state(0).condition == "ready"
     told = [line for line in house.phases(1) if not line.startswith("starting")]
     assert told == [
-        "asleep, starts when it is asked for", "waiting, its turn to start", "ready", "stopping, nobody asks for it",
-        "asleep, starts when it is asked for",
+        "scaled to zero, starts when it is asked for", "waiting, its turn to start", "ready",
+        "stopping, nobody asks for it",
+        "scaled to zero, starts when it is asked for",
     ]  # fmt: skip
     demand.write(house.run_dir, GATEWAY, [1])
     assert (await house.until("ready", 1)).restarts == 0
 
 
 async def test_the_sleeping_hold_nobody_up(open_house: Open) -> None:
-    entries = [{"model": "pebble-chat", "min": 0}, {"model": "pebble-base"}]
-    house = open_house(json.dumps({"models": entries, "start": "in_turn"}))
+    entries = [{"model": "pebble-chat", "min_replicas": 0}, {"model": "pebble-base"}]
+    house = open_house(json.dumps({"models": entries, "startup": "sequential"}))
     await house.until("ready", 1)
-    assert house.state(0).condition == "asleep"
+    assert house.state(0).condition == "scaled_to_zero"
 
 
 async def test_two_that_wake_together_start_in_turn(open_house: Open) -> None:
-    entries = [{"model": model, "min": 0, "env": {"STAND_IN": "mute"}} for model in ("pebble-chat", "pebble-base")]
-    house = open_house(json.dumps({"models": entries, "start": "in_turn"}))
+    entries = [
+        {"model": model, "min_replicas": 0, "env": {"STAND_IN": "mute"}} for model in ("pebble-chat", "pebble-base")
+    ]
+    house = open_house(json.dumps({"models": entries, "startup": "sequential"}))
     demand.write(house.run_dir, GATEWAY, [0, 1])
     await house.until("starting", 0)
     await asyncio.sleep(0.7)
@@ -542,7 +549,7 @@ async def test_two_that_wake_together_start_in_turn(open_house: Open) -> None:
 
 
 async def test_what_runs_when_nobody_wants_more_is_finished(open_house: Open) -> None:
-    house = open_house(fleet("", min=0))
+    house = open_house(fleet("", min_replicas=0))
     demand.write(house.run_dir, GATEWAY, [0])
     await house.until("ready")
     running = asyncio.create_task(ask(house, post(CHAT.path, json.dumps(LONG).encode())))
@@ -550,12 +557,12 @@ async def test_what_runs_when_nobody_wants_more_is_finished(open_house: Open) ->
     demand.write(house.run_dir, GATEWAY, [])
     status, body = await running
     assert (status, body.count(b"word") >= 40, body.endswith(b"data: [DONE]\n\n")) == (200, True, True)
-    await house.until("asleep")
+    await house.until("scaled_to_zero")
     assert "draining 1" in (house.run_dir / "pebble-chat-0.log").read_text()
 
 
 async def test_one_that_is_wanted_again_at_once_stays(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    house = open_house(fleet("", min=0))
+    house = open_house(fleet("", min_replicas=0))
     demand.write(house.run_dir, GATEWAY, [0])
     pid = (await house.until("ready")).pid
     monkeypatch.setattr(supervisor, "SEEN", 0.5)
@@ -568,7 +575,7 @@ async def test_one_that_is_wanted_again_at_once_stays(open_house: Open, monkeypa
 async def test_stopping_one_that_is_going_to_sleep_lets_requests_finish(
     open_house: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = open_house(fleet("", min=0))
+    house = open_house(fleet("", min_replicas=0))
     demand.write(house.run_dir, GATEWAY, [0])
     await house.until("ready")
     running = asyncio.create_task(ask(house, post(CHAT.path, json.dumps(LONG).encode())))
@@ -581,10 +588,10 @@ async def test_stopping_one_that_is_going_to_sleep_lets_requests_finish(
     assert body.endswith(b"data: [DONE]\n\n")
 
 
-@pytest.mark.parametrize("moment", ["asleep", "going to sleep"])
+@pytest.mark.parametrize("moment", ["scaled_to_zero", "going to sleep"])
 async def test_stopping_one_on_demand(moment: str, open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    house = open_house(fleet("", min=0))
-    if moment != "asleep":
+    house = open_house(fleet("", min_replicas=0))
+    if moment != "scaled_to_zero":
         demand.write(house.run_dir, GATEWAY, [0])
         await house.until("ready")
         demand.write(house.run_dir, GATEWAY, [])
@@ -598,13 +605,13 @@ async def test_stopping_one_on_demand(moment: str, open_house: Open, monkeypatch
 async def test_gateways_that_stop_too_are_done_first(open_house: Open) -> None:
     house = open_house()
     await house.until("ready")
-    gateway_registry.enter(house.run_dir, GATEWAY)
-    gateway_registry.drain(house.run_dir, GATEWAY)
+    gateway_registry.register(house.run_dir, GATEWAY)
+    gateway_registry.mark_draining(house.run_dir, GATEWAY)
     stopping = asyncio.create_task(house.supervisors[0].stop())
     await asyncio.sleep(1)
     assert house.state().condition == "ready", "what the gateway has accepted may still come"
     assert (await ask(house, post(CHAT.path, json.dumps(CHAT.body()).encode())))[0] == 200
-    gateway_registry.leave(house.run_dir, GATEWAY)
+    gateway_registry.unregister(house.run_dir, GATEWAY)
     await stopping
     assert house.phases()[-2:] == ["stopping, draining", "stopped"]
 
@@ -612,7 +619,7 @@ async def test_gateways_that_stop_too_are_done_first(open_house: Open) -> None:
 async def test_gateways_that_stay_see_it_before_it_ends(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     house = open_house()
     await house.until("ready")
-    gateway_registry.enter(house.run_dir, GATEWAY)
+    gateway_registry.register(house.run_dir, GATEWAY)
     monkeypatch.setattr(supervisor, "SEEN", 1.0)
     stopping = asyncio.create_task(house.supervisors[0].stop())
     await house.until("stopping")
@@ -624,7 +631,7 @@ async def test_gateways_that_stay_see_it_before_it_ends(open_house: Open, monkey
 async def test_gateways_that_never_leave_are_not_waited_for(open_house: Open) -> None:
     house = open_house(drain_timeout=0.5)
     await house.until("ready")
-    gateway_registry.drain(house.run_dir, GATEWAY)
+    gateway_registry.mark_draining(house.run_dir, GATEWAY)
     await house.supervisors[0].stop()
     assert house.state().condition == "stopped"
 

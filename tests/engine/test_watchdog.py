@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.engine_stats import Reading
+from service.engine.engine_stats import EngineStats
 from service.engine.probe import probe
-from service.engine.watchdog import Pulse, Silence
+from service.engine.watchdog import ProgressMonitor, Watchdog
 from service.transport.pool import Transport
 from tests.fake_engine import FakeEngine, Fault
 from tests.support import fleets
@@ -35,11 +35,11 @@ class Patient:
     def __init__(self, folder: Path, engine: FakeEngine) -> None:
         self.clock, self.engine, self.transport = Clock(), engine, Transport()
         one = fleets.only(folder, "model: pebble-chat")
-        self.pulse = Pulse(str(folder / "e.sock"), probe(one), self.transport, self.clock, HANG)
+        self.pulse = Watchdog(str(folder / "e.sock"), probe(one), self.transport, self.clock, HANG)
 
     async def after(self, seconds: float) -> str | None:
         self.clock.now += seconds
-        return await self.pulse.look()
+        return await self.pulse.poll()
 
     def asked(self) -> int:
         return sum(seen.path == ASKED for seen in self.engine.requests)
@@ -58,7 +58,7 @@ async def test_one_that_works_is_never_asked(patient: Patient) -> None:
     for _ in range(20):
         patient.engine.totals["said"] += 1
         assert await patient.after(0.3) is None
-        assert patient.pulse.reading == Reading(patient.clock.now, 0, 0, 0.0, patient.engine.totals["said"])
+        assert patient.pulse.stats == EngineStats(patient.clock.now, 0, 0, 0.0, patient.engine.totals["said"])
     assert patient.asked() == 0
 
 
@@ -112,7 +112,7 @@ async def test_a_token_suffices_where_there_are_no_metrics(patient: Patient) -> 
     for _ in range(4):
         assert await patient.after(HANG) is None
     assert patient.asked() == 4
-    assert patient.pulse.reading == Reading(100.0, 0, 0, 0.0, 0.0), "the last one that there was"
+    assert patient.pulse.stats == EngineStats(100.0, 0, 0, 0.0, 0.0), "the last one that there was"
 
 
 async def test_one_that_works_for_others_may_let_us_wait(patient: Patient) -> None:
@@ -131,14 +131,14 @@ async def test_one_that_works_for_others_may_let_us_wait(patient: Patient) -> No
 
 
 def test_the_longer_the_silence_the_shorter_the_patience() -> None:
-    silence = Silence(hang=60, since=0)
-    assert [silence.patience(now) for now in (0, 29.9, 30, 40, 50, 1000)] == [None, None, 30, 20, 15, 15]
-    assert [silence.broken(now) for now in (0, 59.9, 60)] == [False, False, True]
+    silence = ProgressMonitor(hang=60, since=0)
+    assert [silence.probe_timeout(now) for now in (0, 29.9, 30, 40, 50, 1000)] == [None, None, 30, 20, 15, 15]
+    assert [silence.stalled(now) for now in (0, 59.9, 60)] == [False, False, True]
     silence.answered(100)
-    assert silence.patience(129) is None
-    silence.read(Reading(140, 1, 0, 0.0, 5))
+    assert silence.probe_timeout(129) is None
+    silence.observe(EngineStats(140, 1, 0, 0.0, 5))
     assert silence.since == 140
-    silence.read(Reading(150, 1, 0, 0.0, 5))
+    silence.observe(EngineStats(150, 1, 0, 0.0, 5))
     assert silence.since == 140, "the same figures again"
-    silence.read(Reading(160, 0, 0, 0.0, 0))
+    silence.observe(EngineStats(160, 0, 0, 0.0, 0))
     assert silence.since == 160, "an engine that began anew"

@@ -71,7 +71,7 @@ async def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
                 await stack.enter_async_context(FaultProxy(f"127.0.0.1:{engine.port}").listen()) for engine in engines
             ]
             at = ", ".join(f"'{proxy.address.replace('127.0.0.1', name)}'" for proxy in proxies)
-            text = f"models: [{{model: pebble-chat, at: [{at}]{more}}}]"
+            text = f"models: [{{model: pebble-chat, addresses: [{at}]{more}}}]"
             gateway = await stack.enter_async_context(gateways.running(tmp_path, text, **limits))
             gateway.engines += engines
             one = Far(gateway, engines, proxies)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from service.catalog.engine_args import OURS
+from service.catalog.engine_args import RESERVED_FLAGS
 from service.catalog.model import Chat
 from service.config.strict_yaml import ConfigError
 from service.fleet import fleet
-from service.fleet.fleet import Served
 from service.fleet.schema import RESERVED
+from service.fleet.served_model import ServedModel
 from service.weights import manifest
 from service.weights.manifest import Manifest
 from tests.support.fleets import CATALOG, ROOT, load, only, write
@@ -35,27 +35,39 @@ def problems(folder: Path, text: str) -> list[str]:
         ("models:\n  - model: pebble-chat\nport: 80", "3: port: unknown key"),
         ("models:\n  - model: pebble-chat\n    replica: 2", "3: models[0].replica: unknown key"),
         (
-            "models:\n  - model: pebble-chat\n    engine: {block_size: 16}\n    optional: [block_sise]",
-            "4: models[0].optional: 'block_sise' is not among the 'engine' settings of this model",
+            "models:\n  - model: pebble-chat\n    engine: {block_size: 16}\n    optional_flags: [block_sise]",
+            "4: models[0].optional_flags: 'block_sise' is not among the 'engine' settings of this model",
         ),
         (
-            "models:\n  - model: pebble-chat\noptional: [block_size]",
-            "3: optional[0]: 'block_size' is not an 'engine' setting of any model",
+            "models:\n  - model: pebble-chat\noptional_flags: [block_size]",
+            "3: optional_flags[0]: 'block_size' is not an 'engine' setting of any model",
         ),
         (
-            "models:\n  - model: pebble-chat\noptional: [fingerprint_mode]",
-            "3: optional[0]: is set by Roundhouse: always 'none'",
+            "models:\n  - model: pebble-chat\noptional_flags: [fingerprint_mode]",
+            "3: optional_flags[0]: is set by Roundhouse: always 'none'",
         ),
         ("models:\n  - id: x", "2: models[0].model: is missing"),
         ("models:\n  - model: 3", "2: models[0].model: Input should be a valid string (found 3)"),
-        ("models:\n  - model: pebble-chat\n    replicas: two", "3: models[0].replicas: Input should be"),
-        ("models:\n  - model: pebble-chat\n    replicas: 0", "3: models[0].replicas: Input should be greater"),
+        ("models:\n  - model: pebble-chat\n    min_replicas: two", "3: models[0].min_replicas: Input should be"),
+        ("models:\n  - model: pebble-chat\n    max_replicas: 0", "3: models[0].max_replicas: Input should be greater"),
         ("models:\n  - model: pebble-chat\n    gpus: -1", "3: models[0].gpus: Input should be greater"),
         ("models:\n  - model: pebble-chat\n    policy: random", "3: models[0].policy: Input should be 'prefix"),
-        ("models:\n  - model: pebble-chat\n    replicas: 2\n    min: 3", "4: models[0].min: 3 is more than the 2 of"),
-        ("models:\n  - model: pebble-chat\n    at: [engines]", "3: models[0].at[0]: String should match pattern"),
-        ("models:\n  - model: pebble-chat\n    at: ['engines:0']", "3: models[0].at[0]: has no port between"),
-        ("models:\n  - model: pebble-chat\n    waits: {queue: 0}", "3: models[0].waits.queue: Input should be greater"),
+        (
+            "models:\n  - model: pebble-chat\n    max_replicas: 2\n    min_replicas: 3",
+            "4: models[0].min_replicas: 3 is more than the 2 of",
+        ),
+        (
+            "models:\n  - model: pebble-chat\n    addresses: [engines]",
+            "3: models[0].addresses[0]: String should match pattern",
+        ),
+        (
+            "models:\n  - model: pebble-chat\n    addresses: ['engines:0']",
+            "3: models[0].addresses[0]: has no port between",
+        ),
+        (
+            "models:\n  - model: pebble-chat\n    timeouts: {queue: 0}",
+            "3: models[0].timeouts.queue: Input should be greater",
+        ),
         ("models: [{model: pebble-chat}]\ntenants: {acme: {weight: 0}}", "2: tenants.acme.weight: Input should be"),
         ("models: [{model: pebble-chat}]\ntenants: {acme: {priority: high}}", "2: tenants.acme.priority: Input should"),
         ("models:\n  - model: pebble-chat\n    id: Big", "3: models[0].id: String should match pattern"),
@@ -65,7 +77,7 @@ def problems(folder: Path, text: str) -> list[str]:
          "3: models[0].infill.prompt: the infilling prompt must hold {suffix} exactly once"),
         ("models:\n  - model: pebble-chat\n    engine: {max-model-len: 9}",
          "3: models[0].engine.max-model-len: String should match pattern"),
-        ("models:\n  - model: pebble-chat\nstart: later", "3: start: Input should be 'auto', 'together' or"),
+        ("models:\n  - model: pebble-chat\nstartup: later", "3: startup: Input should be 'auto', 'parallel' or"),
         ("models:\n  - model: pebbel-chat",
          "2: models[0].model: 'pebbel-chat' is no id of the catalogue, no hub id (organisation/name) and no"),
         ("models:\n  - model: SorskootLLM-13b", "2: models[0].model: the name 'SorskootLLM-13b' does not tell"),
@@ -77,7 +89,7 @@ def problems(folder: Path, text: str) -> list[str]:
          "2: models[0].model: the name 'org/___' gives no id: add 'id:' to the entry"),
         ("models:\n  - model: /nowhere/x-chat", "2: models[0].model: /nowhere/x-chat does not exist"),
         ("models:\n  - model: pebble-chat\n    weights: gone", "3: models[0].weights: {folder}/gone does not"),
-        ("models:\n  - model: pebble-chat\n    template: gone", "3: models[0].template: {folder}/gone does"),
+        ("models:\n  - model: pebble-chat\n    chat_template: gone", "3: models[0].chat_template: {folder}/gone does"),
         ("models:\n  - model: pebble-chat\n    adapters: [{id: a, path: gone}]",
          "3: models[0].adapters: {folder}/gone does not exist"),
         ("models:\n  - model: pebble-chat\n    adapters: [{id: a}]", "3: models[0].adapters[0].path: is missing"),
@@ -110,14 +122,14 @@ def test_a_mistake_names_file_line_and_key(tmp_path: Path, text: str, problem: s
     assert found[0].startswith(problem.replace("{folder}", str(tmp_path)))
 
 
-@pytest.mark.parametrize("key", OURS)
+@pytest.mark.parametrize("key", RESERVED_FLAGS)
 @pytest.mark.parametrize("place", ["models[0].engine", "engine"])
 def test_what_roundhouse_sets_is_not_the_operators(tmp_path: Path, key: str, place: str) -> None:
     indent = "    " if place.startswith("models") else ""
     found = problems(
         tmp_path, f"models:\n  - model: pebble-chat\n{indent}engine:\n{indent}  dtype: auto\n{indent}  {key}: x"
     )
-    assert found == [f"5: {place}.{key}: is set by {OURS[key]}"]
+    assert found == [f"5: {place}.{key}: is set by {RESERVED_FLAGS[key]}"]
 
 
 @pytest.mark.parametrize("word", RESERVED)
@@ -154,8 +166,8 @@ def test_a_model_of_the_catalogue_needs_its_id_only(tmp_path: Path) -> None:
     assert (served.id, served.variant, served.family) == ("llama-2-13b-chat", "chat", "llama-2")
     assert served.model == CATALOG.models["llama-2-13b-chat"]
     assert served.weights == "meta-llama/Llama-2-13b-chat-hf"
-    assert served.template == ROOT / "models/templates/llama-2.jinja"
-    assert (served.replicas, served.gpus, served.policy) == (1, 0, "prefix_affinity")
+    assert served.chat_template == ROOT / "models/templates/llama-2.jinja"
+    assert (served.max_replicas, served.gpus, served.policy) == (1, 0, "prefix_affinity")
 
 
 def test_a_hub_id_of_the_catalogue_is_its_model(tmp_path: Path) -> None:
@@ -178,7 +190,7 @@ def test_a_fine_tune_of_ones_own_takes_three_lines(tmp_path: Path, place: str) -
     assert (served.variant, served.gpus) == ("instruct", 2)
     assert served.capabilities == {"chat", "completion"}
     assert served.model.chat == Chat(), "its weights bring the template"
-    assert served.template is None
+    assert served.chat_template is None
     assert served.weights == (str(tmp_path / SORSKOOT) if place == "folder" else model)
     assert served.context == (8192 if place == "folder" else None)
 
@@ -214,7 +226,7 @@ def test_an_entry_overrides_what_is_known(tmp_path: Path, entry: str, expected: 
     ("entry", "capabilities"),
     [
         ("model: llama-2-7b", {"completion"}),
-        ("model: llama-2-7b\ntemplate: ./house.jinja", {"completion", "chat"}),
+        ("model: llama-2-7b\nchat_template: ./house.jinja", {"completion", "chat"}),
         ("model: llama-2-7b\nvariant: chat", {"completion", "chat"}),
         ("model: llama-2-7b-chat\nvariant: base", {"completion"}),
         ("model: llama-2-7b-chat\nvariant: chat", {"completion", "chat"}),
@@ -226,7 +238,7 @@ def test_an_entry_overrides_what_is_known(tmp_path: Path, entry: str, expected: 
         ("model: org/tune-code\ninfill: {prompt: '<P>{prefix}<S>{suffix}<M>'}", {"completion", "infill"}),
         ("model: org/tune-base", {"completion"}),
         ("model: BAAI/bge-small-en-v1.5", {"embedding"}),
-        ("model: BAAI/bge-small-en-v1.5\ntemplate: ./house.jinja", {"embedding"}),
+        ("model: BAAI/bge-small-en-v1.5\nchat_template: ./house.jinja", {"embedding"}),
     ],
 )
 def test_what_a_model_can_do_follows_from_its_fine_tuning(tmp_path: Path, entry: str, capabilities: set[str]) -> None:
@@ -260,7 +272,7 @@ def pulled(folder: Path, repository: str, revision: str | None = COMMIT) -> Path
     return place
 
 
-def from_store(folder: Path, entry: str) -> Served:
+def from_store(folder: Path, entry: str) -> ServedModel:
     return fleet.load(write(folder, f"models:\n  - {entry}\n"), CATALOG, folder / "store").served[0]
 
 
@@ -309,9 +321,11 @@ def test_a_broken_manifest_is_told(tmp_path: Path) -> None:
 
 
 def test_paths_are_relative_to_the_fleet_file(tmp_path: Path) -> None:
-    entry = "model: llama-2-7b-chat\nweights: ./here\ntemplate: ./house.jinja\nadapters: [{id: tone, path: ./tone}]"
+    entry = (
+        "model: llama-2-7b-chat\nweights: ./here\nchat_template: ./house.jinja\nadapters: [{id: tone, path: ./tone}]"
+    )
     served = only(tmp_path, entry)
-    assert (served.weights, served.template) == (str(tmp_path / "here"), tmp_path / "house.jinja")
+    assert (served.weights, served.chat_template) == (str(tmp_path / "here"), tmp_path / "house.jinja")
     assert [(adapter.id, adapter.path) for adapter in served.adapters] == [("tone", str(tmp_path / "tone"))]
 
 
@@ -348,7 +362,7 @@ def test_names_lead_to_models_and_adapters(tmp_path: Path) -> None:
     text = """\
 models:
   - model: pebble-chat
-    replicas: 2
+    min_replicas: 2
     aliases: [talker]
     adapters: [{id: tone, path: ./tone}]
   - model: pebble-base
@@ -412,11 +426,11 @@ def test_a_context_that_the_engine_would_refuse_is_refused_here(tmp_path: Path, 
 def test_optional_settings_are_those_of_the_file_and_of_the_entry(tmp_path: Path) -> None:
     text = """
 models:
-  - {model: pebble-chat, engine: {one: 1}, optional: [one]}
+  - {model: pebble-chat, engine: {one: 1}, optional_flags: [one]}
   - {model: pebble-base}
 engine: {two: 2}
-optional: [two]
+optional_flags: [two]
 """
     first, second = fleet.load(write(tmp_path, text), CATALOG).served
-    assert first.optional == {"one", "two"}
-    assert second.optional == {"two"}
+    assert first.optional_flags == {"one", "two"}
+    assert second.optional_flags == {"two"}

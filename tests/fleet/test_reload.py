@@ -9,7 +9,10 @@ from service.fleet.fleet import Fleet
 from service.fleet.reload import Reload, needs_restart
 from tests.support import fleets
 
-FIRST = "models: [{model: pebble-chat}, {model: pebble-base, replicas: 2}, {model: acme/x-chat, id: far, at: ['a:1']}]"
+FIRST = (
+    "models: [{model: pebble-chat}, {model: pebble-base, min_replicas: 2}, "
+    "{model: acme/x-chat, id: far, addresses: ['a:1']}]"
+)
 NEXT = FIRST.replace("]}]", "], max_queued: 9}]")
 
 
@@ -102,10 +105,10 @@ async def test_a_link_that_is_switched_is_a_change(tmp_path: Path) -> None:
     [
         ("pebble-chat}", "pebble-chat, policy: round_robin}"),
         ("pebble-chat}", "pebble-chat, aliases: [gpt-4o]}"),
-        ("pebble-chat}", "pebble-chat, waits: {queue: 1}, max_in_flight: 3}"),
+        ("pebble-chat}", "pebble-chat, timeouts: {queue: 1}, max_in_flight: 3}"),
         ("['a:1']", "['b:1', 'c:2']"),
         ("{model: pebble-chat}, ", ""),
-        ("}]", "}, {model: pebble-code, at: ['d:1']}]\ntenants: {acme: {weight: 2}}"),
+        ("}]", "}, {model: pebble-code, addresses: ['d:1']}]\ntenants: {acme: {weight: 2}}"),
     ],
 )
 async def test_what_the_gateway_alone_decides_may_change(change: tuple[str, str], reloading: Reloading) -> None:
@@ -118,16 +121,20 @@ async def test_what_the_gateway_alone_decides_may_change(change: tuple[str, str]
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ("replicas: 2", "replicas: 3", "'pebble-base' has other engines with this 'replicas', 'always'"),
+        (
+            "min_replicas: 2",
+            "min_replicas: 3",
+            "'pebble-base' has other engines with this 'min_replicas', 'max_replicas'",
+        ),
         (
             "pebble-chat}",
             "pebble-chat, engine: {block_size: 16}}",
             "'pebble-chat' has other engines with this 'engine'",
         ),
         ("pebble-chat}", "pebble-chat, env: {A: b}}", "'pebble-chat' has other engines with this 'env'"),
-        ("pebble-chat}", "pebble-chat, at: ['a:2']}", "'pebble-chat' ran here and is to run elsewhere"),
+        ("pebble-chat}", "pebble-chat, addresses: ['a:2']}", "'pebble-chat' ran here and is to run elsewhere"),
         ("pebble-chat}", "pebble-code}", "'pebble-code' needs an engine here that does not run yet"),
-        ("models", "start: in_turn\nmodels", "'start' is heeded when the service starts"),
+        ("models", "startup: sequential\nmodels", "'startup' takes effect when the service starts"),
     ],
 )
 async def test_what_engines_were_started_with_may_not(before: str, after: str, said: str, reloading: Reloading) -> None:

@@ -14,7 +14,7 @@ TUNED = """
 models:
   - model: pebble-chat
     aliases: [small]
-    replicas: 2
+    min_replicas: 2
     adapters: [{id: tuned, path: ./adapter}]
 aliases: {talk: tuned}
 """
@@ -103,7 +103,7 @@ async def test_where_a_request_would_go(start: Start) -> None:
             "model": "pebble-chat",
             "variant": "chat",
             "family": "pebble",
-            "route": "alias of pebble-chat",
+            "route_reason": "alias of pebble-chat",
             "state": "ready",
             "reason": None,
         },
@@ -134,7 +134,7 @@ async def test_a_route_is_where_the_request_then_goes(case: Any, stream: bool, s
     said = (await gateway.post("/v1/route", body | {"endpoint": case.path})).json()
     response = await gateway.post(case.path, body)
     assert response.headers["x-roundhouse-model"] == said["model"]
-    assert response.headers["x-roundhouse-route"] == said["route"]
+    assert response.headers["x-roundhouse-route-reason"] == said["route_reason"]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ async def test_metrics_are_prometheus_text(start: Start) -> None:
         ("pebble-base", "/v1/completions", "complete"): 1,
         ("unknown", "/v1/chat/completions", "refused"): 1,
     }
-    in_flight = {sample.labels["model"]: sample.value for sample in families["roundhouse_in_flight"].samples}
+    in_flight = {sample.labels["model"]: sample.value for sample in families["roundhouse_requests_in_flight"].samples}
     assert in_flight == dict.fromkeys(
         ("pebble-chat", "pebble-instruct", "pebble-code", "pebble-base", "embedder"), 0.0
     )  # fmt: skip

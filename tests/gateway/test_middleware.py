@@ -243,7 +243,7 @@ async def test_a_mistake_of_ours_within_a_stream(start: Start, monkeypatch: pyte
 async def test_lines_of_one_turn_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(app, "_write", written.append)
-    lines = app.Lines()
+    lines = app.LogWriter()
     for line in "abc":
         lines.write(line)
     assert not written

@@ -89,7 +89,7 @@ def test_bentoml_s_probes_stay(gateway: ModuleType) -> None:
         assert client.get("/metrics").text.startswith("# HELP roundhouse_")
 
 
-GPUS = "models:\n  - {model: llama-2-7b-chat, gpus: 2, replicas: 2}\n  - {model: llama-2-7b, gpus: 1}\n"
+GPUS = "models:\n  - {model: llama-2-7b-chat, gpus: 2, min_replicas: 2}\n  - {model: llama-2-7b, gpus: 1}\n"
 
 
 def test_every_replica_sees_gpus_of_its_own(

@@ -14,7 +14,7 @@ import uvicorn
 
 from service.engine import gateway_registry
 from service.gateway import shutdown
-from service.gateway.shutdown import Door, Leaving
+from service.gateway.shutdown import GracefulShutdown, ListenSockets
 from tests.support.waiting import PATIENCE, until
 
 PID = os.getpid()
@@ -25,7 +25,7 @@ class Service:
 
     def __init__(self, run_dir: Path, **durations: float) -> None:
         self.asked: list[str] = []
-        self.leaving = Leaving(
+        self.leaving = GracefulShutdown(
             run_dir, durations.get("grace", 0.01), durations.get("limit", 600.0),
             lambda: self.asked.append("drain"), lambda: self.asked.append("end"),
         )  # fmt: skip
@@ -52,9 +52,9 @@ def started(run_dir: Path, **durations: float) -> Service:
 
 async def test_it_is_present_until_it_has_left(tmp_path: Path) -> None:
     service = started(tmp_path)
-    assert gateway_registry.present(tmp_path) == {PID: False}
+    assert gateway_registry.registered(tmp_path) == {PID: False}
     service.leaving.leave()
-    assert gateway_registry.present(tmp_path) == {}
+    assert gateway_registry.registered(tmp_path) == {}
     assert signal.getsignal(signal.SIGTERM) == service.server
 
 
@@ -63,7 +63,7 @@ async def test_it_says_so_before_the_server_closes(number: int, tmp_path: Path) 
     service = started(tmp_path)
     os.kill(PID, number)
     await until(lambda: "drain" in service.asked)
-    assert gateway_registry.present(tmp_path) == {PID: True}
+    assert gateway_registry.registered(tmp_path) == {PID: True}
     await until(lambda: service.asked == ["drain", "close"])
     service.leaving.leave()
 
@@ -110,7 +110,7 @@ async def test_a_run_folder_that_cannot_be_written_keeps_nobody(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(gateway_registry, "drain", full)
+    monkeypatch.setattr(gateway_registry, "mark_draining", full)
     os.kill(PID, signal.SIGTERM)
     await until(lambda: service.asked == ["drain", "close"])
     service.leaving.leave()
@@ -121,7 +121,7 @@ class House:
     """A server, its door, and the listening socket as another process holds it: as BentoML's first one does."""
 
     server: uvicorn.Server
-    door: Door
+    door: ListenSockets
     theirs: socket.socket
 
     @property
@@ -147,7 +147,7 @@ async def house(shared: bool = False) -> AsyncIterator[House]:
         server.config.load()
         server.lifespan = server.config.lifespan_class(server.config)
         await server.startup(sockets=[ours])
-        yield House(server, Door(server, shared), theirs)
+        yield House(server, ListenSockets(server, shared), theirs)
         await server.shutdown(sockets=[ours])
 
 
@@ -156,21 +156,21 @@ async def test_nobody_connects_to_a_server_that_has_left() -> None:
         address = one.address
         _, writer = await asyncio.open_connection(*address)
         writer.close()
-        other = Door(one.server)
+        other = ListenSockets(one.server)
         one.end()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(*address)
-        assert not other.crowded()  # another worker, which comes later
+        assert not other.has_pending_connections()  # another worker, which comes later
         other.refuse()
 
 
 async def test_who_stands_at_the_door_is_taken_and_who_comes_later_is_refused() -> None:
     async with house() as one:
         with socket.create_connection(one.address) as early:  # the loop has had no time to take it
-            assert one.door.crowded()
+            assert one.door.has_pending_connections()
             one.door.shut()
             late = asyncio.create_task(asyncio.open_connection(*one.address))
-            await until(lambda: not one.door.crowded())
+            await until(lambda: not one.door.has_pending_connections())
             one.door.leave()
             one.door.refuse()
             with pytest.raises(ConnectionRefusedError):
@@ -202,13 +202,13 @@ async def test_it_leaves_the_door_to_other_gateways(
 ) -> None:
     doors: list[bool] = []
 
-    def door(server: object, shared: bool) -> Door:
+    def door(server: object, shared: bool) -> ListenSockets:
         doors.append(shared)
-        return Door(None)
+        return ListenSockets(None)
 
-    monkeypatch.setattr(shutdown, "Door", door)
+    monkeypatch.setattr(shutdown, "ListenSockets", door)
     if others:
-        gateway_registry.enter(tmp_path, os.getppid())
+        gateway_registry.register(tmp_path, os.getppid())
     service = started(tmp_path)
     os.kill(PID, signal.SIGTERM)
     await until(lambda: "close" in service.asked)

@@ -86,7 +86,7 @@ def test_a_streamed_request() -> None:
     assert found[f"roundhouse_inter_token_latency_seconds_sum {labels}"] == pytest.approx(0.4)
     assert found[f"roundhouse_request_duration_seconds_sum {labels}"] == pytest.approx(2.0)
     assert found["roundhouse_retries_total m"] == 1
-    assert found["roundhouse_in_flight m"] == 3
+    assert found["roundhouse_requests_in_flight m"] == 3
     assert found["roundhouse_replicas m ready"] == 2
 
 
@@ -127,6 +127,6 @@ def test_unknown_names_make_no_series(names: list[str]) -> None:
     before = set(series(metrics))
     for name in names:
         metrics.observe(
-            ended(requested=name, client_request_id=name, code="model_not_found", outcome="refused", route=name)
+            ended(requested=name, client_request_id=name, code="model_not_found", outcome="refused", route_reason=name)
         )
     assert set(series(metrics)) == before

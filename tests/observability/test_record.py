@@ -54,13 +54,18 @@ def test_a_later_usage_adds_what_it_knows_and_forgets_nothing() -> None:
 
 def test_the_line_of_a_whole_request() -> None:
     one = record(
-        model="pebble-chat", variant="chat", route="id", status=200, streamed=True, attempts=1, admitted=10.25,
+        model="pebble-chat", variant="chat", route_reason="id", status=200, streamed=True, attempts=1, admitted=10.25,
         outputs=[10.5], ended=11.0, prompt_tokens=12, completion_tokens=4, finish_reason="stop",
     )  # fmt: skip
     line = json.loads(log_line(one, "2026-01-01T00:00:00Z"))
     assert line["time"] == "2026-01-01T00:00:00Z"
-    assert (line["model"], line["route"], line["status"], line["outcome"]) == ("pebble-chat", "id", 200, "complete")
-    assert (line["waited_s"], line["ttft_s"], line["duration_s"]) == (0.25, 0.5, 1.0)
+    assert (line["model"], line["route_reason"], line["status"], line["outcome"]) == (
+        "pebble-chat",
+        "id",
+        200,
+        "complete",
+    )
+    assert (line["time_to_admission_s"], line["ttft_s"], line["duration_s"]) == (0.25, 0.5, 1.0)
     assert (line["prompt_tokens"], line["completion_tokens"], line["finish_reason"]) == (12, 4, "stop")
 
 
@@ -68,7 +73,7 @@ def test_a_record_has_no_place_for_prompts_or_outputs() -> None:
     texts = {row.name for row in fields(Record) if "str" in str(row.type)}
     assert texts == {
         "request_id", "endpoint", "client_request_id", "tenant", "requested", "model", "variant", "family", "replica",
-        "route", "finish_reason", "code",
+        "route_reason", "finish_reason", "code",
     }  # fmt: skip
 
 

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import anthropic_body, openai_body
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 from service.observability.record import Record
-from service.protocol.answers import BrokenAnswerError, note, refusal
+from service.protocol.answers import BrokenAnswerError, record_answer, upstream_error
 from tests.support.fleets import only
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+def served(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     return only(tmp_path_factory.mktemp("fleet"), "model: pebble-chat")
 
 
@@ -43,7 +43,7 @@ def record() -> Record:
 )  # fmt: skip
 def test_usage_and_finish_reason_of_every_dialect(answer: dict[str, Any], noted: tuple[int, int, str | None]) -> None:
     one = record()
-    note(one, json.dumps(answer).encode())
+    record_answer(one, json.dumps(answer).encode())
     assert (one.prompt_tokens, one.completion_tokens, one.finish_reason) == noted
 
 
@@ -58,7 +58,7 @@ def test_usage_and_finish_reason_of_every_dialect(answer: dict[str, Any], noted:
 )  # fmt: skip
 def test_what_is_no_answer_is_not_passed_on(body: bytes) -> None:
     with pytest.raises(BrokenAnswerError):
-        note(record(), body)
+        record_answer(record(), body)
 
 
 # Refusals
@@ -126,9 +126,9 @@ OF_THE_ENGINE = ("EngineCore", "pydantic", "validation error", "parameter=", "st
 
 @pytest.mark.parametrize(("theirs", "body", "status", "code", "param", "part"), REFUSALS)
 def test_a_refusal_is_told_in_our_words(
-    served: Served, theirs: int, body: bytes, status: int, code: str, param: str | None, part: str
+    served: ServedModel, theirs: int, body: bytes, status: int, code: str, param: str | None, part: str
 ) -> None:
-    ours = refusal(theirs, body, served)
+    ours = upstream_error(theirs, body, served)
     assert (ours.status, ours.code, ours.param) == (status, code, param)
     assert part in ours.message and "'pebble-chat'" in ours.message
     for rendered in (openai_body(ours), anthropic_body(ours)):
@@ -152,12 +152,12 @@ SECRET = "/srv/weights/secret prompt 4711"
         SECRET.encode(),
     ],
 )
-def test_the_engines_own_text_never_leaks(served: Served, status: int, body: bytes) -> None:
-    ours = refusal(status, body, served)
+def test_the_engines_own_text_never_leaks(served: ServedModel, status: int, body: bytes) -> None:
+    ours = upstream_error(status, body, served)
     for rendered in (openai_body(ours), anthropic_body(ours)):
         assert b"secret" not in rendered and b"4711" not in rendered
 
 
 @given(body=st.binary(), status=st.integers(300, 599))
-def test_any_refusal_is_an_error_of_ours(served: Served, body: bytes, status: int) -> None:
-    assert refusal(status, body, served).status in (400, 502, 503)
+def test_any_refusal_is_an_error_of_ours(served: ServedModel, body: bytes, status: int) -> None:
+    assert upstream_error(status, body, served).status in (400, 502, 503)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from tests.fake_engine import bodies
 from tests.fake_engine.bodies import DONE, data
 
-Door = Literal["open", "closed", "stuck"]
+Gate = Literal["open", "closed", "stuck"]
 """Whether an engine takes connections, refuses them, or leaves whoever knocks without an answer."""
 
 Fault = Literal["reset", "short", "full", "draining", "broken", "wrong", "abort", "error", "death"]
@@ -263,7 +263,7 @@ class Engine:
 
     name: str
     clock: Callable[[], float]
-    door: Door = "open"
+    door: Gate = "open"
     waiting: int = 0
     wires: list[Wire] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from service.admission.gate import Admission
-from service.admission.slots import Place, Room
+from service.admission.slots import Capacity, Slot
 from service.auth.tenants import PRIORITIES, Priority, Tenant
 from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import Condition, EngineState
 from service.errors import ApiError
-from service.fleet.fleet import Fleet, Served
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 from service.observability.record import Record
 from service.protocol.generation import GENERATION
 from service.relay.relay import Relay
-from service.server.asgi import ClientGoneError, Message
+from service.server.asgi import ClientDisconnectedError, Message
 from service.transport.pool import Transport
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import POLL, Upstreams
@@ -54,10 +55,10 @@ class Client:
     messages: list[Message] = field(default_factory=list)
     ending: Ending | None = None
     error: ApiError | None = None
-    served: Served | None = None
+    served: ServedModel | None = None
     known_as: Tenant | None = None
     urgency: Priority = "default"
-    place: Place | None = None
+    place: Slot | None = None
     waited: bool = False
     patience: float = 0.0
     tried: list[Replica] = field(default_factory=list)
@@ -112,7 +113,7 @@ class Client:
         except ApiError as error:
             self.ending, self.error = "refused", error
             self.record.fail(error)
-        except ClientGoneError:
+        except ClientDisconnectedError:
             self.ending = "left"
         else:
             self.ending = "answered"
@@ -120,9 +121,9 @@ class Client:
 
     def leave(self, now: float) -> None:
         self.left_at = now
-        self.stir()
+        self.wake_waiters()
 
-    def stir(self) -> None:
+    def wake_waiters(self) -> None:
         """Something about this client has changed."""
         for waiter in self._stirred:
             if not waiter.done():
@@ -153,21 +154,21 @@ class Client:
 CURRENT: ContextVar[Client] = ContextVar("CURRENT")  # whose request it is that is worked at
 
 
-class Door(Admission):
+class Gate(Admission):
     """The real admission; the book sees who enters."""
 
     book: "Book"
 
     def enter(
         self,
-        served: Served,
+        served: ServedModel,
         tenant: Tenant,
         priority: Priority,
         cost: float,
-        room: Room,
+        room: Capacity,
         now: float,
         patience: float | None = None,
-    ) -> Place:
+    ) -> Slot:
         client, book = CURRENT.get(), self.book
         book.look()
         client.served, client.known_as = served, tenant
@@ -178,7 +179,7 @@ class Door(Admission):
         except ApiError as error:
             book.turned_away(client, error, queued)
             raise
-        client.waited = client.place.waits
+        client.waited = client.place.is_waiting
         book.entered(client, free, queued)
         return client.place
 
@@ -224,7 +225,7 @@ class Book:
         self.replicas: list[Replica] = []
 
     upstreams: Replicas
-    admission: Door
+    admission: Gate
 
     def expect(self, holds: bool, otherwise: str) -> None:
         if not holds:
@@ -245,8 +246,8 @@ class Book:
 
     def free(self, model_id: str) -> int:
         """How many more requests its replicas take, beside those that are on their way to one."""
-        standing = [one for one in self.at("in") if self.is_for(one, model_id) and not one.tried]
-        return sum(replica.room(self.loop.now) for replica in self.of(model_id)) - len(standing)
+        unassigned = [one for one in self.at("in") if self.is_for(one, model_id) and not one.tried]
+        return sum(replica.capacity(self.loop.now) for replica in self.of(model_id)) - len(unassigned)
 
     def is_for(self, client: Client, model_id: str) -> bool:
         return client.served is not None and client.served.id == model_id
@@ -396,15 +397,15 @@ class Book:
     def _late(self, client: Client) -> bool:
         """Whether its engine, or all of it, has been slower than it may be."""
         assert client.served
-        waits, jobs, now = client.served.waits, client.jobs, self.loop.now
-        shortest = min(waits.first_token or 0, waits.idle or 0, waits.total or 0)
+        timeouts, jobs, now = client.served.timeouts, client.jobs, self.loop.now
+        shortest = min(timeouts.first_token or 0, timeouts.idle or 0, timeouts.total or 0)
         heard = jobs[-1].said_at or jobs[-1].heard_at if jobs else now
         return now - heard >= shortest - LATE or now >= self.until(client) - LATE
 
     def until(self, client: Client) -> float:
         """When all patience with it ends."""
         assert client.served
-        total = client.served.waits.total or 0.0
+        total = client.served.timeouts.total or 0.0
         return client.record.started + min(client.timeout or total, total)
 
     # What is seen.
@@ -491,10 +492,10 @@ class Book:
     def _is_wanted(self, job: Job, client: Client) -> None:
         """An engine works only for those who wait for it, and no longer than it may."""
         assert client.served
-        now, waits = self.loop.now, client.served.waits
+        now, timeouts = self.loop.now, client.served.timeouts
         self.expect(client.ending is None, f"{client} ended, and {job.engine.name} works on")
-        first = waits.first_token if client.streamed else waits.total
-        latest = job.heard_at + (first or 0) if job.said_at is None else job.said_at + (waits.idle or 0)
+        first = timeouts.first_token if client.streamed else timeouts.total
+        latest = job.heard_at + (first or 0) if job.said_at is None else job.said_at + (timeouts.idle or 0)
         # The time that a connection takes comes on top.
         self.expect(
             now <= min(latest, job.heard_at + client.left) + LATE, f"{client} waits too long for {job.engine.name}"
@@ -518,14 +519,14 @@ class House:
         self.transport = Transport()
         book.upstreams = self.upstreams = Replicas(fleet, settings, self.transport, self.loop.time)
         book.replicas = [replica for upstream in self.upstreams for replica in upstream.replicas]
-        book.admission = self.admission = Door(settings, self.loop.time, lambda: 0.5)
+        book.admission = self.admission = Gate(settings, self.loop.time, lambda: 0.5)
         self.upstreams.book = self.admission.book = book
         self.relay = Relay(
             fleet, fleets.CATALOG, self.upstreams, self.admission, self.transport, settings, self.loop.time
         )
         for order, (served, _) in enumerate(fleet.replicas()):
-            self.show(order, "ready" if served.always else "asleep")
-        self._watching = self.loop.create_task(self.upstreams.watch(self.admission.stir))
+            self.show(order, "ready" if served.min_replicas else "scaled_to_zero")
+        self._watching = self.loop.create_task(self.upstreams.watch(self.admission.wake_waiters))
         self.tasks: list[Any] = []
 
     def show(self, order: int, condition: Condition, seen: bool = True) -> None:
@@ -535,12 +536,12 @@ class House:
         self._lives[order] += condition == "starting"
         state.write(self._run_dir, EngineState(replica.id, model, order, condition, restarts=self._lives[order]))
         if seen and self.upstreams.refresh():
-            self.admission.stir()
+            self.admission.wake_waiters()
 
-    def submit(self, **wishes: Any) -> Client:
+    def submit(self, **options: Any) -> Client:
         """A client sends a request."""
         number = str(len(self.book.clients))
-        client = Client(self.book, Record(number, CHAT.path, self.loop.now), **wishes)
+        client = Client(self.book, Record(number, CHAT.path, self.loop.now), **options)
         self.book.clients.append(client)
         self.tasks.append(self.loop.create_task(client.ask(self.relay)))
         return client

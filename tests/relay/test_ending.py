@@ -21,7 +21,7 @@ POISON = CHAT.body(stream=True) | {"messages": [{"role": "user", "content": "poi
 
 
 async def test_a_request_that_two_engines_died_of_is_refused(start: Start) -> None:
-    gateway = await start("models: [{model: pebble-chat, replicas: 3, policy: least_load}]")
+    gateway = await start("models: [{model: pebble-chat, min_replicas: 3, policy: least_load}]")
     for engine in gateway.engines:
         engine.script(DEADLY, DEADLY)
     for _ in range(2):

@@ -126,7 +126,7 @@ async def test_another_replica_is_asked(fault: Fault, exchanges: Exchanges, star
 async def test_no_more_than_two_are_asked(
     fault: Fault, exchanges: Exchanges, replicas: int, start: Start, patient: None
 ) -> None:
-    gateway, unseen = await start(f"models: [{{model: pebble-chat, replicas: {replicas}, policy: least_load}}]"), 0
+    gateway, unseen = await start(f"models: [{{model: pebble-chat, min_replicas: {replicas}, policy: least_load}}]"), 0
     busy = fault in (EARLY["is full"], EARLY["is stopping"])
     for case, stream in exchanges:
         for engine in gateway.engines:
@@ -177,7 +177,7 @@ async def test_the_only_replica_stays_in_use(start: Start) -> None:
 
 
 async def test_a_replica_that_is_gone_is_not_asked_again_at_once(start: Start) -> None:
-    gateway = await start("models: [{model: pebble-chat, waits: {queue: 0.1}}]")
+    gateway = await start("models: [{model: pebble-chat, timeouts: {queue: 0.1}}]")
     gateway.engines[0].die("kill")
     response = await gateway.post(CHAT.path, CHAT.body())
     assert is_refusal(CHAT, response, 502, "upstream_error")
@@ -210,7 +210,7 @@ async def test_what_may_be_the_requests_own_fault_is_not_repeated(
 
 @pytest.mark.parametrize("case", STREAMING, ids=label)
 async def test_what_has_begun_is_not_repeated(case: Case, start: Start) -> None:
-    two = f"{{model: {case.model}, replicas: 2, policy: least_load}}\n"
+    two = f"{{model: {case.model}, min_replicas: 2, policy: least_load}}\n"
     gateway = await start(HOUSE.replace(f"model: {case.model}\n", two))
     befall(gateway, Fault(events=len(gateway.engines)), case.path)
     response = await gateway.post(case.path, case.body(stream=True))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.errors import ApiError, upstream_failed
 from service.relay.idempotency import ENTRY, PIECE
-from service.server.asgi import ClientGoneError, Receive, Send, respond
+from service.server.asgi import ClientDisconnectedError, Receive, Send, respond
 from tests.relay.shared_answers import END, KEY, LARGEST, OTHER, REPLAYED, TOTAL, TTL, Client, Generation, House, opened
 from tests.support.waiting import PATIENCE, until
 
@@ -96,7 +96,7 @@ async def test_the_first_client_leaves_while_another_listens(house: House) -> No
     assert not first.task.done()
     generation.say(END)
     await second.done()
-    with pytest.raises(ClientGoneError):
+    with pytest.raises(ClientDisconnectedError):
         await first.done()
     assert second.whole
     assert not first.whole
@@ -110,7 +110,7 @@ async def test_others_leave_and_the_first_goes_on(house: House) -> None:
     for client in clients[1:]:
         await client.got(b"one ")
         await client.leave()
-        assert isinstance(client.task.exception(), ClientGoneError)
+        assert isinstance(client.task.exception(), ClientDisconnectedError)
     generation.say(b"two", END)
     await clients[0].done()
     assert clients[0].body == b"one two"
@@ -130,7 +130,7 @@ async def test_when_the_last_leaves_the_generation_ends_at_once(
         clients[number].left.set()
     await until(lambda: generation.ended, "the end of the generation")
     for client in clients:
-        with pytest.raises(ClientGoneError):
+        with pytest.raises(ClientDisconnectedError):
             await client.done()
     anew = house.ask()
     (await house.begun(1)).say(b"anew", END)
@@ -154,7 +154,7 @@ async def test_who_asks_right_after_the_last_left_gets_an_answer_of_its_own(hous
 async def test_a_client_that_leaves_before_anything_ran(house: House) -> None:
     client = house.ask()
     await client.leave()
-    assert isinstance(client.task.exception(), ClientGoneError)
+    assert isinstance(client.task.exception(), ClientDisconnectedError)
 
 
 async def test_everyone_gets_the_error_of_a_request_that_was_not_answered(house: House) -> None:
@@ -206,7 +206,7 @@ async def test_who_left_before_a_failure_did_not_see_it(house: House) -> None:
     first.left.set()
     await broken_off(house)
     await second.done()
-    with pytest.raises(ClientGoneError):
+    with pytest.raises(ClientDisconnectedError):
         await first.done()
     assert first.record.code is None
     assert (second.record.outcome, second.record.code) == ("failed", "upstream_error")
@@ -404,7 +404,7 @@ async def test_an_answer_that_comes_in_spite_of_its_end_is_nobodys(house: House)
     second = house.ask(fingerprint=OTHER)
     generation = await house.begun()
     go.set()
-    with pytest.raises(ClientGoneError):
+    with pytest.raises(ClientDisconnectedError):
         await first.done()
     for client in (second, house.ask(fingerprint=OTHER)):
         generation.say(*[b"right", END] * (client is second))

@@ -10,7 +10,7 @@ import pytest
 
 from service.errors import ApiError, upstream_failed
 from service.relay.idempotency import PIECE
-from service.server.asgi import ClientGoneError, Receive, Scope, Send, respond
+from service.server.asgi import ClientDisconnectedError, Receive, Scope, Send, respond
 from tests.relay.shared_answers import ASKED, END, Client, Generation, House, opened
 from tests.support.gateways import Answer, Line, serving
 from tests.support.waiting import until
@@ -44,7 +44,7 @@ async def served(house: House) -> AsyncIterator[Callable[[str], Coroutine[Any, A
             await house.once.answer(("acme", key), ASKED, run, client.record, receive, send)
         except ApiError as error:
             await respond(send, error.status, error.message.encode())
-        except ClientGoneError:
+        except ClientDisconnectedError:
             pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

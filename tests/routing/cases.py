@@ -72,7 +72,7 @@ models:
     "templated": """\
 models:
   - model: llama-2-7b
-    template: ./house.jinja
+    chat_template: ./house.jinja
 """,
 }
 
@@ -339,7 +339,7 @@ Each answer carries these headers, streamed or not, and its `model` field repeat
 |---|---|
 | `x-roundhouse-model` | the id of the model or adapter that answered |
 | `x-roundhouse-replica` | which of its replicas |
-| `x-roundhouse-route` | which rule led there: the last column of the tables below |
+| `x-roundhouse-route-reason` | which rule led there: the last column of the tables below |
 
 To ask without running anything, send the request to `/v1/route`, its path beside it. Everything but `model` may be left
 out:

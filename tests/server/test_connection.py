@@ -15,14 +15,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.server import connection as connections
 from service.server.asgi import (
-    EXTRA,
-    ClientGoneError,
+    EXTENSION,
+    CancelOnDisconnect,
+    ClientDisconnectedError,
     Message,
     Receive,
     Scope,
     Send,
-    UntilGone,
-    extra_of,
+    extension_of,
     read_body,
     respond,
 )
@@ -74,15 +74,15 @@ class App:
             self.gone.append(path)
         elif path == "/until":
             try:
-                with UntilGone(never, extra_of(scope)):
+                with CancelOnDisconnect(never, extension_of(scope)):
                     await asyncio.Event().wait()
-            except ClientGoneError:
+            except ClientDisconnectedError:
                 self.gone.append(path)
         elif path == "/push":
             await self.push(scope, send)
 
     async def push(self, scope: Scope, send: Send) -> None:
-        push = scope["extensions"][EXTRA].push
+        push = scope["extensions"][EXTENSION].write_now
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for _ in range(int(scope["query_string"])):
             if not push(b"x" * 2**16):
@@ -165,7 +165,7 @@ async def test_the_answer_to_head_has_no_body() -> None:
 
 async def test_the_server_s_own_app_has_its_paths_and_no_other() -> None:
     ours, theirs = App(), App()
-    async with listening(theirs, partial(Connection, ours=ours, theirs=("/last",))) as (_, port):
+    async with listening(theirs, partial(Connection, gateway_app=ours, server_paths=("/last",))) as (_, port):
         await said(port, request("/echo") + request("/last"))
     assert (ours.began, theirs.began) == (["/echo"], ["/last"])
 

@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from service.server.asgi import Headers, Receive, Scope, Send, extra_of, respond
+from service.server.asgi import Headers, Receive, Scope, Send, extension_of, respond
 from service.server.connection import Connection
 from tests.server.test_connection import CLOSE, listening, request, said
 from tests.support.waiting import until
@@ -24,14 +24,14 @@ class App:
         return [(b"x-own", b"1")]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        extra = extra_of(scope)
+        extra = extension_of(scope)
         assert extra
-        extra.heading = self.heading
+        extra.extra_headers = self.heading
         headers = [(b"x-a", b"b")]
         if scope["path"] == "/asgi":
             await respond(send, 404, self.body, headers)
         else:
-            await extra.answer(404, headers, self.body)
+            await extra.respond(404, headers, self.body)
         self.answered += 1
 
 

@@ -206,7 +206,7 @@ async def test_a_connection_that_the_replica_closed_while_idle_is_not_used_again
 async def test_a_connection_idle_for_long_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with listening(tmp_path, saying(PLAIN)) as peer:
         pool, _ = await rested(peer)
-        monkeypatch.setattr(pool, "IDLE_POOL", 0.0)
+        monkeypatch.setattr("service.transport.pool.IDLE_POOL", 0.0)
         again = await pool.send(peer.address, REQUEST, PATIENT)
         assert not again.reused
         assert len(peer.writers) == 2
@@ -219,7 +219,7 @@ async def test_what_nobody_uses_is_not_kept(tmp_path: Path, monkeypatch: pytest.
         pool, exchange = await rested(peer)
         pool.expire()
         assert exchange.reusable
-        monkeypatch.setattr(pool, "IDLE_POOL", 0.0)
+        monkeypatch.setattr("service.transport.pool.IDLE_POOL", 0.0)
         pool.expire()
         assert not exchange.reusable
         assert not pool._idle
@@ -244,7 +244,7 @@ async def test_the_next_answer_has_deadlines_of_its_own(tmp_path: Path) -> None:
 async def test_a_deadline_of_an_answer_is_none_of_the_rest_after_it(tmp_path: Path) -> None:
     async with listening(tmp_path, saying(PLAIN)) as peer:
         pool = Transport()
-        hasty = Deadlines(connect=5, first_byte=0.5, idle=0.5, total=0.5, reader=0.5)
+        hasty = Deadlines(connect=5, first_byte=0.5, idle=0.5, total=0.5, client_write=0.5)
         exchange = await pool.send(peer.address, REQUEST, hasty)
         await rest(exchange)
         pool.release(peer.address, exchange)
@@ -611,7 +611,7 @@ async def test_a_replica_that_died_while_its_connection_was_idle(
 async def test_a_client_that_takes_nothing_loses_the_connection(tmp_path: Path) -> None:
     told: list[bool] = []
     async with listening(tmp_path, Flood(16 * 2**20)) as peer:
-        exchange = await Transport().send(peer.address, REQUEST, Deadlines(1, 5, 5, 30, reader=0.2))
+        exchange = await Transport().send(peer.address, REQUEST, Deadlines(1, 5, 5, 30, client_write=0.2))
         exchange.on_slow = lambda: told.append(True)
         await until(peer.left.is_set, "the end of the connection")
         assert told == [True]
@@ -623,7 +623,7 @@ async def test_a_client_that_does_not_take_the_end_of_an_answer(tmp_path: Path) 
     told = asyncio.Event()
     async with listening(tmp_path, saying(PLAIN)) as peer:
         pool = Transport()
-        exchange = await pool.send(peer.address, REQUEST, Deadlines(1, 5, 5, 30, reader=0.1))
+        exchange = await pool.send(peer.address, REQUEST, Deadlines(1, 5, 5, 30, client_write=0.1))
         exchange.on_slow = told.set
         assert await exchange.read() == b"hello"
         await told.wait()
@@ -641,7 +641,7 @@ async def test_who_reads_slowly_but_reads_may_take_long(tmp_path: Path) -> None:
         writer.write(b"0\r\n\r\n")
 
     async with listening(tmp_path, drip) as peer:
-        exchange = await Transport().send(peer.address, REQUEST, Deadlines(1, 5, 5, 30, reader=0.2))
+        exchange = await Transport().send(peer.address, REQUEST, Deadlines(1, 5, 5, 30, client_write=0.2))
         assert await rest(exchange) == b"x" * 20
         exchange.close()
         assert peer.requests == 1
@@ -651,7 +651,7 @@ async def test_nothing_is_said_of_a_connection_that_was_released(tmp_path: Path)
     told: list[bool] = []
     async with listening(tmp_path, saying(PLAIN)) as peer:
         pool = Transport()
-        exchange = await pool.send(peer.address, REQUEST, Deadlines(1, 5, 5, 30, reader=0.05))
+        exchange = await pool.send(peer.address, REQUEST, Deadlines(1, 5, 5, 30, client_write=0.05))
         exchange.on_slow = lambda: told.append(True)
         assert await rest(exchange) == b"hello"
         pool.release(peer.address, exchange)

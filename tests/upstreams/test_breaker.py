@@ -62,14 +62,14 @@ def test_what_was_sent_before_an_ejection_does_not_prolong_it() -> None:
 def test_on_trial_it_gets_one_request_at_a_time() -> None:
     breaker, now = ejected(3)
     replica = Replica("a", "/a", READY, limit=9, breaker=breaker)
-    assert replica.room(breaker.retry_at - 0.01) == 0
+    assert replica.capacity(breaker.retry_at - 0.01) == 0
     now = breaker.retry_at
-    assert replica.room(now) == 1
+    assert replica.capacity(now) == 1
     breaker.asked(now)
-    assert replica.room(now + 3.9) == 0  # the last rest was 4 s
-    assert replica.room(now + 4.0) == 1  # nobody knows what became of the first one
+    assert replica.capacity(now + 3.9) == 0  # the last rest was 4 s
+    assert replica.capacity(now + 4.0) == 1  # nobody knows what became of the first one
     breaker.succeeded()
-    assert replica.room(now) == 9
+    assert replica.capacity(now) == 9
 
 
 def test_a_trial_that_nobody_finishes_blocks_nothing_for_ever() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.engine_stats import Reading
+from service.engine.engine_stats import EngineStats
 from service.engine.state import EngineState
 from service.upstreams.limit import FULL, adapted, ceiling, opening
 from service.upstreams.replica import Replica
@@ -16,8 +16,8 @@ READY = EngineState("a", "m", 0, "ready")
 COUNTS = st.integers(0, 2000)
 
 
-def reading(running: int, waiting: int = 0, kv_usage: float = 0.3) -> Reading:
-    return Reading(1.0, running, waiting, kv_usage, 5.0)
+def reading(running: int, waiting: int = 0, kv_usage: float = 0.3) -> EngineStats:
+    return EngineStats(1.0, running, waiting, kv_usage, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_it_grows_while_it_is_reached_and_nobody_waits() -> None:
 @pytest.mark.parametrize(
     ("in_flight", "found"), [(20, reading(20)), (40, reading(39, 1)), (40, reading(40, kv_usage=FULL))]
 )
-def test_it_stays_where_more_would_not_help(in_flight: int, found: Reading) -> None:
+def test_it_stays_where_more_would_not_help(in_flight: int, found: EngineStats) -> None:
     assert adapted(40, in_flight, found, 256) == 40
 
 
@@ -100,6 +100,6 @@ def test_it_stays_between_one_and_the_ceiling(
 @given(in_flight=st.integers(0, 20), limit=st.integers(1, 20))
 def test_the_room_is_what_is_left(in_flight: int, limit: int) -> None:
     replica = Replica("a", "/a", READY, in_flight, limit)
-    assert replica.room(0.0) == max(0, limit - in_flight)
+    assert replica.capacity(0.0) == max(0, limit - in_flight)
     replica.state = None
-    assert replica.room(0.0) == 0
+    assert replica.capacity(0.0) == 0

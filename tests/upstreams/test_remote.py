@@ -12,7 +12,7 @@ from service.config.settings import Settings
 from service.engine import watchdog
 from service.transport.pool import Deadlines, Transport
 from service.upstreams import remote
-from service.upstreams.remote import IDENTITY, SILENCE, Remote
+from service.upstreams.remote import IDENTITY, SILENCE, RemoteEngine
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
 from tests.fake_engine import FakeEngine, Fault
@@ -30,11 +30,11 @@ class Watched:
 
     def __init__(self, folder: Path, address: str, entry: str = "model: pebble-chat", hang: float = 1000.0) -> None:
         self.clock, self.transport = Clock(), Transport()
-        self.upstream = Upstream(fleets.only(folder, f"{entry}\nat: ['{address}']"))
+        self.upstream = Upstream(fleets.only(folder, f"{entry}\naddresses: ['{address}']"))
         self.replica = Replica(f"{self.upstream.served.id}@{address}", address)
         self.changes = 0
         settings = Settings(hang_timeout=hang, start_timeout=100.0)
-        self.remote = Remote(self.replica, self.upstream, settings, self.transport, self.clock, self._count)
+        self.remote = RemoteEngine(self.replica, self.upstream, settings, self.transport, self.clock, self._count)
 
     def _count(self) -> None:
         self.changes += 1
@@ -42,7 +42,7 @@ class Watched:
     async def look(self, after: float = 1.0, doubted: bool = False) -> tuple[str, str | None]:
         """One look so much later: condition and reason."""
         self.clock.now += after
-        await self.remote.look(doubted)
+        await self.remote.poll(doubted)
         assert self.replica.state
         return self.replica.state.condition, self.replica.state.reason or self.replica.state.phase or None
 
@@ -73,7 +73,7 @@ async def test_it_is_ready_when_it_has_made_a_token(stack: AsyncExitStack, tmp_p
     assert await watched.look() == ("ready", None)
     assert [seen.path for seen in engine.requests] == ["/v1/completions"]
     assert await watched.look() == ("ready", None)
-    assert watched.replica.reading and watched.replica.reading.tokens == 3
+    assert watched.replica.stats and watched.replica.stats.tokens == 3
     assert watched.changes == 2, "it started and was ready; nothing changed since"
 
 
@@ -156,7 +156,7 @@ async def test_swapped_addresses_are_found_out(
     await watched.look(after, doubted)  # may still hear of the end of the old connection
     condition, reason = await watched.look()
     assert condition == "failed" and reason and "'pebble-base' and not 'pebble-chat'" in reason
-    assert watched.replica.room(watched.clock()) == 0
+    assert watched.replica.capacity(watched.clock()) == 0
     proxy.engine = str(tmp_path / "e.sock")
     proxy.be(Trouble(reset=True))
     proxy.be(PASS)
@@ -172,7 +172,7 @@ async def test_an_engine_that_dies_is_noticed_and_comes_back(stack: AsyncExitSta
     assert await watched.look() == ("ready", None), "one look in vain says little"
     condition, reason = await watched.look(SILENCE + 0.1)
     assert condition == "failed" and reason and "no longer answers" in reason
-    assert watched.replica.reading is None
+    assert watched.replica.stats is None
     assert (await watched.look())[0] == "failed"
     proxy.be(PASS)
     assert await watched.look() == ("ready", None)

@@ -20,7 +20,7 @@ from tests.support import fleets
 from tests.support.waiting import until
 from tests.upstreams.clock import Clock
 
-FLEET = "models: [{model: pebble-chat, replicas: 2}, {model: pebble-base}]"
+FLEET = "models: [{model: pebble-chat, min_replicas: 2}, {model: pebble-base}]"
 FIRST = EngineState("pebble-chat-0", "pebble-chat", 0, "ready")
 
 
@@ -96,9 +96,9 @@ CONDITION_OF: list[tuple[list[Condition], Condition]] = [
     (["failed", "ready"], "ready"),
     (["failed", "starting"], "starting"),
     (["failed", "waiting"], "waiting"),
-    (["asleep", "ready"], "ready"),
-    (["asleep", "waiting"], "waiting"),
-    (["failed", "asleep"], "asleep"),
+    (["scaled_to_zero", "ready"], "ready"),
+    (["scaled_to_zero", "waiting"], "waiting"),
+    (["failed", "scaled_to_zero"], "scaled_to_zero"),
     (["stopped", "failed"], "failed"),
     (["stopped", "stopping"], "stopping"),
     (["stopped", "stopped"], "stopped"),
@@ -198,9 +198,13 @@ def test_one_that_is_not_ready_is_no_spare(upstreams: Upstreams, tmp_path: Path,
 
 def test_a_failure_casts_doubt_on_the_replica_and_its_addresses(upstreams: Upstreams) -> None:
     first, second = upstreams["pebble-chat"].replicas
-    upstreams["pebble-chat"].doubt.clear()
+    upstreams["pebble-chat"].recheck.clear()
     upstreams.failed(first)
-    assert (first.doubt.is_set(), second.doubt.is_set(), upstreams["pebble-chat"].doubt.is_set()) == (True, False, True)
+    assert (first.recheck.is_set(), second.recheck.is_set(), upstreams["pebble-chat"].recheck.is_set()) == (
+        True,
+        False,
+        True,
+    )
 
 
 def test_only_replicas_with_room_are_free(upstreams: Upstreams, tmp_path: Path, clock: Clock) -> None:
@@ -210,9 +214,9 @@ def test_only_replicas_with_room_are_free(upstreams: Upstreams, tmp_path: Path, 
     upstream = upstreams["pebble-chat"]
     first, second = upstream.replicas
     first.limit, first.in_flight, second.limit, second.in_flight = 4, 4, 4, 1
-    assert (upstream.free(clock()), upstream.room(clock())) == ([second], 3)
+    assert (upstream.free(clock()), upstream.capacity(clock())) == ([second], 3)
     first.in_flight = 6  # what it had before its limit shrank
-    assert upstream.room(clock()) == 3
+    assert upstream.capacity(clock()) == 3
 
 
 def test_a_new_fleet_keeps_the_engines_that_run_here(upstreams: Upstreams, tmp_path: Path, clock: Clock) -> None:
@@ -221,12 +225,12 @@ def test_a_new_fleet_keeps_the_engines_that_run_here(upstreams: Upstreams, tmp_p
     upstreams.refresh()
     upstream = upstreams["pebble-base"]
     (replica,) = upstream.replicas
-    replica.in_flight, upstream.turn = 5, 7
+    replica.in_flight, upstream.request_count = 5, 7
     upstreams.apply(fleets.load(tmp_path, "models: [{model: pebble-base, max_in_flight: 9}]"))
     assert [one.served.id for one in upstreams] == ["pebble-base"]
     assert upstreams["pebble-base"] is upstream
     assert upstream.replicas == [replica]
-    assert (replica.in_flight, replica.limit, upstream.turn, upstream.served.max_in_flight) == (5, 9, 7, 9)
+    assert (replica.in_flight, replica.limit, upstream.request_count, upstream.served.max_in_flight) == (5, 9, 7, 9)
     state.write(tmp_path, EngineState("pebble-base-0", "pebble-base", 2, "stopping"))
     assert upstreams.refresh()
     assert not replica.ready
@@ -235,9 +239,11 @@ def test_a_new_fleet_keeps_the_engines_that_run_here(upstreams: Upstreams, tmp_p
     assert [one.id for one in upstreams["pebble-chat"].replicas] == ["pebble-chat-0", "pebble-chat-1"]
 
 
-@pytest.mark.parametrize(("least", "condition"), [(0, "asleep"), (1, "waiting")])
+@pytest.mark.parametrize(("least", "condition"), [(0, "scaled_to_zero"), (1, "waiting")])
 def test_engines_elsewhere_that_nobody_has_seen(least: int, condition: str, tmp_path: Path, clock: Clock) -> None:
-    fleet = fleets.load(tmp_path, f"models: [{{model: pebble-chat, min: {least}, at: ['engines.test:80']}}]")
+    fleet = fleets.load(
+        tmp_path, f"models: [{{model: pebble-chat, min_replicas: {least}, addresses: ['engines.test:80']}}]"
+    )
     upstreams = Upstreams(fleet, Settings(run_dir=tmp_path), Transport(), clock)
     assert upstreams["pebble-chat"].condition()[0] == condition
     assert {count for *_, count in upstreams.counts()} == {0}

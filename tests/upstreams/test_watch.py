@@ -22,8 +22,8 @@ from tests.support.waiting import until
 from tests.upstreams.clock import Clock
 from tests.upstreams.test_discovery import AGAIN, NONAME, Names
 
-HERE = "models: [{model: pebble-chat, replicas: 2, engine: {max_num_seqs: 4}}]"
-THERE = "models: [{model: pebble-chat, min: 0, at: ['engines.test:8000']}]"
+HERE = "models: [{model: pebble-chat, min_replicas: 2, engine: {max_num_seqs: 4}}]"
+THERE = "models: [{model: pebble-chat, min_replicas: 0, addresses: ['engines.test:8000']}]"
 
 
 class Watched:
@@ -80,12 +80,12 @@ async def test_an_engine_here_is_asked_for_its_load(stack: AsyncExitStack, tmp_p
     watched = started(stack, tmp_path, HERE)
     first = watched.replicas[0]
     state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "ready"))
-    await until(lambda: first.reading is not None)
-    assert first.reading and (first.reading.running, first.reading.waiting) == (3, 2)
+    await until(lambda: first.stats is not None)
+    assert first.stats and (first.stats.running, first.stats.waiting) == (3, 2)
     assert not engine.requests, "its supervisor sees to its health"
     engine.script(*[Fault(status=500)] * 10_000, path="/metrics")
     watched.clock.now += 6.0
-    await until(lambda: first.reading is None, "the end of an old reading")
+    await until(lambda: first.stats is None, "the end of an old reading")
     state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "stopping"))
     await until(lambda: not first.ready)
     looks = len(engine.looks)
@@ -101,7 +101,7 @@ async def test_the_limit_follows_the_load(stack: AsyncExitStack, tmp_path: Path)
     first = watched.replicas[0]
     assert first.limit == 2, "two gateways share the four seats"
     first.in_flight = engine.running = 2
-    await until(lambda: first.reading is not None)
+    await until(lambda: first.stats is not None)
     changes = watched.changes
     watched.clock.now += 1.0
     await until(lambda: first.limit == 3)
@@ -122,11 +122,11 @@ async def test_the_end_of_a_rest_is_told(stack: AsyncExitStack, tmp_path: Path) 
     assert watched.ready() == []
     watched.clock.now += 1.0
     await until(lambda: watched.changes > changes)
-    assert watched.upstreams["pebble-chat"].room(watched.clock()) == 1
+    assert watched.upstreams["pebble-chat"].capacity(watched.clock()) == 1
     watched.upstreams.asked(first)
-    assert watched.upstreams["pebble-chat"].room(watched.clock()) == 0
+    assert watched.upstreams["pebble-chat"].capacity(watched.clock()) == 0
     watched.upstreams.succeeded(first)
-    assert watched.upstreams["pebble-chat"].room(watched.clock()) == 4
+    assert watched.upstreams["pebble-chat"].capacity(watched.clock()) == 4
 
 
 async def test_a_name_that_nobody_answers_to_yet(stack: AsyncExitStack, tmp_path: Path) -> None:
@@ -134,10 +134,12 @@ async def test_a_name_that_nobody_answers_to_yet(stack: AsyncExitStack, tmp_path
     watched.names.answer = NONAME
     upstream = watched.upstreams["pebble-chat"]
     await until(lambda: upstream.trouble is not None)
-    assert upstream.condition() == ("asleep", "engines.test: it has no address")
+    assert upstream.condition() == ("scaled_to_zero", "engines.test: it has no address")
     engine = await listening(stack, "pebble-chat")
     watched.names.answer = ["127.0.0.1"]
-    upstream.served = fleets.only(tmp_path, f"model: pebble-chat\nmin: 0\nat: ['engines.test:{engine.port}']")
+    upstream.served = fleets.only(
+        tmp_path, f"model: pebble-chat\nmin_replicas: 0\naddresses: ['engines.test:{engine.port}']"
+    )
     await until(lambda: upstream.condition() == ("ready", None))
     assert watched.replicas[0].id == f"pebble-chat@127.0.0.1:{engine.port}"
     assert ("pebble-chat", "ready", 1) in watched.upstreams.counts()
@@ -184,8 +186,8 @@ async def test_addresses_that_changed_places_get_nothing(stack: AsyncExitStack, 
     chat, base = await listening(stack, "pebble-chat"), await listening(stack, "pebble-base")
     proxies = [await stack.enter_async_context(FaultProxy(f"127.0.0.1:{one.port}").listen(0)) for one in (chat, base)]
     text = (
-        f"models: [{{model: pebble-chat, at: ['{proxies[0].address}']}}, "
-        f"{{model: pebble-base, at: ['{proxies[1].address}']}}]"
+        f"models: [{{model: pebble-chat, addresses: ['{proxies[0].address}']}}, "
+        f"{{model: pebble-base, addresses: ['{proxies[1].address}']}}]"
     )
     watched = started(stack, tmp_path, text)
     await until(lambda: all(one.condition()[0] == "ready" for one in watched.upstreams))
@@ -197,7 +199,7 @@ async def test_addresses_that_changed_places_get_nothing(stack: AsyncExitStack, 
     for upstream in watched.upstreams:
         watched.upstreams.failed(upstream.replicas[0])
     await until(lambda: all(one.condition()[0] == "failed" for one in watched.upstreams))
-    assert [one.room(watched.clock()) for one in watched.upstreams] == [0, 0]
+    assert [one.capacity(watched.clock()) for one in watched.upstreams] == [0, 0]
     assert [len(chat.requests), len(base.requests)] == seen
     assert "serves 'pebble-base' and not 'pebble-chat'" in str(watched.upstreams["pebble-chat"].condition()[1])
 
@@ -207,7 +209,7 @@ async def test_one_silent_engine_keeps_nobody_waiting(stack: AsyncExitStack, tmp
     engine = await listening(stack, "pebble-chat")
     proxy = await stack.enter_async_context(FaultProxy(f"127.0.0.1:{engine.port}").listen(0))
     proxy.be(Trouble(mute=True))
-    text = f"models: [{{model: pebble-chat, at: ['{proxy.address}', '127.0.0.1:{engine.port}']}}]"
+    text = f"models: [{{model: pebble-chat, addresses: ['{proxy.address}', '127.0.0.1:{engine.port}']}}]"
     watched = started(stack, tmp_path, text)
     await until(lambda: watched.ready() == [f"127.0.0.1:{engine.port}"])
     looks = len(engine.looks)
@@ -218,15 +220,15 @@ async def test_one_silent_engine_keeps_nobody_waiting(stack: AsyncExitStack, tmp
 async def test_a_new_fleet(stack: AsyncExitStack, tmp_path: Path) -> None:
     one, other = await listening(stack, "pebble-chat"), await listening(stack, "pebble-chat")
     at = [f"127.0.0.1:{engine.port}" for engine in (one, other)]
-    watched = started(stack, tmp_path, f"models: [{{model: pebble-chat, at: ['{at[0]}']}}]")
+    watched = started(stack, tmp_path, f"models: [{{model: pebble-chat, addresses: ['{at[0]}']}}]")
     await until(lambda: watched.ready() == [at[0]])
     kept, upstream = watched.replicas[0], watched.upstreams["pebble-chat"]
     kept.in_flight = 3
-    text = f"models: [{{model: pebble-chat, max_in_flight: 7, at: {at}}}]"
+    text = f"models: [{{model: pebble-chat, max_in_flight: 7, addresses: {at}}}]"
     watched.upstreams.apply(fleets.load(tmp_path, text))
     await until(lambda: watched.ready() == at)
     assert watched.upstreams["pebble-chat"] is upstream
     assert watched.replicas[0] is kept
     assert (kept.in_flight, [replica.limit for replica in watched.replicas]) == (3, [7, 7])
-    watched.upstreams.apply(fleets.load(tmp_path, f"models: [{{model: pebble-chat, at: ['{at[1]}']}}]"))
+    watched.upstreams.apply(fleets.load(tmp_path, f"models: [{{model: pebble-chat, addresses: ['{at[1]}']}}]"))
     await until(lambda: watched.ready() == [at[1]])

@@ -17,7 +17,7 @@ from service.engine import state
 from service.engine.argv import argv, environment
 from service.engine.command import program
 from service.fleet import fleet
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 from tests.support.services import ROOT, Service
 
 MODEL = "pebble-chat"
@@ -38,7 +38,7 @@ class RealEngine:
         return next(int(pid) for pid, group, args in rows if group == str(self.pid) and "EngineCore" in args)
 
 
-def served_as_chat(model: str) -> Served:
+def served_as_chat(model: str) -> ServedModel:
     """A model of the default fleet with its engine settings, under the name `MODEL`."""
     known = catalog.load(ROOT / "models")
     served = fleet.load(ROOT / "deploy/fleets/pebble.yaml", known)[model]

@@ -149,7 +149,7 @@ class Pair:
         """
         while True:
             pages = [await self.page(number) for number in await self.ready()]
-            held = [await self.seen("roundhouse_in_flight"), await self.seen("roundhouse_queued")]
+            held = [await self.seen("roundhouse_requests_in_flight"), await self.seen("roundhouse_requests_queued")]
             for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
                 held += [total(page, f"vllm:{name}") for page in pages]
             if not any(held):
@@ -185,14 +185,14 @@ def named(headers: dict[str, str]) -> dict[str, str]:
 
 def fleet(folder: Path, **models: dict[str, Any]) -> Path:
     """A fleet of the pair and of other models."""
-    chat = {"model": MODEL, "replicas": len(BOTH), "policy": "round_robin", "waits": {"queue": START_LIMIT}}
+    chat = {"model": MODEL, "min_replicas": len(BOTH), "policy": "round_robin", "timeouts": {"queue": START_LIMIT}}
     env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": 1, "TORCHDYNAMO_DISABLE": 1}
     path = folder / "fleet.yaml"
     path.write_text(
         json.dumps(
             {
                 "models": [chat, *({"model": model, **fields} for model, fields in models.items())],
-                "start": "together",
+                "startup": "parallel",
                 "extra_fields": ["ignore_eos"],
                 "engine": {"enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 4},
                 "env": {**env, "OMP_NUM_THREADS": 1},

@@ -36,8 +36,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     weights = folder / "broken/model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     others: dict[str, dict[str, Any]] = {
-        SLEEPER: {"min": 0, "idle": 1},
-        BROKEN: {"min": 0, "idle": 1, "weights": str(folder / "broken"), "waits": {"wake": 1}},
+        SLEEPER: {"min_replicas": 0, "scale_down_after": 1},
+        BROKEN: {
+            "min_replicas": 0,
+            "scale_down_after": 1,
+            "weights": str(folder / "broken"),
+            "timeouts": {"activation": 1},
+        },
     }
     with serving(fleet(folder, **others), folder / "run", hang_timeout=HANG, drain_timeout=60) as started:
         yield started
@@ -92,7 +97,7 @@ async def test_a_model_wakes_for_a_request_and_goes_back_to_sleep(pair: Pair) ->
     assert stream.comments[0].startswith(f": waiting for {SLEEPER}: ")
     assert stream.is_whole(100)
     assert len(alive(processes)) > 1
-    await pair.until(SECOND, lambda said: said.condition == "asleep")
+    await pair.until(SECOND, lambda said: said.condition == "scaled_to_zero")
     assert not alive(processes)
 
 
@@ -138,7 +143,7 @@ async def test_weights_that_are_cut_in_half(pair: Pair) -> None:
         await asyncio.sleep(0.5)
     await failed
     await pair.told("SafetensorError: Error while deserializing header")
-    assert (await pair.until(THIRD, lambda said: said.condition == "asleep")).restarts == 1
+    assert (await pair.until(THIRD, lambda said: said.condition == "scaled_to_zero")).restarts == 1
 
 
 # Clients that leave
@@ -149,7 +154,7 @@ async def test_clients_that_leave_free_their_engine(pair: Pair) -> None:
     async with pair.stream("leave") as stream:
         await stream.take(5)
     whole = asyncio.create_task(pair.ask("leave", 900))
-    await until(partial(pair.seen, "roundhouse_in_flight"), 1.0)
+    await until(partial(pair.seen, "roundhouse_requests_in_flight"), 1.0)
     whole.cancel()
     assert await pair.quiet() < made + 2 * 900
 
@@ -158,7 +163,7 @@ async def test_clients_that_leave_the_queue(pair: Pair) -> None:
     await pair.quiet()
     asked = [asyncio.create_task(pair.ask(f"queue {number}", 900)) for number in range(30)]
     await until(partial(pair.seen, "roundhouse_demand"), 30.0)
-    assert await pair.seen("roundhouse_queued") > 10
+    assert await pair.seen("roundhouse_requests_queued") > 10
     for one in asked:
         one.cancel()
     await pair.quiet()
@@ -207,7 +212,7 @@ async def test_ten_times_what_the_engines_hold(pair: Pair) -> None:
     asked = asyncio.gather(*(pair.ask(f"crowd {number}", 100) for number in range(80)))
     queued, running, waiting = [], [], []
     while not asked.done():
-        queued.append(await pair.seen("roundhouse_queued"))
+        queued.append(await pair.seen("roundhouse_requests_queued"))
         pages = [await pair.page(number) for number in BOTH]
         if queued[-1] and max(queued) > 40:
             running += [total(page, "vllm:num_requests_running") for page in pages]

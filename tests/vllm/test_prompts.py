@@ -12,8 +12,8 @@ import pytest
 from service.catalog.chat_templates import generation_config
 from service.catalog.model import Chat, Model, Tokens
 from service.protocol.generation import GENERATION
-from service.protocol.parse_body import read
-from service.protocol.rewrites import edits, ends
+from service.protocol.parse_body import parse_body
+from service.protocol.rewrites import rewrites, stop_conditions
 from tests.support.services import ROOT, Service
 from tests.vllm.conftest import MODEL, RealEngine, running
 
@@ -116,10 +116,10 @@ def test_a_token_ends_a_turn_and_does_not_show(
 
 def _ends_a_turn(path: str, model: Model, stream: bool, engine: RealEngine, said: str, stop: str) -> None:
     body = {"model": MODEL, **BODIES[path], **({"stream": True} if stream else {})}
-    request, dialect = read(ENDPOINTS[path].body, json.dumps(body).encode()), ENDPOINTS[path].dialect
-    ending = ends(request, model)
-    answer = ask(engine, path, body | edits(request, MODEL, model, dialect, ending))
-    shown = ending.hidden(dialect)(answer)
+    request, dialect = parse_body(ENDPOINTS[path].body, json.dumps(body).encode()), ENDPOINTS[path].dialect
+    ending = stop_conditions(request, model)
+    answer = ask(engine, path, body | rewrites(request, MODEL, model, dialect, ending))
+    shown = ending.redact_stop_reason(dialect)(answer)
     if not stream:
         assert text_in(path, shown).rstrip() == said.rstrip()
     assert b'stop_sequence","stop_sequence' not in shown and b'"stop_reason":"stop_sequence"' not in shown

@@ -10,7 +10,7 @@ import pytest
 
 from service.config.settings import Settings
 from service.transport.pool import Transport
-from service.upstreams.remote import Remote
+from service.upstreams.remote import RemoteEngine
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
 from tests.support import fleets
@@ -24,23 +24,23 @@ HANG = 6.0
 
 async def test_an_engine_through_its_life(tmp_path: Path) -> None:
     with running(MODEL, tmp_path) as engine:
-        upstream = Upstream(fleets.only(tmp_path, f"model: {MODEL}\nat: ['{engine.socket}']"))
+        upstream = Upstream(fleets.only(tmp_path, f"model: {MODEL}\naddresses: ['{engine.socket}']"))
         replica = Replica("chat", str(engine.socket))
         transport, settings = Transport(), Settings(hang_timeout=HANG)
-        remote = Remote(replica, upstream, settings, transport, time.monotonic, lambda: None)
+        remote = RemoteEngine(replica, upstream, settings, transport, time.monotonic, lambda: None)
 
         async def until(condition: str, doubted: bool = False) -> str:
             """Looks every half second until the engine is in this condition; returns the reason that is given."""
             deadline = time.monotonic() + PATIENCE
             while not replica.state or replica.state.condition != condition:
                 assert time.monotonic() < deadline, replica.state
-                await remote.look(doubted)
+                await remote.poll(doubted)
                 await asyncio.sleep(0.5)
             return replica.state.reason or ""
 
         assert await until("ready") == ""
-        await remote.look(False)
-        assert replica.reading and replica.reading.tokens > 0
+        await remote.poll(False)
+        assert replica.stats and replica.stats.tokens > 0
         os.kill(core := engine.core(), signal.SIGSTOP)
         assert "it hangs" in await until("failed")
         os.kill(core, signal.SIGCONT)
