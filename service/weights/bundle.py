@@ -115,6 +115,7 @@ def pack(target: Path, items: list[Item], part_size: int, advance: ProgressCallb
         with ExitStack() as on_error:
             parts = PartWriter(target, part_size, advance)
             on_error.callback(parts.remove)
+            on_error.callback(sums.unlink, missing_ok=True)
             with parts:
                 _write_archive(parts, items)
             sums.write_text("".join(f"{sha256}  {path.name}\n" for path, sha256 in parts.written.items()))
