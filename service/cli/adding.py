@@ -89,7 +89,7 @@ def _fetched(repository: str) -> Description:
     with tempfile.TemporaryDirectory() as scratch:
         for file in listing.files:
             if file.name in DESCRIBING:
-                hub.fetch(file, listing.revision, Path(scratch) / file.name, lambda _: None)
+                hub.fetch(file, listing.revision, Path(scratch))
         return describe(Path(scratch))
 
 

@@ -316,7 +316,7 @@ def test_another_revision_than_the_one_wanted_is_refused(tmp_path: Path, revisio
 def test_a_broken_manifest_is_told(tmp_path: Path) -> None:
     place = pulled(tmp_path, LLAMA)
     (place / "roundhouse-manifest.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"roundhouse-manifest\.json is no manifest: .*; pull the model again"):
+    with pytest.raises(ConfigError, match=r"manifest\.json is not a valid manifest: .*; pull the model again"):
         from_store(tmp_path, f"model: {LLAMA}")
 
 
