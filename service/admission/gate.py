@@ -21,7 +21,7 @@ class Admission:
 
     def __init__(self, settings: Settings, clock: Clock, chance: Callable[[], float]) -> None:
         self._patience, self._clock, self._chance = settings.queue_timeout, clock, chance
-        self._budgets = Budgets(settings.workers * settings.gateways)
+        self._budgets = Budgets(settings.gateway_processes)
         self._places: dict[str, Places] = {}
 
     def enter(

@@ -67,7 +67,7 @@ class Endpoints:
         return answer
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        return await read_body(scope, receive, self._settings.max_body, self._settings.body_timeout)
+        return await read_body(scope, receive, self._settings.max_body_bytes, self._settings.body_timeout)
 
     async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond_json(send, {"object": "list", "data": [row for one in self._upstreams for row in _rows(one)]})

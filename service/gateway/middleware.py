@@ -96,13 +96,13 @@ class Rendered:
 class Bounded:
     """Refuses what is too large or not JSON before any of its body is read."""
 
-    def __init__(self, app: App, max_headers: int, max_body: int) -> None:
-        self._app, self._max_headers, self._max_body = app, max_headers, max_body
+    def __init__(self, app: App, max_header_bytes: int, max_body_bytes: int) -> None:
+        self._app, self._max_header_bytes, self._max_body_bytes = app, max_header_bytes, max_body_bytes
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         headers = scope["headers"]
-        if len(headers) > MAX_HEADERS or sum(map(len, chain.from_iterable(headers))) > self._max_headers:
-            limit = f"{MAX_HEADERS} headers or {self._max_headers} bytes of them"
+        if len(headers) > MAX_HEADERS or sum(map(len, chain.from_iterable(headers))) > self._max_header_bytes:
+            limit = f"{MAX_HEADERS} headers or {self._max_header_bytes} bytes of them"
             raise too_large(f"There are more than {limit}.", "headers_too_large", 431)
         if scope["method"] == "POST":
             self._check_body(dict(headers))
@@ -117,8 +117,8 @@ class Bounded:
         if b"content-length" in headers and b"transfer-encoding" in headers:
             raise invalid("A request has either 'Content-Length' or 'Transfer-Encoding', not both.")
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._max_body:
-            raise too_large(f"The body is larger than {self._max_body} bytes.")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            raise too_large(f"The body is larger than {self._max_body_bytes} bytes.")
 
 
 async def _render(error: ApiError, scope: Scope, send: Send) -> None:

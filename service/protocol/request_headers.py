@@ -12,7 +12,7 @@ from service.errors import invalid
 
 PREFIX = b"x-roundhouse-"
 IDEMPOTENCY = b"idempotency-key"
-SHORTEST_KEEP_ALIVE = 0.1  # seconds
+SHORTEST_HEARTBEAT = 0.1  # seconds
 PRINTABLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 
@@ -20,14 +20,15 @@ PRINTABLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 class Wishes:
     """The headers of one request that we read. Seconds are floats; None is what the service has by itself.
 
-    `timeout` bounds the whole answer, waiting included. `keep_alive` is how often a stream that waits says so.
+    `timeout` bounds the whole answer, queueing included. `sse_heartbeat_interval` is how often a stream that is queued
+    gets a comment.
     """
 
     tenant: str | None = None
     priority: Priority | None = None
     session: str | None = None
     timeout: float | None = None
-    keep_alive: float | None = None
+    sse_heartbeat_interval: float | None = None
     idempotency_key: str | None = None
 
 
@@ -82,7 +83,7 @@ READERS: Mapping[bytes, tuple[str, Callable[[str, str], Any]]] = MappingProxyTyp
         PREFIX + b"priority": ("priority", _priority),
         PREFIX + b"session": ("session", _text),
         PREFIX + b"timeout": ("timeout", _seconds(0.001)),
-        PREFIX + b"keep-alive": ("keep_alive", _seconds(SHORTEST_KEEP_ALIVE)),
+        PREFIX + b"sse-heartbeat-interval": ("sse_heartbeat_interval", _seconds(SHORTEST_HEARTBEAT)),
         IDEMPOTENCY: ("idempotency_key", _text),
     }
 )

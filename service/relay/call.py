@@ -37,11 +37,11 @@ class Patience:
         """What the fleet says for this model, and the settings where it does not."""
         waits = served.waits
         idle, total = waits.idle or settings.idle_timeout, waits.total or settings.total_timeout
-        first = waits.first_token or settings.first_byte_timeout
-        connect, reader = settings.connect_timeout, settings.reader_timeout
+        first = waits.first_token or settings.first_token_timeout
+        connect, reader = settings.connect_timeout, settings.client_write_timeout
         return cls(
             waits.queue or settings.queue_timeout,
-            waits.wake or settings.wake_timeout,
+            waits.wake or settings.activation_timeout,
             Deadlines(connect, min(first, total), idle, total, reader),
             Deadlines(connect, total, idle, total, reader),
         )

@@ -46,7 +46,7 @@ class Relay:
         self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
         self._settings, self._clock = settings, clock
         self._asking = Asking(upstreams, admission, transport, clock)
-        self._once = Once(clock, settings.reader_timeout)
+        self._once = Once(clock, settings.client_write_timeout)
         self._running: set[asyncio.Task[object]] = set()
         self._ended = False
         self.apply(fleet)
@@ -188,7 +188,7 @@ class Relay:
 
     async def _wait(self, call: Call, place: Place, outlet: Outlet) -> None:
         """Waits until the request is let in; a stream says meanwhile that it waits, and for what."""
-        every = call.wishes.keep_alive or self._settings.keep_alive
+        every = call.wishes.sse_heartbeat_interval or self._settings.sse_heartbeat_interval
         try:
             while not await place.granted(every):
                 if call.upstream.condition()[0] == "failed":

@@ -301,7 +301,7 @@ def test_a_budget_is_of_all_models_together(fleet: Fleet) -> None:
 
 
 def test_gateways_share_budgets(door: Door) -> None:
-    door.settings = Settings(workers=2, gateways=2)
+    door.settings = Settings(workers=2, gateway_replicas=2)
     door.__post_init__()
     tenant = Tenant("x", requests_per_minute=8)
     for _ in range(2):

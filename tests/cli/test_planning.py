@@ -1,7 +1,6 @@
 """`roundhouse plan`."""
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from service.cli import planning
 from service.cli.__main__ import main
-from service.config.settings import PREFIX, Settings
+from service.config.settings import VARIABLES, Settings
 from service.planner.gpus import load
 from service.planner.quantization import forms, unknown
 from service.planner.wish import EXAMPLES
@@ -23,8 +22,8 @@ GPUS = load(ROOT / "deploy/gpus.yaml")
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """No settings from the environment, a terminal wide enough for every table, and a catalogue that is read once."""
-    for row in fields(Settings):
-        monkeypatch.delenv(PREFIX + row.name.upper(), raising=False)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(planning, "settings_and_catalog", lambda: (Settings(), CATALOG))
 

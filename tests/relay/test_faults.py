@@ -510,8 +510,8 @@ async def test_clients_leave_at_any_moment(start: Start) -> None:
 # Deadlines and slow readers.
 
 SLOW = {
-    "no head": (True, Fault(delay=60), {"first_byte_timeout": 0.1}),
-    "no token": (True, Fault(gap=60), {"first_byte_timeout": 0.1}),
+    "no head": (True, Fault(delay=60), {"first_token_timeout": 0.1}),
+    "no token": (True, Fault(gap=60), {"first_token_timeout": 0.1}),
     "no token in all the time there is": (True, Fault(gap=60), {"total_timeout": 0.1}),
     "no answer": (False, Fault(gap=60), {"total_timeout": 0.1}),
     "half an answer": (False, Fault(cut=400, end="hang"), {"idle_timeout": 0.1}),
