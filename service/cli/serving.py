@@ -19,7 +19,7 @@ from service.config.settings import ROOT, variable
 from service.errors import ApiError
 from service.fleet.fleet import Served
 from service.planner.memory import Demand
-from service.planner.plan import need
+from service.planner.plan import memory_requirement
 from service.protocol.generation import FENCE, GENERATION, Kind, Need
 from service.routing.resolve import resolve
 
@@ -54,7 +54,7 @@ def _runs(one: Served) -> str:
 
 def _cache(one: Served) -> str:
     """What the longest request that the engine takes needs of its KV cache."""
-    size = need(one.model, Demand(one.context)).request if one.context else None
+    size = memory_requirement(one.model, Demand(one.context)).request if one.context else None
     return "?" if size is None else f"{size / 2**20:,.0f} MiB" if size else "-"
 
 
