@@ -1,6 +1,5 @@
 """Who may enter now: the one door to every model's places, and the budgets that are looked at there."""
 
-import math
 from collections.abc import Callable
 
 from service.admission.queue import Ticket
@@ -9,7 +8,7 @@ from service.admission.service_rate import retry_after
 from service.admission.slots import Clock, Place, Places, Room
 from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
-from service.errors import ApiError, rate_limited
+from service.errors import ApiError, ErrorCode, whole_seconds
 from service.fleet.fleet import Fleet, Served
 
 
@@ -102,5 +101,6 @@ class Admission:
 
     def _exceeded(self, budget: Budget, lack: Lack, places: Places) -> ApiError:
         seconds = lack.seconds or retry_after(1, places.drain.rate(budget.in_flight), self._chance())
-        message = f"Tenant '{budget.tenant.id}' has used up its {lack.bound}. Try again in {math.ceil(seconds)} s."
-        return rate_limited(message, seconds)
+        wait = whole_seconds(seconds)
+        message = f"Tenant '{budget.tenant.id}' has used up its {lack.bound}. Try again in {wait} s."
+        return ApiError(ErrorCode.RATE_LIMIT_EXCEEDED, message, retry_after=seconds)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from itertools import chain
 from typing import Any
 
-from service.errors import ApiError, anthropic_body, invalid, openai_body, too_large, wrong_media_type
+from service.errors import ApiError, ErrorCode, anthropic_body, openai_body
 from service.observability.metrics import Metrics
 from service.observability.record import Record, log_line
 from service.server.asgi import JSON, App, ClientGoneError, Headers, Message, Receive, Scope, Send, extra_of, respond
@@ -90,7 +90,8 @@ class Rendered:
             await _render(error, scope, send)
         except Exception:
             log.exception("request %s failed", scope["record"].request_id)
-            await _render(ApiError("Something went wrong here. The request id finds it in our log."), scope, send)
+            message = "Something went wrong here. The request id finds it in our log."
+            await _render(ApiError(ErrorCode.INTERNAL_ERROR, message), scope, send)
 
 
 class Bounded:
@@ -103,7 +104,7 @@ class Bounded:
         headers = scope["headers"]
         if len(headers) > MAX_HEADERS or sum(map(len, chain.from_iterable(headers))) > self._max_header_bytes:
             limit = f"{MAX_HEADERS} headers or {self._max_header_bytes} bytes of them"
-            raise too_large(f"There are more than {limit}.", "headers_too_large", 431)
+            raise ApiError(ErrorCode.HEADERS_TOO_LARGE, f"There are more than {limit}.")
         if scope["method"] == "POST":
             self._check_body(dict(headers))
         return self._app(scope, receive, send)
@@ -111,14 +112,17 @@ class Bounded:
     def _check_body(self, headers: dict[bytes, bytes]) -> None:
         media = headers.get(b"content-type", b"application/json")
         if media != b"application/json" and media.split(b";")[0].strip().lower() != b"application/json":
-            raise wrong_media_type("Send the body as JSON, with the header 'Content-Type: application/json'.")
+            text = "Send the body as JSON, with the header 'Content-Type: application/json'."
+            raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise wrong_media_type("Send the body uncompressed, without 'Content-Encoding'.")
+            text = "Send the body uncompressed, without 'Content-Encoding'."
+            raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
         if b"content-length" in headers and b"transfer-encoding" in headers:
-            raise invalid("A request has either 'Content-Length' or 'Transfer-Encoding', not both.")
+            text = "A request has either 'Content-Length' or 'Transfer-Encoding', not both."
+            raise ApiError(ErrorCode.INVALID_REQUEST, text)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body_bytes:
-            raise too_large(f"The body is larger than {self._max_body_bytes} bytes.")
+            raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"The body is larger than {self._max_body_bytes} bytes.")
 
 
 async def _render(error: ApiError, scope: Scope, send: Send) -> None:

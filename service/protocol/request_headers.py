@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from service.auth.tenants import PRIORITIES, Priority
-from service.errors import invalid
+from service.errors import ApiError, ErrorCode
 
 PREFIX = b"x-roundhouse-"
 IDEMPOTENCY = b"idempotency-key"
@@ -43,7 +43,8 @@ def read(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
             row = READERS.get(name)
             if row is None:
                 known = ", ".join(sorted(one.decode() for one in READERS))
-                raise invalid(f"There is no header '{name.decode()[:64]}'; there are {known}.", code="unknown_header")
+                text = f"There is no header '{name.decode()[:64]}'; there are {known}."
+                raise ApiError(ErrorCode.UNKNOWN_HEADER, text)
             found = found or {}
             found[row[0]] = row[1](name.decode(), value.decode("latin-1").strip())
     return Wishes(**found) if found else NONE
@@ -51,14 +52,14 @@ def read(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
 
 def _text(name: str, text: str) -> str:
     if not PRINTABLE.fullmatch(text):
-        raise invalid(f"The header '{name}' must hold 1 to 255 printable ASCII characters.", code="invalid_header")
+        raise _invalid(name, "must hold 1 to 255 printable ASCII characters")
     return text
 
 
 def _priority(name: str, text: str) -> Priority:
     found = next((one for one in PRIORITIES if one == text), None)
     if found is None:
-        raise invalid(f"The header '{name}' must be one of {', '.join(PRIORITIES)}.", code="invalid_header")
+        raise _invalid(name, f"must be one of {', '.join(PRIORITIES)}")
     return found
 
 
@@ -69,12 +70,14 @@ def _seconds(least: float) -> Callable[[str, str], float]:
         except ValueError:
             value = math.nan
         if not least <= value < math.inf:
-            raise invalid(
-                f"The header '{name}' must be a number of seconds, at least {least:g}.", code="invalid_header"
-            )
+            raise _invalid(name, f"must be a number of seconds, at least {least:g}")
         return value
 
     return seconds
+
+
+def _invalid(name: str, why: str) -> ApiError:
+    return ApiError(ErrorCode.INVALID_HEADER, f"The header '{name}' {why}.")
 
 
 READERS: Mapping[bytes, tuple[str, Callable[[str, str], Any]]] = MappingProxyType(

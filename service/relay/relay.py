@@ -9,7 +9,7 @@ from service.admission.slots import Place
 from service.auth.tenants import find, priority
 from service.catalog.catalog import Catalog
 from service.config.settings import Settings
-from service.errors import ApiError, unavailable
+from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
 from service.observability.record import Record
 from service.protocol import request_headers
@@ -136,7 +136,8 @@ class Relay:
                 # By `end`, if not by a client that left or a server that stops as well.
                 if not self._ended or client.task.uncancel():
                     raise
-                await outlet.fail(unavailable("The service stops.", "shutting_down", 1.0), call.record)
+                stopped = ApiError(ErrorCode.SHUTTING_DOWN, "The service stops.", retry_after=1.0)
+                await outlet.fail(stopped, call.record)
             finally:
                 self._running.discard(client.task)
 

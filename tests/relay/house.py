@@ -379,7 +379,7 @@ class Book:
             "overloaded": fault in FREE or waits_out or "others waiting" in message or "would take" in message,
             "timeout": client.place is not None and self._late(client),
             "upstream_error": fault is not None,
-            "engine_refused": fault == "wrong",
+            "upstream_rejected": fault == "wrong",
             "request_quarantined": "poison" in str(client.fields),
         }
         self.expect(why.get(code, False), f"{client} is told {code} ({message}), with fault {fault}")

@@ -202,7 +202,7 @@ async def test_what_may_be_the_requests_own_fault_is_not_repeated(
     gateway = await start(TWO)
     befall(gateway, fault, case.path)
     response = await gateway.post(case.path, case.body(stream))
-    assert is_refusal(case, response, status, "upstream_error" if status == 502 else "engine_refused")
+    assert is_refusal(case, response, status, "upstream_error" if status == 502 else "upstream_rejected")
     assert SECRET not in response.text
     await gateway.settle()
     assert (len(gateway.seen), gateway.lines[0]["attempts"]) == (1, 1)
