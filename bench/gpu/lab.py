@@ -38,7 +38,7 @@ from service.transport.pool import Deadlines, Transport, TransportError
 UTILIZATION = 0.92  # vLLM 0.32's own default, said aloud so that other releases do the same
 QUICK = Deadlines(connect=5.0, first_byte=120.0, idle=120.0, total=120.0)
 STOP = 60.0  # seconds that a service may take to end
-DRAIN = Settings.drain_timeout
+DRAIN = Settings().drain_timeout
 MOST = 1024  # requests in hand: more than any measurement sends
 
 

@@ -1,6 +1,5 @@
 """Who may enter now: the one door to every model's places, and the budgets that are looked at there."""
 
-import math
 from collections.abc import Callable
 
 from service.admission.queue import Ticket
@@ -9,7 +8,7 @@ from service.admission.service_rate import retry_after
 from service.admission.slots import Capacity, Clock, Slot, SlotPool
 from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
-from service.errors import ApiError, rate_limited
+from service.errors import ApiError, ErrorCode, whole_seconds
 from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
 
@@ -22,7 +21,7 @@ class Admission:
 
     def __init__(self, settings: Settings, clock: Clock, chance: Callable[[], float]) -> None:
         self._timeout, self._clock, self._chance = settings.queue_timeout, clock, chance
-        self._budgets = Budgets(settings.workers * settings.gateways)
+        self._budgets = Budgets(settings.gateway_processes)
         self._places: dict[str, SlotPool] = {}
 
     def enter(
@@ -103,5 +102,6 @@ class Admission:
 
     def _exceeded(self, budget: Budget, exceeded: LimitExceeded, places: SlotPool) -> ApiError:
         seconds = exceeded.seconds or retry_after(1, places.service_rate.rate(budget.in_flight), self._chance())
-        message = f"Tenant '{budget.tenant.id}' has used up its {exceeded.bound}. Try again in {math.ceil(seconds)} s."
-        return rate_limited(message, seconds)
+        wait = whole_seconds(seconds)
+        message = f"Tenant '{budget.tenant.id}' has used up its {exceeded.bound}. Try again in {wait} s."
+        return ApiError(ErrorCode.RATE_LIMIT_EXCEEDED, message, retry_after=seconds)

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from service.admission.queue import Queue, Ticket
 from service.admission.rate_limits import Budget
 from service.admission.service_rate import ServiceRate, retry_after
-from service.errors import ApiError, unavailable
+from service.errors import ApiError, ErrorCode
 
 Clock = Callable[[], float]  # monotonic seconds
 Capacity = Callable[[], int]  # how many more requests the usable replicas of a model take
@@ -107,7 +107,7 @@ class SlotPool:
         self.withdraw(ticket)
         seconds = retry_after(position, self.service_rate.rate(self.held), self._chance())
         message = f"'{self.model_id}' is busy: this request {why}. Try again in {seconds:g} s."
-        return unavailable(message, "overloaded", seconds)
+        return ApiError(ErrorCode.OVERLOADED, message, retry_after=seconds)
 
 
 class Slot:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import PositiveFloat, PositiveInt
 
 from service.config.strict_yaml import Frozen
-from service.errors import invalid
+from service.errors import ApiError, ErrorCode
 
 Priority = Literal["interactive", "default", "batch"]
 
@@ -62,4 +62,4 @@ def find(tenants: Mapping[str, Tenant], name: str | None) -> Tenant:
         return found
     if name is None:
         return Tenant(DEFAULT)
-    raise invalid(f"There is no tenant '{name[:64]}' here. The fleet file lists them.", code="unknown_tenant")
+    raise ApiError(ErrorCode.UNKNOWN_TENANT, f"There is no tenant '{name[:64]}' here. The fleet file lists them.")

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from service.cli.configured import configured, fleet_option
-from service.config.settings import PREFIX, ROOT
+from service.config.settings import ROOT, variable
 from service.errors import ApiError
 from service.fleet.served_model import ServedModel
 from service.planner.memory import Demand
-from service.planner.plan import need
+from service.planner.plan import memory_requirement
 from service.protocol.generation import FENCE, GENERATION, Kind, Need
 from service.routing.resolve import resolve
 
@@ -54,7 +54,7 @@ def _runs(one: ServedModel) -> str:
 
 def _cache(one: ServedModel) -> str:
     """What the longest request that the engine takes needs of its KV cache."""
-    size = need(one.model, Demand(one.context)).request if one.context else None
+    size = memory_requirement(one.model, Demand(one.context)).request if one.context else None
     return "?" if size is None else f"{size / 2**20:,.0f} MiB" if size else "-"
 
 
@@ -98,7 +98,7 @@ def models(url: str) -> None:
 @click.command()
 @fleet_option
 @click.option("--host", help="Address to listen on, if not ROUNDHOUSE_HOST's.")
-@click.option("--port", type=int, help="Port to listen on, if not ROUNDHOUSE_PORT's.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on, if not ROUNDHOUSE_PORT's.")
 def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
     """Serve the fleet until interrupted."""
     settings, _, served = configured(fleet_file)
@@ -112,8 +112,12 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
                 f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --port or ROUNDHOUSE_PORT."
             )
             raise click.ClickException(message) from None
-    os.environ[PREFIX + "FLEET"] = str((fleet_file or settings.fleet).absolute())
-    os.environ[PREFIX + "HOST"], os.environ[PREFIX + "PORT"] = host, str(port)
+    # The service runs in another folder, and must find what is named relative to this one.
+    paths = {"fleet": fleet_file or settings.fleet, "models": settings.models, "weights": settings.weights}
+    os.environ |= {variable(name): str(path.absolute()) for name, path in paths.items()}
+    if settings.run_dir:
+        os.environ[variable("run_dir")] = str(settings.run_dir.absolute())
+    os.environ |= {variable("host"): host, variable("port"): str(port)}
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     names = ", ".join(one.id for one in served.served)
     click.echo(f"roundhouse  starting {names}; http://{host}:{port} answers as soon as a model is ready", err=True)

@@ -136,7 +136,7 @@ async def examine(one: ServedModel, texts: list[list[int]], home: Path, settings
     # The name of a socket has at most 107 bytes, and `home` may be deep.
     with TemporaryDirectory(prefix="roundhouse-proof-") as short:
         run_dir = Path(short)
-        supervisor = Supervisor(one, 0, 0, fleet, replace(settings, run_dir=run_dir), lambda _: None)
+        supervisor = Supervisor(one, 0, 0, fleet, settings.model_copy(update={"run_dir": run_dir}), lambda _: None)
         supervisor.start()
         try:
             if reason := await _until_ready(run_dir):

@@ -36,7 +36,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, catalog: Catalog, fleet: Fleet, counts: Path | None = None) -> None:
         assert settings.run_dir
-        self._fleet, self._run_dir, self._gateways = fleet, settings.run_dir, settings.workers * settings.gateways
+        self._fleet, self._run_dir, self._gateways = fleet, settings.run_dir, settings.gateway_processes
         self.metrics, self.transport = Metrics(counts), Transport()
         self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)
         self.admission = Admission(settings, time.monotonic, random.random)
@@ -44,7 +44,7 @@ class Gateway:
         self._endpoints = Endpoints(fleet, self.upstreams, self._relay, self.show, self.metrics, settings)
         self._activator = Activator(fleet)
         self._record_middleware = RecordMiddleware(
-            ErrorMiddleware(LimitsMiddleware(self._endpoints, settings.max_headers, settings.max_body)),
+            ErrorMiddleware(LimitsMiddleware(self._endpoints, settings.max_header_bytes, settings.max_body_bytes)),
             self.metrics, self._endpoints.name_of, LogWriter().write,
         )  # fmt: skip
         self.app: App = self._record_middleware

@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.config.settings import Settings
-from service.errors import invalid, unknown_model, unknown_path, wrong_method
+from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
 from service.observability.metrics import Metrics
 from service.protocol.generation import GENERATION, Endpoint
@@ -47,9 +47,12 @@ class Endpoints:
         if answers is None and path.startswith(MODELS + "/"):
             answers = {"GET": self._show_model}
         if answers is None:
-            raise unknown_path(method, path)
+            text = f"There is no endpoint {method} {path}. docs/architecture.md lists the endpoints."
+            raise ApiError(ErrorCode.UNKNOWN_URL, text)
         if method not in answers:
-            raise wrong_method(method, path, ", ".join(answers))
+            allowed = ", ".join(answers)
+            text = f"{path} does not take {method}; use {allowed}."
+            raise ApiError(ErrorCode.METHOD_NOT_ALLOWED, text, allow=allowed)
         return answers[method](scope, receive, send)
 
     def name_of(self, path: str) -> str:
@@ -67,7 +70,7 @@ class Endpoints:
         return answer
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        return await read_body(scope, receive, self._settings.max_body, self._settings.body_timeout)
+        return await read_body(scope, receive, self._settings.max_body_bytes, self._settings.body_timeout)
 
     async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond_json(send, {"object": "list", "data": [row for one in self._upstreams for row in _rows(one)]})
@@ -80,7 +83,8 @@ class Endpoints:
                 if row["id"] == wanted:
                     await respond_json(send, row)
                     return
-        raise unknown_model(f"No model '{name[:128]}' is served here. GET {MODELS} lists those that are.")
+        text = f"No model '{name[:128]}' is served here. GET {MODELS} lists those that are."
+        raise ApiError(ErrorCode.MODEL_NOT_FOUND, text, "model")
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Says where a request would go: the request's own body, with its `endpoint` beside it."""
@@ -89,13 +93,12 @@ class Endpoints:
             fields = json.loads(body)
             path = fields.pop("endpoint", "/v1/chat/completions")
         except (ValueError, AttributeError, TypeError, RecursionError):
-            raise invalid(
-                "The body must be a JSON object: a request, and its 'endpoint' path.", code="invalid_json"
-            ) from None
+            text = "The body must be a JSON object: a request, and its 'endpoint' path."
+            raise ApiError(ErrorCode.INVALID_JSON, text) from None
         endpoint = next((one for one in GENERATION if one.path == path), None)
         if endpoint is None:
             known = ", ".join(one.path for one in GENERATION)
-            raise invalid(f"'endpoint' must be one of {known}.", "endpoint", "invalid_value")
+            raise ApiError(ErrorCode.INVALID_VALUE, f"'endpoint' must be one of {known}.", "endpoint")
         request = parse_body(endpoint.body, json.dumps({**SKETCHES[path], **fields}).encode(), self._fleet.extra_fields)
         target = self._relay.resolve(request, endpoint)
         condition, reason = self._upstreams[target.served.id].condition()

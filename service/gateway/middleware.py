@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from itertools import chain
 from typing import Any
 
-from service.errors import ApiError, anthropic_body, invalid, openai_body, too_large, wrong_media_type
+from service.errors import ApiError, ErrorCode, anthropic_body, openai_body
 from service.observability.metrics import Metrics
 from service.observability.record import Record, log_line
 from service.server.asgi import (
@@ -101,20 +101,21 @@ class ErrorMiddleware:
             await _render(error, scope, send)
         except Exception:
             log.exception("request %s failed", scope["record"].request_id)
-            await _render(ApiError("Something went wrong here. The request id finds it in our log."), scope, send)
+            message = "Something went wrong here. The request id finds it in our log."
+            await _render(ApiError(ErrorCode.INTERNAL_ERROR, message), scope, send)
 
 
 class LimitsMiddleware:
     """Refuses what is too large or not JSON before any of its body is read."""
 
-    def __init__(self, app: App, max_headers: int, max_body: int) -> None:
-        self._app, self._max_headers, self._max_body = app, max_headers, max_body
+    def __init__(self, app: App, max_header_bytes: int, max_body_bytes: int) -> None:
+        self._app, self._max_header_bytes, self._max_body_bytes = app, max_header_bytes, max_body_bytes
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         headers = scope["headers"]
-        if len(headers) > MAX_HEADERS or sum(map(len, chain.from_iterable(headers))) > self._max_headers:
-            limit = f"{MAX_HEADERS} headers or {self._max_headers} bytes of them"
-            raise too_large(f"There are more than {limit}.", "headers_too_large", 431)
+        if len(headers) > MAX_HEADERS or sum(map(len, chain.from_iterable(headers))) > self._max_header_bytes:
+            limit = f"{MAX_HEADERS} headers or {self._max_header_bytes} bytes of them"
+            raise ApiError(ErrorCode.HEADERS_TOO_LARGE, f"There are more than {limit}.")
         if scope["method"] == "POST":
             self._check_body(dict(headers))
         return self._app(scope, receive, send)
@@ -122,14 +123,17 @@ class LimitsMiddleware:
     def _check_body(self, headers: dict[bytes, bytes]) -> None:
         media = headers.get(b"content-type", b"application/json")
         if media != b"application/json" and media.split(b";")[0].strip().lower() != b"application/json":
-            raise wrong_media_type("Send the body as JSON, with the header 'Content-Type: application/json'.")
+            text = "Send the body as JSON, with the header 'Content-Type: application/json'."
+            raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise wrong_media_type("Send the body uncompressed, without 'Content-Encoding'.")
+            text = "Send the body uncompressed, without 'Content-Encoding'."
+            raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
         if b"content-length" in headers and b"transfer-encoding" in headers:
-            raise invalid("A request has either 'Content-Length' or 'Transfer-Encoding', not both.")
+            text = "A request has either 'Content-Length' or 'Transfer-Encoding', not both."
+            raise ApiError(ErrorCode.INVALID_REQUEST, text)
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._max_body:
-            raise too_large(f"The body is larger than {self._max_body} bytes.")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"The body is larger than {self._max_body_bytes} bytes.")
 
 
 async def _render(error: ApiError, scope: Scope, send: Send) -> None:

@@ -13,7 +13,6 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def configure() -> tuple[Settings, catalog.Catalog, fleet.Fleet]:
         run_dir = tempfile.mkdtemp(prefix="roundhouse-")
         os.environ[RUN_DIR] = run_dir
         atexit.register(shutil.rmtree, run_dir, ignore_errors=True)
-        settings = replace(settings, run_dir=Path(run_dir))
+        settings = settings.model_copy(update={"run_dir": Path(run_dir)})
     return settings, known, served
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from service.catalog import chat_templates
 from service.catalog.model import Chat, Infill, Model
-from service.errors import invalid
+from service.errors import ApiError, ErrorCode
 from service.protocol.requests import Body, ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, Sampling
 from service.protocol.streams import Dialect
 
@@ -104,9 +104,8 @@ def _infilling(request: CompletionRequest, prefix: str, suffix: str, model: Mode
     order, known = request.infill_order or "prefix_first", chat_templates.orders(model.infill)
     if order not in known:
         names = " or ".join(f"'{one}'" for one in known)
-        raise invalid(
-            f"'{model.id}' does not fill in the middle '{order}': send {names}.", "infill_order", "wrong_order"
-        )
+        message = f"'{model.id}' does not fill in the middle '{order}': send {names}."
+        raise ApiError(ErrorCode.UNSUPPORTED_INFILL_ORDER, message, "infill_order")
     return {"prompt": chat_templates.infill(model.infill, prefix, suffix, order), "suffix": None}
 
 

@@ -37,11 +37,11 @@ class RequestTimeouts:
         """What the fleet says for this model, and the settings where it does not."""
         timeouts = served.timeouts
         idle, total = timeouts.idle or settings.idle_timeout, timeouts.total or settings.total_timeout
-        first = timeouts.first_token or settings.first_byte_timeout
-        connect, reader = settings.connect_timeout, settings.reader_timeout
+        first = timeouts.first_token or settings.first_token_timeout
+        connect, reader = settings.connect_timeout, settings.client_write_timeout
         return cls(
             timeouts.queue or settings.queue_timeout,
-            timeouts.activation or settings.wake_timeout,
+            timeouts.activation or settings.activation_timeout,
             Deadlines(connect, min(first, total), idle, total, reader),
             Deadlines(connect, total, idle, total, reader),
         )

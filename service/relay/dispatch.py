@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from service.admission.gate import Admission
 from service.admission.slots import Slot
-from service.errors import ApiError, too_slow, upstream_failed
+from service.errors import ApiError, ErrorCode
 from service.protocol import answers
 from service.protocol.answers import BrokenAnswerError
 from service.protocol.streams import BrokenStreamError, Watch
@@ -94,8 +94,9 @@ class Dispatcher:
         """Takes note that an answer broke off midway; returns what the client is told."""
         await self._record_failure(call, reply.replica, reply.life, error)
         if isinstance(error, DeadlineError):
-            return too_slow(f"The engine was too slow: {error}.")
-        return upstream_failed("The engine broke off the answer. What came before this event is incomplete.")
+            return ApiError(ErrorCode.TIMEOUT, f"The engine was too slow: {error}.")
+        text = "The engine broke off the answer. What came before this event is incomplete."
+        return ApiError(ErrorCode.UPSTREAM_ERROR, text)
 
     def completed(self, call: Call) -> None:
         """The answer came to its end: the request is no poison."""
@@ -128,7 +129,8 @@ class Dispatcher:
         """Sends the request and waits until an answer has really begun."""
         left = call.deadline - self._clock()
         if left <= 0:  # a connection within no time would be a failure of the replica's
-            raise too_slow("The time that this request had was over before an engine could begin with it.")
+            text = "The time that this request had was over before an engine could begin with it."
+            raise ApiError(ErrorCode.TIMEOUT, text)
         call.record.attempts += 1
         call.record.replica = replica.id
         place.assign(replica)
@@ -145,11 +147,12 @@ class Dispatcher:
                     self._transport.release(replica.address, exchange)
         except DeadlineError as error:
             await self._record_failure(call, replica, life, error)
-            raise too_slow(f"The engine of '{call.served.id}' did not answer: {error}.") from None
+            text = f"The engine of '{call.served.id}' did not answer: {error}."
+            raise ApiError(ErrorCode.TIMEOUT, text) from None
         except (TransportError, BrokenStreamError, BrokenAnswerError) as error:
             await self._record_failure(call, replica, life, error)
             why = str(error) or "it broke off its answer"
-            failure = upstream_failed(f"The engine of '{call.served.id}' failed: {why}.")
+            failure = ApiError(ErrorCode.UPSTREAM_ERROR, f"The engine of '{call.served.id}' failed: {why}.")
             raise RetryableError(failure, free=isinstance(error, RefusedError)) from None
         finally:
             if reply is None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from service.errors import conflicting, too_slow, upstream_failed
+from service.errors import ApiError, ErrorCode
 from service.observability.record import Record
 from service.server.asgi import CancelOnDisconnect, ClientDisconnectedError, Message, Receive, Send
 
@@ -123,7 +123,9 @@ class Answer:
         while True:
             start = listener.position - self.dropped
             if start < 0:
-                raise too_slow("The answer was too long to be kept for a client that takes it so slowly.")
+                raise ApiError(
+                    ErrorCode.TIMEOUT, "The answer was too long to be kept for a client that takes it so slowly."
+                )
             piece = bytes(self.body[start : start + PIECE])
             last = self.complete and listener.position + len(piece) == self._end
             if piece or last:
@@ -131,7 +133,8 @@ class Answer:
                     async with asyncio.timeout(patience):
                         await send({"type": "http.response.body", "body": piece, "more_body": not last})
                 except TimeoutError:
-                    raise too_slow(f"The client took nothing of its answer for {patience:g} s.") from None
+                    text = f"The client took nothing of its answer for {patience:g} s."
+                    raise ApiError(ErrorCode.TIMEOUT, text) from None
                 listener.position += len(piece)
                 self._taken.tell()
             elif self.ended:
@@ -184,13 +187,13 @@ class Once:
             await self._first(key, Answer(fingerprint, record), run, receive, send)
             return
         if answer.fingerprint != fingerprint:
-            raise conflicting("This Idempotency-Key stands for another request. Use a new key for each request.")
+            text = "This Idempotency-Key stands for another request. Use a new key for each request."
+            raise ApiError(ErrorCode.IDEMPOTENCY_CONFLICT, text)
         if answer.dropped:
-            raise conflicting(
+            raise ApiError(
+                ErrorCode.IDEMPOTENCY_IN_PROGRESS,
                 "The answer that this Idempotency-Key stands for is still being generated, and too long to be joined. "
                 "Ask again when it has ended.",
-                "idempotency_in_progress",
-                409,
             )
         if key in self._kept:
             answer.expires = self._clock() + self._ttl
@@ -253,7 +256,7 @@ class Once:
 
     def _ended(self, key: Key, answer: Answer, task: "asyncio.Task[None]") -> None:
         """Keeps the answer if it is worth it: whole, successful, not too large, and nobody gave it up."""
-        given_up = upstream_failed("The answer was given up before it was complete.")
+        given_up = ApiError(ErrorCode.UPSTREAM_ERROR, "The answer was given up before it was complete.")
         answer.end(given_up if task.cancelled() else task.exception())
         answer.task = None
         current = self._running.get(key) is answer

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from service.errors import quarantined
+from service.errors import ApiError, ErrorCode, whole_seconds
 
 WINDOW = 600.0  # seconds
 MOST = 4096
@@ -81,10 +80,11 @@ class Quarantine:
         if len(mark.deaths) < ENOUGH and self._crowds[mark.deaths] > FEW:
             return
         seconds = mark.at + self._window - self._clock()
-        raise quarantined(
+        raise ApiError(
+            ErrorCode.REQUEST_QUARANTINED,
             f"Engines died {len(mark.deaths)} times while this request was running. "
-            f"It is refused for another {math.ceil(seconds)} s.",
-            seconds,
+            f"It is refused for another {whole_seconds(seconds)} s.",
+            retry_after=seconds,
         )
 
     def succeeded(self, fingerprint: bytes) -> None:

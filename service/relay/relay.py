@@ -9,7 +9,7 @@ from service.admission.slots import Slot
 from service.auth.tenants import find, priority
 from service.catalog.catalog import Catalog
 from service.config.settings import Settings
-from service.errors import ApiError, unavailable
+from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
 from service.observability.record import Record
 from service.protocol import request_headers
@@ -46,7 +46,7 @@ class Relay:
         self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
         self._settings, self._clock = settings, clock
         self._dispatcher = Dispatcher(upstreams, admission, transport, clock)
-        self._once = Once(clock, settings.reader_timeout)
+        self._once = Once(clock, settings.client_write_timeout)
         self._running: set[asyncio.Task[object]] = set()
         self._ended = False
         self.apply(fleet)
@@ -136,7 +136,8 @@ class Relay:
                 # By `end`, if not by a client that left or a server that stops as well.
                 if not self._ended or client.task.uncancel():
                     raise
-                await outlet.fail(unavailable("The service stops.", "shutting_down", 1.0), call.record)
+                stopped = ApiError(ErrorCode.SHUTTING_DOWN, "The service stops.", retry_after=1.0)
+                await outlet.fail(stopped, call.record)
             finally:
                 self._running.discard(client.task)
 
@@ -188,7 +189,7 @@ class Relay:
 
     async def _wait(self, call: Call, place: Slot, outlet: ResponseWriter) -> None:
         """Waits until the request is let in; a stream says meanwhile that it waits, and for what."""
-        every = call.options.keep_alive or self._settings.keep_alive
+        every = call.options.sse_heartbeat_interval or self._settings.sse_heartbeat_interval
         try:
             while not await place.granted(every):
                 if call.upstream.condition()[0] == "failed":

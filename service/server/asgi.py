@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Protocol
 
-from service.errors import too_large
+from service.errors import ApiError, ErrorCode
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -56,7 +56,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int, patience: float)
     if body is None:
         body = b"".join([part async for part in _parts(receive, limit, patience)])
     if len(body) > limit:
-        raise too_large(f"The body is larger than {limit} bytes.")
+        raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"The body is larger than {limit} bytes.")
     return body
 
 
@@ -69,7 +69,7 @@ async def _parts(receive: Receive, limit: int, patience: float) -> AsyncIterator
                 message = await receive()
         except TimeoutError:
             text = f"The rest of the body did not come within {patience:g} s."
-            raise too_large(text, "request_timeout", 408) from None
+            raise ApiError(ErrorCode.REQUEST_TIMEOUT, text) from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnectedError
         part, more = message.get("body", b""), message.get("more_body", False)

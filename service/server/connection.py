@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.errors import ApiError, openai_body, too_large
+from service.errors import ApiError, ErrorCode, openai_body
 from service.server.asgi import EXTENSION, App
 from service.server.request import STATUS, RequestCycle
 
@@ -191,7 +191,7 @@ def _error_response(error: ApiError) -> bytes:
 
 
 TOO_LARGE = _error_response(
-    too_large(f"The head of the request is larger than {LARGEST_HEAD} bytes.", "headers_too_large", 431)
+    ApiError(ErrorCode.HEADERS_TOO_LARGE, f"The head of the request is larger than {LARGEST_HEAD} bytes.")
 )
 
 

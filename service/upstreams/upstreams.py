@@ -43,7 +43,7 @@ class Upstreams:
     ) -> None:
         assert settings.run_dir
         self._settings, self._transport, self._clock, self._lookup = settings, transport, clock, lookup
-        self._gateways = settings.workers * settings.gateways
+        self._gateways = settings.gateway_processes
         self._here: dict[str, list[Replica]] = {}
         self._locals: dict[Replica, LocalEngine] = {}
         for order, (served, number) in enumerate(fleet.replicas()):

@@ -120,7 +120,7 @@ def test_the_queue_is_bounded(door: Gate) -> None:
         for _ in range(5):
             stack.enter_context(door.enter())
         error = refusal(door)
-        assert (error.status, error.code, error.type) == (503, "overloaded", "overloaded_error")
+        assert (error.status, error.code, error.code.type) == (503, "overloaded", "overloaded_error")
         assert error.message == (
             "'pebble-chat' is busy: this request finds 3 others waiting, as many as may. Try again in 2 s."
         )
@@ -285,7 +285,7 @@ def test_a_tenant_has_its_budget(door: Gate, bound: dict[str, int], what: str) -
     with door.enter(tenant):
         error = refusal(door, tenant)
         seconds = "1" if "flight" in what else "60"
-        assert (error.status, error.code, error.type) == (429, "rate_limit_exceeded", "rate_limit_error")
+        assert (error.status, error.code, error.code.type) == (429, "rate_limit_exceeded", "rate_limit_error")
         assert error.message == f"Tenant 'crawler' has used up its {what}. Try again in {seconds} s."
         assert error.headers == {"retry-after": seconds}
         assert not door.enter("another").is_waiting
@@ -301,7 +301,7 @@ def test_a_budget_is_of_all_models_together(fleet: Fleet) -> None:
 
 
 def test_gateways_share_budgets(door: Gate) -> None:
-    door.settings = Settings(workers=2, gateways=2)
+    door.settings = Settings(workers=2, gateway_replicas=2)
     door.__post_init__()
     tenant = Tenant("x", requests_per_minute=8)
     for _ in range(2):

@@ -1,14 +1,13 @@
 """The `roundhouse` command: what can be asked without a running service."""
 
 import socket
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from service.cli.__main__ import main
-from service.config.settings import PREFIX, Settings
+from service.config.settings import PREFIX, VARIABLES, Settings
 from service.protocol.generation import GENERATION
 from tests.routing.cases import CASES, FLEETS, Case
 from tests.support.fleets import ROOT, write
@@ -19,8 +18,8 @@ ENDPOINT = {"completion": "/v1/completions", "infill": "/v1/completions", "embed
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """No settings from the environment, and a terminal wide enough for every table."""
-    for row in fields(Settings):
-        monkeypatch.delenv(PREFIX + row.name.upper(), raising=False)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "400")
 
 
@@ -32,9 +31,9 @@ def test_help_lists_every_setting_with_its_meaning() -> None:
     result = run("--help")
     assert result.exit_code == 0
     lines = {line.split()[0]: line for line in result.output.splitlines() if PREFIX in line}
-    assert len(lines) == len(fields(Settings))
-    for row in fields(Settings):
-        assert row.metadata["help"] in lines[PREFIX + row.name.upper()]
+    assert len(lines) == len(VARIABLES)
+    for variable, name in VARIABLES.items():
+        assert (Settings.model_fields[name].description or "?").splitlines()[0] in lines[variable]
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))

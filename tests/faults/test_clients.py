@@ -54,7 +54,7 @@ async def test_fifty_slow_readers_cost_little_memory_and_hold_nobody_up(start: S
 
 @pytest.mark.parametrize("key", [(), ("idempotency-key: k",)], ids=["plain", "shared"])
 async def test_a_client_that_takes_nothing_frees_its_engine(key: tuple[str, ...], start: Start) -> None:
-    gateway = await start(ONE, reader_timeout=0.3)
+    gateway = await start(ONE, client_write_timeout=0.3)
     gateway.expected_broken = len(
         key
     )  # an answer that others may share has failed where its client was merely too slow

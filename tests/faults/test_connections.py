@@ -86,7 +86,7 @@ async def test_with_nobody_left_the_refusal_is_immediate_and_says_when_to_return
 @pytest.mark.parametrize("streamed", [False, True], ids=label)
 async def test_a_connection_that_swallows_the_request(streamed: bool, far: Begin) -> None:
     """Accepted by the kernel, read by nobody: only a deadline tells, and what may be running is not repeated."""
-    one = await far(1, first_byte_timeout=0.2, total_timeout=0.3)
+    one = await far(1, first_token_timeout=0.2, total_timeout=0.3)
     one.proxies[0].be(Trouble(hold="requests"))
     one.gateway.expected_unseen = 1
     response = await one.gateway.post(CHAT.path, CHAT.body(streamed))
@@ -117,7 +117,7 @@ async def test_an_answer_that_drips_is_whole(size: int, far: Begin) -> None:
 
 async def test_a_hung_engine_that_says_it_is_healthy(far: Begin) -> None:
     """Nothing goes to it until it has made a token again; what it had ends with its deadline, and leaves nothing."""
-    one = await far(2, hang_timeout=0.4, first_byte_timeout=0.3, total_timeout=0.3)
+    one = await far(2, hang_timeout=0.4, first_token_timeout=0.3, total_timeout=0.3)
     one.engines[0].always = Fault(raw=b"", end="hang")
     answers = await asyncio.gather(*(one.gateway.post(CHAT.path, CHAT.body(True)) for _ in range(4)))
     assert {answer.status_code for answer in answers} <= {200, 504}

@@ -142,7 +142,7 @@ async def test_a_route_is_where_the_request_then_goes(case: Any, stream: bool, s
     [
         ({}, 400, "missing_required_parameter", "model"),
         ({"model": "nope"}, 404, "model_not_found", "model"),
-        ({"model": "pebble-base"}, 400, "wrong_variant", "model"),
+        ({"model": "pebble-base"}, 400, "unsupported_for_model", "model"),
         ({"model": "auto", "endpoint": "/v1/nope"}, 400, "invalid_value", "endpoint"),
         ({"model": "auto", "endpoint": ["/v1/completions"]}, 400, "invalid_value", "endpoint"),
         ({"model": "auto", "endpoint": {}}, 400, "invalid_value", "endpoint"),

@@ -62,7 +62,7 @@ async def pieces(size: int) -> Any:
 
 @pytest.mark.parametrize("case", [CHAT, MESSAGE], ids=label)
 async def test_a_body_that_is_too_large(case: Case, start: Start) -> None:
-    gateway = await start(ONE, max_body=10_000)
+    gateway = await start(ONE, max_body_bytes=10_000)
     for content in (b" " * 10_001, pieces(11_000), pieces(1_000_000)):
         response = await post(gateway, content, path=case.path)
         kind = error_in(case, response.content)
@@ -73,7 +73,7 @@ async def test_a_body_that_is_too_large(case: Case, start: Start) -> None:
 
 
 async def test_a_body_that_says_it_is_too_large_is_not_waited_for(start: Start) -> None:
-    gateway = await start(ONE, max_body=10_000)
+    gateway = await start(ONE, max_body_bytes=10_000)
     line = await gateway.connect()
     await line.post(CHAT.path, b"", "content-length: 10001")
     assert b" 413 " in await line.read_until(b"\r\n")
@@ -135,7 +135,7 @@ async def test_too_many_headers(start: Start) -> None:
 
 
 async def test_headers_too_long(start: Start) -> None:
-    gateway = await start(ONE, max_headers=4000)
+    gateway = await start(ONE, max_header_bytes=4000)
     assert (await post(gateway, BODY, x_long="x" * 3000)).status_code == 200
     for case in (CHAT, MESSAGE):
         response = await post(gateway, json.dumps(case.body()).encode(), path=case.path, x_long="x" * 4000)

@@ -3,7 +3,6 @@
 import asyncio
 import importlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,7 +32,7 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleT
 def declared(gateway: ModuleType, text: str, folder: Path) -> Any:
     path = folder / "fleet.yaml"
     path.write_text(text)
-    settings = replace(Settings(), run_dir=folder)
+    settings = Settings(run_dir=folder)
     known = catalog.load(ROOT / "models")
     return gateway.declare(settings, known, fleet.load(path, known))
 
@@ -117,7 +116,7 @@ def environments_of(environments: dict[str, str]) -> list[str]:
     ("variable", "value", "message"),
     [
         ("ROUNDHOUSE_FLEET", "/no/such/fleet.yaml", "/no/such/fleet.yaml: cannot be read"),
-        ("ROUNDHOUSE_PORT", "many", "ROUNDHOUSE_PORT: 'many' is not a number"),
+        ("ROUNDHOUSE_PORT", "many", "ROUNDHOUSE_PORT: Input should be a valid integer"),
         ("ROUNDHOUSE_FLEE", "x", "ROUNDHOUSE_FLEE: no such setting"),
     ],
 )

@@ -101,7 +101,11 @@ def test_both_orders() -> None:
 def test_an_order_that_there_is_not() -> None:
     with pytest.raises(ApiError) as caught:
         edited("completions", FILLER, suffix="b", infill_order="suffix_first")
-    assert (caught.value.status, caught.value.param, caught.value.code) == (400, "infill_order", "wrong_order")
+    assert (caught.value.status, caught.value.param, caught.value.code) == (
+        400,
+        "infill_order",
+        "unsupported_infill_order",
+    )
     assert str(caught.value) == "'filler' does not fill in the middle 'suffix_first': send 'prefix_first'."
 
 

@@ -380,7 +380,7 @@ class Book:
             "overloaded": fault in FREE or waits_out or "others waiting" in message or "would take" in message,
             "timeout": client.place is not None and self._late(client),
             "upstream_error": fault is not None,
-            "engine_refused": fault == "wrong",
+            "upstream_rejected": fault == "wrong",
             "request_quarantined": "poison" in str(client.fields),
         }
         self.expect(why.get(code, False), f"{client} is told {code} ({message}), with fault {fault}")
@@ -514,7 +514,9 @@ class House:
             self.engines.append(engine)
             self.loop.engines[str(state.socket_path(run_dir, order))] = engine
         self._lives = [0] * len(self.engines)
-        settings = Settings(run_dir=run_dir, connect_timeout=CONNECT, reader_timeout=READER, keep_alive=1.0)
+        settings = Settings(
+            run_dir=run_dir, connect_timeout=CONNECT, client_write_timeout=READER, sse_heartbeat_interval=1.0
+        )
         self.book = book = Book(self.loop, self.engines, fleet)
         self.transport = Transport()
         book.upstreams = self.upstreams = Replicas(fleet, settings, self.transport, self.loop.time)

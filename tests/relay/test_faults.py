@@ -202,7 +202,7 @@ async def test_what_may_be_the_requests_own_fault_is_not_repeated(
     gateway = await start(TWO)
     befall(gateway, fault, case.path)
     response = await gateway.post(case.path, case.body(stream))
-    assert is_refusal(case, response, status, "upstream_error" if status == 502 else "engine_refused")
+    assert is_refusal(case, response, status, "upstream_error" if status == 502 else "upstream_rejected")
     assert SECRET not in response.text
     await gateway.settle()
     assert (len(gateway.seen), gateway.lines[0]["attempts"]) == (1, 1)
@@ -510,8 +510,8 @@ async def test_clients_leave_at_any_moment(start: Start) -> None:
 # Deadlines and slow readers.
 
 SLOW = {
-    "no head": (True, Fault(delay=60), {"first_byte_timeout": 0.1}),
-    "no token": (True, Fault(gap=60), {"first_byte_timeout": 0.1}),
+    "no head": (True, Fault(delay=60), {"first_token_timeout": 0.1}),
+    "no token": (True, Fault(gap=60), {"first_token_timeout": 0.1}),
     "no token in all the time there is": (True, Fault(gap=60), {"total_timeout": 0.1}),
     "no answer": (False, Fault(gap=60), {"total_timeout": 0.1}),
     "half an answer": (False, Fault(cut=400, end="hang"), {"idle_timeout": 0.1}),

@@ -9,7 +9,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.errors import ApiError, upstream_failed
+from service.errors import ApiError, ErrorCode
 from service.relay.idempotency import ENTRY, PIECE
 from service.server.asgi import ClientDisconnectedError, Receive, Send, respond
 from tests.relay.shared_answers import END, KEY, LARGEST, OTHER, REPLAYED, TOTAL, TTL, Client, Generation, House, opened
@@ -159,7 +159,7 @@ async def test_a_client_that_leaves_before_anything_ran(house: House) -> None:
 
 async def test_everyone_gets_the_error_of_a_request_that_was_not_answered(house: House) -> None:
     clients = [house.ask() for _ in range(3)]
-    error = upstream_failed("The engine is gone.")
+    error = ApiError(ErrorCode.UPSTREAM_ERROR, "The engine is gone.")
     (await house.begun()).say(error)
     for client in clients:
         assert await failure(client) is error
@@ -289,7 +289,7 @@ async def test_a_key_stands_for_one_request(house: House) -> None:
 
 async def test_a_failed_key_may_be_used_for_another_request(house: House) -> None:
     first = house.ask()
-    (await house.begun()).say(upstream_failed("The engine is gone."))
+    (await house.begun()).say(ApiError(ErrorCode.UPSTREAM_ERROR, "The engine is gone."))
     await failure(first)
     second = house.ask(fingerprint=OTHER)
     (await house.begun(1)).say(b"other", END)
@@ -559,7 +559,7 @@ async def play(steps: list[tuple[str, int]]) -> None:
             one = live()[number % len(live())]
             piece = bytes([len(said.get(one, b"")) % 251]) * number
             said[one] = said.get(one, b"") + (piece if what == "say" else b"")
-            one.say({"say": piece, "end": END}.get(what, upstream_failed("gone")))
+            one.say({"say": piece, "end": END}.get(what, ApiError(ErrorCode.UPSTREAM_ERROR, "gone")))
     for client in house.clients:
         client.reads.set()
     # Everything that still runs is asked to end, also what begins only now.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.errors import ApiError, upstream_failed
+from service.errors import ApiError, ErrorCode
 from service.relay.idempotency import PIECE
 from service.server.asgi import ClientDisconnectedError, Receive, Scope, Send, respond
 from tests.relay.shared_answers import ASKED, END, Client, Generation, House, opened
@@ -102,7 +102,7 @@ async def test_everyone_hears_of_an_error(house: House) -> None:
         generation = await house.begun()
         lines.append(await ask("a"))
         await until(lambda: listeners(house) == 2, "the second client")
-        generation.say(upstream_failed("The engine is gone."))
+        generation.say(ApiError(ErrorCode.UPSTREAM_ERROR, "The engine is gone."))
         for answer in await answers(*lines):
             assert (answer.status, answer.body) == (502, b"The engine is gone.")
 

@@ -220,7 +220,7 @@ async def test_an_order_that_a_model_does_not_know_is_refused(start: Start) -> N
     gateway = await start(STOPS)
     fields = {"model": "filler", "prompt": "a", "suffix": "b", "infill_order": "suffix_first"}
     response = await gateway.post(SUFFIX.path, fields)
-    assert is_refusal(SUFFIX, response, 400, "wrong_order")
+    assert is_refusal(SUFFIX, response, 400, "unsupported_infill_order")
     error = response.json()["error"]
     assert error["param"] == "infill_order" and "'prefix_first'" in error["message"]
     assert not gateway.seen
@@ -229,7 +229,7 @@ async def test_an_order_that_a_model_does_not_know_is_refused(start: Start) -> N
 async def test_a_model_that_cannot_fill_in_names_one_that_can(start: Start) -> None:
     gateway = await start(HOUSE)
     response = await gateway.post(SUFFIX.path, SUFFIX.body() | {"model": "pebble-base"})
-    assert is_refusal(SUFFIX, response, 400, "wrong_variant")
+    assert is_refusal(SUFFIX, response, 400, "unsupported_for_model")
     assert "'pebble-code'" in response.json()["error"]["message"]
 
 

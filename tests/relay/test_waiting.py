@@ -12,7 +12,7 @@ from tests.support.gateways import HOUSE, Line, RunningGateway
 from tests.support.waiting import until
 
 NARROW = "models: [{model: pebble-chat, max_in_flight: 1}]"
-WAITING = "x-roundhouse-keep-alive: 0.1"
+WAITING = "x-roundhouse-sse-heartbeat-interval: 0.1"
 LONG = Fault(gap=3600)
 
 
@@ -258,7 +258,7 @@ async def test_a_model_that_cannot_wake_says_so(start: Start) -> None:
 
 
 async def test_a_model_that_fails_to_wake_is_not_waited_for(start: Start) -> None:
-    gateway = await start(ASLEEP, keep_alive=0.05)
+    gateway = await start(ASLEEP, sse_heartbeat_interval=0.05)
     gateway.show(0, "scaled_to_zero")
     asking = asyncio.create_task(gateway.post(CHAT.path, CHAT.body()))
     await until(lambda: gateway.gateway.admission.queued("pebble-chat") == 1)

@@ -95,7 +95,7 @@ def test_an_id_leads_to_itself_or_nowhere(served: dict[str, Fleet], name: str) -
             try:
                 target = resolve(one.id, Need(kind), served[name], CATALOG)
             except ApiError as error:
-                assert error.code == "wrong_variant"
+                assert error.code == "unsupported_for_model"
                 assert kind not in one.capabilities
             else:
                 assert target.served is one

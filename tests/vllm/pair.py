@@ -179,7 +179,7 @@ def body(prompt: str, tokens: int) -> dict[str, Any]:
 
 
 def named(headers: dict[str, str]) -> dict[str, str]:
-    """`keep_alive` → `x-roundhouse-keep-alive`."""
+    """`sse_heartbeat_interval` → `x-roundhouse-sse-heartbeat-interval`."""
     return {f"x-roundhouse-{name.replace('_', '-')}": value for name, value in headers.items()}
 
 

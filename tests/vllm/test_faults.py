@@ -90,7 +90,7 @@ async def test_an_api_server_is_killed(pair: Pair) -> None:
 
 async def test_a_model_wakes_for_a_request_and_goes_back_to_sleep(pair: Pair) -> None:
     """Meanwhile the engine that was killed starts, too."""
-    async with pair.stream("wake", 100, SLEEPER, keep_alive="1") as stream:
+    async with pair.stream("wake", 100, SLEEPER, sse_heartbeat_interval="1") as stream:
         await stream.take(1)
         processes = pair.processes(SECOND)
         await stream.rest()

@@ -1,7 +1,7 @@
 """A hub, a store, and the command line that uses both."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from service.cli.__main__ import main
-from service.config.settings import PREFIX, Settings
+from service.config.settings import VARIABLES
 from service.weights.store import Store
 from tests.support.fleets import ROOT
 from tests.weights import hub as hubs
@@ -51,9 +51,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path) -> Shell:
-    """The command line, configured with a store and nothing else."""
-    for row in fields(Settings):
-        monkeypatch.delenv(PREFIX + row.name.upper(), raising=False)
+    """The command line, with nothing from the environment but a store."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     for name in ("HF_TOKEN", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ROUNDHOUSE_WEIGHTS", str(tmp_path / "store"))
