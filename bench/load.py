@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from service.transport.pool import Deadlines, Transport, post
+from service.transport.pool import Deadlines, Transport, post_request
 
 PATIENT = Deadlines(connect=5.0, first_byte=300.0, idle=300.0, total=600.0)
 PATH = "/v1/chat/completions"
@@ -28,7 +28,7 @@ async def ask(transport: Transport, address: str, fields: dict[str, Any]) -> Ans
     """One streamed chat completion from `address` (a socket's path or host:port)."""
     began = time.perf_counter()
     body = json.dumps({**fields, "stream": True, "stream_options": {"include_usage": True}}).encode()
-    exchange = await transport.send(address, post(PATH, body), PATIENT)
+    exchange = await transport.send(address, post_request(PATH, body), PATIENT)
     try:
         status = await exchange.head()
         raw, first = [], 0.0

@@ -15,7 +15,7 @@ from bench import processes
 from bench.load import ask
 from service.engine import state
 from service.engine.probe import ask as fetch
-from service.transport.pool import Deadlines, Transport, get
+from service.transport.pool import Deadlines, Transport, get_request
 
 MODEL = "pebble-chat"
 POLICIES = ("round_robin", "prefix_affinity")
@@ -99,7 +99,7 @@ async def _counts(socket: str) -> tuple[float, float]:
     """How many tokens of prompts an engine has looked up in its cache so far, and how many it had."""
     transport = Transport()
     try:
-        _, page = await fetch(transport, socket, get("/metrics"), PATIENT)
+        _, page = await fetch(transport, socket, get_request("/metrics"), PATIENT)
     finally:
         transport.close()
     lines = page.decode().splitlines()

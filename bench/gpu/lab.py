@@ -86,7 +86,7 @@ class Running:
     async def fetch(self, path: str, number: int = 0, body: bytes | None = None) -> bytes:
         """An answer of engine `number`, asked past the gateway; TransportError where it is not a success."""
         client, address = Transport(), self.socket(number)
-        wire = pool.get(path) if body is None else pool.post(path, body)
+        wire = pool.get_request(path) if body is None else pool.post_request(path, body)
         try:
             exchange = await client.send(address, wire, QUICK)
             try:
@@ -142,7 +142,7 @@ async def _until_known(address: str, served: tuple[ServedModel, ...]) -> None:
     try:
         async with asyncio.timeout(QUICK.total):
             while True:
-                exchange = await client.send(address, pool.get("/v1/models"), QUICK)
+                exchange = await client.send(address, pool.get_request("/v1/models"), QUICK)
                 try:
                     await exchange.head()
                     rows = json.loads(await exchange.read_all(2**20))["data"]

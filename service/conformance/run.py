@@ -191,7 +191,7 @@ async def _compare(model: str, texts: list[list[int]], socket: Path, reference: 
     differences = []
     cache: dict[str, int] = {}
     try:
-        metrics = await _ask(client, socket, pool.get("/metrics"))
+        metrics = await _ask(client, socket, pool.get_request("/metrics"))
         if (found := BLOCKS.search(metrics.decode())) and (memory := MEMORY.search(log)):
             size = int(float(memory[1] or memory[2]) * 2**30)
             cache = {"blocks": int(found[1]), "block_size": int(found[2]), "cache_bytes": size}
@@ -241,7 +241,7 @@ async def _vector(client: Transport, socket: Path, model: str, prompt: list[int]
 
 
 def _post(path: str, body: dict[str, Any]) -> bytes:
-    return pool.post(path, json.dumps(body).encode())
+    return pool.post_request(path, json.dumps(body).encode())
 
 
 async def _ask(client: Transport, socket: Path, wire: bytes) -> bytes:

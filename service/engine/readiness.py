@@ -66,10 +66,10 @@ class Readiness:
         address = str(self._socket)
         answered = False
         try:
-            status, _ = await ask(self._transport, address, pool.get("/health"), KNOCK)
+            status, _ = await ask(self._transport, address, pool.get_request("/health"), KNOCK)
             answered = True
             if status == 200:
-                status, _ = await ask(self._transport, address, pool.post(*self._probe), FIRST_TOKEN)
+                status, _ = await ask(self._transport, address, pool.post_request(*self._probe), FIRST_TOKEN)
         except TransportError as error:
             return str(error)
         finally:

@@ -76,7 +76,7 @@ class Watchdog:
     async def _scrape(self) -> str | None:
         """Reads the engine's metrics; returns what went wrong instead."""
         try:
-            status, page = await ask(self._transport, self._address, pool.get("/metrics"), SCRAPE)
+            status, page = await ask(self._transport, self._address, pool.get_request("/metrics"), SCRAPE)
         except TransportError as error:
             return str(error)
         found = engine_stats.parse(page, self._clock()) if status == 200 else None
@@ -90,7 +90,7 @@ class Watchdog:
         """Asks for one token; returns what came instead."""
         deadlines = Deadlines(connect=min(1.0, limit), first_byte=limit, idle=limit, total=limit)
         try:
-            status, _ = await ask(self._transport, self._address, pool.post(*self._probe), deadlines)
+            status, _ = await ask(self._transport, self._address, pool.post_request(*self._probe), deadlines)
         except TransportError as error:
             return str(error)
         return None if status == 200 else f"status {status}"

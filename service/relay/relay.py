@@ -25,7 +25,7 @@ from service.relay.refusals import not_ready
 from service.relay.response_writer import ResponseWriter
 from service.routing.resolve import Target, resolve
 from service.server.asgi import CancelOnDisconnect, Headers, Receive, Send, ServerExtension
-from service.transport.pool import Transport, TransportError, post
+from service.transport.pool import Transport, TransportError, post_request
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
 
@@ -118,7 +118,7 @@ class Relay:
             timeouts=patience,
             record=record,
             body=body,
-            wire=post(endpoint.path, payload, record.request_id),
+            wire=post_request(endpoint.path, payload, record.request_id),
             redact_stop_reason=ending.redact_stop_reason(dialect),
             deadline=record.started + min(asked.timeout or patience.whole.total, patience.whole.total),
         )
@@ -158,7 +158,7 @@ class Relay:
         try:
             headers = _headers(call, reply.replica)
             # A client that takes nothing of its answer is as good as gone.
-            reply.exchange.on_slow = client.leave
+            reply.exchange.on_client_timeout = client.disconnect
             if reply.watch:
                 await self._stream(call, reply, reply.watch, headers, outlet)
             else:

@@ -49,7 +49,7 @@ class LocalEngine:
 
     async def _load(self) -> engine_stats.EngineStats | None:
         try:
-            status, page = await ask(self._transport, self._replica.address, pool.get("/metrics"), SCRAPE)
+            status, page = await ask(self._transport, self._replica.address, pool.get_request("/metrics"), SCRAPE)
         except TransportError:
             return None
         return engine_stats.parse(page, self._clock()) if status == 200 else None
