@@ -71,7 +71,7 @@ class Dispatcher:
             free = error.free
             if not self._candidates(call, first) or not (free or self._retry_budget.take(self._in_flight)):
                 raise error.answer from None
-        call.record.forget()
+        call.record.reset_attempt()
         try:
             return await self._attempt(call, place, self._pick(call, first))
         except RetryableError as error:

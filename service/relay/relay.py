@@ -6,7 +6,7 @@ from functools import partial
 
 from service.admission.gate import Admission
 from service.admission.slots import Slot
-from service.auth.tenants import find, priority
+from service.auth.tenants import effective_priority, find_tenant
 from service.catalog.catalog import Catalog
 from service.config.settings import Settings
 from service.errors import ApiError, unavailable
@@ -97,7 +97,7 @@ class Relay:
         asked = request_headers.parse_headers(headers)
         request = parse_body(endpoint.body, body, self._fleet.extra_fields)
         record.requested, record.streamed = request.model, bool(request.stream)
-        tenant = find(self._fleet.tenants, asked.tenant)
+        tenant = find_tenant(self._fleet.tenants, asked.tenant)
         record.tenant = tenant.id
         target = self.resolve(request, endpoint)
         served, dialect = target.served, endpoint.dialect
@@ -113,7 +113,7 @@ class Relay:
             target=target,
             upstream=self._upstreams[served.id],
             tenant=tenant,
-            priority=priority(tenant, asked.priority),
+            priority=effective_priority(tenant, asked.priority),
             options=asked,
             timeouts=patience,
             record=record,

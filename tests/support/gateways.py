@@ -202,7 +202,7 @@ class RunningGateway:
 
     def sample(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that bear the labels."""
-        self.gateway.show()
+        self.gateway.update_gauges()
         return sum(
             sample.value
             for family in self.gateway.metrics.registry.collect()
