@@ -8,7 +8,7 @@ from pathlib import Path
 from service.engine.probe import ask, probe
 from service.fleet.served_model import ServedModel
 from service.transport import pool
-from service.transport.pool import Deadlines, Transport, TransportError
+from service.transport.pool import ConnectionPool, Deadlines, TransportError
 
 HEARTBEAT = 10.0
 POLL = 0.25
@@ -31,7 +31,7 @@ class Readiness:
         self,
         socket: Path,
         served: ServedModel,
-        transport: Transport,
+        transport: ConnectionPool,
         limit: float,
         heard: Callable[[], float],
         beat: Callable[[], None],

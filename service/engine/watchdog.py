@@ -7,7 +7,7 @@ from service.engine import engine_stats
 from service.engine.engine_stats import EngineStats
 from service.engine.probe import ask
 from service.transport import pool
-from service.transport.pool import Deadlines, Transport, TransportError
+from service.transport.pool import ConnectionPool, Deadlines, TransportError
 
 # The API server answers from memory, but shares its cores with everything else on the machine.
 SCRAPE = Deadlines(connect=1.0, first_byte=2.0, idle=2.0, total=2.0)
@@ -47,7 +47,7 @@ class Watchdog:
     """Watches one engine. `probe` is path and body of a request for one token, `hang` is in seconds."""
 
     def __init__(
-        self, address: str, probe: tuple[str, bytes], transport: Transport, clock: Callable[[], float], hang: float
+        self, address: str, probe: tuple[str, bytes], transport: ConnectionPool, clock: Callable[[], float], hang: float
     ) -> None:
         self._address, self._probe, self._transport, self._clock = address, probe, transport, clock
         self._progress = ProgressMonitor(hang, clock())

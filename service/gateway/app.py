@@ -21,7 +21,7 @@ from service.gateway.scale_to_zero import Activator
 from service.observability.metrics import Metrics
 from service.relay.relay import Relay
 from service.server.asgi import App, Receive, Scope, Send
-from service.transport.pool import Transport
+from service.transport.pool import ConnectionPool
 from service.upstreams.limit import ceiling
 from service.upstreams.upstreams import Upstreams
 
@@ -37,7 +37,7 @@ class Gateway:
     def __init__(self, settings: Settings, catalog: Catalog, fleet: Fleet, metrics_dir: Path | None = None) -> None:
         assert settings.run_dir
         self._fleet, self._run_dir, self._gateways = fleet, settings.run_dir, settings.workers * settings.gateways
-        self.metrics, self.transport = Metrics(metrics_dir), Transport()
+        self.metrics, self.transport = Metrics(metrics_dir), ConnectionPool()
         self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)
         self.admission = Admission(settings, time.monotonic, random.random)
         self._relay = Relay(fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic)

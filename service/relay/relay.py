@@ -25,7 +25,7 @@ from service.relay.refusals import not_ready
 from service.relay.response_writer import ResponseWriter
 from service.routing.resolve import Target, resolve
 from service.server.asgi import CancelOnDisconnect, Headers, Receive, Send, ServerExtension
-from service.transport.pool import Transport, TransportError, post_request
+from service.transport.pool import ConnectionPool, TransportError, post_request
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
 
@@ -39,7 +39,7 @@ class Relay:
         catalog: Catalog,
         upstreams: Upstreams,
         admission: Admission,
-        transport: Transport,
+        transport: ConnectionPool,
         settings: Settings,
         clock: Callable[[], float],
     ) -> None:

@@ -7,11 +7,11 @@ from service.transport.connect import DeadlineError, RefusedError, TransportErro
 from service.transport.exchange import Deadlines, Exchange
 
 __all__ = [
+    "ConnectionPool",
     "DeadlineError",
     "Deadlines",
     "Exchange",
     "RefusedError",
-    "Transport",
     "TransportError",
     "get_request",
     "post_request",
@@ -20,7 +20,7 @@ __all__ = [
 IDLE_TIMEOUT = 30.0  # seconds; shorter than the engines' own keep-alive, so that a pooled connection is rarely stale
 
 
-class Transport:
+class ConnectionPool:
     """Connections to replicas, pooled by address. An address is a Unix socket's path, or `host:port`."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from service.engine.readiness import FIRST_TOKEN, KNOCK
 from service.engine.state import Condition, EngineState
 from service.engine.watchdog import Watchdog
 from service.transport import pool
-from service.transport.pool import RefusedError, Transport, TransportError
+from service.transport.pool import ConnectionPool, RefusedError, TransportError
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
 
@@ -30,7 +30,7 @@ class RemoteEngine:
         replica: Replica,
         upstream: Upstream,
         settings: Settings,
-        transport: Transport,
+        transport: ConnectionPool,
         clock: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:

@@ -21,7 +21,7 @@ from service.engine.command import child_environment
 from service.engine.probe import probe
 from service.engine.state import Condition, EngineState
 from service.engine.supervisor import Supervisor
-from service.transport.pool import Deadlines, Transport, get_request, post_request
+from service.transport.pool import ConnectionPool, Deadlines, get_request, post_request
 from service.weights import manifest
 from service.weights.digests import sha256
 from service.weights.manifest import File, Manifest
@@ -117,7 +117,7 @@ def fleet(wrong: str, **more: Any) -> str:
 
 
 async def ask(house: House, request: bytes, order: int = 0) -> tuple[int, bytes]:
-    exchange = await Transport().send(str(state.socket_path(house.run_dir, order)), request, PATIENT)
+    exchange = await ConnectionPool().send(str(state.socket_path(house.run_dir, order)), request, PATIENT)
     try:
         return await exchange.head(), await exchange.read_all(2**20)
     finally:

@@ -223,7 +223,7 @@ async def test_unknown_paths_get_404(path: str, start: Start) -> None:
 
 
 ALLOWED = [
-    *((one.path, "POST") for one in GENERATION),
+    *((endpoint.path, "POST") for endpoint in GENERATION),
     ("/v1/route", "POST"),
     *((path, "GET") for path in ("/v1/models", "/v1/models/pebble-chat", "/metrics")),
 ]

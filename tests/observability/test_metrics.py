@@ -41,8 +41,8 @@ def observed_metrics() -> Metrics:
 
 def declared_names(metrics: Metrics) -> list[str]:
     """The names of all metrics that are attributes."""
-    attributes = [one for one in vars(metrics).values() if isinstance(one, MetricWrapperBase)]
-    return [family.name for one in attributes for family in one.describe()]
+    attributes = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
+    return [family.name for metric in attributes for family in metric.describe()]
 
 
 def series(metrics: Metrics) -> dict[str, float]:
@@ -113,8 +113,8 @@ def test_observe_all_equals_single_observations(gaps: list[float]) -> None:
     for gap in gaps:
         one_by_one.observe(gap)
     counts = [
-        [sample[1:3] for sample in next(iter(one.collect())).samples if sample.name[1:] in ("_bucket", "_count")]
-        for one in (all_at_once, one_by_one)
+        [sample[1:3] for sample in next(iter(histogram.collect())).samples if sample.name[1:] in ("_bucket", "_count")]
+        for histogram in (all_at_once, one_by_one)
     ]
     assert counts[0] == counts[1]
     assert all_at_once._sum.get() == pytest.approx(sum(gaps))

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from service.transport.pool import RefusedError, Transport
+from service.transport.pool import ConnectionPool, RefusedError
 from tests.conftest import Start
 from tests.fake_engine import Fault
 from tests.support import fleets
@@ -76,7 +76,7 @@ async def test_who_has_no_time_left_reaches_no_engine(start: Start, monkeypatch:
         await asyncio.sleep(0.1)
         raise RefusedError("no connection")
 
-    monkeypatch.setattr(Transport, "send", slowly_refused)
+    monkeypatch.setattr(ConnectionPool, "send", slowly_refused)
     response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers={"x-roundhouse-timeout": "0.05"})
     assert is_refusal(CHAT, response, 504, "timeout")
     assert sum(replica.breaker.closed for replica in gateway.replicas) == 1

@@ -12,11 +12,11 @@ import pytest
 from service.transport import connect
 from service.transport import exchange as exchanges
 from service.transport.pool import (
+    ConnectionPool,
     DeadlineError,
     Deadlines,
     Exchange,
     RefusedError,
-    Transport,
     TransportError,
     get_request,
     post_request,
@@ -97,9 +97,9 @@ async def read_body(exchange: Exchange) -> bytes:
     return await exchange.read_all(2**30)
 
 
-async def pooled_connection(peer: Peer) -> tuple[Transport, Exchange]:
+async def pooled_connection(peer: Peer) -> tuple[ConnectionPool, Exchange]:
     """A pool and its one connection, which was released after a complete response."""
-    pool = Transport()
+    pool = ConnectionPool()
     exchange = await pool.send(peer.address, REQUEST, DEADLINES)
     assert (await exchange.head(), await read_body(exchange)) == (200, b"hello")
     pool.release(peer.address, exchange)
@@ -134,7 +134,7 @@ async def test_response_is_parsed_from_chunks_of_any_size(
 ) -> None:
     chunks = [response[start : start + size] for start in range(0, len(response), size)]
     async with listening(tmp_path, respond(*chunks)) as peer:
-        exchange = await Transport().send(peer.address, REQUEST, DEADLINES)
+        exchange = await ConnectionPool().send(peer.address, REQUEST, DEADLINES)
         assert await exchange.head() == status
         assert await read_body(exchange) == body
         assert await exchange.read() == b""
@@ -144,7 +144,7 @@ async def test_response_is_parsed_from_chunks_of_any_size(
 
 async def test_connection_is_reused_for_sequential_requests(tmp_path: Path) -> None:
     async with listening(tmp_path, respond(PLAIN)) as peer:
-        pool = Transport()
+        pool = ConnectionPool()
         for number in range(3):
             exchange = await pool.send(peer.address, REQUEST, DEADLINES)
             assert exchange.reused == (number > 0)
@@ -157,7 +157,7 @@ async def test_connection_is_reused_for_sequential_requests(tmp_path: Path) -> N
 
 async def test_concurrent_requests_use_separate_connections(tmp_path: Path) -> None:
     async with listening(tmp_path, respond(PLAIN)) as peer:
-        pool = Transport()
+        pool = ConnectionPool()
         exchanges = [await pool.send(peer.address, REQUEST, DEADLINES) for _ in range(3)]
         assert [await read_body(exchange) for exchange in exchanges] == [b"hello"] * 3
         for exchange in exchanges:
@@ -173,7 +173,7 @@ async def test_address_may_be_host_and_port() -> None:
     peer = Peer("", respond(PLAIN))
     server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
     address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    exchange = await Transport().send(address, REQUEST, DEADLINES)
+    exchange = await ConnectionPool().send(address, REQUEST, DEADLINES)
     assert await read_body(exchange) == b"hello"
     exchange.close()
     await until(peer.disconnected.is_set)
@@ -183,7 +183,7 @@ async def test_address_may_be_host_and_port() -> None:
 async def test_connection_close_prevents_reuse(tmp_path: Path) -> None:
     response = PLAIN.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     async with listening(tmp_path, respond(response)) as peer:
-        pool = Transport()
+        pool = ConnectionPool()
         for number in range(2):
             exchange = await pool.send(peer.address, REQUEST, DEADLINES)
             assert await read_body(exchange) == b"hello"
@@ -247,7 +247,7 @@ async def test_each_exchange_on_a_connection_has_its_own_deadlines(tmp_path: Pat
 
 async def test_deadlines_do_not_apply_to_an_idle_connection(tmp_path: Path) -> None:
     async with listening(tmp_path, respond(PLAIN)) as peer:
-        pool = Transport()
+        pool = ConnectionPool()
         short = Deadlines(connect=5, first_byte=0.5, idle=0.5, total=0.5, client_write=0.5)
         exchange = await pool.send(peer.address, REQUEST, short)
         await read_body(exchange)
@@ -268,7 +268,7 @@ async def test_connecting_counts_towards_the_remaining_time(tmp_path: Path, monk
 
     monkeypatch.setattr(exchanges, "dial", slowly)
     async with listening(tmp_path, respond(b"")) as peer:
-        exchange = await Transport().send(peer.address, REQUEST, DEADLINES, 0.3)
+        exchange = await ConnectionPool().send(peer.address, REQUEST, DEADLINES, 0.3)
         assert 0.0 <= exchange._total_timeout <= 0.21
         exchange.close()
 
@@ -319,7 +319,7 @@ async def test_malformed_response_is_a_transport_error(response: bytes, size: in
         size = 100
     chunks = [response[start : start + size] for start in range(0, len(response), size)]
     async with listening(tmp_path, respond(*chunks, end=True)) as peer:
-        pool = Transport()
+        pool = ConnectionPool()
         exchange = await pool.send(peer.address, REQUEST, DEADLINES)
         with pytest.raises(TransportError) as caught:
             await exchange.head()
@@ -335,7 +335,7 @@ async def test_malformed_response_is_a_transport_error(response: bytes, size: in
 async def test_response_head_beyond_the_limit_is_an_error(tmp_path: Path) -> None:
     lines = [b"x-more: %b\r\n" % (b"y" * 1000)] * 100
     async with listening(tmp_path, respond_then_stall(b"HTTP/1.1 200 OK\r\n", *lines)) as peer:
-        exchange = await Transport().send(peer.address, REQUEST, DEADLINES)
+        exchange = await ConnectionPool().send(peer.address, REQUEST, DEADLINES)
         with pytest.raises(TransportError, match="head is longer"):
             await exchange.head()
         await until(peer.disconnected.is_set)
@@ -344,7 +344,7 @@ async def test_response_head_beyond_the_limit_is_an_error(tmp_path: Path) -> Non
 async def test_second_response_is_not_added_to_the_first(tmp_path: Path) -> None:
     second = PLAIN.replace(b"hello", b"other").replace(b"200", b"500")
     async with listening(tmp_path, respond(PLAIN + second)) as peer:
-        pool = Transport()
+        pool = ConnectionPool()
         exchange = await pool.send(peer.address, REQUEST, DEADLINES)
         assert (await exchange.head(), await read_body(exchange)) == (200, b"hello")
         assert not exchange.reusable
@@ -372,7 +372,7 @@ async def test_refused_connection_is_a_transport_error(kind: str, tmp_path: Path
         with socket.create_server(("127.0.0.1", 0)) as free:
             address = f"127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(TransportError, match=r"^no connection: ") as caught:
-        await Transport().send(address, REQUEST, DEADLINES)
+        await ConnectionPool().send(address, REQUEST, DEADLINES)
     assert not isinstance(caught.value, DeadlineError)
     assert address not in str(caught.value)
 
@@ -388,7 +388,7 @@ async def test_full_accept_queue_is_a_transport_error(kind: str, why: str, tmp_p
         first.connect(full.getsockname())
         target = path if kind == "socket" else f"127.0.0.1:{full.getsockname()[1]}"
         with pytest.raises(TransportError, match=f"^{why}") as caught:
-            await Transport().send(target, REQUEST, Deadlines(0.1, 5, 5, 5))
+            await ConnectionPool().send(target, REQUEST, Deadlines(0.1, 5, 5, 5))
         assert not isinstance(caught.value, DeadlineError)
 
 
@@ -407,7 +407,7 @@ async def test_exceeded_deadline_is_a_deadline_error(
     deadlines: Deadlines, chunks: tuple[bytes, ...], before: bytes, tmp_path: Path
 ) -> None:
     async with listening(tmp_path, respond_then_stall(*chunks)) as peer:
-        exchange = await Transport().send(peer.address, REQUEST, deadlines)
+        exchange = await ConnectionPool().send(peer.address, REQUEST, deadlines)
         received = b""
         with pytest.raises(DeadlineError):
             async with asyncio.timeout(5):
@@ -427,7 +427,7 @@ async def test_total_deadline_applies_while_bytes_arrive(tmp_path: Path) -> None
             await asyncio.sleep(0.01)
 
     async with listening(tmp_path, drip) as peer:
-        exchange = await Transport().send(peer.address, REQUEST, Deadlines(1, 5, 5, 0.1))
+        exchange = await ConnectionPool().send(peer.address, REQUEST, Deadlines(1, 5, 5, 0.1))
         with pytest.raises(DeadlineError, match="not complete"):
             await read_body(exchange)
         await until(peer.disconnected.is_set)
@@ -435,7 +435,7 @@ async def test_total_deadline_applies_while_bytes_arrive(tmp_path: Path) -> None
 
 async def test_deadlines_end_with_the_exchange(tmp_path: Path) -> None:
     async with listening(tmp_path, respond(PLAIN)) as peer:
-        pool = Transport()
+        pool = ConnectionPool()
         exchange = await pool.send(peer.address, REQUEST, Deadlines(1, 0.05, 0.05, 0.05))
         assert await read_body(exchange) == b"hello"
         pool.release(peer.address, exchange)
@@ -472,7 +472,7 @@ class Flood:
 async def test_slow_reader_causes_backpressure(tmp_path: Path) -> None:
     flood = Flood(16 * 2**20)
     async with listening(tmp_path, flood) as peer:
-        exchange = await Transport().send(peer.address, REQUEST, Deadlines(1, 0.05, 0.05, 30))
+        exchange = await ConnectionPool().send(peer.address, REQUEST, Deadlines(1, 0.05, 0.05, 30))
         await flood.stall()
         assert 0 < flood.written < 2 * 2**20
         await asyncio.sleep(0.2)  # no idle timeout: the reader is the slow side
@@ -483,7 +483,7 @@ async def test_slow_reader_causes_backpressure(tmp_path: Path) -> None:
 
 async def test_reader_that_never_reads_exceeds_the_total_deadline(tmp_path: Path) -> None:
     async with listening(tmp_path, Flood(16 * 2**20)) as peer:
-        exchange = await Transport().send(peer.address, REQUEST, Deadlines(1, 0.05, 0.05, 0.3))
+        exchange = await ConnectionPool().send(peer.address, REQUEST, Deadlines(1, 0.05, 0.05, 0.3))
         await until(peer.disconnected.is_set)
         with pytest.raises(DeadlineError, match="not complete"):
             await read_body(exchange)
@@ -495,7 +495,7 @@ async def test_idle_deadline_applies_again_after_backpressure(tmp_path: Path) ->
         await stall(reader, writer)
 
     async with listening(tmp_path, script) as peer:
-        exchange = await Transport().send(peer.address, REQUEST, Deadlines(1, 0.05, 0.05, 30))
+        exchange = await ConnectionPool().send(peer.address, REQUEST, Deadlines(1, 0.05, 0.05, 30))
         await asyncio.sleep(0.2)
         received = 0
         with pytest.raises(DeadlineError, match="no byte"):
@@ -509,7 +509,7 @@ async def test_idle_deadline_applies_again_after_backpressure(tmp_path: Path) ->
 @pytest.mark.parametrize("action", ["close", "release"])
 async def test_abandoned_response_closes_the_connection(chunks: tuple[bytes, ...], action: str, tmp_path: Path) -> None:
     async with listening(tmp_path, respond_then_stall(*chunks)) as peer:
-        pool = Transport()
+        pool = ConnectionPool()
         exchange = await pool.send(peer.address, REQUEST, DEADLINES)
         await until(lambda: peer.requests == 1)
         if action == "close":
@@ -523,7 +523,7 @@ async def test_abandoned_response_closes_the_connection(chunks: tuple[bytes, ...
 
 async def test_close_wakes_a_waiting_reader(tmp_path: Path) -> None:
     async with listening(tmp_path, stall) as peer:
-        exchange = await Transport().send(peer.address, REQUEST, DEADLINES)
+        exchange = await ConnectionPool().send(peer.address, REQUEST, DEADLINES)
         waiting = asyncio.create_task(exchange.head())
         await until(lambda: peer.requests == 1)
         exchange.close()
@@ -534,7 +534,7 @@ async def test_close_wakes_a_waiting_reader(tmp_path: Path) -> None:
 async def test_read_all_rejects_a_body_beyond_the_limit(tmp_path: Path) -> None:
     async with listening(tmp_path, respond(PLAIN)) as peer:
         for limit in (5, 4):
-            exchange = await Transport().send(peer.address, REQUEST, DEADLINES)
+            exchange = await ConnectionPool().send(peer.address, REQUEST, DEADLINES)
             if limit == 5:
                 assert await exchange.read_all(limit) == b"hello"
             else:
@@ -602,7 +602,7 @@ async def test_stale_connection_to_a_dead_replica_reports_the_break(
 ) -> None:
     monkeypatch.setattr(exchanges, "STALE_AFTER", -1.0)
     script, _ = drops_second_request()
-    pool = Transport()
+    pool = ConnectionPool()
     async with listening(tmp_path, script) as peer:
         exchange = await pool.send(peer.address, REQUEST, DEADLINES)
         await read_body(exchange)
@@ -617,7 +617,7 @@ async def test_stale_connection_to_a_dead_replica_reports_the_break(
 async def test_client_that_reads_nothing_loses_the_connection(tmp_path: Path) -> None:
     timeouts: list[bool] = []
     async with listening(tmp_path, Flood(16 * 2**20)) as peer:
-        exchange = await Transport().send(peer.address, REQUEST, Deadlines(1, 5, 5, 30, client_write=0.2))
+        exchange = await ConnectionPool().send(peer.address, REQUEST, Deadlines(1, 5, 5, 30, client_write=0.2))
         exchange.on_client_timeout = lambda: timeouts.append(True)
         await until(peer.disconnected.is_set, "the end of the connection")
         assert timeouts == [True]
@@ -628,7 +628,7 @@ async def test_client_that_reads_nothing_loses_the_connection(tmp_path: Path) ->
 async def test_client_write_timeout_applies_to_a_complete_response(tmp_path: Path) -> None:
     timeouts = asyncio.Event()
     async with listening(tmp_path, respond(PLAIN)) as peer:
-        pool = Transport()
+        pool = ConnectionPool()
         exchange = await pool.send(peer.address, REQUEST, Deadlines(1, 5, 5, 30, client_write=0.1))
         exchange.on_client_timeout = timeouts.set
         assert await exchange.read() == b"hello"
@@ -647,7 +647,7 @@ async def test_slow_but_steady_reader_does_not_time_out(tmp_path: Path) -> None:
         writer.write(b"0\r\n\r\n")
 
     async with listening(tmp_path, drip) as peer:
-        exchange = await Transport().send(peer.address, REQUEST, Deadlines(1, 5, 5, 30, client_write=0.2))
+        exchange = await ConnectionPool().send(peer.address, REQUEST, Deadlines(1, 5, 5, 30, client_write=0.2))
         assert await read_body(exchange) == b"x" * 20
         exchange.close()
         assert peer.requests == 1
@@ -656,7 +656,7 @@ async def test_slow_but_steady_reader_does_not_time_out(tmp_path: Path) -> None:
 async def test_released_connection_has_no_client_write_timeout(tmp_path: Path) -> None:
     timeouts: list[bool] = []
     async with listening(tmp_path, respond(PLAIN)) as peer:
-        pool = Transport()
+        pool = ConnectionPool()
         exchange = await pool.send(peer.address, REQUEST, Deadlines(1, 5, 5, 30, client_write=0.05))
         exchange.on_client_timeout = lambda: timeouts.append(True)
         assert await read_body(exchange) == b"hello"
@@ -669,13 +669,13 @@ async def test_released_connection_has_no_client_write_timeout(tmp_path: Path) -
 
 async def test_remaining_time_bounds_the_response(tmp_path: Path) -> None:
     async with listening(tmp_path, respond_then_stall(CHUNKED + b"5\r\nhello\r\n")) as peer:
-        exchange = await Transport().send(peer.address, REQUEST, DEADLINES, 0.1)
+        exchange = await ConnectionPool().send(peer.address, REQUEST, DEADLINES, 0.1)
         with pytest.raises(DeadlineError, match=r"not complete after 0\.\d+ s"):
             await read_body(exchange)
 
 
 async def test_refused_connection_is_distinguished_from_other_failures(tmp_path: Path) -> None:
-    pool = Transport()
+    pool = ConnectionPool()
     with pytest.raises(RefusedError):
         await pool.send(str(tmp_path / "missing.sock"), REQUEST, DEADLINES)
     assert await pool.refuses(str(tmp_path / "missing.sock"))
@@ -687,7 +687,7 @@ async def test_refused_connection_is_distinguished_from_other_failures(tmp_path:
 async def test_tcp_connections_use_keepalive() -> None:
     peer = Peer("", respond(PLAIN))
     server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
-    exchange = await Transport().send(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", REQUEST, DEADLINES)
+    exchange = await ConnectionPool().send(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", REQUEST, DEADLINES)
     assert await read_body(exchange) == b"hello"
     assert exchange._socket
     options = exchange._socket.get_extra_info("socket")
