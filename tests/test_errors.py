@@ -9,7 +9,7 @@ import pytest
 
 from service import errors
 from service.errors import ANTHROPIC_TYPES, ApiError, ErrorCode, anthropic_body, openai_body, whole_seconds
-from service.server.request import STATUS
+from service.server.request import STATUS_LINES
 from tests.support.fleets import ROOT
 
 SOURCES = [path for path in sorted((ROOT / "service").rglob("*.py")) if path != Path(errors.__file__)]
@@ -47,7 +47,7 @@ def test_every_error_that_is_raised_has_a_code_of_the_table(path: Path) -> None:
 @every_code
 def test_a_row_is_complete(code: ErrorCode) -> None:
     assert code.name == code.upper()
-    assert code.status in STATUS
+    assert code.status in STATUS_LINES
     assert code.when.endswith(".")
     assert code.remedy.endswith(".")
 

@@ -89,7 +89,7 @@ class Admission:
         """How many requests this model has, in places and waiting."""
         return self.load(model_id) + self.queued(model_id)
 
-    def peak(self, model_id: str) -> int:
+    def peak_demand(self, model_id: str) -> int:
         """The most requests that this model had at once since this was last asked: none is too short to be seen."""
         places = self._places.get(model_id)
         if places is None:

@@ -63,7 +63,7 @@ class Budget:
     def change(self, tenant: Tenant, gateways: int, now: float) -> None:
         """Takes the bounds of `tenant`, of which one of so many gateways grants its part."""
         self.tenant = tenant
-        part = tenant.shared(gateways)
+        part = tenant.per_gateway(gateways)
         self._most = part.max_in_flight
         self._requests = _changed(self._requests, part.requests_per_minute, now)
         self._tokens = _changed(self._tokens, part.tokens_per_minute, now)

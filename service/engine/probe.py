@@ -3,7 +3,7 @@
 import json
 
 from service.fleet.served_model import ServedModel
-from service.transport.pool import Deadlines, Transport
+from service.transport.pool import ConnectionPool, Deadlines
 
 LARGEST = 4 * 2**20  # bytes of an answer; a page of metrics has about a hundred thousand
 
@@ -16,7 +16,7 @@ def probe(served: ServedModel) -> tuple[str, bytes]:
     return "/v1/completions", json.dumps(fields).encode()
 
 
-async def ask(transport: Transport, address: str, request: bytes, deadlines: Deadlines) -> tuple[int, bytes]:
+async def ask(transport: ConnectionPool, address: str, request: bytes, deadlines: Deadlines) -> tuple[int, bytes]:
     """Status and body of the engine's answer to `request`; raises TransportError where there is none."""
     exchange = await transport.send(address, request, deadlines)
     try:

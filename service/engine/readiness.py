@@ -8,7 +8,7 @@ from pathlib import Path
 from service.engine.probe import ask, probe
 from service.fleet.served_model import ServedModel
 from service.transport import pool
-from service.transport.pool import Deadlines, Transport, TransportError
+from service.transport.pool import ConnectionPool, Deadlines, TransportError
 
 HEARTBEAT = 10.0
 POLL = 0.25
@@ -31,7 +31,7 @@ class Readiness:
         self,
         socket: Path,
         served: ServedModel,
-        transport: Transport,
+        transport: ConnectionPool,
         limit: float,
         heard: Callable[[], float],
         beat: Callable[[], None],
@@ -66,10 +66,10 @@ class Readiness:
         address = str(self._socket)
         answered = False
         try:
-            status, _ = await ask(self._transport, address, pool.get("/health"), KNOCK)
+            status, _ = await ask(self._transport, address, pool.get_request("/health"), KNOCK)
             answered = True
             if status == 200:
-                status, _ = await ask(self._transport, address, pool.post(*self._probe), FIRST_TOKEN)
+                status, _ = await ask(self._transport, address, pool.post_request(*self._probe), FIRST_TOKEN)
         except TransportError as error:
             return str(error)
         finally:

@@ -18,7 +18,7 @@ from service.engine.status_writer import PrintProgress, StatusWriter
 from service.engine.watchdog import Watchdog
 from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
-from service.transport.pool import Transport
+from service.transport.pool import ConnectionPool
 from service.weights import manifest
 
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
@@ -54,7 +54,7 @@ class Supervisor:
         self._command = Command(served, order, self._run_dir, settings)
         first = EngineState(state.replica_id(served.id, number), served.id, order, "stopped")
         self._status = StatusWriter(self._run_dir, first, print_progress)
-        self._transport = Transport()
+        self._transport = ConnectionPool()
         self._process: EngineProcess | None = None
         self._task: asyncio.Task[None] | None = None
         self._following: asyncio.Task[str | None] | None = None

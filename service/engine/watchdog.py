@@ -7,7 +7,7 @@ from service.engine import engine_stats
 from service.engine.engine_stats import EngineStats
 from service.engine.probe import ask
 from service.transport import pool
-from service.transport.pool import Deadlines, Transport, TransportError
+from service.transport.pool import ConnectionPool, Deadlines, TransportError
 
 # The API server answers from memory, but shares its cores with everything else on the machine.
 SCRAPE = Deadlines(connect=1.0, first_byte=2.0, idle=2.0, total=2.0)
@@ -47,7 +47,7 @@ class Watchdog:
     """Watches one engine. `probe` is path and body of a request for one token, `hang` is in seconds."""
 
     def __init__(
-        self, address: str, probe: tuple[str, bytes], transport: Transport, clock: Callable[[], float], hang: float
+        self, address: str, probe: tuple[str, bytes], transport: ConnectionPool, clock: Callable[[], float], hang: float
     ) -> None:
         self._address, self._probe, self._transport, self._clock = address, probe, transport, clock
         self._progress = ProgressMonitor(hang, clock())
@@ -76,7 +76,7 @@ class Watchdog:
     async def _scrape(self) -> str | None:
         """Reads the engine's metrics; returns what went wrong instead."""
         try:
-            status, page = await ask(self._transport, self._address, pool.get("/metrics"), SCRAPE)
+            status, page = await ask(self._transport, self._address, pool.get_request("/metrics"), SCRAPE)
         except TransportError as error:
             return str(error)
         found = engine_stats.parse(page, self._clock()) if status == 200 else None
@@ -90,7 +90,7 @@ class Watchdog:
         """Asks for one token; returns what came instead."""
         deadlines = Deadlines(connect=min(1.0, limit), first_byte=limit, idle=limit, total=limit)
         try:
-            status, _ = await ask(self._transport, self._address, pool.post(*self._probe), deadlines)
+            status, _ = await ask(self._transport, self._address, pool.post_request(*self._probe), deadlines)
         except TransportError as error:
             return str(error)
         return None if status == 200 else f"status {status}"

@@ -52,7 +52,7 @@ def record_answer(record: Record, body: bytes) -> None:
     try:
         answer = ANSWER.decode(body)
         usage = answer.usage or {}
-        record.use(usage)
+        record.update_usage(usage)
         reason = answer.choices[0].finish_reason if answer.choices else None
         reason = reason or answer.stop_reason or answer.status
         silent = 0 in (usage.get("completion_tokens"), usage.get("output_tokens")) and answer.data is ABSENT

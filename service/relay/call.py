@@ -90,7 +90,7 @@ class Call:
         record = self.record
         if counted := record.prompt_tokens + record.completion_tokens:
             return counted
-        return len(self.body) / BYTES_PER_TOKEN + len(record.outputs) if record.outputs else 0
+        return len(self.body) / BYTES_PER_TOKEN + len(record.output_times) if record.output_times else 0
 
     @property
     def deadlines(self) -> Deadlines:

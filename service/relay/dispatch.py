@@ -15,7 +15,7 @@ from service.relay.refusals import not_ready
 from service.relay.retry_budget import RetryBudget
 from service.routing.policies import POLICIES, PolicyInput
 from service.routing.prefix_key import key
-from service.transport.pool import DeadlineError, Exchange, RefusedError, Transport, TransportError
+from service.transport.pool import ConnectionPool, DeadlineError, Exchange, RefusedError, TransportError
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
 
@@ -52,7 +52,7 @@ class Dispatcher:
     """Asks replicas, and holds their failures against them, and against the requests that they die of."""
 
     def __init__(
-        self, upstreams: Upstreams, admission: Admission, transport: Transport, clock: Callable[[], float]
+        self, upstreams: Upstreams, admission: Admission, transport: ConnectionPool, clock: Callable[[], float]
     ) -> None:
         self._upstreams, self._admission, self._transport, self._clock = upstreams, admission, transport, clock
         self._quarantine, self._retry_budget = Quarantine(clock), RetryBudget()
@@ -71,7 +71,7 @@ class Dispatcher:
             free = error.free
             if not self._candidates(call, first) or not (free or self._retry_budget.take(self._in_flight)):
                 raise error.answer from None
-        call.record.forget()
+        call.record.reset_attempt()
         try:
             return await self._attempt(call, place, self._pick(call, first))
         except RetryableError as error:

@@ -6,7 +6,7 @@ from functools import partial
 
 from service.admission.gate import Admission
 from service.admission.slots import Slot
-from service.auth.tenants import find, priority
+from service.auth.tenants import effective_priority, find_tenant
 from service.catalog.catalog import Catalog
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
@@ -25,7 +25,7 @@ from service.relay.refusals import not_ready
 from service.relay.response_writer import ResponseWriter
 from service.routing.resolve import Target, resolve
 from service.server.asgi import CancelOnDisconnect, Headers, Receive, Send, ServerExtension
-from service.transport.pool import Transport, TransportError, post
+from service.transport.pool import ConnectionPool, TransportError, post_request
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
 
@@ -39,7 +39,7 @@ class Relay:
         catalog: Catalog,
         upstreams: Upstreams,
         admission: Admission,
-        transport: Transport,
+        transport: ConnectionPool,
         settings: Settings,
         clock: Callable[[], float],
     ) -> None:
@@ -97,7 +97,7 @@ class Relay:
         asked = request_headers.parse_headers(headers)
         request = parse_body(endpoint.body, body, self._fleet.extra_fields)
         record.requested, record.streamed = request.model, bool(request.stream)
-        tenant = find(self._fleet.tenants, asked.tenant)
+        tenant = find_tenant(self._fleet.tenants, asked.tenant)
         record.tenant = tenant.id
         target = self.resolve(request, endpoint)
         served, dialect = target.served, endpoint.dialect
@@ -113,12 +113,12 @@ class Relay:
             target=target,
             upstream=self._upstreams[served.id],
             tenant=tenant,
-            priority=priority(tenant, asked.priority),
+            priority=effective_priority(tenant, asked.priority),
             options=asked,
             timeouts=patience,
             record=record,
             body=body,
-            wire=post(endpoint.path, payload, record.request_id),
+            wire=post_request(endpoint.path, payload, record.request_id),
             redact_stop_reason=ending.redact_stop_reason(dialect),
             deadline=record.started + min(asked.timeout or patience.whole.total, patience.whole.total),
         )
@@ -159,7 +159,7 @@ class Relay:
         try:
             headers = _headers(call, reply.replica)
             # A client that takes nothing of its answer is as good as gone.
-            reply.exchange.on_slow = client.leave
+            reply.exchange.on_client_timeout = client.disconnect
             if reply.watch:
                 await self._stream(call, reply, reply.watch, headers, outlet)
             else:

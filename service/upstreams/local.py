@@ -7,7 +7,7 @@ from service.engine import engine_stats, state
 from service.engine.probe import ask
 from service.engine.watchdog import SCRAPE
 from service.transport import pool
-from service.transport.pool import Transport, TransportError
+from service.transport.pool import ConnectionPool, TransportError
 from service.upstreams.replica import Replica
 
 STALE = 5.0  # seconds for which a reading counts
@@ -17,7 +17,7 @@ class LocalEngine:
     """Follows one replica. Its supervisor sees to its health, so nothing is proved here."""
 
     def __init__(
-        self, replica: Replica, order: int, run_dir: Path, transport: Transport, clock: Callable[[], float]
+        self, replica: Replica, order: int, run_dir: Path, transport: ConnectionPool, clock: Callable[[], float]
     ) -> None:
         self._replica, self._order, self._run_dir = replica, order, run_dir
         self._transport, self._clock = transport, clock
@@ -49,7 +49,7 @@ class LocalEngine:
 
     async def _load(self) -> engine_stats.EngineStats | None:
         try:
-            status, page = await ask(self._transport, self._replica.address, pool.get("/metrics"), SCRAPE)
+            status, page = await ask(self._transport, self._replica.address, pool.get_request("/metrics"), SCRAPE)
         except TransportError:
             return None
         return engine_stats.parse(page, self._clock()) if status == 200 else None

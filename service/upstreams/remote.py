@@ -10,7 +10,7 @@ from service.engine.readiness import FIRST_TOKEN, KNOCK
 from service.engine.state import Condition, EngineState
 from service.engine.watchdog import Watchdog
 from service.transport import pool
-from service.transport.pool import RefusedError, Transport, TransportError
+from service.transport.pool import ConnectionPool, RefusedError, TransportError
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
 
@@ -30,7 +30,7 @@ class RemoteEngine:
         replica: Replica,
         upstream: Upstream,
         settings: Settings,
-        transport: Transport,
+        transport: ConnectionPool,
         clock: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
@@ -104,7 +104,7 @@ class RemoteEngine:
 
     async def _identify(self) -> None:
         """Asks which models are served at the address; raises WrongModelError where ours is not among them."""
-        status, body = await ask(self._transport, self._replica.address, pool.get("/v1/models"), KNOCK)
+        status, body = await ask(self._transport, self._replica.address, pool.get_request("/v1/models"), KNOCK)
         self._silent_since = None
         if status != 200:
             raise TransportError(f"status {status} of /v1/models")
@@ -116,7 +116,7 @@ class RemoteEngine:
 
     async def _make_token(self) -> None:
         """Asks for one token; raises TransportError where none comes. An engine that ends answers without one."""
-        request = pool.post(*probe(self._upstream.served))
+        request = pool.post_request(*probe(self._upstream.served))
         status, body = await ask(self._transport, self._replica.address, request, FIRST_TOKEN)
         if status != 200 or b'"finish_reason":"abort"' in body:
             raise TransportError("it is ending" if status == 200 else f"status {status} for a first request")

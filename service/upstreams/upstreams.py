@@ -12,7 +12,7 @@ from service.engine import state
 from service.engine.state import Condition
 from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
-from service.transport.pool import Transport
+from service.transport.pool import ConnectionPool
 from service.upstreams.discovery import Discovery, Lookup, look_up
 from service.upstreams.limit import adapted, ceiling, opening
 from service.upstreams.local import LocalEngine
@@ -37,7 +37,7 @@ class Upstreams:
         self,
         fleet: Fleet,
         settings: Settings,
-        transport: Transport,
+        transport: ConnectionPool,
         clock: Callable[[], float],
         lookup: Lookup = look_up,
     ) -> None:

@@ -21,7 +21,7 @@ from service.engine.command import child_environment
 from service.engine.probe import probe
 from service.engine.state import Condition, EngineState
 from service.engine.supervisor import Supervisor
-from service.transport.pool import Deadlines, Transport, get, post
+from service.transport.pool import ConnectionPool, Deadlines, get_request, post_request
 from service.weights import manifest
 from service.weights.digests import sha256
 from service.weights.manifest import File, Manifest
@@ -117,7 +117,7 @@ def fleet(wrong: str, **more: Any) -> str:
 
 
 async def ask(house: House, request: bytes, order: int = 0) -> tuple[int, bytes]:
-    exchange = await Transport().send(str(state.socket_path(house.run_dir, order)), request, PATIENT)
+    exchange = await ConnectionPool().send(str(state.socket_path(house.run_dir, order)), request, PATIENT)
     try:
         return await exchange.head(), await exchange.read_all(2**20)
     finally:
@@ -142,7 +142,7 @@ async def test_from_the_start_to_the_first_token(open_house: Open) -> None:
     assert ready.reason is None
     assert ready.pid
     assert "--uds" in psutil.Process(ready.pid).cmdline()
-    assert (await ask(house, get("/health")))[0] == 200
+    assert (await ask(house, get_request("/health")))[0] == 200
     log = (house.run_dir / "pebble-chat-0.log").read_text()
     assert "non-default args" in log
     assert "Starting vLLM server" in log
@@ -151,7 +151,7 @@ async def test_from_the_start_to_the_first_token(open_house: Open) -> None:
 async def test_it_is_ready_when_it_has_answered_and_not_before(open_house: Open) -> None:
     house = open_house(fleet("mute"))
     await until(lambda: house.state().phase == "waiting for its first token")
-    assert (await ask(house, get("/health")))[0] == 200
+    assert (await ask(house, get_request("/health")))[0] == 200
     await asyncio.sleep(0.5)
     assert house.state().condition == "starting"
     house.speak()
@@ -205,7 +205,7 @@ async def test_an_engine_that_dies_is_started_again(open_house: Open) -> None:
     assert second.reason is None
     failed = next(line for line in house.phases() if line.startswith("failed"))
     assert failed.startswith("failed, starts again in 0.05 s, the engine was killed by signal 9 (out of memory?)")
-    assert (await ask(house, post(CHAT.path, json.dumps(CHAT.body()).encode())))[0] == 200
+    assert (await ask(house, post_request(CHAT.path, json.dumps(CHAT.body()).encode())))[0] == 200
 
 
 async def test_an_engine_that_ends_by_itself_has_not_been_asked_to(open_house: Open) -> None:
@@ -305,7 +305,7 @@ LONG = CHAT.body(stream=True) | {"messages": [{"role": "user", "content": "word 
 async def test_stopping_lets_running_requests_finish(stream: bool, open_house: Open) -> None:
     house = open_house()
     await house.until("ready")
-    running = asyncio.create_task(ask(house, post(CHAT.path, json.dumps(LONG | {"stream": stream}).encode())))
+    running = asyncio.create_task(ask(house, post_request(CHAT.path, json.dumps(LONG | {"stream": stream}).encode())))
     await asyncio.sleep(0.2)
     await house.supervisors[0].stop()
     status, body = await running
@@ -473,7 +473,7 @@ async def test_one_that_hangs_is_started_again(number: signal.Signals, metrics: 
     os.kill(first.pid, number)
     if number == signal.SIGUSR1:
         await asyncio.sleep(0.3)
-        assert (await ask(house, get("/health")))[0] == 200
+        assert (await ask(house, get_request("/health")))[0] == 200
         assert house.state().condition == "ready"
     await until(lambda: house.state().restarts == 1 and house.state().condition == "ready", f"a restart {house.said}")
     failed = next(line for line in house.phases() if line.startswith("failed"))
@@ -513,7 +513,7 @@ async def test_a_replica_on_demand_sleeps_until_it_is_wanted(open_house: Open) -
     assert not [process for process in house.processes() if "e1.sock" in " ".join(process.cmdline())]
     demand.write(house.run_dir, GATEWAY, [1])
     await house.until("ready", 1)
-    assert (await ask(house, get("/health"), 1))[0] == 200
+    assert (await ask(house, get_request("/health"), 1))[0] == 200
     demand.write(house.run_dir, GATEWAY, [])
     await house.until("scaled_to_zero", 1)
     assert not [process for process in house.processes() if "e1.sock" in " ".join(process.cmdline())]
@@ -552,7 +552,7 @@ async def test_what_runs_when_nobody_wants_more_is_finished(open_house: Open) ->
     house = open_house(fleet("", min_replicas=0))
     demand.write(house.run_dir, GATEWAY, [0])
     await house.until("ready")
-    running = asyncio.create_task(ask(house, post(CHAT.path, json.dumps(LONG).encode())))
+    running = asyncio.create_task(ask(house, post_request(CHAT.path, json.dumps(LONG).encode())))
     await asyncio.sleep(0.2)
     demand.write(house.run_dir, GATEWAY, [])
     status, body = await running
@@ -578,7 +578,7 @@ async def test_stopping_one_that_is_going_to_sleep_lets_requests_finish(
     house = open_house(fleet("", min_replicas=0))
     demand.write(house.run_dir, GATEWAY, [0])
     await house.until("ready")
-    running = asyncio.create_task(ask(house, post(CHAT.path, json.dumps(LONG).encode())))
+    running = asyncio.create_task(ask(house, post_request(CHAT.path, json.dumps(LONG).encode())))
     await asyncio.sleep(0.2)
     monkeypatch.setattr(supervisor, "TAKEDOWN", 0.1)
     demand.write(house.run_dir, GATEWAY, [])
@@ -610,7 +610,7 @@ async def test_gateways_that_stop_too_are_done_first(open_house: Open) -> None:
     stopping = asyncio.create_task(house.supervisors[0].stop())
     await asyncio.sleep(1)
     assert house.state().condition == "ready", "what the gateway has accepted may still come"
-    assert (await ask(house, post(CHAT.path, json.dumps(CHAT.body()).encode())))[0] == 200
+    assert (await ask(house, post_request(CHAT.path, json.dumps(CHAT.body()).encode())))[0] == 200
     gateway_registry.unregister(house.run_dir, GATEWAY)
     await stopping
     assert house.phases()[-2:] == ["stopping, draining", "stopped"]
@@ -623,7 +623,7 @@ async def test_gateways_that_stay_see_it_before_it_ends(open_house: Open, monkey
     monkeypatch.setattr(supervisor, "SEEN", 1.0)
     stopping = asyncio.create_task(house.supervisors[0].stop())
     await house.until("stopping")
-    answered, _ = await ask(house, post(CHAT.path, json.dumps(CHAT.body()).encode()))
+    answered, _ = await ask(house, post_request(CHAT.path, json.dumps(CHAT.body()).encode()))
     assert answered == 200, "who had not seen it yet is answered"
     await stopping
 

@@ -9,7 +9,7 @@ import pytest
 from service.engine.engine_stats import EngineStats
 from service.engine.probe import probe
 from service.engine.watchdog import ProgressMonitor, Watchdog
-from service.transport.pool import Transport
+from service.transport.pool import ConnectionPool
 from tests.fake_engine import FakeEngine, Fault
 from tests.support import fleets
 from tests.support.waiting import until
@@ -33,7 +33,7 @@ class Patient:
     """A fake engine and its pulse."""
 
     def __init__(self, folder: Path, engine: FakeEngine) -> None:
-        self.clock, self.engine, self.transport = Clock(), engine, Transport()
+        self.clock, self.engine, self.transport = Clock(), engine, ConnectionPool()
         one = fleets.only(folder, "model: pebble-chat")
         self.pulse = Watchdog(str(folder / "e.sock"), probe(one), self.transport, self.clock, HANG)
 

@@ -45,7 +45,7 @@ async def test_a_reset_within_streams_hurts_only_those_there(case: Case, far: Be
     one.proxies[0].be(Trouble(reset=True, refuse=True))
     await one.until_ready(False, True)
     await until(lambda: len(one.gateway.lines) == 2)
-    one.gateway.gateway.end()  # the others still run until they are told to end
+    one.gateway.gateway.abort_requests()  # the others still run until they are told to end
     codes = sorted([broken_off(case, await talk.ending()) for talk in talks])
     told = ["api_error", "api_error", "overloaded_error", "overloaded_error"]
     assert codes == (told if case.anthropic else ["shutting_down"] * 2 + ["upstream_error"] * 2)

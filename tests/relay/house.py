@@ -20,7 +20,7 @@ from service.observability.record import Record
 from service.protocol.generation import GENERATION
 from service.relay.relay import Relay
 from service.server.asgi import ClientDisconnectedError, Message
-from service.transport.pool import Transport
+from service.transport.pool import ConnectionPool
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import POLL, Upstreams
 from tests.relay.clockwork import Clockwork, Engine, Fault, Job
@@ -518,7 +518,7 @@ class House:
             run_dir=run_dir, connect_timeout=CONNECT, client_write_timeout=READER, sse_heartbeat_interval=1.0
         )
         self.book = book = Book(self.loop, self.engines, fleet)
-        self.transport = Transport()
+        self.transport = ConnectionPool()
         book.upstreams = self.upstreams = Replicas(fleet, settings, self.transport, self.loop.time)
         book.replicas = [replica for upstream in self.upstreams for replica in upstream.replicas]
         book.admission = self.admission = Gate(settings, self.loop.time, lambda: 0.5)

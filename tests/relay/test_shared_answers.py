@@ -26,7 +26,7 @@ async def test_a_second_request_gets_the_first_ones_answer(case: Case, stream: b
     await gateway.settle()
     assert [line["outcome"] for line in gateway.lines] == ["complete"] * 3
     assert [line["completion_tokens"] > 0 for line in gateway.lines] == [True, False, False]
-    gateway.gateway.show()
+    gateway.gateway.update_gauges()
     assert gateway.sample("roundhouse_kept_answers_bytes") > len(answers[0].content)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from service.config.settings import Settings
 from service.engine import watchdog
-from service.transport.pool import Deadlines, Transport
+from service.transport.pool import ConnectionPool, Deadlines
 from service.upstreams import remote
 from service.upstreams.remote import IDENTITY, SILENCE, RemoteEngine
 from service.upstreams.replica import Replica
@@ -29,7 +29,7 @@ class Watched:
     """A remote replica and whoever watches it. Only the clock of the test decides when what is due."""
 
     def __init__(self, folder: Path, address: str, entry: str = "model: pebble-chat", hang: float = 1000.0) -> None:
-        self.clock, self.transport = Clock(), Transport()
+        self.clock, self.transport = Clock(), ConnectionPool()
         self.upstream = Upstream(fleets.only(folder, f"{entry}\naddresses: ['{address}']"))
         self.replica = Replica(f"{self.upstream.served.id}@{address}", address)
         self.changes = 0

@@ -11,7 +11,7 @@ import pytest
 from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import CONDITIONS, Condition, EngineState
-from service.transport.pool import Transport
+from service.transport.pool import ConnectionPool
 from service.upstreams.breaker import LONGEST_EJECTION
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
@@ -31,7 +31,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def upstreams(tmp_path: Path, clock: Clock) -> Upstreams:
-    return Upstreams(fleets.load(tmp_path, FLEET), Settings(run_dir=tmp_path), Transport(), clock)
+    return Upstreams(fleets.load(tmp_path, FLEET), Settings(run_dir=tmp_path), ConnectionPool(), clock)
 
 
 def test_one_upstream_for_each_model_in_the_fleets_order(upstreams: Upstreams, tmp_path: Path) -> None:
@@ -244,6 +244,6 @@ def test_engines_elsewhere_that_nobody_has_seen(least: int, condition: str, tmp_
     fleet = fleets.load(
         tmp_path, f"models: [{{model: pebble-chat, min_replicas: {least}, addresses: ['engines.test:80']}}]"
     )
-    upstreams = Upstreams(fleet, Settings(run_dir=tmp_path), Transport(), clock)
+    upstreams = Upstreams(fleet, Settings(run_dir=tmp_path), ConnectionPool(), clock)
     assert upstreams["pebble-chat"].condition()[0] == condition
     assert {count for *_, count in upstreams.counts()} == {0}

@@ -11,7 +11,7 @@ import pytest
 from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import EngineState
-from service.transport.pool import Transport
+from service.transport.pool import ConnectionPool
 from service.upstreams import upstreams as watching
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
@@ -30,7 +30,7 @@ class Watched:
     """Upstreams that are watched, by a clock that only the test moves."""
 
     def __init__(self, folder: Path, text: str, names: Names, **settings: Any) -> None:
-        self.folder, self.names, self.clock, self.transport = folder, names, Clock(), Transport()
+        self.folder, self.names, self.clock, self.transport = folder, names, Clock(), ConnectionPool()
         self.changes = 0
         every = Settings(run_dir=folder, **settings)
         self.upstreams = Upstreams(fleets.load(folder, text), every, self.transport, self.clock, names)

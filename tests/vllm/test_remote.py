@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.config.settings import Settings
-from service.transport.pool import Transport
+from service.transport.pool import ConnectionPool
 from service.upstreams.remote import RemoteEngine
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
@@ -26,7 +26,7 @@ async def test_an_engine_through_its_life(tmp_path: Path) -> None:
     with running(MODEL, tmp_path) as engine:
         upstream = Upstream(fleets.only(tmp_path, f"model: {MODEL}\naddresses: ['{engine.socket}']"))
         replica = Replica("chat", str(engine.socket))
-        transport, settings = Transport(), Settings(hang_timeout=HANG)
+        transport, settings = ConnectionPool(), Settings(hang_timeout=HANG)
         remote = RemoteEngine(replica, upstream, settings, transport, time.monotonic, lambda: None)
 
         async def until(condition: str, doubted: bool = False) -> str:
