@@ -1,5 +1,6 @@
 """The `roundhouse` command: what can be asked without a running service."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -133,6 +134,33 @@ def test_models_needs_a_service() -> None:
     result = run("models", "--url", "http://127.0.0.1:9")
     assert result.exit_code == 1
     assert "no Roundhouse answers at http://127.0.0.1:9" in result.stderr
+
+
+def test_serve_hands_on_absolute_paths_because_the_service_runs_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "catalogue").symlink_to(ROOT / "models")
+    write(tmp_path, "models:\n  - model: pebble-base\n")
+    paths = {"FLEET": "fleet.yaml", "MODELS": "catalogue", "WEIGHTS": "weights", "RUN_DIR": "run"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {**os.environ, **{PREFIX + name: path for name, path in paths.items()}})
+    monkeypatch.setattr(os, "execv", lambda program, words: None)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    result = run("serve", "--port", port)
+    assert result.exit_code == 0, result.output
+    assert {name: os.environ[PREFIX + name] for name in paths} == {
+        name: str(tmp_path / path) for name, path in paths.items()
+    }
+    assert os.environ["ROUNDHOUSE_PORT"] == port
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http"])
+def test_serve_takes_only_a_port_that_there_is(port: str) -> None:
+    result = run("serve", "--port", port)
+    assert result.exit_code == 2
+    assert "--port" in result.stderr
 
 
 def test_a_port_in_use_is_told_before_anything_starts() -> None:
