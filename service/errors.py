@@ -61,9 +61,15 @@ def wrong_media_type(message: str) -> ApiError:
     return ApiError(message, None, "unsupported_media_type", 415, "invalid_request_error")
 
 
-def conflicting(message: str, code: str = "idempotency_conflict", status: int = 422) -> ApiError:
-    """409 or 422: the request's `Idempotency-Key` stands for another answer."""
-    return ApiError(message, None, code, status, "invalid_request_error")
+def conflicting(message: str) -> ApiError:
+    """422: the request's `Idempotency-Key` stands for another request."""
+    return ApiError(message, None, "idempotency_conflict", 422, "invalid_request_error")
+
+
+def in_progress(message: str, retry_after: float) -> ApiError:
+    """409 with `Retry-After` in whole seconds: the request's `Idempotency-Key` stands for one that is still running."""
+    seconds = str(max(1, math.ceil(retry_after)))
+    return ApiError(message, None, "idempotency_in_progress", 409, "invalid_request_error", {"retry-after": seconds})
 
 
 def quarantined(message: str, retry_after: float) -> ApiError:

@@ -19,7 +19,7 @@ ROWS: list[tuple[ApiError, int, str, str]] = [
     (errors.too_large("Big.", "headers_too_large", 431), 431, "invalid_request_error", "headers_too_large"),
     (errors.wrong_media_type("XML."), 415, "invalid_request_error", "unsupported_media_type"),
     (errors.conflicting("Other."), 422, "invalid_request_error", "idempotency_conflict"),
-    (errors.conflicting("Soon.", "busy", 409), 409, "invalid_request_error", "busy"),
+    (errors.in_progress("Soon.", 2.4), 409, "invalid_request_error", "idempotency_in_progress"),
     (errors.quarantined("Deadly.", 9.2), 422, "invalid_request_error", "request_quarantined"),
     (errors.rate_limited("Spent.", 2.4), 429, "rate_limit_error", "rate_limit_exceeded"),
     (errors.unavailable("Full.", "overloaded", 2.4), 503, "overloaded_error", "overloaded"),
@@ -35,7 +35,7 @@ def test_every_way_to_make_an_error_is_here() -> None:
     }
     assert makers == {
         "invalid", "unknown_model", "unknown_path", "wrong_method", "too_large", "wrong_media_type", "conflicting",
-        "quarantined", "rate_limited", "unavailable", "upstream_failed", "too_slow",
+        "in_progress", "quarantined", "rate_limited", "unavailable", "upstream_failed", "too_slow",
     }  # fmt: skip
 
 
@@ -60,7 +60,8 @@ def test_waits_are_whole_seconds_and_never_none(wait: float, seconds: str) -> No
 
 @pytest.mark.parametrize(("wait", "seconds"), [(0.0, "1"), (0.4, "1"), (1.2, "2"), (30.0, "30")])
 def test_a_budget_is_never_said_to_suffice_too_early(wait: float, seconds: str) -> None:
-    assert errors.rate_limited("Spent.", wait).headers == {"retry-after": seconds}
+    for error in (errors.rate_limited("Spent.", wait), errors.in_progress("Soon.", wait)):
+        assert error.headers == {"retry-after": seconds}
 
 
 def test_a_wrong_method_is_told_the_right_one() -> None:

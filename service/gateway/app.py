@@ -85,7 +85,7 @@ class Gateway:
     def show(self) -> None:
         """Sets the gauges to what holds now."""
         self.metrics.show_replicas(self.upstreams.counts())
-        self.metrics.kept_bytes.set(self._relay.kept_bytes)
+        self.metrics.idempotency_cache_bytes.set(self._relay.idempotency_cache_bytes)
         for upstream in self.upstreams:
             model = upstream.served.id
             self.metrics.in_flight.labels(model).set(self.admission.load(model))

@@ -64,8 +64,8 @@ class Metrics:
             "roundhouse_reload_failed", "Whether the fleet file as it is now was refused (1) or is in use (0).",
             registry=registry, multiprocess_mode="livemax",
         )  # fmt: skip
-        self.kept_bytes = Gauge(
-            "roundhouse_kept_answers_bytes", "Memory of answers that an Idempotency-Key stands for.",
+        self.idempotency_cache_bytes = Gauge(
+            "roundhouse_idempotency_cache_bytes", "Memory of answers that an Idempotency-Key stands for.",
             registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
         self.loop_delay = Histogram(

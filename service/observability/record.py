@@ -19,7 +19,8 @@ class Record:
 
     Times are float seconds of the monotonic clock; `outputs` holds that of each event of output.
     `outcome` is *complete* (the engine finished), *refused* (a 4xx or 503 of ours), *failed* (5xx, or broken off
-    midway) or *cancelled* (the client left).
+    midway) or *cancelled* (the client left). `replayed` says that the answer came from the idempotency cache; its
+    tokens were counted when it was generated.
     """
 
     request_id: str
@@ -34,6 +35,7 @@ class Record:
     replica: str = ""
     route: str = ""
     streamed: bool = False
+    replayed: bool = False
     attempts: int = 0
     admitted: float | None = None
     outputs: list[float] = field(default_factory=list)
@@ -96,6 +98,7 @@ class Line(msgspec.Struct):
     replica: str
     route: str
     streamed: bool
+    replayed: bool
     attempts: int
     status: int
     code: str | None
@@ -125,6 +128,7 @@ def log_line(record: Record, timestamp: str) -> str:
         record.replica,
         record.route,
         record.streamed,
+        record.replayed,
         record.attempts,
         record.status,
         record.code,

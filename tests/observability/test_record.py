@@ -62,6 +62,8 @@ def test_the_line_of_a_whole_request() -> None:
     assert (line["model"], line["route"], line["status"], line["outcome"]) == ("pebble-chat", "id", 200, "complete")
     assert (line["waited_s"], line["ttft_s"], line["duration_s"]) == (0.25, 0.5, 1.0)
     assert (line["prompt_tokens"], line["completion_tokens"], line["finish_reason"]) == (12, 4, "stop")
+    assert line["replayed"] is False
+    assert json.loads(log_line(record(replayed=True), "now"))["replayed"] is True
 
 
 def test_a_record_has_no_place_for_prompts_or_outputs() -> None:
