@@ -80,6 +80,8 @@ async def test_records_say_what_was_replayed_and_tokens_are_counted_once(house: 
         assert one.record.finish_reason == "stop"
     assert len(first.record.outputs) == 1
     assert not second.record.outputs
+    (kept,) = house.cache._cached.values()
+    assert not kept.record.outputs  # which may take as much memory as the answer
 
 
 @pytest.mark.parametrize(("elapsed", "seconds"), [(0.0, "1"), (0.5, "1"), (4.2, "5"), (30.0, "30"), (900.0, "30")])

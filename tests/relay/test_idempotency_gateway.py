@@ -8,7 +8,7 @@ from tests.conftest import Start
 from tests.fake_engine import Fault
 from tests.support import fleets
 from tests.support.exchanges import CHAT, STREAMING, TALKING, Case, events_of, is_refusal, label, sent, visible
-from tests.support.gateways import HOUSE
+from tests.support.gateways import HOUSE, Witness
 from tests.support.waiting import until
 
 KEY = {"idempotency-key": "k-1"}
@@ -72,6 +72,22 @@ async def test_when_the_first_client_leaves_the_engine_and_the_key_are_free(stre
     response = await gateway.http.post(CHAT.path, json=CHAT.body(temperature=1), headers=KEY)
     assert (response.status_code, "idempotent-replayed" in response.headers) == (200, False)
     assert len(gateway.seen) == 2
+
+
+async def test_a_first_stream_needs_no_task_for_each_piece(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the server's own way, as a stream without a key does."""
+    pushed: list[bytes] = []
+    original = Witness.push
+
+    def push(self: Witness, piece: bytes) -> bool:
+        pushed.append(piece)
+        return original(self, piece)
+
+    monkeypatch.setattr(Witness, "push", push)
+    gateway = await start()
+    gateway.engines[0].gap = 0.01
+    response = await gateway.http.post(CHAT.path, json=CHAT.body(stream=True), headers=KEY)
+    assert b"".join(pushed) and response.content.endswith(b"".join(pushed))
 
 
 async def test_another_request_under_the_same_key(start: Start) -> None:

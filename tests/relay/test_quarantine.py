@@ -105,6 +105,15 @@ def test_a_crash_reported_again_lengthens_nothing(quarantine: Quarantine, clock:
     assert not refusal(quarantine, HARMLESS)
 
 
+def test_the_newest_crash_reported_again_lengthens_nothing(quarantine: Quarantine, clock: Clock) -> None:
+    for incarnation in (0, 1, 2, 2):
+        clock.now += 100
+        quarantine.crashed(POISON, "chat-0", incarnation)
+    error = refusal(quarantine)
+    assert error
+    assert error.headers == {"retry-after": "500"}
+
+
 @pytest.mark.parametrize("crashes", [1, 2])
 def test_success_clears(quarantine: Quarantine, crashes: int) -> None:
     for incarnation in range(crashes):
