@@ -87,7 +87,7 @@ class Gateway:
     def update_gauges(self) -> None:
         """Sets all gauges to their current values."""
         self.metrics.set_replicas(self.upstreams.counts())
-        self.metrics.kept_bytes.set(self._relay.kept_bytes)
+        self.metrics.idempotency_cache_bytes.set(self._relay.idempotency_cache_bytes)
         for upstream in self.upstreams:
             model = upstream.served.id
             self.metrics.in_flight.labels(model).set(self.admission.load(model))

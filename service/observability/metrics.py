@@ -69,8 +69,8 @@ class Metrics:
             registry=registry, multiprocess_mode="livemin",
         )  # fmt: skip
         self.last_reload_successful.set(1)
-        self.kept_bytes = Gauge(
-            "roundhouse_kept_answers_bytes", "Approximate size of the responses kept for an Idempotency-Key.",
+        self.idempotency_cache_bytes = Gauge(
+            "roundhouse_idempotency_cache_bytes", "Approximate size of the responses kept for an Idempotency-Key.",
             registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
         self.event_loop_lag = Histogram(

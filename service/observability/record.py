@@ -19,7 +19,8 @@ class Record:
 
     Times are float seconds of the monotonic clock; `output_times` has one entry per output event.
     `outcome` is *complete* (the engine finished), *refused* (the gateway's 4xx or 503), *failed* (5xx, or broken off
-    midway) or *cancelled* (the client disconnected).
+    midway) or *cancelled* (the client disconnected). `replayed` says that the response came from the idempotency
+    cache; its tokens were counted when it was generated.
     """
 
     request_id: str
@@ -34,6 +35,7 @@ class Record:
     replica: str = ""
     route_reason: str = ""
     streamed: bool = False
+    replayed: bool = False
     attempts: int = 0
     admitted: float | None = None
     output_times: list[float] = field(default_factory=list)
@@ -96,6 +98,7 @@ class LogLine(msgspec.Struct):
     replica: str
     route_reason: str
     streamed: bool
+    replayed: bool
     attempts: int
     status: int
     code: str | None
@@ -125,6 +128,7 @@ def log_line(record: Record, timestamp: str) -> str:
         record.replica,
         record.route_reason,
         record.streamed,
+        record.replayed,
         record.attempts,
         record.status,
         record.code,

@@ -38,14 +38,14 @@ class RetryableError(Exception):
 class Reply:
     """An answer that has begun: where it comes from, and the part of it that is here already.
 
-    `life` counts the restarts of the replica before this one.
+    `incarnation` counts the restarts of the replica before this one.
     """
 
     replica: Replica
     exchange: Exchange
     first: bytes
     watch: Watch | None
-    life: int
+    incarnation: int
 
 
 class Dispatcher:
@@ -92,7 +92,7 @@ class Dispatcher:
 
     async def broke(self, call: Call, reply: Reply, error: TransportError | BrokenStreamError) -> ApiError:
         """Takes note that an answer broke off midway; returns what the client is told."""
-        await self._record_failure(call, reply.replica, reply.life, error)
+        await self._record_failure(call, reply.replica, reply.incarnation, error)
         if isinstance(error, DeadlineError):
             return ApiError(ErrorCode.TIMEOUT, f"The engine was too slow: {error}.")
         text = "The engine broke off the answer. What came before this event is incomplete."
@@ -137,20 +137,20 @@ class Dispatcher:
         self._upstreams.asked(replica)
         self._in_flight += 1
         reply: Reply | None = None
-        life = replica.state.restarts if replica.state else 0
+        incarnation = replica.state.restarts if replica.state else 0
         try:
             exchange = await self._transport.send(replica.address, call.wire, call.deadlines, left)
             try:
-                reply = await self._reply(call, replica, life, exchange)
+                reply = await self._reply(call, replica, incarnation, exchange)
             finally:
                 if reply is None:
                     self._transport.release(replica.address, exchange)
         except DeadlineError as error:
-            await self._record_failure(call, replica, life, error)
+            await self._record_failure(call, replica, incarnation, error)
             text = f"The engine of '{call.served.id}' did not answer: {error}."
             raise ApiError(ErrorCode.TIMEOUT, text) from None
         except (TransportError, BrokenStreamError, BrokenAnswerError) as error:
-            await self._record_failure(call, replica, life, error)
+            await self._record_failure(call, replica, incarnation, error)
             why = str(error) or "it broke off its answer"
             failure = ApiError(ErrorCode.UPSTREAM_ERROR, f"The engine of '{call.served.id}' failed: {why}.")
             raise RetryableError(failure, free=isinstance(error, RefusedError)) from None
@@ -166,16 +166,16 @@ class Dispatcher:
             )  # a replica on trial takes one request, and this one all that wait
         return reply
 
-    async def _reply(self, call: Call, replica: Replica, life: int, exchange: Exchange) -> Reply:
+    async def _reply(self, call: Call, replica: Replica, incarnation: int, exchange: Exchange) -> Reply:
         status = await exchange.head()
         if status != 200:
-            self._refused(call, replica, life, status, await exchange.read_all(LARGEST_ANSWER))
+            self._refused(call, replica, incarnation, status, await exchange.read_all(LARGEST_ANSWER))
         if call.record.streamed:
             watch = Watch(call.record, call.dialect, hide_usage=not call.request.wants_usage)
-            return Reply(replica, exchange, await self._first_events(call, exchange, watch), watch, life)
+            return Reply(replica, exchange, await self._first_events(call, exchange, watch), watch, incarnation)
         body = call.redact_stop_reason(await exchange.read_all(LARGEST_ANSWER))
         answers.record_answer(call.record, body)
-        return Reply(replica, exchange, body, None, life)
+        return Reply(replica, exchange, body, None, incarnation)
 
     async def _first_events(self, call: Call, exchange: Exchange, watch: Watch) -> bytes:
         """Waits for the stream's first output: until then the status can still become an error."""
@@ -187,7 +187,7 @@ class Dispatcher:
             events += call.redact_stop_reason(watch.feed(data, self._clock()))
         return events
 
-    def _refused(self, call: Call, replica: Replica, life: int, status: int, body: bytes) -> None:
+    def _refused(self, call: Call, replica: Replica, incarnation: int, status: int, body: bytes) -> None:
         """Raises what an answer of another status than 200 means."""
         if status == 503 or b"after shutdown" in body:
             raise RetryableError(answers.upstream_error(503, body, call.served), free=True)
@@ -196,18 +196,18 @@ class Dispatcher:
             self._upstreams.failed(replica, refused=dead)
             if dead:
                 # Its API server lives on for seconds, and answers so whoever comes after the death.
-                self._quarantine.died(call.fingerprint, replica.id, life)
+                self._quarantine.crashed(call.fingerprint, replica.id, incarnation)
                 raise RetryableError(answers.upstream_error(status, body, call.served))
         raise answers.upstream_error(status, body, call.served)
 
-    async def _record_failure(self, call: Call, replica: Replica, life: int, error: Exception) -> None:
+    async def _record_failure(self, call: Call, replica: Replica, incarnation: int, error: Exception) -> None:
         """Holds a failure against the replica, and against the request where the engine is dead now."""
         if isinstance(error, BrokenAnswerError):
             return
         if isinstance(error, BrokenStreamError):
             if error.dead:
                 self._upstreams.failed(replica, refused=True)
-                self._quarantine.died(call.fingerprint, replica.id, life)
+                self._quarantine.crashed(call.fingerprint, replica.id, incarnation)
             return
         if isinstance(error, DeadlineError) and call.options.timeout and self._clock() >= call.deadline:
             return  # its client's impatience is no fault of the replica's
@@ -215,4 +215,4 @@ class Dispatcher:
         self._upstreams.failed(replica, refused)
         if not refused and not isinstance(error, DeadlineError) and await self._transport.refuses(replica.address):
             self._upstreams.failed(replica, refused=True)
-            self._quarantine.died(call.fingerprint, replica.id, life)
+            self._quarantine.crashed(call.fingerprint, replica.id, incarnation)

@@ -20,7 +20,7 @@ from service.protocol.rewrites import rewrites, stop_conditions
 from service.protocol.streams import BrokenStreamError, Watch
 from service.relay.call import Call, RequestTimeouts
 from service.relay.dispatch import Dispatcher, Reply
-from service.relay.idempotency import Once
+from service.relay.idempotency import IdempotencyCache
 from service.relay.refusals import not_ready
 from service.relay.response_writer import ResponseWriter
 from service.routing.resolve import Target, resolve
@@ -46,7 +46,7 @@ class Relay:
         self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
         self._settings, self._clock = settings, clock
         self._dispatcher = Dispatcher(upstreams, admission, transport, clock)
-        self._once = Once(clock, settings.client_write_timeout)
+        self._idempotency = IdempotencyCache(clock)
         self._running: set[asyncio.Task[object]] = set()
         self._ended = False
         self.apply(fleet)
@@ -57,13 +57,13 @@ class Relay:
         self._patience = {one.id: RequestTimeouts.of(one, self._settings) for one in fleet.served}
 
     @property
-    def kept_bytes(self) -> int:
+    def idempotency_cache_bytes(self) -> int:
         """The memory of answers that an `Idempotency-Key` stands for, about."""
-        return self._once.held
+        return self._idempotency.size
 
     def expire(self) -> None:
         """Forgets answers that nobody may ask for again."""
-        self._once.expire()
+        self._idempotency.expire()
 
     def end(self) -> None:
         """Breaks off every answer that still runs, with an error that its client sees."""
@@ -86,7 +86,8 @@ class Relay:
         if call.options.idempotency_key is None:
             return self._run(call, receive, send, extra)
         identity = call.tenant.id, call.options.idempotency_key
-        return self._once.answer(identity, call.fingerprint, partial(self._run, call), record, receive, send)
+        run = partial(self._run, call, receive)
+        return self._idempotency.answer(identity, call.fingerprint, run, record, send, extra)
 
     def resolve(self, request: Body, endpoint: Endpoint) -> Target:
         """Which served model the request goes to, and why; raises the 404 or 400 that says why none."""
@@ -123,7 +124,7 @@ class Relay:
             deadline=record.started + min(asked.timeout or patience.whole.total, patience.whole.total),
         )
 
-    async def _run(self, call: Call, receive: Receive, send: Send, extra: ServerExtension | None = None) -> None:
+    async def _run(self, call: Call, receive: Receive, send: Send, extra: ServerExtension | None) -> None:
         """Has the request answered unless its client leaves; what fails within a stream becomes the stream's end."""
         outlet = ResponseWriter(send, call.dialect, extra)
         with CancelOnDisconnect(receive, extra) as client:

@@ -67,6 +67,8 @@ def test_log_line_of_a_complete_request() -> None:
     )
     assert (line["time_to_admission_s"], line["ttft_s"], line["duration_s"]) == (0.25, 0.5, 1.0)
     assert (line["prompt_tokens"], line["completion_tokens"], line["finish_reason"]) == (12, 4, "stop")
+    assert line["replayed"] is False
+    assert json.loads(log_line(replace(record, replayed=True), "now"))["replayed"] is True
 
 
 def test_record_has_no_field_for_prompts_or_outputs() -> None:

@@ -1,4 +1,4 @@
-"""What becomes of requests when engines die of them, when the service ends, and when the fleet changes under them."""
+"""What becomes of requests when engines crash, when the service ends, and when the fleet changes under them."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ POISON = CHAT.body(stream=True) | {"messages": [{"role": "user", "content": "poi
 # Poison
 
 
-async def test_a_request_that_two_engines_died_of_is_refused(start: Start) -> None:
+async def test_a_request_that_was_in_flight_at_two_crashes_is_refused(start: Start) -> None:
     gateway = await start("models: [{model: pebble-chat, min_replicas: 3, policy: least_load}]")
     for engine in gateway.engines:
         engine.script(DEADLY, DEADLY)
@@ -47,7 +47,7 @@ async def test_one_that_was_answered_since_is_no_poison(start: Start) -> None:
     assert len(gateway.seen) == 4
 
 
-async def test_a_connection_that_breaks_is_no_death(start: Start) -> None:
+async def test_a_connection_that_breaks_is_no_crash(start: Start) -> None:
     gateway = await start(TWO)
     for engine in gateway.engines:
         engine.script(*[Fault(cut=0)] * 2)

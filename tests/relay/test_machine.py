@@ -64,6 +64,10 @@ class Machine(RuleBasedStateMachine):
     def clients(self) -> list[Client]:
         return [one for one in self.house.book.live if one.left_at is None]
 
+    @property
+    def keyed(self) -> list[Client]:
+        return [one for one in self.house.book.clients if one.key]
+
     def then(self, count: int | None) -> None:
         """Lets what has begun go on for so many turns of the loop."""
         if count is None:
@@ -96,6 +100,17 @@ class Machine(RuleBasedStateMachine):
             text = f"hello {len(self.house.book.clients)}"
         fields = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens}
         self.house.submit(fields=fields, reads=reads, **options)
+        self.then(turns)
+
+    @precondition(lambda self: self.keyed)
+    @rule(which=which, reads=st.booleans(), turns=turns)
+    def send_again(self, which: int, reads: bool, turns: int | None) -> None:
+        """A request with a key is sent once more, whatever became of it."""
+        one = self.keyed[which % len(self.keyed)]
+        self.house.submit(
+            model=one.model, tenant=one.tenant, priority=one.priority, streamed=one.streamed, timeout=one.timeout,
+            key=one.key, fields=one.fields, reads=reads,
+        )  # fmt: skip
         self.then(turns)
 
     @precondition(lambda self: self.jobs)

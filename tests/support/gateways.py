@@ -223,12 +223,13 @@ class RunningGateway:
     def kept(self) -> str:
         """What the gateway still holds of requests, beside what `in_flight` counts."""
         relay, places = self.gateway._relay, self.gateway.admission._places.values()
-        asking, once = relay._dispatcher, relay._once
+        asking, cache = relay._dispatcher, relay._idempotency
         counts = {
             "answers": len(relay._running),
             "exchanges": asking._in_flight,
             "retries": asking._retry_budget.running,
-            "shared answers": len(once._running),
+            "running keys": len(cache._running),
+            "cached bytes": cache.size - sum(one.size for one in cache._cached.values()),
             "places": sum(abs(one.held) + abs(one.unassigned) + len(one.waiting) for one in places),
             "budgets": sum(one.in_flight for one in self.gateway.admission._budgets._budgets.values()),
             # Each connection that an engine sees is one that the gateway may use again.
