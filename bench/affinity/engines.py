@@ -14,7 +14,7 @@ import yaml
 from bench import processes
 from bench.load import ask
 from service.engine import state
-from service.engine.probe import ask as fetch
+from service.engine.probe import fetch
 from service.transport.pool import ConnectionPool, Deadlines, get_request
 
 MODEL = "pebble-chat"

@@ -132,7 +132,7 @@ async def examine(one: ServedModel, texts: list[list[int]], home: Path, settings
     reference = json.loads((home / "reference.json").read_text())
     if error := reference.get("error"):
         return Verdict("refused", error)
-    fleet = Fleet((one,), {}, {}, "together", frozenset())
+    fleet = Fleet((one,), {}, {}, "parallel", frozenset())
     # The name of a socket has at most 107 bytes, and `home` may be deep.
     with TemporaryDirectory(prefix="roundhouse-proof-") as short:
         run_dir = Path(short)

@@ -134,7 +134,7 @@ class Dispatcher:
         call.record.attempts += 1
         call.record.replica = replica.id
         place.assign(replica)
-        self._upstreams.asked(replica)
+        self._upstreams.record_request(replica)
         self._in_flight += 1
         reply: Reply | None = None
         incarnation = replica.state.restarts if replica.state else 0
@@ -159,7 +159,7 @@ class Dispatcher:
                 place.unassign()
                 self._in_flight -= 1
         rested = not replica.breaker.closed
-        self._upstreams.succeeded(replica)
+        self._upstreams.record_success(replica)
         if rested:
             self._admission.wake_waiters(
                 call.served.id
@@ -193,7 +193,7 @@ class Dispatcher:
             raise RetryableError(answers.upstream_error(503, body, call.served), free=True)
         if status >= 500 or status == 404:
             dead = answers.is_death(body)
-            self._upstreams.failed(replica, refused=dead)
+            self._upstreams.record_failure(replica, refused=dead)
             if dead:
                 # Its API server lives on for seconds, and answers so whoever comes after the death.
                 self._quarantine.crashed(call.fingerprint, replica.id, incarnation)
@@ -206,13 +206,13 @@ class Dispatcher:
             return
         if isinstance(error, BrokenStreamError):
             if error.dead:
-                self._upstreams.failed(replica, refused=True)
+                self._upstreams.record_failure(replica, refused=True)
                 self._quarantine.crashed(call.fingerprint, replica.id, incarnation)
             return
         if isinstance(error, DeadlineError) and call.options.timeout and self._clock() >= call.deadline:
             return  # its client's impatience is no fault of the replica's
         refused = isinstance(error, RefusedError)
-        self._upstreams.failed(replica, refused)
+        self._upstreams.record_failure(replica, refused)
         if not refused and not isinstance(error, DeadlineError) and await self._transport.refuses(replica.address):
-            self._upstreams.failed(replica, refused=True)
+            self._upstreams.record_failure(replica, refused=True)
             self._quarantine.crashed(call.fingerprint, replica.id, incarnation)

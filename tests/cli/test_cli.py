@@ -76,7 +76,10 @@ def test_check_takes_each_fleet_that_we_ship(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("models:\n  - model: pebbel-chat\n", "fleet.yaml:2: models[0].model: 'pebbel-chat' is no id of the catalogue"),
+        (
+            "models:\n  - model: pebbel-chat\n",
+            "fleet.yaml:2: models[0].model: 'pebbel-chat' is neither an id of the catalogue",
+        ),
         ("models:\n  - model: pebble-chat\nport: 80\n", "fleet.yaml:3: port: unknown key"),
     ],
 )

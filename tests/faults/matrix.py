@@ -28,8 +28,8 @@ MATRIX: dict[str, tuple[str, ...]] = {
     "F4": (
         f"{CONNECTIONS}::test_a_hung_engine_that_says_it_is_healthy",
         f"{RELAY}::test_an_engine_that_falls_silent_within_a_stream",
-        "tests/vllm/test_remote.py::test_an_engine_through_its_life",
-        "tests/engine/test_watchdog.py::test_a_core_that_stands_still_is_found",
+        "tests/vllm/test_remote.py::test_an_engine_starts_hangs_recovers_and_dies",
+        "tests/engine/test_watchdog.py::test_a_hung_engine_core_is_detected",
     ),
     # connections that are half open or swallow everything
     "F5": (
@@ -45,7 +45,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
         f"{WAITING}::test_who_leaves_while_waiting_is_gone",
         f"{CLIENTS}::test_a_client_that_leaves_takes_what_it_sent_ahead_along",
         f"{CLIENTS}::test_requests_that_come_together_are_answered_in_turn",
-        "tests/vllm/test_contract.py::test_a_client_that_leaves_frees_its_place",
+        "tests/vllm/test_contract.py::test_a_client_that_disconnects_frees_the_engine",
     ),
     # overload, by many or by one
     "F7": (OVERLOAD, "tests/admission/test_overload.py", f"{WAITING}::test_a_full_queue_refuses_at_once"),
@@ -100,7 +100,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
     # the wrong model at an address
     "F18": (
         f"{CONNECTIONS}::test_engines_that_changed_places_get_nothing",
-        "tests/upstreams/test_remote.py::test_swapped_addresses_are_found_out",
+        "tests/upstreams/test_remote.py::test_swapped_addresses_are_detected",
     ),
     # names that move, IPv6, proxies of the environment
     "F19": (

@@ -136,7 +136,7 @@ async def test_a_hung_engine_that_says_it_is_healthy(far: Begin) -> None:
 
 async def test_engines_that_changed_places_get_nothing(far: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     """The port that was ours belongs to another model now; its connections were cut, as a restart does."""
-    monkeypatch.setattr(remote, "IDENTITY", 0.1)
+    monkeypatch.setattr(remote, "IDENTITY_INTERVAL", 0.1)
     one = await far(2)
     other = FakeEngine("pebble-code", "code")
     async with other.listen(0):
@@ -179,7 +179,7 @@ async def test_a_name_server_that_answers_no_more_is_not_the_clients_concern(
         return ["127.0.0.1"]
 
     monkeypatch.setattr(app, "Upstreams", partial(Upstreams, lookup=look_up))
-    monkeypatch.setattr(discovery, "PATIENCE", 0.05)
+    monkeypatch.setattr(discovery, "LOOKUP_TIMEOUT", 0.05)
     one = await far(1, name="engines.test")
     assert asked[0]
     silent.set()

@@ -232,7 +232,7 @@ async def test_a_storm_of_good_and_bad_fleet_files_fails_no_request(
         text = chance.choice(good if chance.random() < 0.5 else bad)
         path.write_text(text + "\n" * (number + 1))
         for _ in range(2):
-            await reload.look()
+            await reload.poll()
         expected.append(text in good)
         await asyncio.sleep(0.01)
     stop.set()

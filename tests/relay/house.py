@@ -204,18 +204,18 @@ class Replicas(Upstreams):
 
     book: "Book"
 
-    def asked(self, replica: Replica) -> None:
+    def record_request(self, replica: Replica) -> None:
         self.book.asks(CURRENT.get(), replica)
-        super().asked(replica)
+        super().record_request(replica)
 
-    def failed(self, replica: Replica, refused: bool = False) -> None:
+    def record_failure(self, replica: Replica, refused: bool = False) -> None:
         self.book.look()
-        super().failed(replica, refused)
+        super().record_failure(replica, refused)
 
-    def succeeded(self, replica: Replica) -> None:
+    def record_success(self, replica: Replica) -> None:
         self.book.look()
         CURRENT.get().begun = True
-        super().succeeded(replica)
+        super().record_success(replica)
 
     def refresh(self) -> bool:
         if hasattr(self, "book"):

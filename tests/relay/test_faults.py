@@ -89,7 +89,7 @@ Exchanges = list[tuple[Case, bool]]
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica that failed may be asked again at once."""
-    monkeypatch.setattr(breaker, "EJECTION", 0.0)
+    monkeypatch.setattr(breaker, "BASE_EJECTION", 0.0)
 
 
 def befall(gateway: RunningGateway, fault: Fault, path: str) -> None:

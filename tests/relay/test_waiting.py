@@ -284,7 +284,7 @@ async def test_who_may_sleep_makes_the_gateway_ready(start: Start) -> None:
 async def test_while_the_only_replica_rests_requests_wait_for_it(start: Start) -> None:
     gateway = await start()
     replica = gateway.replicas[0]
-    replica.breaker.failed(gateway.clock(), refused=True)
+    replica.breaker.record_failure(gateway.clock(), refused=True)
     assert not replica.usable(gateway.clock())
     assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
 
@@ -293,7 +293,7 @@ async def test_once_it_answers_again_all_who_wait_go_in(start: Start) -> None:
     gateway = await start()
     gateway.engines[0].script(Fault(events=3, end="hang"))
     replica = gateway.replicas[0]
-    replica.breaker.failed(gateway.clock(), refused=True)
+    replica.breaker.record_failure(gateway.clock(), refused=True)
     trial = await queue(gateway, "trial", stream=True)
     others = [await queue(gateway, "other") for _ in range(3)]
     await trial.read_until(b"data: ")
