@@ -177,7 +177,7 @@ def _fleet(setup: Setup, folder: Path, gpus: int) -> tuple[ServedModel, ...]:
     written: dict[str, Any] = {"models": models, "extra_fields": ["ignore_eos"]}
     if len(models) > 1 and gpus:
         # An engine measures the card's memory while it starts, and another one's start would be taken for its own.
-        written["start"] = "in_turn"
+        written["startup"] = "sequential"
     (folder / "fleet.yaml").write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
     return fleet.load(folder / "fleet.yaml", catalog.load(ROOT / "models")).served
 
