@@ -9,7 +9,7 @@ import click
 
 from service.cli.configured import settings_and_catalog
 from service.cli.weights import place_of, progressing, readable, told
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from service.weights import bundle as bundles
 from service.weights import unbundle
 from service.weights.bundle import Item

@@ -11,7 +11,7 @@ from service.catalog.catalog import Catalog
 from service.catalog.model import Model
 from service.cli import plan_tables
 from service.cli.configured import refused, settings_and_catalog
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from service.planner import gpus, ranking, wish
 from service.planner import quantization as quantizations
 from service.planner.cost import ANSWER, Prices

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from service.config.paths import ROOT
 from service.config.strict_yaml import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "ROUNDHOUSE_"
 CONVERSIONS: Mapping[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
 

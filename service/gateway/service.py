@@ -30,6 +30,7 @@ from service.engine.service import QUIET, end_with_parent, engine_service
 from service.fleet import fleet
 from service.fleet.reload import Reload
 from service.gateway import app
+from service.gateway.prerequisites import unmet_here
 from service.gateway.shutdown import Leaving
 from service.server.asgi import App, Receive, Scope, Send
 from service.server.connection import Connection
@@ -48,6 +49,12 @@ class OnlyOurs:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._ours if scope["type"] == "http" and scope["path"] not in PROBES else self._app
         await app(scope, receive, send)
+
+
+def require() -> None:
+    """Ends the process, and says why, where the service cannot run here."""
+    if problems := unmet_here():
+        sys.exit("\n".join(("Roundhouse cannot start:", *problems)))
 
 
 def configure() -> tuple[Settings, catalog.Catalog, fleet.Fleet]:
@@ -179,5 +186,6 @@ async def _greet(gateway: app.Gateway, settings: Settings) -> None:
         await asyncio.sleep(0.5)
 
 
+require()
 hasten()
 Gateway = declare(*configure())

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from service.config.settings import PREFIX, ROOT, Settings
+from service.config.paths import ROOT
+from service.config.settings import PREFIX, Settings
 from service.config.strict_yaml import ConfigError
 
 ROWS = fields(Settings)
