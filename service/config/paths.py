@@ -3,16 +3,15 @@
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
+BUNDLED = PACKAGE / "bundled"  # made by setup.py when it builds a wheel
 
 
-def data_root(package: Path) -> Path:
-    """The folder that holds `models` and `deploy` for the code in the folder `package`.
+def data_root(bundled: Path) -> Path:
+    """The folder that holds `models` and `deploy`: in a wheel `bundled`, inside the package.
 
-    A wheel carries them inside the package, in `bundled`; in a checkout, and in a Bento, which copies one, they lie
-    beside it.
+    In a checkout, and in a Bento, which copies one, they lie beside the package.
     """
-    bundled = package / "bundled"
-    return bundled if bundled.is_dir() else package.parent
+    return bundled if bundled.is_dir() else bundled.parents[1]
 
 
-ROOT = data_root(PACKAGE)
+ROOT = data_root(BUNDLED)

@@ -10,7 +10,8 @@ RELEASES: Mapping[str, tuple[int, int]] = {"uvicorn": (0, 54), "kantoku": (0, 18
 
 def unmet(platform: str, installed: Mapping[str, str | None]) -> list[str]:
     """One sentence for each prerequisite that is missing. `installed` gives the version of each package, or None."""
-    return [*_wrong_platform(platform), *_wrong_releases(installed)]
+    wrong = wrong_platform(platform, "Serving")
+    return [*([wrong] if wrong else []), *_wrong_releases(installed)]
 
 
 def unmet_here() -> list[str]:
@@ -18,12 +19,11 @@ def unmet_here() -> list[str]:
     return unmet(sys.platform, {package: _version(package) for package in RELEASES})
 
 
-def _wrong_platform(platform: str) -> Iterator[str]:
-    if platform != "linux":
-        yield (
-            f"Serving needs Linux, and this is {platform}: engines are supervised by means that only its kernel has. "
-            "The other commands work here."
-        )
+def wrong_platform(platform: str, what: str) -> str | None:
+    """Why `what` does not work on this platform, as `sys.platform` names it; None where it does."""
+    if platform == "linux":
+        return None
+    return f"{what} needs Linux, whose kernel supervises the engines, and this is {platform}."
 
 
 def _wrong_releases(installed: Mapping[str, str | None]) -> Iterator[str]:
