@@ -24,8 +24,8 @@ PROJECT = "project"
 INCLUDED = "include"
 # What a build of the images reads, where no git can say what belongs to the project.
 SOURCES = (
-    "Dockerfile", "Makefile", "README.md", "bentofile.yaml", "pyproject.toml", ".dockerignore", "bench", "deploy",
-    "docs", "k8s", "models", "requirements", "service", "tests",
+    "CHANGELOG.md", "Dockerfile", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "bentofile.yaml", "pyproject.toml",
+    "setup.py", ".dockerignore", "bench", "deploy", "docs", "k8s", "models", "requirements", "service", "tests",
 )  # fmt: skip
 CHUNK = 2**20  # bytes
 STDERR = 2  # where what pip says belongs
