@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.packaging import LIMIT
 from tests.support.fleets import ROOT
-from tests.support.waiting import PATIENCE
 
 FILES = {"cpu": "bentofile.yaml", "cuda": "deploy/bento/cuda.yaml"}
 
@@ -37,7 +37,7 @@ def test_it_is_built_and_its_files_are_enough(tmp_path: Path) -> None:
     environment.pop("PYTHONPATH", None)
     command = [sys.executable, "-m", "bentoml", "build", "--output", "tag"]
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT
     )
     assert done.returncode == 0, done.stderr
     tag = done.stdout.strip().rpartition("__tag__:")[2].replace(":", "/")
@@ -49,6 +49,6 @@ def test_it_is_built_and_its_files_are_enough(tmp_path: Path) -> None:
     moved = shutil.move(built / "src", tmp_path / "src")
     command = [sys.executable, "-m", "service.cli", "check"]
     done = subprocess.run(
-        command, cwd=moved, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
+        command, cwd=moved, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT
     )
     assert f"{moved}/deploy/fleets/pebble.yaml: 4 models, nothing wrong." in done.stdout, done.stderr

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from tests.packaging import LIMIT
 from tests.support.fleets import ROOT
-from tests.support.waiting import PATIENCE
 
 # psutil and parts of the standard library are made for each system: they stay this one's.
 PROGRAM = """
@@ -50,7 +50,7 @@ def results() -> dict[tuple[str, ...], tuple[int, str]]:
     """The exit code and the output of every command."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(list(COMMANDS))], cwd=ROOT, capture_output=True, text=True,
-        check=False, timeout=PATIENCE,
+        check=False, timeout=LIMIT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return dict(zip(COMMANDS, map(tuple, json.loads(done.stdout)), strict=True))

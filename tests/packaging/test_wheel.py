@@ -17,6 +17,7 @@ import pytest
 
 from bench.processes import free_port
 from service.engine import state
+from tests.packaging import LIMIT
 from tests.support.fleets import CATALOG, ROOT
 from tests.support.services import wait_for
 from tests.support.waiting import PATIENCE
@@ -49,13 +50,13 @@ class Installed:
     def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [*self.command, *words], cwd=self.elsewhere, env=self.environment, capture_output=True, text=True,
-            check=False, timeout=PATIENCE,
+            check=False, timeout=LIMIT,
         )  # fmt: skip
 
 
 def pip(*words: object) -> None:
     command = [sys.executable, "-m", "pip", "--quiet", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
 
 
@@ -145,7 +146,7 @@ def serving(installed: Installed, folder: Path, **environment: str) -> Iterator[
         return all(row["state"] == "ready" for row in rows)
 
     try:
-        wait_for(is_ready, PATIENCE, f"all models ready ({log})")
+        wait_for(is_ready, LIMIT, f"all models ready ({log})")
         yield url
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 0
