@@ -25,7 +25,8 @@ import yaml
 from bench.gpu import machine, weights
 from bench.gpu.schedule import Setup, Subject
 from service.catalog import catalog
-from service.config.settings import ROOT, Settings
+from service.config.paths import ROOT
+from service.config.settings import Settings
 from service.engine import state
 from service.engine.argv import argv, unknown_flags
 from service.engine.command import program

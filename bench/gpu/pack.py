@@ -16,7 +16,7 @@ import click
 from bench.gpu import install
 from bench.gpu.lacking import LockError, installed, lacking
 from service.cli.packing import Size
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from service.weights import bundle
 from service.weights.digests import sha256
 from service.weights.store import WeightsError

@@ -9,7 +9,7 @@ import click
 
 from service.cli.configured import settings_and_catalog
 from service.cli.weights import format_size, progress_bar, readable_errors, weights_directory
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from service.weights import bundle as bundles
 from service.weights.bundle import SUMS, Item
 from service.weights.digests import sha256

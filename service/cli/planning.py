@@ -13,7 +13,7 @@ from service.catalog.model import Model, Task
 from service.catalog.names import Variant
 from service.cli import plan_tables
 from service.cli.configured import refused, settings_and_catalog
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from service.planner import gpus, ranking
 from service.planner import quantization as quantizations
 from service.planner.cost import ANSWER, Prices

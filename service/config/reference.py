@@ -5,7 +5,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from service.config.settings import ROOT, Settings, variable
+from service.config.paths import ROOT
+from service.config.settings import Settings, variable
 
 INTRODUCTION = """\
 # Configuration

@@ -14,9 +14,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.config.paths import ROOT
 from service.config.strict_yaml import ConfigError, plain
 
-ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "ROUNDHOUSE_"
 # What a kubelet sets in every container for each Service of the namespace, here one named roundhouse or roundhouse-…:
 # ROUNDHOUSE_SERVICE_HOST=10.0.0.1, ROUNDHOUSE_PORT=tcp://10.0.0.1:3000, ROUNDHOUSE_PORT_3000_TCP_ADDR=10.0.0.1, …

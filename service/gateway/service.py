@@ -29,6 +29,7 @@ from service.engine.service import QUIET, end_with_parent, engine_service
 from service.fleet import fleet as fleets
 from service.fleet.reload import Reload
 from service.gateway import app
+from service.gateway.prerequisites import unmet_here
 from service.gateway.shutdown import GracefulShutdown
 from service.server.asgi import App, Receive, Scope, Send
 from service.server.connection import Connection
@@ -47,6 +48,12 @@ class BypassBentoML:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._gateway_app if scope["type"] == "http" and scope["path"] not in PROBES else self._app
         await app(scope, receive, send)
+
+
+def check_prerequisites() -> None:
+    """Exits the process with the reason where the service cannot run here."""
+    if problems := unmet_here():
+        sys.exit("\n".join(("Roundhouse cannot start:", *problems)))
 
 
 def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet]:
@@ -183,5 +190,6 @@ async def _print_readiness(gateway: app.Gateway, settings: Settings) -> None:
         await asyncio.sleep(0.5)
 
 
+check_prerequisites()
 forward_repeated_signals()
 Gateway = build_service(*load_configuration())

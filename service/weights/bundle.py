@@ -29,8 +29,9 @@ MTIME = 946_684_800  # 2000-01-01: equal files give equal bundles, and zip files
 STDERR = 2  # for the output of pip
 # The project's source where there is no git to list it.
 SOURCES = (
-    "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile", "README.md", "bentofile.yaml",
-    "pyproject.toml", ".dockerignore", "bench", "deploy", "docs", "k8s", "models", "requirements", "service", "tests",
+    "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "MANIFEST.in", "Makefile", "README.md",
+    "bentofile.yaml", "pyproject.toml", "setup.py", ".dockerignore", "bench", "deploy", "docs", "k8s", "models",
+    "requirements", "service", "tests",
 )  # fmt: skip
 SKIPPED_FOLDERS = {"__pycache__", "node_modules"}
 

@@ -19,7 +19,9 @@ PIP_LIST = json.dumps([{"name": "Torch", "version": "2.11.0+cu130"}, {"name": "n
 LOCK = """
 # made by a tool
 torch==2.11.0
-numpy==2.4.0
+numpy==2.4.0 \\
+    --hash=sha256:00 \\
+    --hash=sha256:11
 tomli==2.0 ; python_version < "3.11"
 uvloop==0.22.1 ; sys_platform != "win32"  # why
 nvidia-nccl-cu13==2.30

@@ -20,7 +20,7 @@ from bench.soaking.answers import Told, Verdict, availability, judged, same
 from bench.soaking.faults import KINDS, schedule, stations
 from bench.soaking.requests import CHAT, COMPLETION, Ask
 from bench.soaking.traffic import Traffic, fetch
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from tests.support.waiting import until
 
 ASK = Ask(CHAT, True, tuple("abcdef"))

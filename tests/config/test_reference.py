@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from service.config.paths import ROOT
 from service.config.reference import SECTIONS, document
-from service.config.settings import ROOT, VARIABLES
+from service.config.settings import VARIABLES
 
 WRITTEN = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
 

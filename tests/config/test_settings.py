@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from service.config.settings import ROOT, VARIABLES, Settings, summary, variable
+from service.config.paths import ROOT
+from service.config.settings import VARIABLES, Settings, summary, variable
 from service.config.strict_yaml import ConfigError
 
 FIELDS = Settings.model_fields

@@ -317,7 +317,9 @@ def test_pulled_weights_of_another_revision_are_refused(tmp_path: Path, revision
 def test_a_broken_manifest_is_reported(tmp_path: Path) -> None:
     directory = pulled(tmp_path, LLAMA)
     (directory / "roundhouse-manifest.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"roundhouse-manifest\.json is not a valid manifest: .*; pull the model again"):
+    with pytest.raises(
+        ConfigError, match=r"roundhouse-manifest\.json is not a valid manifest: .*; pull the model again"
+    ):
         from_store(tmp_path, f"model: {LLAMA}")
 
 

@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 
 from bench.processes import free_port
 from service.catalog import catalog
-from service.config.settings import ROOT, Settings
+from service.config.paths import ROOT
+from service.config.settings import Settings
 from service.fleet import fleet
 from service.gateway import app
 from service.server.asgi import Receive, Scope, Send
