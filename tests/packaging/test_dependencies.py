@@ -16,7 +16,6 @@ DECLARED = {Requirement(one).name for one in PROJECT["dependencies"]}
 WITH_VLLM = {"tokenizers", "torch", "transformers"}
 NEVER_IMPORTED = {
     "uvloop": "uvicorn runs on it where it is installed",
-    "pydantic-settings": "is to read the settings",
 }
 
 
