@@ -1,1 +1,1 @@
-"""The network of a model: its sizes, what they add up to, its `config.json`, and the same structure in small."""
+"""The shape of a model's network: its sizes, parameter count and `config.json`, and the same structure scaled down."""

@@ -1,12 +1,12 @@
-"""The `config.json` that describes a network of a given shape to transformers and to vLLM."""
+"""Writes the `config.json` from which transformers and vLLM build a network of a given shape."""
 
 from typing import Any
 
 from service.architectures.registry import Architecture
 from service.architectures.shape import RopeScaling, Shape
 
-# Where a class spells a size otherwise.
-SPELLINGS = {
+# Per model type: sizes whose `config.json` key differs from the name in `Shape`.
+SIZE_KEYS = {
     "gpt2": {
         "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
         "intermediate_size": "n_inner", "max_position_embeddings": "n_positions",
@@ -15,8 +15,8 @@ SPELLINGS = {
     "qwen3_moe": {"num_local_experts": "num_experts"},
     "deepseek_v2": {"num_local_experts": "n_routed_experts"},
 }  # fmt: skip
-# What the class can do both ways and its published models do one way.
-HABITS: dict[str, dict[str, Any]] = {
+# Per model type: options of the class that all of its published models set to the same value.
+FIXED_OPTIONS: dict[str, dict[str, Any]] = {
     "bert": {"type_vocab_size": 2, "hidden_act": "gelu"},
     "deepseek_v2": {"q_lora_rank": None, "moe_layer_freq": 1, "n_group": 1, "topk_group": 1, "topk_method": "greedy",
                     "norm_topk_prob": False, "scoring_func": "softmax", "routed_scaling_factor": 1.0},
@@ -27,54 +27,55 @@ HABITS: dict[str, dict[str, Any]] = {
                   "norm_topk_prob": True},
     "starcoder2": {"use_bias": True, "norm_type": "layer_norm", "hidden_act": "gelu_pytorch_tanh"},
 }  # fmt: skip
-YARN = {"beta_fast": 32.0, "beta_slow": 1.0}
-# Classes that say of each layer whether it slides; the others slide in all of them.
-LAYERED = ("gemma3_text", "gpt_oss")
-# Classes that divide the hidden size by the number of heads themselves.
-UNDIVIDED = ("bert", "falcon", "gpt2")
+YARN_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0}
+# Model types whose configuration lists the attention type of every layer.
+WITH_LAYER_TYPES = ("gemma3_text", "gpt_oss")
+# Model types whose class computes the head size as hidden size / heads and has no key for it.
+DERIVED_HEAD_DIM = ("bert", "falcon", "gpt2")
 
 
 def config(name: str, architecture: Architecture, shape: Shape, context: int) -> dict[str, Any]:
-    """The configuration of a network of class `name` for `context` positions; what the shape does not know is left out.
+    """The `config.json` of a network of class `name` with `context` positions. Pure.
 
-    A multimodal class is described as its text decoder alone.
+    Unknown sizes are left out. A multimodal class is described as its text decoder alone.
     """
-    kind = architecture.model_type
-    spellings = SPELLINGS.get(kind, {})
-    sizes = {key: value for key in architecture.keys if (value := getattr(shape, key)) is not None}
+    model_type = architecture.model_type
+    size_keys = SIZE_KEYS.get(model_type, {})
+    sizes = {key: value for key in architecture.sizes if (value := getattr(shape, key)) is not None}
     sizes["max_position_embeddings"] = context
-    for key in ("rope_scaling", "sliding_window_pattern", *(("head_dim",) if kind in UNDIVIDED else ())):
+    for key in ("rope_scaling", "sliding_window_pattern", *(("head_dim",) if model_type in DERIVED_HEAD_DIM else ())):
         sizes.pop(key, None)
-    fields: dict[str, Any] = {"architectures": [architecture.text_class or name], "model_type": kind}
-    fields |= {spellings.get(key, key): value for key, value in sizes.items()} | HABITS.get(kind, {})
+    fields: dict[str, Any] = {"architectures": [architecture.text_class or name], "model_type": model_type}
+    fields |= {size_keys.get(key, key): value for key, value in sizes.items()} | FIXED_OPTIONS.get(model_type, {})
     if shape.rope_scaling:
-        fields["rope_scaling"] = _scaling(shape.rope_scaling, shape, context)
+        fields["rope_scaling"] = _rope_scaling(shape.rope_scaling, shape, context)
         if shape.rope_scaling.rope_type == "longrope":
             fields["original_max_position_embeddings"] = shape.rope_scaling.original_max_position_embeddings
-    if kind in LAYERED:
+    if model_type in WITH_LAYER_TYPES:
         layers = range(shape.num_hidden_layers or 0)
         fields["layer_types"] = ["sliding_attention" if shape.sliding(layer) else "full_attention" for layer in layers]
-    if kind == "falcon":
+    if model_type == "falcon":
         fields["multi_query"] = True
         fields["new_decoder_architecture"] = shape.num_key_value_heads != 1
-    if kind == "gemma3_text":
+    if model_type == "gemma3_text":
         fields["query_pre_attn_scalar"] = shape.head_dim
     return fields
 
 
-def _scaling(scaling: RopeScaling, shape: Shape, context: int) -> dict[str, Any]:
+def _rope_scaling(scaling: RopeScaling, shape: Shape, context: int) -> dict[str, Any]:
     fields: dict[str, Any] = {key: value for key, value in scaling.model_dump().items() if value is not None}
     original = scaling.original_max_position_embeddings
     if scaling.rope_type == "yarn":
         original = original or int(context / (scaling.factor or 1))
-        fields |= {**YARN, "original_max_position_embeddings": original}
+        fields |= {**YARN_DEFAULTS, "original_max_position_embeddings": original}
         if scaling.mscale:
             fields["mscale_all_dim"] = scaling.mscale
     if scaling.rope_type == "longrope":
         del fields["original_max_position_embeddings"]
         pairs = int((shape.head_dim or 0) * (shape.partial_rotary_factor or 1)) // 2
-        # Stand-ins for the published factors: none at short range, growing with the wavelength at long range.
-        reach = context / (original or context)
+        # The published factors are only in the weights' own file. These stand in for them: no scaling for short texts,
+        # scaling that grows with the wavelength for long ones.
+        extension = context / (original or context)
         fields["short_factor"] = [1.0] * pairs
-        fields["long_factor"] = [reach ** (pair / max(1, pairs - 1)) for pair in range(pairs)]
+        fields["long_factor"] = [extension ** (pair / max(1, pairs - 1)) for pair in range(pairs)]
     return fields

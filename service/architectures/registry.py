@@ -1,4 +1,4 @@
-"""The network classes that the catalogue's models need: how each is built, and whether the pinned vLLM runs it."""
+"""The network classes of the catalogue's models: how each is built, and whether the pinned vLLM serves it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,24 +20,25 @@ LATENT = (
 
 @dataclass(frozen=True)
 class Architecture:
-    """One network class of transformers; a multimodal one stands for its text decoder, whose own class is `text_class`.
+    """How a network class of transformers is built; for a multimodal class, its text decoder, of class `text_class`.
 
-    `model_type` is the decoder's, as in `config.json`. `keys` are the sizes it has, a subset of Shape's. `attention` is
-    how it caches: keys and values per head, one latent vector per layer, or nothing (an encoder). `norms` counts a
-    layer's normalisations. `refused` says why the pinned vLLM does not serve it; `removed`: it knows the class no more.
+    `model_type` is the decoder's, as in `config.json`. `sizes` are the fields of Shape that it has. `attention` decides
+    the KV cache: keys and values per head, one latent vector per layer (MLA), or none (an encoder). `backend` is the
+    implementation that vLLM uses. `refused` is the reason why the pinned vLLM does not serve the class; `removed` means
+    that vLLM has dropped it.
     """
 
     model_type: str
-    keys: tuple[str, ...]
+    sizes: tuple[str, ...]
     attention: Literal["heads", "latent", "encoder"] = "heads"
-    gated: bool = True
-    norms: int = 2
+    gated_feed_forward: bool = True
+    norms_per_layer: int = 2
     norm_bias: bool = False
-    query_bias: bool = False
-    output_bias: bool = False
+    qkv_bias: bool = False
+    attention_output_bias: bool = False
     feed_forward_bias: bool = False
-    head_norm: bool = False
-    sinks: bool = False
+    qk_norm: bool = False
+    attention_sinks: bool = False
     learned_positions: bool = False
     backend: Literal["native", "transformers"] = "native"
     text_class: str | None = None
@@ -47,23 +48,24 @@ class Architecture:
 
 _LLAMA = Architecture("llama", DECODER + ROPE)
 _GPT2 = Architecture(
-    "gpt2", DECODER, gated=False, norm_bias=True, query_bias=True, output_bias=True, feed_forward_bias=True,
-    learned_positions=True,
+    "gpt2", DECODER, gated_feed_forward=False, norm_bias=True, qkv_bias=True, attention_output_bias=True,
+    feed_forward_bias=True, learned_positions=True,
 )  # fmt: skip
 _BERT = replace(
-    _GPT2, model_type="bert", attention="encoder", keys=tuple(key for key in DECODER if key != "tie_word_embeddings")
+    _GPT2, model_type="bert", attention="encoder", sizes=tuple(key for key in DECODER if key != "tie_word_embeddings")
 )
-_FALCON = Architecture("falcon", DECODER + ROPE, gated=False, norms=1, norm_bias=True)
+_FALCON = Architecture("falcon", DECODER + ROPE, gated_feed_forward=False, norms_per_layer=1, norm_bias=True)
 _GEMMA_3 = Architecture(
-    "gemma3_text", (*DECODER, *ROPE, *WINDOW, "sliding_window_pattern", "rope_local_base_freq"), norms=4, head_norm=True
-)
+    "gemma3_text", (*DECODER, *ROPE, *WINDOW, "sliding_window_pattern", "rope_local_base_freq"),
+    norms_per_layer=4, qk_norm=True,
+)  # fmt: skip
 _GROK = Architecture(
-    "grok-1", DECODER + ROPE + EXPERTS, norms=4,
+    "grok-1", DECODER + ROPE + EXPERTS, norms_per_layer=4,
     refused="vLLM removed its Grok-1 classes after 0.24; the published checkpoint is JAX, without a config.json",
     removed=True,
 )  # fmt: skip
 
-# A model names one of these as its `architecture`.
+# By the class name, which `architecture` in the catalogue and `architectures` in `config.json` give.
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         "LlamaForCausalLM": _LLAMA,
@@ -80,14 +82,14 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "BertModel": _BERT,
         "BertForMaskedLM": replace(
             _BERT,
-            refused="vLLM has no /v1/embeddings for this class, only scores of masked words on /pooling; weights saved "
-            "once more as transformers' BertModel give embeddings",
+            refused="for this class vLLM offers only masked-token scores on /pooling, no /v1/embeddings; weights saved "
+            "again with transformers' BertModel can be served",
         ),
         "Grok1ModelForCausalLM": _GROK,
-        "Qwen2ForCausalLM": Architecture("qwen2", DECODER + ROPE + WINDOW, query_bias=True),
-        "Qwen3ForCausalLM": Architecture("qwen3", DECODER + ROPE + WINDOW, head_norm=True),
+        "Qwen2ForCausalLM": Architecture("qwen2", DECODER + ROPE + WINDOW, qkv_bias=True),
+        "Qwen3ForCausalLM": Architecture("qwen3", DECODER + ROPE + WINDOW, qk_norm=True),
         "Qwen3MoeForCausalLM": Architecture(
-            "qwen3_moe", (*DECODER, *ROPE, *WINDOW, *EXPERTS, "moe_intermediate_size"), head_norm=True
+            "qwen3_moe", (*DECODER, *ROPE, *WINDOW, *EXPERTS, "moe_intermediate_size"), qk_norm=True
         ),
         "Gemma3ForCausalLM": _GEMMA_3,
         "Gemma3ForConditionalGeneration": replace(_GEMMA_3, text_class="Gemma3ForCausalLM"),
@@ -96,11 +98,11 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         ),
         "GptOssForCausalLM": Architecture(
             "gpt_oss", (*DECODER, *ROPE, *WINDOW, *EXPERTS, "sliding_window_pattern"),
-            query_bias=True, output_bias=True, feed_forward_bias=True, sinks=True,
+            qkv_bias=True, attention_output_bias=True, feed_forward_bias=True, attention_sinks=True,
         ),
         "DeepseekV2ForCausalLM": Architecture("deepseek_v2", DECODER + ROPE + EXPERTS + LATENT, attention="latent"),
         "Starcoder2ForCausalLM": replace(
-            _GPT2, model_type="starcoder2", keys=DECODER + ROPE + WINDOW, learned_positions=False,
+            _GPT2, model_type="starcoder2", sizes=DECODER + ROPE + WINDOW, learned_positions=False,
             backend="transformers",
         ),
     }

@@ -1,4 +1,4 @@
-"""The sizes of a network, named as in `config.json`."""
+"""The sizes of a network, named as in transformers' `config.json`."""
 
 from typing import Annotated, Literal
 
@@ -8,9 +8,10 @@ from service.config.strict_yaml import Frozen
 
 
 class RopeScaling(Frozen):
-    """How rotary positions are stretched; `original_max_position_embeddings` is the length before, in tokens.
+    """How rotary position embeddings (RoPE) are extended to a longer context.
 
-    The per-dimension factors of `longrope` are only in the weights' own `config.json`.
+    `original_max_position_embeddings` is the context before the extension, in tokens. The per-dimension factors of
+    `longrope` are only in the weights' own `config.json`.
     """
 
     rope_type: Literal["linear", "llama3", "yarn", "longrope"]
@@ -22,11 +23,11 @@ class RopeScaling(Frozen):
 
 
 class Shape(Frozen):
-    """What a network is made of; null means unknown, or that the architecture has no such thing.
+    """The sizes of a network; null means unknown, or that the architecture has no such size.
 
-    `sliding_window_pattern` N means that every Nth layer attends to everything and the others to `sliding_window`
-    tokens; with a window and no pattern every layer slides. `intermediate_size` is that of the dense layers and, where
-    there is no `moe_intermediate_size`, of each expert.
+    `sliding_window_pattern` N means that every Nth layer has full attention and the others attend to the last
+    `sliding_window` tokens; with a window and no pattern, every layer has sliding-window attention. `intermediate_size`
+    is the feed-forward size of dense layers, and of each expert if there is no `moe_intermediate_size`.
     """
 
     hidden_size: PositiveInt | None = None
@@ -57,26 +58,26 @@ class Shape(Frozen):
     v_head_dim: PositiveInt | None = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Shape":
-        heads, groups = self.num_attention_heads, self.num_key_value_heads
-        if heads and groups and heads % groups:
-            raise ValueError(f"{heads} attention heads cannot share {groups} key-value heads evenly")
-        experts, chosen = self.num_local_experts, self.num_experts_per_tok
-        if (experts is None) != (chosen is None):
+    def _is_consistent(self) -> "Shape":
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        if heads and kv_heads and heads % kv_heads:
+            raise ValueError(f"{heads} attention heads cannot share {kv_heads} key-value heads evenly")
+        experts, experts_per_token = self.num_local_experts, self.num_experts_per_tok
+        if (experts is None) != (experts_per_token is None):
             raise ValueError("give both 'num_local_experts' and 'num_experts_per_tok', or neither")
-        if experts and chosen and chosen > experts:
-            raise ValueError(f"{chosen} experts per token cannot be chosen among {experts}")
+        if experts and experts_per_token and experts_per_token > experts:
+            raise ValueError(f"{experts_per_token} experts per token are more than the {experts} experts")
         if self.sliding_window_pattern and not self.sliding_window:
             raise ValueError("a 'sliding_window_pattern' needs a 'sliding_window'")
         return self
 
     @property
     def expert_size(self) -> int | None:
-        """The inner size of one expert."""
+        """The feed-forward size of one expert."""
         return self.moe_intermediate_size or self.intermediate_size
 
     def sliding(self, layer: int) -> bool:
-        """Whether the layer with this number, from 0, attends to the window only."""
+        """Whether the layer with this index, from 0, has sliding-window attention."""
         if self.sliding_window is None:
             return False
         return self.sliding_window_pattern is None or (layer + 1) % self.sliding_window_pattern != 0

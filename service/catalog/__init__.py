@@ -1,1 +1,1 @@
-"""What a model is: its family, its checkpoint, its name, its prompts, and the engine arguments it needs."""
+"""What a model is: family, checkpoint, name, chat and infill prompts, and the engine arguments that it needs."""

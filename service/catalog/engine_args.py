@@ -1,4 +1,4 @@
-"""vLLM's settings as a file may give them: names as vLLM spells them, without those that Roundhouse sets itself."""
+"""The engine settings that YAML files may give: vLLM's own names, without those that Roundhouse sets itself."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 
 EngineValue = str | int | float | bool | None | list[str | int] | dict[str, str | int | float | bool | list[int]]
 
-# Set from elsewhere or by the gateway; a second value would contradict it or open the engine to others.
+# What sets each setting instead; completes "is set by". A second value would contradict it, or expose the engine.
 RESERVED_FLAGS: Mapping[str, str] = MappingProxyType(
     {
         "model": "the entry's 'model' or 'weights'",
@@ -17,17 +17,17 @@ RESERVED_FLAGS: Mapping[str, str] = MappingProxyType(
         "host": "Roundhouse: engines listen on private sockets",
         "port": "Roundhouse: engines listen on private sockets",
         "api_key": "Roundhouse: engines listen on private sockets",
-        "config": "this file: vLLM's own could set anything behind it",
+        "config": "this file: vLLM's own configuration file could override any setting unseen",
         "disable_fastapi_docs": "Roundhouse: always on",
         "fingerprint_mode": "Roundhouse: always 'none'",
         "enable_prompt_tokens_details": "Roundhouse: always on",
-        "middleware": "nobody: it breaks cancellation",
+        "middleware": "Roundhouse: always off, since ASGI middleware breaks the cancellation of requests",
         "chat_template": "the entry's 'template'",
         "lora_modules": "the entry's 'adapters'",
         "enable_lora": "the entry's 'adapters'",
         "shutdown_timeout": "ROUNDHOUSE_DRAIN_TIMEOUT",
-        "enable_log_requests": "nobody: prompts are never logged",
-        "enable_log_outputs": "nobody: outputs are never logged",
+        "enable_log_requests": "Roundhouse: always off, so that prompts are never logged",
+        "enable_log_outputs": "Roundhouse: always off, so that outputs are never logged",
     }
 )
 

@@ -1,10 +1,10 @@
-"""What a model is, as written in `models/<family>.yaml`: one checkpoint, and the family it belongs to."""
+"""The schema of `models/<family>.yaml`: one family of models and its checkpoints; and of the task table."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from service.architectures.parameters import parameters
+from service.architectures.parameters import count_parameters
 from service.architectures.registry import ARCHITECTURES, Architecture
 from service.architectures.shape import Shape
 from service.catalog.engine_args import EngineSettings
@@ -18,10 +18,10 @@ TokenId = Annotated[int, Field(ge=0)]
 
 
 class Licence(Frozen):
-    """Under which terms the weights may be used; null is unknown.
+    """The licence of the weights; null means unknown.
 
-    `gated`: the hub asks for consent and a token. `commercial`: whether earning money with it is allowed, perhaps
-    under conditions that `note` names.
+    `gated`: the hub hands out the weights only after the terms have been accepted, and asks for a token. `commercial`:
+    whether commercial use is allowed, perhaps under conditions that `note` gives.
     """
 
     name: str | None = None
@@ -31,19 +31,19 @@ class Licence(Frozen):
 
 
 class Tokens(Frozen):
-    """Ids of the tokens that begin and end a text; `eos` holds all that the tokenizer's own settings name."""
+    """Ids of the beginning-of-text and end-of-text tokens; `eos` has all that the tokenizer's configuration names."""
 
     bos: TokenId | None = None
     eos: tuple[TokenId, ...] = ()
 
 
 class Chat(Frozen):
-    """How the model takes a conversation.
+    """The model's chat format.
 
-    `template` is a file under `models/templates/` that is always used; `fallback` one that is used only where the
-    weights bring none of their own, as some quantised copies do. `system`: 'fold' puts a system message in front of the
-    first user message, for formats without that role. `tools`: whether the template takes tools. `stop` and
-    `stop_token_ids` end a turn beyond the tokenizer's EOS.
+    `template` is a file under `models/templates/` that is always used; `fallback` is one that is used only if the
+    weights have no chat template of their own, as is the case with some quantised copies. `system`: 'fold' puts the
+    system message in front of the first user message, for formats without a system role. `tools`: whether the template
+    supports tools. `stop` and `stop_token_ids` end a turn in addition to the tokenizer's EOS.
     """
 
     template: str | None = None
@@ -56,14 +56,14 @@ class Chat(Frozen):
     @model_validator(mode="after")
     def _has_one_template(self) -> "Chat":
         if self.template and self.fallback:
-            raise ValueError("give 'template' (always used) or 'fallback' (where the weights have none), not both")
+            raise ValueError("give 'template' (always used) or 'fallback' (if the weights have none), not both")
         return self
 
 
 class Infill(Frozen):
-    """How the model fills in the middle: a prompt with `{prefix}` and `{suffix}`, and the tokens that end it.
+    """The model's fill-in-the-middle format: a prompt with `{prefix}` and `{suffix}`, and what ends the completion.
 
-    `suffix_first` is the other order, for families that were trained on both.
+    `suffix_first` is the prompt with the suffix before the prefix, for families that were trained on both orders.
     """
 
     prompt: str
@@ -73,25 +73,26 @@ class Infill(Frozen):
 
     @field_validator("prompt", "suffix_first")
     @classmethod
-    def _has_both_places(cls, form: str | None, info: ValidationInfo) -> str | None:
-        for place in ("{prefix}", "{suffix}"):
-            if form is not None and form.count(place) != 1:
-                raise ValueError(f"the infilling prompt must hold {place} exactly once")
-        return form
+    def _has_both_placeholders(cls, prompt: str | None, info: ValidationInfo) -> str | None:
+        for placeholder in ("{prefix}", "{suffix}"):
+            if prompt is not None and prompt.count(placeholder) != 1:
+                raise ValueError(f"the prompt must contain {placeholder} exactly once")
+        return prompt
 
 
 class Copy(Frozen):
-    """The same model quantised by somebody, in a repository of its own."""
+    """A quantised copy of the model, in a repository of its own."""
 
     hub: Repository
     quantization: Literal["awq", "gptq", "fp8", "mxfp4"]
 
 
 class Model(Frozen):
-    """One checkpoint. Lengths are in tokens; null means unknown, and unknown is never guessed.
+    """One checkpoint. Lengths are in tokens; null means unknown, and nothing is guessed.
 
-    `context` is what its configuration declares; `longest` what its makers say it can be stretched to, if more.
-    `dtype` is that of the published weights.
+    `path` is a folder of weights, relative to the catalogue's folder or absolute. `context` is what the model's
+    configuration declares; `longest` is the longer context that its authors say it can be extended to, if any. `dtype`
+    is that of the published weights.
     """
 
     id: Identifier
@@ -122,64 +123,66 @@ class Model(Frozen):
     def _is_known(cls, name: str | None) -> str | None:
         if name is not None and name not in ARCHITECTURES:
             known = ", ".join(sorted(ARCHITECTURES))
-            raise ValueError(f"'{name}' is not one of {known}; leave it out if it is unknown")
+            raise ValueError(f"'{name}' is not one of {known}; leave it out for any other architecture")
         return name
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Model":
         if (self.hub is None) == (self.path is None):
-            raise ValueError("give either 'hub' (a repository) or 'path' (embedded weights), and not both")
+            raise ValueError("give either 'hub' (a repository) or 'path' (a folder of weights), not both")
         if self.chat and self.variant in ("base", "embedding"):
-            raise ValueError(f"a model of variant '{self.variant}' has no 'chat' block")
+            raise ValueError(f"a model of variant '{self.variant}' cannot have a 'chat' block")
         if self.specialty and self.variant != "code":
-            raise ValueError("only a model of variant 'code' has a 'specialty'")
+            raise ValueError("only a model of variant 'code' can have a 'specialty'")
         if self.longest and self.longest <= (self.context or 0):
-            raise ValueError("'longest' must be more than 'context'")
+            raise ValueError("'longest' must be greater than 'context'")
         return self
 
     @model_validator(mode="after")
-    def _has_a_shape_of_its_architecture(self) -> "Model":
-        built = self.network
-        if built is None:
+    def _shape_fits_architecture(self) -> "Model":
+        network = self.network
+        if network is None:
             return self
         foreign = [key for key in self.shape.model_fields_set
-                   if getattr(self.shape, key) is not None and key not in built.keys]  # fmt: skip
+                   if getattr(self.shape, key) is not None and key not in network.sizes]  # fmt: skip
         if foreign:
-            raise ValueError(f"a {self.architecture} has no {', '.join(sorted(foreign))}: see its 'shape'")
-        counted = parameters(built, self.shape, self.context)
+            raise ValueError(f"'shape' has {', '.join(sorted(foreign))}, which {self.architecture} does not have")
+        counted = count_parameters(network, self.shape, self.context)
         if None not in (counted, self.parameters) and counted != self.parameters:
-            raise ValueError(f"the shape makes {counted} parameters, not {self.parameters}: one of the two is wrong")
+            raise ValueError(
+                f"'parameters' is {self.parameters}, but the shape gives {counted}: one of the two is wrong"
+            )
         return self
 
     @property
     def network(self) -> Architecture | None:
-        """How its network is built, where the architecture is known."""
+        """How its network is built; None if the architecture is unknown."""
         return ARCHITECTURES[self.architecture] if self.architecture else None
 
     @property
     def chosen_copy(self) -> Copy | None:
-        """The copy that it was asked for by, if by one."""
+        """The quantised copy that `hub` names; None if it names the original weights."""
         return next((copy for copy in self.copies if copy.hub == self.hub), None)
 
     @property
     def opening_context(self) -> int | None:
-        """The context in tokens that vLLM starts with when nobody asks for more: LongRoPE opens at its original one."""
+        """vLLM's default for `max_model_len`, in tokens: with LongRoPE, the context before the extension."""
         scaling = self.shape.rope_scaling
         if scaling and scaling.rope_type == "longrope":
             return scaling.original_max_position_embeddings
         return self.context
 
     def too_long(self, length: int) -> str | None:
-        """Why no engine takes a context of `length` tokens, if that is known."""
-        most = self.longest or self.context
-        if most is None or length <= most:
+        """The error for a `max_model_len` of `length` tokens; None if the model can take it or its limit is unknown."""
+        limit = self.longest or self.context
+        if limit is None or length <= limit:
             return None
-        how = "its makers vouch for no more" if self.longest else "its configuration declares no more"
-        return f"max_model_len {length} is more than the {most} tokens of '{self.id}': {how}"
+        reason = "its authors support no more" if self.longest else "its configuration declares no more"
+        return f"max_model_len {length} is more than the {limit} tokens of '{self.id}': {reason}"
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What requests the model can answer."""
+        """The kinds of request that the model can serve."""
         if self.variant == "embedding":
             return frozenset({"embedding"})
         found: set[Capability] = {"completion"}
@@ -191,7 +194,7 @@ class Model(Frozen):
 
 
 class Family(Frozen):
-    """Models with one origin: one file."""
+    """Models with one origin, in one file."""
 
     family: Identifier
     title: str
@@ -200,10 +203,10 @@ class Family(Frozen):
 
 
 class Task(Frozen):
-    """Something that models are asked to do, in one line `about`.
+    """A task that requests can name as `task:NAME`; `about` describes it in one line.
 
-    `suits` are the variants that do it well, best first, and `otherwise` those that are tried where none of them is
-    served. `specialty` is what a code model needs to do it well.
+    `suits` are the variants that do it well, best first; `otherwise` are those that are used if none of them is served.
+    `specialty` is what a code model needs to do it well.
     """
 
     about: str
@@ -213,13 +216,13 @@ class Task(Frozen):
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """All variants that are tried, best first."""
+        """All variants that can do the task, best first."""
         return self.suits + self.otherwise
 
     def suited(self, model: Model) -> bool:
-        """Whether the model does this well."""
-        able = model.variant != "code" or self.specialty in (None, model.specialty)
-        return able and model.variant in self.suits
+        """Whether the model's variant, and for code its specialty, suits the task."""
+        has_specialty = model.variant != "code" or self.specialty in (None, model.specialty)
+        return has_specialty and model.variant in self.suits
 
 
 class Tasks(Frozen):

@@ -1,4 +1,4 @@
-"""Reads a model name: `SorskootLLM-v2-13b-instruct` → family, version, size, variant. Nothing is guessed."""
+"""Parses a model name: `SorskootLLM-v2-13b-instruct` → family, version, size, variant. Pure; nothing is guessed."""
 
 import re
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ Specialty = Literal["python", "instruct"]
 
 @dataclass(frozen=True)
 class Name:
-    """What a model name says; None where it says nothing.
+    """The parts of a model name; None for a part that it does not have.
 
     `version` is digits and dots without the `v` (`"2"`, `"0.1"`), or the release word `"alpha"` or `"beta"`. `size` is
-    lower case as written (`"8x7b"`), or the size word (`"mini"`) where there is no number. `slug` is the name without
-    its organisation or folder as a valid model id; `slug` and `family` are empty only when the name holds no ASCII
-    letter or digit.
+    in lower case (`"8x7b"`), or the size word (`"mini"`) if there is no number. `slug` is the name without its
+    organisation or folder, as a valid model id; `slug` and `family` are empty only if the name has no ASCII letter or
+    digit.
     """
 
     text: str
@@ -27,9 +27,9 @@ class Name:
     slug: str
 
 
-# How a name starts, the house spelling of that family ({} is what the pattern captured), and what the family's
-# checkpoints are when the name does not say: None where they differ or nobody has confirmed it. First match wins.
-_ORIGINS: tuple[tuple[str, str, Variant | None], ...] = (
+# The start of a name, the family id of the catalogue ({} is what the pattern captured), and the variant of checkpoints
+# whose name gives none: None if they differ or it is not confirmed. The first match wins.
+_FAMILIES: tuple[tuple[str, str, Variant | None], ...] = (
     (r"code-?llama", "code-llama", "code"),
     (r"code-?gemma", "codegemma", "code"),
     (r"code-?qwen(?:1\.5)?", "codeqwen", "code"),
@@ -76,24 +76,24 @@ _VARIANT_WORDS: dict[str, Variant] = {
     "embedding": "embedding",
     "embeddings": "embedding",
 }
-# Google's own words, read as such only in names with "gemma": elsewhere "it" may be a language.
+# Google's words for its Gemma models; in other names "it" may be the language.
 _GEMMA_WORDS: dict[str, Variant] = {"it": "instruct", "pt": "base"}
 
 _SIZE = re.compile(r"(?:\d+x)?\d+(?:\.\d+)?[mbt]")
 _SIZE_WORDS = frozenset({"tiny", "mini", "small", "medium", "large", "xl", "lite"})
 _VERSION = re.compile(r"v?\d+(?:\.\d+)*|alpha|beta")
-# What changes neither the family nor the fine-tuning: formats, quantisations, context lengths, active parameters.
+# Words that change neither family nor variant: formats, quantisations, context lengths, active parameters.
 _NEUTRAL = re.compile(
     r"hf|uncased|cased|awq|gptq|gguf|mxfp4|nvfp4|fp(?:8|16|32)|bf16|int[48]|[48]bit|w\d+a\d+|\d+k|a\d+(?:\.\d+)?b"
 )
 
 
 def parse(text: str) -> Name:
-    """Reads a hub id, a local path or a bare name; never raises."""
+    """Parses a hub id, a local path or a bare name; never raises."""
     slug = _slug(text)
     words = [word for word in re.split(r"[-_]+|(?<!\d)\.|\.(?!\d)", slug) if word]
-    family, version, plain, rest = _origin(words)
-    variant, specialty = _variant(slug, rest, plain)
+    family, version, default_variant, rest = _family(words)
+    variant, specialty = _variant(slug, rest, default_variant)
     if version is None:
         version = next((word.removeprefix("v") for word in rest if _VERSION.fullmatch(word)), None)
     return Name(text, family or slug, version, _size(rest, variant), variant, specialty, slug)
@@ -104,38 +104,40 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", leaf.lower()).lstrip("._-")[:96].rstrip("._-")
 
 
-def _origin(words: list[str]) -> tuple[str, str | None, Variant | None, list[str]]:
-    """The family, the version that is part of its name, its plain variant, and the words after it."""
+def _family(words: list[str]) -> tuple[str, str | None, Variant | None, list[str]]:
+    """The family, the version that is part of its name, its default variant, and the remaining words."""
     joined = "-".join(words)
-    for pattern, family, plain in _ORIGINS:
+    for pattern, family, default_variant in _FAMILIES:
         if found := re.match(rf"{pattern}(?=-|$)", joined):
             version = found[1] if found.re.groups else None
-            return family.format(version), version, plain, [word for word in joined[found.end() :].split("-") if word]
+            rest = [word for word in joined[found.end() :].split("-") if word]
+            return family.format(version), version, default_variant, rest
     known = next((index for index, word in enumerate(words) if _is_known(word)), len(words))
     return "-".join(words[:known]), None, None, words[known:]
 
 
 def _is_known(word: str) -> bool:
-    return word in _VARIANT_WORDS or _leaves_variant_open(word)
+    return word in _VARIANT_WORDS or _is_neutral(word)
 
 
-def _leaves_variant_open(word: str) -> bool:
+def _is_neutral(word: str) -> bool:
+    """Whether the word says nothing about the variant."""
     return word in _SIZE_WORDS or any(pattern.fullmatch(word) for pattern in (_SIZE, _VERSION, _NEUTRAL))
 
 
-def _variant(slug: str, rest: list[str], plain: Variant | None) -> tuple[Variant | None, Specialty | None]:
+def _variant(slug: str, rest: list[str], default: Variant | None) -> tuple[Variant | None, Specialty | None]:
     meanings = _VARIANT_WORDS | _GEMMA_WORDS if "gemma" in slug else _VARIANT_WORDS
-    said = {meanings[word] for word in rest if word in meanings}
-    if "embedding" in (*said, plain):
+    named = {meanings[word] for word in rest if word in meanings}
+    if "embedding" in (*named, default):
         return "embedding", None
-    if "code" in (*said, plain):
-        # A code model made to be talked to is one specialty, whichever of the two words its name uses.
-        return "code", "python" if "python" in rest else "instruct" if said & {"chat", "instruct"} else None
+    if "code" in (*named, default):
+        # Both words, chat and instruct, name the same specialty of a code model.
+        return "code", "python" if "python" in rest else "instruct" if named & {"chat", "instruct"} else None
     for variant in ("chat", "instruct", "base"):
-        if variant in said:
+        if variant in named:
             return variant, None
-    # A word that nobody here knows may name another fine-tuning, so the family's own variant no longer holds.
-    return (plain if all(map(_leaves_variant_open, rest)) else None), None
+    # An unknown word may name another fine-tuning, to which the family's default variant need not apply.
+    return (default if all(map(_is_neutral, rest)) else None), None
 
 
 def _size(rest: list[str], variant: Variant | None) -> str | None:

@@ -1,4 +1,4 @@
-"""`roundhouse` itself: the group of all commands."""
+"""The `roundhouse` command: the group of all its subcommands."""
 
 import click
 

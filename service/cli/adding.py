@@ -1,4 +1,4 @@
-"""`roundhouse add`: a model of the user's own becomes an entry of the catalogue."""
+"""`roundhouse add`: adds a user's own model to the catalogue."""
 
 import asyncio
 import os
@@ -20,132 +20,135 @@ from service.config.paths import BUNDLED
 from service.config.settings import Settings
 from service.conformance import run
 from service.conformance.cases import cases
-from service.conformance.run import ProofError, Verdict
+from service.conformance.run import ConformanceError, Verdict
 from service.gateway.prerequisites import wrong_platform
 from service.onboarding import writing
-from service.onboarding.description import DESCRIBING, Description, IntakeError, describe
 from service.onboarding.draft import EntryDraft, Overrides, draft
+from service.onboarding.model_files import METADATA_FILES, ModelFiles, OnboardingError, read_model_files
 from service.weights.store import REPOSITORY, WeightsError
 
-LARGEST = 2 * 2**30  # bytes of weights that are proven as they are; of larger ones only the structure is, in small
+# Bytes. Larger weights are not loaded; a scaled-down network of the same structure is compared instead.
+MAX_WEIGHTS = 2 * 2**30
 
 
 @click.command()
 @click.argument("source", metavar="PATH_OR_REPO")
-@click.option("--id", "identifier", help="Its id, if not what the name gives.")
-@click.option("--family", help="Its family, if not what the name gives.")
-@click.option("--variant", type=click.Choice(get_args(Variant)), help="Its variant, if the name does not tell.")
-@click.option("--specialty", type=click.Choice(get_args(Specialty)), help="A code model's specialty.")
-@click.option("--template", help="The file under models/templates/ that is its chat template.")
-@click.option("--dry-run", is_flag=True, help="Show the entry; write and prove nothing.")
-@click.option("--no-proof", is_flag=True, help="Do not try it on the engine.")
+@click.option("--id", "identifier", help="Id of the model; derived from its name if left out.")
+@click.option("--family", help="Family of the model; derived from its name if left out.")
+@click.option("--variant", type=click.Choice(get_args(Variant)), help="Variant; derived from the name if left out.")
+@click.option("--specialty", type=click.Choice(get_args(Specialty)), help="Specialty of a code model.")
+@click.option("--template", help="Chat template: a file under models/templates/.")
+@click.option("--dry-run", is_flag=True, help="Show the entry, but run and write nothing.")
+@click.option("--no-proof", is_flag=True, help="Do not compare the engine's output with transformers.")
 def add(
     source: str, identifier: str | None, family: str | None, variant: Variant | None, specialty: Specialty | None,
     template: str | None, dry_run: bool, no_proof: bool,
 ) -> None:  # fmt: skip
-    """Add the model in the folder PATH, or in the hub's repository REPO, to the catalogue.
+    """Add the model in the folder PATH, or in the hub repository REPO, to the catalogue.
 
-    Reads config.json and the tokenizer's files, says what they do not tell, tries the model on the engine (small
-    weights as they are, else its structure in small) and writes its entry into models/<family>.yaml.
+    Reads config.json and the tokenizer's files, lists what they do not say, compares the engine's output with that of
+    transformers and writes the entry into models/<family>.yaml. The comparison uses the weights if they are in a folder
+    and not larger than 2 GiB, else a scaled-down network with random weights.
     """
-    settings, known = settings_and_catalog()
+    settings, catalog = settings_and_catalog()
     is_path = Path(source).expanduser().is_dir()
     if is_path:
         source = str(Path(source).expanduser().resolve())
-    said = Overrides(source, is_path, identifier, family, variant, specialty, template)
-    with _told():
-        description = describe(Path(source)) if is_path else _fetched(source)
-        drafted = draft(said, description)
-        place = known.folder / f"{drafted.family}.yaml"
-        would_be = writing.check(known.folder, place.name, writing.text_of(drafted, _text(place)))
-        _show(place, drafted)
+    overrides = Overrides(source, is_path, identifier, family, variant, specialty, template)
+    with _errors_reported():
+        files = read_model_files(Path(source)) if is_path else _downloaded(source)
+        drafted = draft(overrides, files)
+        file = catalog.folder / f"{drafted.family}.yaml"
+        extended = writing.validate(catalog.folder, file.name, writing.family_text(drafted, _text(file)))
+        _show(file, drafted)
         if dry_run:
             return
-        _check_catalogue(known.folder)
+        _check_catalogue(catalog.folder)
         if no_proof:
-            click.echo("Not tried on the engine: --no-proof.")
+            click.echo("Engine output not compared: --no-proof.")
         else:
-            _prove(would_be, drafted.fields["id"], description, Path(source) if is_path else None, settings)
-        writing.write(known.folder, drafted)
-    click.echo(f"Added to {place}. Serve it with '- model: {drafted.fields['id']}' in a fleet file.")
+            _prove(extended, drafted.fields["id"], files, Path(source) if is_path else None, settings)
+        writing.write(catalog.folder, drafted)
+    click.echo(f"Added to {file}. To serve it, add '- model: {drafted.fields['id']}' to a fleet file.")
 
 
 def _check_catalogue(folder: Path) -> None:
-    """Raises IntakeError where the catalogue belongs to an installed package."""
+    """Raises OnboardingError where the catalogue belongs to an installed package."""
     if folder.resolve() == BUNDLED / "models":
-        raise IntakeError(
+        raise OnboardingError(
             f"the next release would replace what is added to {folder}, which is part of the installed package. Copy "
             f"the catalogue: cp -r {folder} ~/models && export ROUNDHOUSE_MODELS=~/models"
         )
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _errors_reported() -> Iterator[None]:
     try:
         yield
-    except (IntakeError, WeightsError, ProofError) as error:
+    except (OnboardingError, WeightsError, ConformanceError) as error:
         raise click.ClickException(str(error)) from None
 
 
-def _text(place: Path) -> str | None:
-    return place.read_text(encoding="utf-8") if place.exists() else None
+def _text(file: Path) -> str | None:
+    return file.read_text(encoding="utf-8") if file.exists() else None
 
 
-def _fetched(repository: str) -> Description:
-    """What a repository's describing files say; its weights stay where they are."""
+def _downloaded(repository: str) -> ModelFiles:
+    """The metadata files of a hub repository; its weights are not downloaded."""
     if not REPOSITORY.fullmatch(repository):
-        raise IntakeError(f"'{repository}' is neither a folder nor organisation/name on the hub")
+        raise OnboardingError(f"'{repository}' is neither a folder nor a hub repository (organisation/name)")
     from service.weights.hub import Hub  # slow to import, and only needed here
 
     hub = Hub(repository, None, os.environ.get("HF_ENDPOINT"), os.environ.get("HF_TOKEN"))
     listing = hub.listing()
     with tempfile.TemporaryDirectory() as scratch:
         for file in listing.files:
-            if file.name in DESCRIBING:
+            if file.name in METADATA_FILES:
                 hub.fetch(file, listing.revision, Path(scratch))
-        return describe(Path(scratch))
+        return read_model_files(Path(scratch))
 
 
-def _show(place: Path, drafted: EntryDraft) -> None:
-    click.echo(f"The entry for {place}:\n\n{writing.yaml_of(drafted.fields)}")
-    if drafted.unknown:
-        click.echo("What is missing:")
-        for one in drafted.unknown:
-            click.echo(f"  - {one}")
+def _show(file: Path, drafted: EntryDraft) -> None:
+    click.echo(f"Entry for {file}:\n\n{writing.entry_text(drafted.fields)}")
+    if drafted.missing:
+        click.echo("Missing:")
+        for item in drafted.missing:
+            click.echo(f"  - {item}")
         click.echo()
 
 
-def _prove(
-    would_be: Catalog, identifier: str, description: Description, weights: Path | None, settings: Settings
-) -> None:
-    """Tries the model on the engine; raises ProofError where it does not do what transformers does."""
+def _prove(catalog: Catalog, identifier: str, files: ModelFiles, weights: Path | None, settings: Settings) -> None:
+    """Compares the engine's output for the model with transformers'; raises ConformanceError unless they match."""
     if wrong := wrong_platform(sys.platform, "Proving"):
-        raise ProofError(f"the model was not added. {wrong} --no-proof adds it without")
-    model = would_be.models[identifier]
+        raise ConformanceError(f"the model was not added. {wrong} --no-proof adds it without")
+    model = catalog.models[identifier]
     with tempfile.TemporaryDirectory(prefix="roundhouse-add-") as scratch:
         folder = Path(scratch)
-        if weights and description.weights and description.weights.size <= LARGEST and model.shape.vocab_size:
-            click.echo("Trying its weights on the engine against transformers …")
-            verdict = asyncio.run(_as_it_is(model, weights, folder, settings))
+        if weights and files.tensors and files.tensors.size <= MAX_WEIGHTS and model.shape.vocab_size:
+            click.echo("Comparing the engine's output with transformers on these weights …")
+            verdict = asyncio.run(_compare_weights(model, weights, folder, settings))
         else:
-            found, unproven = cases(would_be, [identifier])
-            if unproven:
-                click.echo(f"Not tried on the engine: {unproven[0].why}.")
+            found, skipped = cases(catalog, [identifier])
+            if skipped:
+                click.echo(f"Engine output not compared: {skipped[0].why}.")
                 return
-            click.echo("Trying its structure in small on the engine against transformers …")
-            asyncio.run(run.build({found[0].name: run.scaled_down(found[0])}, folder, lambda _: None))
+            click.echo("Comparing the engine's output with transformers on a scaled-down network …")
+            request = {found[0].name: run.scaled_down_request(found[0])}
+            asyncio.run(run.build_references(request, folder, lambda _: None))
             verdict = asyncio.run(run.run(found[0], folder, ENVIRONMENT, settings))
     if verdict.outcome != "equal":
-        what = "The engine does not run it" if verdict.outcome == "refused" else "The engine answers otherwise"
-        raise ProofError(f"the model was not added. {what}: {verdict.detail}. --no-proof adds it all the same")
-    click.echo("The engine gives what transformers gives.")
+        problem = "the engine cannot run it" if verdict.outcome == "refused" else "the engine's output differs"
+        raise ConformanceError(
+            f"the model was not added, because {problem}: {verdict.detail}. --no-proof adds it anyway"
+        )
+    click.echo("The engine's output matches transformers.")
 
 
-async def _as_it_is(model: Model, weights: Path, folder: Path, settings: Settings) -> Verdict:
-    request = run.as_it_is(model, weights)
-    await run.build({model.id: request}, folder, lambda _: None)
-    one = run.served(model, weights, ENVIRONMENT)
-    return await run.examine(one, request["prompts"], folder / model.id, settings)
+async def _compare_weights(model: Model, weights: Path, folder: Path, settings: Settings) -> Verdict:
+    request = run.weights_request(model, weights)
+    await run.build_references({model.id: request}, folder, lambda _: None)
+    served = run.served_model(model, weights, ENVIRONMENT)
+    return await run.compare(served, request["prompts"], folder / model.id, settings)
 
 
 COMMANDS = (add,)

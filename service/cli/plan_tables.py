@@ -13,7 +13,7 @@ from service.planner.cost import Prices
 from service.planner.memory import Demand
 from service.planner.plan import MemoryRequirement, Row
 from service.planner.quantization import GROUP, SCALE_BITS, ZERO_BITS
-from service.planner.ranking import READABLE, RankedModel, Requirements
+from service.planner.ranking import READABLE, RankedModel, RankingCriteria
 
 WIDTH = 120  # columns where there is no terminal
 
@@ -128,7 +128,7 @@ def _assumptions(rows: list[Row], demand: Demand, users: int | None, prices: Pri
         )
 
 
-def print_ranking(required: Requirements, models: list[RankedModel], catalog: Catalog) -> None:
+def print_ranking(required: RankingCriteria, models: list[RankedModel], catalog: Catalog) -> None:
     """The models that fit in their order, then those that do not, and why."""
     out = console()
     gpus = f"{required.gpu_count} x {required.gpu.name}"

@@ -21,7 +21,7 @@ from service.planner.gpus import Gpu
 from service.planner.memory import UTILIZATION, Demand
 from service.planner.plan import memory_requirement, plan
 from service.planner.quantization import FORMATS
-from service.planner.ranking import Requirements
+from service.planner.ranking import RankingCriteria
 
 GPUS = ROOT / "deploy/gpus.yaml"
 EXAMPLE = "roundhouse plan --variant chat --context 8192 --users 50 --gpu H100"
@@ -101,13 +101,13 @@ def _rank(
     wanted = _task(task, variant, catalog)
     if len(gpu_names) != 1:
         raise click.UsageError(f"rank the models on one GPU: give --gpu once; known are {', '.join(known)}")
-    required = Requirements(
+    required = RankingCriteria(
         subject=task or variant or "",
         task=wanted,
         gpu=_gpu(gpu_names[0], known),
         gpu_count=gpu_count,
-        context=context or Requirements.context,
-        users=users or Requirements.users,
+        context=context or RankingCriteria.context,
+        users=users or RankingCriteria.users,
         form=FORMATS[quantization] if quantization else None,
         commercial=commercial,
     )

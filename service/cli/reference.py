@@ -1,61 +1,61 @@
-"""docs/models.md, written from the catalogue: python -m service.cli.reference > docs/models.md"""
+"""Generates docs/models.md from the catalogue: `python -m service.cli.reference > docs/models.md`."""
 
 import json
 from collections.abc import Iterable, Iterator
 
 from service.catalog.catalog import Catalog, load
 from service.catalog.model import Family, Model
-from service.cli import portrait
+from service.cli import model_details
 from service.config.paths import ROOT
 from service.planner import blocks
 
 INTRODUCTION = """\
-# The models of the catalogue
+# Models of the catalogue
 
-<!-- Written by `python -m service.cli.reference > docs/models.md` from models/*.yaml. -->
+<!-- Generated from models/*.yaml: `python -m service.cli.reference > docs/models.md`. -->
 
 {count} models in {families} families. A fleet file names one by id, by hub id, or by the hub id of a quantised copy.
-`roundhouse show MODEL` says this and more of each, `roundhouse list` finds one by variant, task or licence, and
-[routing.md](routing.md) tells how requests find them. A model that is not here can be served too: name its repository
-or its folder.
+`roundhouse show MODEL` shows all details of one, `roundhouse list` filters by variant, task or licence, and
+[routing.md](routing.md) explains how a request's model name is resolved. Models that are not listed here can be served
+too: a fleet file can name any repository or folder.
 
-What nobody here has seen is unknown, and nothing is guessed: a `?` in a table, or named below it. No entry of a hub
-names a revision, for the same reason: pin one with `engine: {{revision: …}}`.
+Facts that have not been verified are left unknown instead of guessed: `?` in a table, or listed below it. For the same
+reason no model on the hub has a pinned revision; pin one with `engine: {{revision: …}}`.
 
-## What they are good at
+## Tasks by variant
 
 | variant | tasks |
 |---|---|
-{strengths}
+{tasks}
 
-A model's tasks are those of its variant. `task:NAME` as the model of a request finds a served model for it.
+A request for the model `task:NAME` is routed to a served model that is suited for the task.
 
-## How to read the tables
+## Columns
 
-- *gated*: whether the hub asks for consent, so that a download needs an account's token.
-- *parameters*: of all experts together, and of the text part only where a model also sees images; *bf16*: their size as
-  bfloat16, whatever type they were published in.
-- *context*: in tokens, as the model's configuration declares it; after "to", what its makers say it can be stretched to
-  with `max_model_len` and `VLLM_ALLOW_LONG_MAX_MODEL_LEN=1`.
-- *cache*: keys and values of one token in all layers, as 16-bit numbers. Layers with a sliding window keep no more than
-  the window, so this is the most that a token takes.
-- *template*: who writes the prompt of a conversation. A file of `models/templates/`; or *own*: what the weights bring;
-  or *own* and a file where they bring none, as some copies do.
+- *gated*: whether the terms must be accepted on the hub, so that a download needs a token.
+- *parameters*: of all experts together; without the vision tower of a multimodal model. *bf16*: their size in bfloat16,
+  whatever the published type.
+- *context*: in tokens, as the model's configuration declares it; after "to", the longer context that its authors say it
+  can be extended to, with `max_model_len` and `VLLM_ALLOW_LONG_MAX_MODEL_LEN=1`.
+- *cache*: KV cache of one token in all layers, with 16-bit elements. It is an upper bound for models with sliding
+  windows, since those layers keep no more than the window.
+- *template*: the chat template. A file in `models/templates/`; or *own*: that of the weights; or *own* and the file
+  that is used if the weights have none, as is the case with some copies.
 """
 HEAD = """\
 | id | hub | gated | variant | parameters | bf16 | context | cache | template | remarks |
 |---|---|---|---|--:|--:|--:|--:|---|---|"""
-TOLD_ABOVE = ("revision", "gate", "licence", "commercial use", "parameters")
+SHOWN_ELSEWHERE = ("revision", "gated", "licence", "commercial use", "parameters")
 
 
 def document(catalog: Catalog) -> str:
-    """All of docs/models.md, without the last line break."""
-    kinds = {portrait.kind(model): model for model in catalog.models.values()}
-    strengths = (
-        f"| {kind} | {', '.join(catalog.good_at(model)) or 'embeddings'} |" for kind, model in sorted(kinds.items())
+    """The text of docs/models.md, without the final line break."""
+    kinds = {model_details.kind(model): model for model in catalog.models.values()}
+    tasks = (
+        f"| {kind} | {', '.join(catalog.tasks_of(model)) or 'embeddings'} |" for kind, model in sorted(kinds.items())
     )
     introduction = INTRODUCTION.format(
-        count=len(catalog.models), families=len(catalog.families), strengths="\n".join(strengths)
+        count=len(catalog.models), families=len(catalog.families), tasks="\n".join(tasks)
     )
     families = sorted(catalog.families.values(), key=lambda family: family.title.lower())
     return "\n".join([introduction, *(line for family in families for line in _family(catalog, family))]).rstrip()
@@ -63,7 +63,7 @@ def document(catalog: Catalog) -> str:
 
 def _family(catalog: Catalog, family: Family) -> Iterator[str]:
     yield f"## {family.title}\n"
-    yield f"Family `{family.family}`. {portrait.terms(family.licence)}\n"
+    yield f"Family `{family.family}`. {model_details.terms(family.licence)}\n"
     yield HEAD
     yield from (_row(catalog, model) for model in family.models)
     yield ""
@@ -76,10 +76,10 @@ def _row(catalog: Catalog, model: Model) -> str:
     cells = (
         f"`{model.id}`",
         model.hub or ("a folder" if str(model.path).startswith("/") else "embedded"),
-        {True: "yes", False: "no", None: "?"}[portrait.gated(catalog, model)],
-        portrait.kind(model),
-        portrait.amount(model.parameters),
-        portrait.size(model.parameters * portrait.BF16_BYTES) if model.parameters else "?",
+        {True: "yes", False: "no", None: "?"}[model_details.gated(catalog, model)],
+        model_details.kind(model),
+        model_details.amount(model.parameters),
+        model_details.size(model.parameters * model_details.BF16_BYTES) if model.parameters else "?",
         (f"{model.context:,}" if model.context else "?") + (f" to {model.longest:,}" if model.longest else ""),
         _cache(model),
         _template(model),
@@ -91,8 +91,8 @@ def _row(catalog: Catalog, model: Model) -> str:
 def _cache(model: Model) -> str:
     if model.network is None or blocks.missing(model):
         return "?"
-    each = blocks.token_bytes(model.network, model.shape) * (model.shape.num_hidden_layers or 0)
-    return f"{each / 1024:,.0f} KiB" if each else "-"
+    per_token = blocks.token_bytes(model.network, model.shape) * (model.shape.num_hidden_layers or 0)
+    return f"{per_token / 1024:,.0f} KiB" if per_token else "-"
 
 
 def _template(model: Model) -> str:
@@ -105,35 +105,36 @@ def _template(model: Model) -> str:
 
 def _remarks(catalog: Catalog, model: Model) -> Iterator[str]:
     if model.network and model.network.refused:
-        yield "**vLLM cannot serve it**"
+        yield "**not supported by vLLM**"
     if model.licence:
         commercial = {True: "", False: ", **no commercial use**", None: ""}[model.licence.commercial]
         yield f"licence {model.licence.name or 'unknown'}{commercial}"
     if model.infill:
-        yield "fills in the middle"
+        yield "infill"
     if model.chat and model.chat.tools:
         yield "tools"
 
 
 def _notes(catalog: Catalog, family: Family) -> Iterator[str]:
-    """What is special, told once for all the models that share it."""
+    """The notes below a table, each once for all models that share it."""
     yield from _shared((model.note, model.id) for model in family.models if model.note)
     yield from _shared((_settings(model), model.id) for model in family.models if model.engine)
     copies = ((", ".join(f"{copy.hub} ({copy.quantization})" for copy in model.copies), model.id)
               for model in family.models if model.copies)  # fmt: skip
     yield from _shared((f"Quantised copies: {names}.", model_id) for names, model_id in copies)
-    unknown = ((", ".join(what for what in portrait.unknowns(catalog, model) if what not in TOLD_ABOVE), model.id)
-               for model in family.models)  # fmt: skip
-    yield from _shared((f"Unknown: {names}.", model_id) for names, model_id in unknown if names)
+    unknown = ((", ".join(fact for fact in model_details.unknowns(catalog, model) if fact not in SHOWN_ELSEWHERE),
+                model.id) for model in family.models)  # fmt: skip
+    yield from _shared((f"Unknown: {facts}.", model_id) for facts, model_id in unknown if facts)
 
 
 def _settings(model: Model) -> str:
     return f"Engine settings: {', '.join(f'`{key}: {json.dumps(value)}`' for key, value in model.engine.items())}."
 
 
-def _shared(told: Iterable[tuple[str, str]]) -> Iterator[str]:
+def _shared(notes: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """A list item for each distinct note, with the ids of its models."""
     ids: dict[str, list[str]] = {}
-    for text, model_id in told:
+    for text, model_id in notes:
         ids.setdefault(text, []).append(f"`{model_id}`")
     yield from (f"- {', '.join(names)}: {text}" for text, names in ids.items())
 

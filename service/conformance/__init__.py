@@ -1,1 +1,1 @@
-"""Proof that a model of the catalogue runs: its structure in small, on the real engine, against transformers."""
+"""Conformance runs: does the engine give the same output as transformers for each structure in the catalogue?"""

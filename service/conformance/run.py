@@ -1,4 +1,4 @@
-"""One proof: a small network on a real engine, started as the fleet would start it, held against transformers."""
+"""Runs a conformance case: an engine, started as in a fleet, must give the same output as transformers."""
 
 import asyncio
 import json
@@ -29,33 +29,34 @@ from service.transport.pool import ConnectionPool, Deadlines, TransportError
 
 Outcome = Literal["equal", "different", "refused"]
 NEW_TOKENS = 32
-LENGTHS = (44, 37)  # tokens of the prompts: more than the small window and the small original length of LongRoPE
-LENGTH = CONTEXT // 2  # the longest text that the engine is asked to take, in tokens
-NUMBER = 4  # bytes of a float32
-LEAST_COSINE = 0.9999
-ANSWER = Deadlines(connect=60.0, first_byte=300.0, idle=300.0, total=300.0)
-SETTINGS: dict[str, EngineValue] = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 4}
+# Tokens of each prompt: more than the scaled-down sliding window and LongRoPE's scaled-down original context.
+PROMPT_LENGTHS = (44, 37)
+MAX_MODEL_LEN = CONTEXT // 2  # tokens
+FLOAT32_BYTES = 4
+MIN_COSINE = 0.9999
+DEADLINES = Deadlines(connect=60.0, first_byte=300.0, idle=300.0, total=300.0)  # seconds
+ENGINE_SETTINGS: dict[str, EngineValue] = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 4}
 TINY = Shape(
     hidden_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=32,
     intermediate_size=64, vocab_size=256,
 )  # fmt: skip
-# What belongs to conversations finds nothing to hold on to in a small vocabulary.
-OF_CONVERSATIONS = ("reasoning_parser", "tool_call_parser", "enable_auto_tool_choice", "tokenizer_mode", "quantization")
-# What the engine says of the memory it found for its cache: on a CPU what it was given, on a GPU what was left.
+# Engine settings that need the real tokenizer or the real weights.
+LEFT_OUT = ("reasoning_parser", "tool_call_parser", "enable_auto_tool_choice", "tokenizer_mode", "quantization")
+# The log lines with the memory for the KV cache in GiB: on a CPU as configured, on a GPU as measured.
 MEMORY = re.compile(r"Explicitly set \(([\d.]+)/|Available KV cache memory: ([\d.]+) GiB")
 BLOCKS = re.compile(r'^vllm:cache_config_info\{(?=[^}]*num_gpu_blocks="(\d+)")(?=[^}]*block_size="(\d+)")', re.M)
 
 
-class ProofError(Exception):
-    """There is nothing to hold the engine against: transformers could not be asked."""
+class ConformanceError(Exception):
+    """A case could not be run, or the engine's output differs; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one proof. `detail` says how answers differ, or the engine's own reason for not running it.
+    """The result of a case. `detail` is how the outputs differ, or the engine's reason for not running the model.
 
-    `blocks` of `block_size` tokens are what the engine itself reports of its KV cache of `cache_bytes`; None for an
-    encoder. `weight_bytes` is the size of the tensors in the weights' file.
+    `blocks` of `block_size` tokens in a KV cache of `cache_bytes` is what the engine reports; None for an encoder.
+    `weight_bytes` is the size of the tensors in the weights' file.
     """
 
     outcome: Outcome
@@ -66,22 +67,25 @@ class Verdict:
     weight_bytes: int = 0
 
 
-def served(model: Model, weights: Path, env: dict[str, str]) -> ServedModel:
-    """The model as a fleet would serve it from `weights`, computing as exactly as transformers does."""
-    own = {key: value for key, value in model.engine.items() if key not in OF_CONVERSATIONS}
-    length = min(LENGTH, model.context or LENGTH)
-    engine = {**own, **SETTINGS, "max_model_len": length}
+def served_model(model: Model, weights: Path, env: dict[str, str]) -> ServedModel:
+    """The model as a fleet would serve it from `weights`, but in float32 so that the output can be compared."""
+    own = {key: value for key, value in model.engine.items() if key not in LEFT_OUT}
+    length = min(MAX_MODEL_LEN, model.context or MAX_MODEL_LEN)
+    engine = {**own, **ENGINE_SETTINGS, "max_model_len": length}
     return ServedModel(model.id, model, "proof", str(weights), chat_template=None, engine=engine, env=env)
 
 
-async def build(requests: Mapping[str, dict[str, Any]], folder: Path, built: Callable[[str], None]) -> None:
-    """Makes weights and reference answers as requested, in folders of the requests' names; `built` gets each name."""
-    homes = {name: folder / name for name in requests}
-    for name, home in homes.items():
-        home.mkdir(parents=True)
-        (home / "request.json").write_text(json.dumps(requests[name]))
+async def build_references(requests: Mapping[str, dict[str, Any]], folder: Path, built: Callable[[str], None]) -> None:
+    """Has `reference_model` answer the requests, each in the subfolder of its name; calls `built` with each name.
+
+    Raises ConformanceError if the process fails.
+    """
+    subfolders = {name: folder / name for name in requests}
+    for name, subfolder in subfolders.items():
+        subfolder.mkdir(parents=True)
+        (subfolder / "request.json").write_text(json.dumps(requests[name]))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service.conformance.reference_model", *map(str, homes.values()),
+        sys.executable, "-m", "service.conformance.reference_model", *map(str, subfolders.values()),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout and process.stderr
@@ -90,85 +94,85 @@ async def build(requests: Mapping[str, dict[str, Any]], folder: Path, built: Cal
         built(Path(line.decode().strip()).name)
     if await process.wait():
         last = (await errors).decode(errors="replace").strip().splitlines()[-1:]
-        raise ProofError(f"the builder of reference answers failed: {' '.join(last)}")
+        raise ConformanceError(f"the reference output could not be computed: {' '.join(last)}")
 
 
-def scaled_down(case: Case) -> dict[str, Any]:
-    """The request for a case: a small network with random weights."""
+def scaled_down_request(case: Case) -> dict[str, Any]:
+    """The request to `reference_model` for a case: a scaled-down network with random weights."""
     model = case.scaled_down()
     bos, eos = model.tokens.bos, next(iter(model.tokens.eos), None)
     special = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": 0}
-    written = config(model.architecture or "", case.network, case.shape, CONTEXT) | special
-    return {**as_it_is(model, None), "config": written, "bos": bos, "eos": eos}
+    network = config(model.architecture or "", case.network, case.shape, CONTEXT) | special
+    return {**weights_request(model, None), "config": network, "bos": bos, "eos": eos}
 
 
-def as_it_is(model: Model, weights: Path | None) -> dict[str, Any]:
-    """The request for a model's own weights in the folder `weights`."""
+def weights_request(model: Model, weights: Path | None) -> dict[str, Any]:
+    """The request to `reference_model` for a model's own weights in the folder `weights`."""
     pooling = None
     if model.variant == "embedding":
-        asked = model.engine.get("pooler_config")
-        usual = "CLS" if model.network and model.network.attention == "encoder" else "LAST"
-        pooling = asked.get("pooling_type", usual) if isinstance(asked, dict) else usual
-    texts = prompts(model.shape.vocab_size or 1)
-    return {"weights": weights and str(weights), "prompts": texts, "new_tokens": NEW_TOKENS, "pooling": pooling}
+        pooler = model.engine.get("pooler_config")
+        default = "CLS" if model.network and model.network.attention == "encoder" else "LAST"
+        pooling = pooler.get("pooling_type", default) if isinstance(pooler, dict) else default
+    token_ids = prompts(model.shape.vocab_size or 1)
+    return {"weights": weights and str(weights), "prompts": token_ids, "new_tokens": NEW_TOKENS, "pooling": pooling}
 
 
-def prompts(vocabulary: int) -> list[list[int]]:
-    """Token ids all over the vocabulary, without a pattern that a network could follow by chance."""
-    return [[(7919 * position * position + 31 * position + 5) % vocabulary for position in range(length)]
-            for length in LENGTHS]  # fmt: skip
+def prompts(vocab_size: int) -> list[list[int]]:
+    """Prompts of token ids from all over the vocabulary, without a regular pattern. Pure."""
+    return [[(7919 * position * position + 31 * position + 5) % vocab_size for position in range(length)]
+            for length in PROMPT_LENGTHS]  # fmt: skip
 
 
 async def run(case: Case, folder: Path, env: dict[str, str], settings: Settings) -> Verdict:
-    """Starts the engine on the case's small weights in `folder`, asks it, and compares."""
+    """Runs a case, whose weights and reference are in its subfolder of `folder`."""
     weights = folder / case.name
-    one = served(case.scaled_down(), weights, env)
-    verdict = await examine(one, prompts(case.shape.vocab_size or 1), weights, settings)
+    served = served_model(case.scaled_down(), weights, env)
+    verdict = await compare(served, prompts(case.shape.vocab_size or 1), weights, settings)
     return replace(verdict, weight_bytes=tensor_bytes(weights / "model.safetensors"))
 
 
-async def examine(one: ServedModel, texts: list[list[int]], home: Path, settings: Settings) -> Verdict:
-    """Starts `one` and asks it the prompts that `reference.json` in `home` answers; the engine is gone afterwards."""
-    reference = json.loads((home / "reference.json").read_text())
+async def compare(served: ServedModel, token_ids: list[list[int]], folder: Path, settings: Settings) -> Verdict:
+    """Starts an engine, compares its output for the prompts with `reference.json` in `folder`, and stops the engine."""
+    reference = json.loads((folder / "reference.json").read_text())
     if error := reference.get("error"):
         return Verdict("refused", error)
-    fleet = Fleet((one,), {}, {}, "parallel", frozenset())
-    # The name of a socket has at most 107 bytes, and `home` may be deep.
-    with TemporaryDirectory(prefix="roundhouse-proof-") as short:
+    fleet = Fleet((served,), {}, {}, "parallel", frozenset())
+    # A socket path has at most 107 bytes, and `folder` may be deeply nested.
+    with TemporaryDirectory(prefix="roundhouse-prove-") as short:
         run_dir = Path(short)
-        supervisor = Supervisor(one, 0, 0, fleet, settings.model_copy(update={"run_dir": run_dir}), lambda _: None)
+        supervisor = Supervisor(served, 0, 0, fleet, settings.model_copy(update={"run_dir": run_dir}), lambda _: None)
         supervisor.start()
         try:
             if reason := await _until_ready(run_dir):
                 return Verdict("refused", reason)
-            log = (run_dir / f"{state.replica_id(one.id, 0)}.log").read_text()
-            return await _compare(one.id, texts, state.socket_path(run_dir, 0), reference, log)
+            log = (run_dir / f"{state.replica_id(served.id, 0)}.log").read_text()
+            return await _compare(served.id, token_ids, state.socket_path(run_dir, 0), reference, log)
         finally:
             await supervisor.stop()
 
 
-async def refusal(model: Model, folder: Path, env: dict[str, str], settings: Settings) -> str:
-    """What the engine itself says of a network class that it has no more."""
+async def removal_reason(model: Model, folder: Path, env: dict[str, str], settings: Settings) -> str:
+    """The engine's own error for a network class that vLLM has removed."""
     weights = folder / model.id
     weights.mkdir()
-    # transformers does not know these classes either, so the configuration is a Llama's but for the class's name.
+    # transformers does not know these classes either, so this is the configuration of a Llama with another class name.
     llama = config("LlamaForCausalLM", ARCHITECTURES["LlamaForCausalLM"], TINY, CONTEXT)
     (weights / "config.json").write_text(json.dumps({**llama, "architectures": [model.architecture]}))
     (weights / "reference.json").write_text("{}")
-    engine: dict[str, EngineValue] = {**SETTINGS, "load_format": "dummy", "skip_tokenizer_init": True}
-    one = ServedModel(model.id, model, "proof", str(weights), chat_template=None, engine=engine, env=env)
-    return (await examine(one, [], weights, settings)).detail
+    engine: dict[str, EngineValue] = {**ENGINE_SETTINGS, "load_format": "dummy", "skip_tokenizer_init": True}
+    served = ServedModel(model.id, model, "proof", str(weights), chat_template=None, engine=engine, env=env)
+    return (await compare(served, [], weights, settings)).detail
 
 
-def planned(model: Model, verdict: Verdict) -> Blocks | None:
-    """What the planner makes of the same cache; None where there is none, or the engine did not say how large it is."""
+def planned_blocks(model: Model, verdict: Verdict) -> Blocks | None:
+    """The planner's figures for the engine's KV cache; None if the engine reported no cache."""
     if not (verdict.cache_bytes and verdict.block_size):
         return None
-    return blocks(model, verdict.cache_bytes, verdict.block_size, LENGTH, kv_bytes=NUMBER)
+    return blocks(model, verdict.cache_bytes, verdict.block_size, MAX_MODEL_LEN, kv_bytes=FLOAT32_BYTES)
 
 
 def tensor_bytes(weights: Path) -> int:
-    """The bytes of all tensors in a safetensors file, without its header; 0 where there is none."""
+    """The bytes of all tensors in a safetensors file, without its header; 0 if there is no such file."""
     if not weights.is_file():
         return 0
     with weights.open("rb") as file:
@@ -176,81 +180,87 @@ def tensor_bytes(weights: Path) -> int:
 
 
 async def _until_ready(run_dir: Path) -> str | None:
-    """Waits for the engine; returns the reason when it does not start."""
+    """Waits until the engine is ready; returns the reason if it does not start."""
     while True:
-        seen = state.read(run_dir, 0)
-        if seen and seen.condition == "ready":
+        current = state.read(run_dir, 0)
+        if current and current.condition == "ready":
             return None
-        if seen and seen.condition == "failed":
-            return seen.reason or "it did not start"
+        if current and current.condition == "failed":
+            return current.reason or "the engine did not start"
         await asyncio.sleep(0.25)
 
 
-async def _compare(model: str, texts: list[list[int]], socket: Path, reference: dict[str, Any], log: str) -> Verdict:
+async def _compare(
+    model: str, token_ids: list[list[int]], socket: Path, reference: dict[str, Any], log: str
+) -> Verdict:
     client = ConnectionPool()
     differences = []
     cache: dict[str, int] = {}
     try:
-        metrics = await _ask(client, socket, pool.get_request("/metrics"))
+        metrics = await _send(client, socket, pool.get_request("/metrics"))
         if (found := BLOCKS.search(metrics.decode())) and (memory := MEMORY.search(log)):
             size = int(float(memory[1] or memory[2]) * 2**30)
             cache = {"blocks": int(found[1]), "block_size": int(found[2]), "cache_bytes": size}
-        for number, text in enumerate(texts):
+        for number, prompt in enumerate(token_ids):
             if "vectors" in reference:
-                difference = vector_difference(await _vector(client, socket, model, text), reference["vectors"][number])
+                vector = await _embed(client, socket, model, prompt)
+                difference = vector_difference(vector, reference["vectors"][number])
             else:
-                difference = token_difference(await _tokens(client, socket, model, text), reference["tokens"][number])
+                tokens = await _generate(client, socket, model, prompt)
+                difference = token_difference(tokens, reference["tokens"][number])
             if difference:
                 differences.append(f"prompt {number}: {difference}")
     except (TransportError, ValueError, LookupError) as error:
-        return Verdict("refused", f"the engine started but did not answer: {error}")
+        return Verdict("refused", f"the engine started, but a request to it failed: {error}")
     finally:
         client.close()
     return Verdict("different" if differences else "equal", "; ".join(differences), **cache)
 
 
 def token_difference(tokens: list[int], expected: list[int]) -> str | None:
-    """How the engine's tokens differ from transformers'; None where they are the same."""
+    """How the engine's tokens differ from transformers'; None if they are equal."""
     if tokens == expected:
         return None
     pairs = zip(tokens, expected, strict=False)
-    same = next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(tokens), len(expected)))
-    got, wanted = tokens[same : same + 1], expected[same : same + 1]
-    return f"{same} of {len(expected)} tokens are equal, then {got} came for {wanted}"
+    shorter = min(len(tokens), len(expected))
+    equal = next((index for index, (left, right) in enumerate(pairs) if left != right), shorter)
+    token, wanted = tokens[equal : equal + 1], expected[equal : equal + 1]
+    return f"{equal} of {len(expected)} tokens are equal, then {token} instead of {wanted}"
 
 
 def vector_difference(vector: list[float], expected: list[float]) -> str | None:
-    """How far the engine's embedding is from transformers'; None where they point the same way."""
+    """The cosine similarity of the engine's embedding and transformers'; None if it is at least `MIN_COSINE`."""
     cosine = sum(x * y for x, y in zip(vector, expected, strict=True)) / (math.hypot(*vector) * math.hypot(*expected))
-    return None if cosine >= LEAST_COSINE else f"the vectors' cosine is {cosine:.4f}"
+    return None if cosine >= MIN_COSINE else f"the cosine similarity of the vectors is {cosine:.4f}"
 
 
-async def _tokens(client: ConnectionPool, socket: Path, model: str, prompt: list[int]) -> list[int]:
+async def _generate(client: ConnectionPool, socket: Path, model: str, prompt: list[int]) -> list[int]:
     body = {
         "model": model, "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True,
         "return_token_ids": True,
     }  # fmt: skip
-    answer = json.loads(await _ask(client, socket, _post("/v1/completions", body)))
-    return answer["choices"][0]["token_ids"] or []
+    response = json.loads(await _send(client, socket, _post("/v1/completions", body)))
+    return response["choices"][0]["token_ids"] or []
 
 
-async def _vector(client: ConnectionPool, socket: Path, model: str, prompt: list[int]) -> list[float]:
+async def _embed(client: ConnectionPool, socket: Path, model: str, prompt: list[int]) -> list[float]:
     body = {"model": model, "input": prompt}
-    answer = json.loads(await _ask(client, socket, _post("/v1/embeddings", body)))
-    return answer["data"][0]["embedding"] or []
+    response = json.loads(await _send(client, socket, _post("/v1/embeddings", body)))
+    return response["data"][0]["embedding"] or []
 
 
 def _post(path: str, body: dict[str, Any]) -> bytes:
     return pool.post_request(path, json.dumps(body).encode())
 
 
-async def _ask(client: ConnectionPool, socket: Path, wire: bytes) -> bytes:
-    exchange = await client.send(str(socket), wire, ANSWER)
+async def _send(client: ConnectionPool, socket: Path, request: bytes) -> bytes:
+    """The body of the engine's response; raises ValueError unless its status is 200."""
+    exchange = await client.send(str(socket), request, DEADLINES)
     try:
         status = await exchange.head()
-        answer = await exchange.read_all(2**26)
+        body = await exchange.read_all(2**26)
     finally:
         client.release(str(socket), exchange)
     if status != 200:
-        raise ValueError(f"status {status}: {answer[:300].decode(errors='replace')}")
-    return answer
+        raise ValueError(f"status {status}: {body[:300].decode(errors='replace')}")
+    return body

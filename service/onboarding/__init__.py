@@ -1,1 +1,1 @@
-"""A model of the user's own on its way into the catalogue: described, drafted as an entry, written."""
+"""Adds a user's own model to the catalogue: reads its files, drafts an entry, validates it and writes it."""

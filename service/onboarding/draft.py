@@ -1,25 +1,25 @@
-"""A catalogue entry drafted from a description: what the files say, and a list of what they do not."""
+"""Drafts a catalogue entry from a model's files, with a list of what they do not say. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from service.architectures.parameters import missing, parameters
-from service.architectures.parse_config import ReadingError, architecture_of, context_of, shape_of
+from service.architectures.parameters import count_parameters, missing_sizes
+from service.architectures.parse_config import ModelConfigError, parse_architecture, parse_context, parse_shape
 from service.architectures.registry import ARCHITECTURES
 from service.architectures.shape import Shape
 from service.catalog import names
 from service.catalog.names import Specialty, Variant
-from service.onboarding.description import Description, IntakeError
+from service.onboarding.model_files import ModelFiles, OnboardingError
 
 DTYPES = ("bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the user says of the model; None where the files or the name are to be asked.
+    """What the user gives about the model; None for what the files or the name are to decide.
 
-    `source` is the repository's id or the folder; `template` a file under `models/templates/`.
+    `source` is a hub id, or a folder if `is_path`; `template` is a file under `models/templates/`.
     """
 
     source: str
@@ -33,104 +33,104 @@ class Overrides:
 
 @dataclass(frozen=True)
 class EntryDraft:
-    """An entry's fields as they are to be written, its family, and what is missing, a sentence each."""
+    """The fields of an entry, its family, and a line of text for each thing that is missing."""
 
     family: str
     fields: dict[str, Any]
-    unknown: tuple[str, ...]
+    missing: tuple[str, ...]
 
 
-def draft(said: Overrides, description: Description) -> EntryDraft:
-    """The entry; raises IntakeError where something is missing that only the user can say."""
-    name = names.parse(said.source)
-    identifier = said.id or name.slug
+def draft(overrides: Overrides, files: ModelFiles) -> EntryDraft:
+    """The entry; raises OnboardingError if something is missing that only the user can give."""
+    name = names.parse(overrides.source)
+    identifier = overrides.id or name.slug
     if not identifier:
-        raise IntakeError(f"the name '{said.source}' gives no id: say one with --id")
-    variant = said.variant or name.variant
+        raise OnboardingError(f"no id can be derived from '{overrides.source}': give one with --id")
+    variant = overrides.variant or name.variant
     if variant is None:
-        raise IntakeError(
-            f"the name '{said.source}' does not tell the variant: say one of base, chat, instruct, code, embedding "
-            "with --variant"
+        raise OnboardingError(
+            f"no variant can be derived from '{overrides.source}': give base, chat, instruct, code or embedding with "
+            "--variant"
         )
-    specialty = said.specialty or name.specialty if variant == "code" else None
-    unknown = ["its licence: nothing here says under which terms it may be used (add 'licence:' to the entry)"]
-    fields: dict[str, Any] = {"id": identifier, "variant": variant, "path" if said.is_path else "hub": said.source}
+    specialty = overrides.specialty or name.specialty if variant == "code" else None
+    missing = ["licence: not in the files; add 'licence:' to the entry"]
+    source_key = "path" if overrides.is_path else "hub"
+    fields: dict[str, Any] = {"id": identifier, "variant": variant, source_key: overrides.source}
     fields |= {key: value for key, value in (("version", name.version), ("size", name.size)) if value}
     if specialty:
         fields["specialty"] = specialty
-    _add_network(fields, description, unknown)
-    _add_tokens(fields, description, unknown)
+    _add_network(fields, files, missing)
+    _add_tokens(fields, files, missing)
     if variant in ("chat", "instruct") or specialty == "instruct":
-        fields["chat"] = {"template": said.template} if said.template else {}
-        if not said.template and not description.has_template:
-            unknown.append(
-                "its chat template: the files bring none, so chat requests would be refused; say --template with a "
-                "file under models/templates/"
+        fields["chat"] = {"template": overrides.template} if overrides.template else {}
+        if not overrides.template and not files.has_template:
+            missing.append(
+                "chat template: the files have none, so chat requests would be refused; give a file under "
+                "models/templates/ with --template"
             )
-    elif said.template:
-        raise IntakeError(f"a model of variant '{variant}' holds no conversation: leave --template out")
+    elif overrides.template:
+        raise OnboardingError(f"a model of variant '{variant}' has no chat template: leave out --template")
     if variant == "code":
-        unknown.append("whether it fills in the middle: add 'infill:' to the entry if its makers say so")
-    return EntryDraft(said.family or name.family or identifier, fields, tuple(unknown))
+        missing.append("infill format: add 'infill:' to the entry if the model was trained to fill in the middle")
+    return EntryDraft(overrides.family or name.family or identifier, fields, tuple(missing))
 
 
-def _add_network(fields: dict[str, Any], description: Description, unknown: list[str]) -> None:
-    config = description.config
+def _add_network(fields: dict[str, Any], files: ModelFiles, missing: list[str]) -> None:
+    config = files.config
     try:
-        architecture = architecture_of(config)
+        architecture = parse_architecture(config)
         network = ARCHITECTURES.get(architecture)
         if network is None:
-            unknown.append(
-                f"its network: '{architecture}' is no class that the planner knows, so it cannot plan for it"
-            )
+            missing.append(f"network shape: the planner does not know the class '{architecture}', so it cannot plan it")
             shape = Shape()
         else:
             fields["architecture"] = architecture
-            shape = _tied(shape_of(config, network), description)
-    except ReadingError as error:
-        raise IntakeError(str(error)) from None
-    context = context_of(config)
+            shape = _with_tied_embeddings(parse_shape(config, network), files)
+    except ModelConfigError as error:
+        raise OnboardingError(str(error)) from None
+    context = parse_context(config)
     if network and network.refused:
-        unknown.append(f"an engine for it: {network.refused}")
-    if network and (lacking := missing(network, shape, context)):
-        unknown.append(f"sizes of its network: {', '.join(lacking)} are not in config.json")
-    counted = parameters(network, shape, context) if network else None
-    weights = description.weights
-    if counted is not None and weights and weights.numbers != counted:
-        unknown.append(
-            f"the number of its parameters: the shape makes {counted}, and the files hold {weights.numbers} "
-            "(quantised weights, a vision tower or shared tensors do that)"
+        missing.append(f"engine: {network.refused}")
+    if network and (sizes := missing_sizes(network, shape, context)):
+        missing.append(f"network shape: config.json does not give {', '.join(sizes)}")
+    counted = count_parameters(network, shape, context) if network else None
+    tensors = files.tensors
+    if counted is not None and tensors and tensors.elements != counted:
+        missing.append(
+            f"number of parameters: the shape gives {counted}, but the files have {tensors.elements} elements "
+            "(quantised weights, a vision tower or shared tensors can be the reason)"
         )
-    elif weights or counted:
-        fields["parameters"] = weights.numbers if weights else counted
-    dtype = (weights.dtype if weights else None) or config.get("dtype", config.get("torch_dtype"))
+    elif tensors or counted:
+        fields["parameters"] = tensors.elements if tensors else counted
+    dtype = (tensors.dtype if tensors else None) or config.get("dtype", config.get("torch_dtype"))
     if dtype in DTYPES:
         fields["dtype"] = dtype
     if context:
         fields["context"] = context
     else:
-        unknown.append("its context length: config.json does not say it")
-    if sizes := shape.model_dump(exclude_none=True):
-        fields["shape"] = sizes
+        missing.append("context length: not in config.json")
+    if known := shape.model_dump(exclude_none=True):
+        fields["shape"] = known
 
 
-def _tied(shape: Shape, description: Description) -> Shape:
-    """With what the tensors show: a network whose head has no weights of its own shares its embeddings."""
-    if shape.tie_word_embeddings is not None or description.weights is None:
+def _with_tied_embeddings(shape: Shape, files: ModelFiles) -> Shape:
+    """`shape` with `tie_word_embeddings`, if unknown, from the tensors: without an LM head, embeddings are tied."""
+    if shape.tie_word_embeddings is not None or files.tensors is None:
         return shape
-    return shape.model_copy(update={"tie_word_embeddings": "lm_head.weight" not in description.weights.names})
+    return shape.model_copy(update={"tie_word_embeddings": "lm_head.weight" not in files.tensors.names})
 
 
-def _add_tokens(fields: dict[str, Any], description: Description, unknown: list[str]) -> None:
-    config, generation = description.config, description.generation
-    eos = dict.fromkeys((*_ids(generation.get("eos_token_id")), *_ids(config.get("eos_token_id"))))
-    bos = next(_ids(config.get("bos_token_id")), None)
+def _add_tokens(fields: dict[str, Any], files: ModelFiles, missing: list[str]) -> None:
+    config, generation = files.config, files.generation
+    eos = dict.fromkeys((*_token_ids(generation.get("eos_token_id")), *_token_ids(config.get("eos_token_id"))))
+    bos = next(_token_ids(config.get("bos_token_id")), None)
     if bos is not None or eos:
         fields["tokens"] = ({"bos": bos} if bos is not None else {}) | ({"eos": list(eos)} if eos else {})
     if not eos and fields["variant"] != "embedding":
-        unknown.append("which token ends a text: neither config.json nor generation_config.json says it")
+        missing.append("end-of-text token: neither in config.json nor in generation_config.json")
 
 
-def _ids(written: Any) -> Iterator[int]:
-    listed = written if isinstance(written, list) else [written]
-    return iter([one for one in listed if isinstance(one, int) and not isinstance(one, bool) and one >= 0])
+def _token_ids(value: Any) -> Iterator[int]:
+    """The valid token ids in an id or a list of ids."""
+    ids = value if isinstance(value, list) else [value]
+    return iter([token for token in ids if isinstance(token, int) and not isinstance(token, bool) and token >= 0])

@@ -1,4 +1,4 @@
-"""Puts an entry into the catalogue's folder, once the catalogue with it is known to be right."""
+"""Writes an entry into the catalogue's folder, after validating the catalogue with it."""
 
 import tempfile
 from pathlib import Path
@@ -8,12 +8,12 @@ import yaml
 
 from service.catalog import catalog
 from service.config.strict_yaml import ConfigError
-from service.onboarding.description import IntakeError
 from service.onboarding.draft import EntryDraft
+from service.onboarding.model_files import OnboardingError
 
 
-def text_of(draft: EntryDraft, before: str | None) -> str:
-    """The family's file with the entry at its end; `before` is its text so far, None where there is none."""
+def family_text(draft: EntryDraft, before: str | None) -> str:
+    """The text of the family's file with the entry appended; `before` is its present text, None for a new family."""
     item = yaml.safe_dump([draft.fields], sort_keys=False, allow_unicode=True, default_flow_style=None, width=116)
     entry = "".join(f"  {line}\n" for line in item.splitlines())
     if before is None:
@@ -24,32 +24,35 @@ def text_of(draft: EntryDraft, before: str | None) -> str:
 
 
 def write(folder: Path, draft: EntryDraft) -> Path:
-    """Adds the entry to `folder`; returns the file. Raises IntakeError, and then nothing has changed."""
-    place = folder / f"{draft.family}.yaml"
-    before = place.read_text(encoding="utf-8") if place.exists() else None
-    text = text_of(draft, before)
-    check(folder, place.name, text)
-    scratch = place.with_suffix(".yaml.new")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(place)
-    return place
+    """Adds the entry to its family's file in `folder`, atomically, and returns the file.
+
+    Raises OnboardingError if the catalogue would be invalid; nothing is changed then.
+    """
+    file = folder / f"{draft.family}.yaml"
+    before = file.read_text(encoding="utf-8") if file.exists() else None
+    text = family_text(draft, before)
+    validate(folder, file.name, text)
+    new = file.with_suffix(".yaml.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(file)
+    return file
 
 
-def check(folder: Path, name: str, text: str) -> catalog.Catalog:
-    """The catalogue of `folder` as it would be with that file; raises IntakeError where it would be wrong."""
+def validate(folder: Path, name: str, text: str) -> catalog.Catalog:
+    """The catalogue in `folder` with `text` as its file `name`; raises OnboardingError if that is invalid."""
     with tempfile.TemporaryDirectory() as scratch:
-        trial = Path(scratch)
-        for one in folder.iterdir():
-            if one.name != name:
-                (trial / one.name).symlink_to(one.resolve())
-        (trial / name).write_text(text, encoding="utf-8")
+        copy = Path(scratch)
+        for entry in folder.iterdir():
+            if entry.name != name:
+                (copy / entry.name).symlink_to(entry.resolve())
+        (copy / name).write_text(text, encoding="utf-8")
         try:
-            return catalog.load(trial)
+            return catalog.load(copy)
         except ConfigError as error:
-            problems = "\n".join(problem.replace(str(trial), str(folder)) for problem in error.problems)
-            raise IntakeError(f"the entry would not be valid:\n{problems}") from None
+            problems = "\n".join(problem.replace(str(copy), str(folder)) for problem in error.problems)
+            raise OnboardingError(f"the entry would not be valid:\n{problems}") from None
 
 
-def yaml_of(fields: dict[str, Any]) -> str:
-    """The entry alone, for a person to read."""
+def entry_text(fields: dict[str, Any]) -> str:
+    """The YAML of the entry alone."""
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, default_flow_style=None, width=116)

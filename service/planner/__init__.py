@@ -1,1 +1,1 @@
-"""What a model needs and yields: memory, requests, speed bounds and cost, worked out before anything runs."""
+"""Capacity planning: memory, concurrent requests, throughput bounds and cost of a model on a GPU. Pure arithmetic."""

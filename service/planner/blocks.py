@@ -1,4 +1,7 @@
-"""How many blocks vLLM cuts a KV cache into, and how many requests they hold: the arithmetic of its cache manager."""
+"""KV cache blocks: how many a cache has, and how many requests they hold.
+
+The arithmetic is that of vLLM's cache planning, `vllm.v1.core.kv_cache_utils`; a test compares the two.
+"""
 
 from dataclasses import dataclass
 
@@ -6,53 +9,56 @@ from service.architectures.registry import Architecture
 from service.architectures.shape import Shape
 from service.catalog.model import Model
 
-HEADS = ("num_hidden_layers", "num_key_value_heads", "head_dim")
-LATENT = ("num_hidden_layers", "kv_lora_rank", "qk_rope_head_dim")
-# vLLM lets the rarer kind of layer fill up to the size of the commoner one when that wastes less than half.
-NEARLY_EVEN = 1.5
+REQUIRED = ("num_hidden_layers", "num_key_value_heads", "head_dim")
+REQUIRED_LATENT = ("num_hidden_layers", "kv_lora_rank", "qk_rope_head_dim")
+# vLLM puts full-attention and sliding-window layers in one group each, padding the smaller one, if the larger has less
+# than this many times its layers; otherwise it splits the larger one into groups of the smaller one's size.
+MAX_GROUP_RATIO = 1.5
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A KV cache as vLLM divides it: `number` of blocks, `requests` of the asked context that they hold together.
+    """A KV cache of `number` blocks, which holds `requests` requests of the planned context at once.
 
-    `tokens` is what vLLM logs as the cache's size: the requests times the context. `each` is the blocks of one request.
+    `per_request` is the number of blocks of one request. `tokens` is what vLLM logs as the size of the cache: requests
+    times context.
     """
 
     number: int
-    each: int
+    per_request: int
     requests: float
     tokens: int
 
 
 def missing(model: Model) -> list[str]:
-    """The sizes that the KV cache's arithmetic needs and the model's shape does not tell."""
+    """The sizes that the KV cache depends on and the model's shape does not give."""
     network = model.network
     if network is None:
         return ["architecture"]
     if network.attention == "encoder":
         return []
-    needed = LATENT if network.attention == "latent" else HEADS
+    needed = REQUIRED_LATENT if network.attention == "latent" else REQUIRED
     return [key for key in needed if getattr(model.shape, key) is None]
 
 
 def token_bytes(network: Architecture, shape: Shape, kv_bytes: int = 2, tensor_parallel: int = 1) -> int:
-    """Bytes that one layer keeps of one token on each of `tensor_parallel` GPUs; `missing` must be empty.
+    """Bytes of KV cache per token and layer, on each of `tensor_parallel` GPUs; no size may be `missing`.
 
-    `kv_bytes` is the size of one cached number: 2, or 1 for an fp8 cache.
+    Keys and values: 2 x KV heads x head size x `kv_bytes`; latent attention: (KV rank + RoPE size) x `kv_bytes`.
+    `kv_bytes` is the size of one element: 2, or 1 for an fp8 cache.
     """
     if network.attention == "encoder":
         return 0
     if network.attention == "latent":
-        # One latent vector serves all heads, so every GPU keeps all of it.
-        return _known(shape.kv_lora_rank, shape.qk_rope_head_dim) * kv_bytes
-    # Where there are more GPUs than heads, each GPU still keeps a whole head: the heads are repeated.
+        # All heads share one latent vector, so it is replicated on every GPU.
+        return ((shape.kv_lora_rank or 0) + (shape.qk_rope_head_dim or 0)) * kv_bytes
+    # With more GPUs than KV heads, the heads are replicated: each GPU has at least one.
     heads = max(1, (shape.num_key_value_heads or 0) // tensor_parallel)
     return 2 * heads * (shape.head_dim or 0) * kv_bytes
 
 
 def layers(network: Architecture, shape: Shape) -> tuple[int, int]:
-    """How many layers keep every token, and how many keep the sliding window only."""
+    """The number of layers with full attention, and of those with sliding-window attention."""
     if network.attention == "encoder":
         return 0, 0
     count = shape.num_hidden_layers or 0
@@ -70,43 +76,40 @@ def blocks(
     tensor_parallel: int = 1,
     in_flight: int = 0,
 ) -> Blocks | None:
-    """The cache of `cache_bytes` on each GPU in blocks of `block_size` tokens, for requests of `context` tokens.
+    """A cache of `cache_bytes` on each GPU in blocks of `block_size` tokens, for requests of `context` tokens.
 
-    `in_flight` is how many tokens vLLM may have scheduled at once: its batch limit `max_num_batched_tokens`, twice
-    that with asynchronous scheduling. None for a model that keeps no KV cache, or whose `missing` is not empty.
+    `in_flight` is the number of tokens that vLLM may have scheduled at once: `max_num_batched_tokens`, or twice that
+    with asynchronous scheduling. None for a model without a KV cache, or if a size is `missing`.
     """
     network, shape = model.network, model.shape
     if network is None or missing(model) or network.attention == "encoder":
         return None
     full, sliding = layers(network, shape)
     page = block_size * token_bytes(network, shape, kv_bytes, tensor_parallel)
-    # Layers of one kind share a block table. A block is a page for every layer of a group, and groups of both kinds
-    # draw from one pool, so a block is as large as the largest group.
+    # The layers of a group share a block table, and a block has a page for every layer of its group. All groups take
+    # blocks from one pool, so a block has the size that the largest group needs.
     full_groups, sliding_groups = _groups(full, sliding)
-    width = max(_shared(full, full_groups), _shared(sliding, sliding_groups))
-    number = cache_bytes // (width * page)
-    # A window may begin within a block, hence one more; and blocks behind it are only freed after their step.
+    pages = max(_group_size(full, full_groups), _group_size(sliding, sliding_groups))
+    number = cache_bytes // (pages * page)
+    # A window may begin within a block, hence one more. Blocks before the window are only freed after the step that
+    # moves past them, so tokens in flight count too.
     window = min((shape.sliding_window or 0) - 1 + in_flight, context)
-    each = full_groups * _up(context, block_size) + sliding_groups * (_up(window, block_size) + 1)
-    return Blocks(number, each, number / each, number * context // each)
+    per_request = full_groups * _ceil_div(context, block_size) + sliding_groups * (_ceil_div(window, block_size) + 1)
+    return Blocks(number, per_request, number / per_request, number * context // per_request)
 
 
 def _groups(full: int, sliding: int) -> tuple[int, int]:
-    """Into how many groups of about the same size vLLM sorts the layers of each kind."""
+    """The number of KV cache groups of full-attention layers, and of sliding-window layers."""
     if not full or not sliding:
         return int(full > 0), int(sliding > 0)
     fewer, more = sorted((full, sliding))
-    size = more if more < NEARLY_EVEN * fewer else fewer
-    return _up(full, size), _up(sliding, size)
+    size = more if more < MAX_GROUP_RATIO * fewer else fewer
+    return _ceil_div(full, size), _ceil_div(sliding, size)
 
 
-def _shared(count: int, groups: int) -> int:
-    return _up(count, groups) if groups else 0
+def _group_size(layers: int, groups: int) -> int:
+    return _ceil_div(layers, groups) if groups else 0
 
 
-def _up(amount: int, unit: int) -> int:
+def _ceil_div(amount: int, unit: int) -> int:
     return -(-amount // unit)
-
-
-def _known(*sizes: int | None) -> int:
-    return sum(size or 0 for size in sizes)

@@ -1,4 +1,4 @@
-"""What tokens cost: on GPUs at a price per hour, and at an API's price per token. All prices are the user's own."""
+"""Cost per token: on GPUs at a price per hour, and from an API at a price per token. The user gives all prices."""
 
 from dataclasses import dataclass
 
@@ -6,14 +6,14 @@ from service.planner.memory import Demand, Fit
 from service.planner.speed import Speed
 
 MILLION = 1_000_000
-ANSWER = 500  # tokens of a request that are its answer, where the user does not say
+ANSWER = 500  # output tokens of a request, by default
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Dollars: for one GPU and hour, and for a million tokens that an API writes or reads. None is not given.
+    """Dollars per GPU-hour, and per million output and input tokens of an API; None means not given.
 
-    `answer` is how many of a request's tokens the model writes; the others are its prompt.
+    `answer` is the number of output tokens of a request; the rest of its context is the prompt.
     """
 
     gpu_hour: float | None = None
@@ -24,11 +24,11 @@ class Prices:
 
 @dataclass(frozen=True)
 class Cost:
-    """Dollars for a million tokens written, their prompts included.
+    """Dollars per million output tokens, including the cost of their prompts.
 
-    `own` at the speed's bound with all GPUs always busy: real ones are never quite. `api` is what the same requests
-    cost there. `break_even` is the share of that bound that must be used for `own` to be no more than `api`; above 1
-    it cannot be.
+    `own` is the cost on one's own GPUs, always busy at the throughput bound, which real engines do not reach. `api` is
+    the cost of the same requests from the API. `break_even` is the share of the bound that must be used for `own` to be
+    no more than `api`; above 1, the API is always cheaper.
     """
 
     own: float
@@ -37,7 +37,10 @@ class Cost:
 
 
 def cost(fit: Fit, speed: Speed, demand: Demand, prices: Prices) -> Cost | None:
-    """What requests of the asked context cost; None without a GPU price, or where a speed is unknown."""
+    """The cost of requests of `demand.context` tokens; None without a GPU price, or if a speed is unknown.
+
+    GPU seconds of a request: output tokens / decode throughput + prompt tokens / prefill throughput.
+    """
     if prices.gpu_hour is None or not speed.together or not speed.prefill:
         return None
     answer = min(prices.answer, demand.context)

@@ -11,7 +11,7 @@ GIB = 2**30
 
 
 class Gpu(Frozen):
-    """One kind of card; the file says what each figure is and where it is from."""
+    """One GPU model; the file explains each figure and names its source."""
 
     name: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9-]*$")]
     usable_gib: PositiveFloat
@@ -27,29 +27,29 @@ class Gpu(Frozen):
 
     @property
     def memory(self) -> int:
-        """Bytes that vLLM sees as the whole card."""
+        """Bytes of memory that vLLM sees as the GPU's total."""
         return int(self.usable_gib * GIB)
 
     @property
     def bandwidth(self) -> float:
-        """Bytes per second between the card's memory and its processors, at most."""
+        """Peak memory bandwidth in bytes per second."""
         return self.bandwidth_gb_per_s * 1e9
 
 
 class GpuFile(Frozen):
-    """The whole file."""
+    """The schema of the file."""
 
     gpus: Annotated[tuple[Gpu, ...], Field(min_length=1)]
 
 
 def load(path: Path) -> dict[str, Gpu]:
-    """Every GPU of the file by its name, in the file's order; raises ConfigError with every mistake in it."""
+    """All GPUs of the file by name, in the file's order; raises ConfigError with every mistake in it."""
     document = Document(path)
     found: dict[str, Gpu] = {}
     problems = []
     for index, gpu in enumerate(document.read(GpuFile).gpus):
         if gpu.name in found:
-            problems.append(document.problem(("gpus", index, "name"), f"'{gpu.name}' stands here twice"))
+            problems.append(document.problem(("gpus", index, "name"), f"'{gpu.name}' is defined twice"))
         found[gpu.name] = gpu
     if problems:
         raise ConfigError(problems)
@@ -57,13 +57,13 @@ def load(path: Path) -> dict[str, Gpu]:
 
 
 def find(name: str, gpus: dict[str, Gpu]) -> Gpu | None:
-    """The GPU that a person means by `name`: `h100`, `A100 80GB`, `NVIDIA L4`; None where there is no such one."""
-    wanted = _plain(name)
-    return next((gpu for gpu in gpus.values() if _plain(gpu.name) == wanted), None)
+    """The GPU with this name in any common spelling, such as `h100`, `A100 80GB`, `NVIDIA L4`; None if unknown."""
+    wanted = _normalized(name)
+    return next((gpu for gpu in gpus.values() if _normalized(gpu.name) == wanted), None)
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     letters = "".join(char for char in name.lower() if char.isalnum())
-    for maker in ("nvidia", "amd", "instinct"):
-        letters = letters.removeprefix(maker)
+    for brand in ("nvidia", "amd", "instinct"):
+        letters = letters.removeprefix(brand)
     return letters.removesuffix("b").removesuffix("g") if letters.endswith(("0gb", "0g")) else letters

@@ -1,4 +1,4 @@
-"""What fits on GPUs: the ways to divide a model among them, and the KV cache that is left beside its weights."""
+"""GPU memory: how a model can be split by tensor parallelism, and how much is left for the KV cache beside weights."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,29 @@ from service.planner.blocks import Blocks, blocks
 from service.planner.gpus import GIB, Gpu
 from service.planner.quantization import GROUP, Form, weight_bytes
 
-# What vLLM 0.32 does unless told otherwise.
-UTILIZATION = 0.92
+# vLLM 0.32's defaults.
+UTILIZATION = 0.92  # gpu_memory_utilization
 BLOCK_SIZE = 16  # tokens
-LATENT_BLOCK_SIZE = 64  # tokens; the kernels for latent attention want larger ones
-ASYNCHRONOUS = 2  # batches that are under way at once
-# (usable GiB from which on, batch limit in tokens, sequences in a batch); an A100 counts as a small one.
-BATCHES = ((160, 16384, 1024), (70, 8192, 1024), (0, 2048, 256))
+LATENT_BLOCK_SIZE = 64  # tokens; the kernels for latent attention (MLA) need larger blocks
+CONCURRENT_BATCHES = 2  # with asynchronous scheduling
+# (from this many GiB, max_num_batched_tokens, max_num_seqs); vLLM gives an A100 the smallest limits.
+BATCH_LIMITS = ((160, 16384, 1024), (70, 8192, 1024), (0, 2048, 256))
 
-# Estimates of what an engine uses besides weights and KV cache, on each GPU. vLLM measures it when it starts.
+# Estimates of the memory that an engine uses on each GPU besides weights and KV cache; vLLM measures it at startup.
 RUNTIME_BYTES = GIB  # CUDA context, libraries, communication buffers, allocator slack
 GRAPH_BYTES = GIB // 2  # captured CUDA graphs
-HIDDEN_COPIES = 4  # activations as wide as the model that are alive at once, per token
-INNER_COPIES = 3  # those as wide as the feed-forward layer
+HIDDEN_COPIES = 4  # activations of hidden size that are alive at once, per token
+INNER_COPIES = 3  # activations of feed-forward size, per token
 LOGIT_BYTES = 8  # a float32 logit and its sorted copy
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What is asked of a model's memory, whichever GPU it is on. `context` is in tokens, prompt and answer together."""
+    """The load to plan for, on any GPU.
+
+    `context` is the tokens of one request, prompt and output together; `kv_bytes` the size of a KV cache element (2, or
+    1 for fp8); `utilization` vLLM's `gpu_memory_utilization`.
+    """
 
     context: int
     kv_bytes: int = 2
@@ -36,9 +40,9 @@ class Demand:
 
 @dataclass(frozen=True)
 class Fit:
-    """A model in `form` on `degree` GPUs of one kind. Bytes are those of each GPU.
+    """A model in `form` on `degree` GPUs of one kind, split by tensor parallelism. Bytes are per GPU.
 
-    `blocks` is None for a model without a KV cache; `why` says what is wrong where it does not fit.
+    `blocks` is None for a model without a KV cache; `why` is the reason if the model does not fit.
     """
 
     gpu: Gpu
@@ -52,41 +56,44 @@ class Fit:
 
     @property
     def requests(self) -> float | None:
-        """How many requests of the asked context its cache holds, as vLLM counts; None without a cache."""
+        """How many requests of the planned context the KV cache holds at once, as vLLM counts; None without a cache."""
         return self.blocks.requests if self.blocks else None
 
 
 def batch_limits(gpu: Gpu) -> tuple[int, int]:
-    """vLLM's defaults for this GPU: tokens in one step, sequences in one step."""
+    """vLLM's default `max_num_batched_tokens` and `max_num_seqs` on this GPU."""
     size = 0.0 if gpu.name.startswith("A100") else gpu.usable_gib
-    return next((tokens, sequences) for least, tokens, sequences in BATCHES if size >= least)
+    return next((tokens, sequences) for least, tokens, sequences in BATCH_LIMITS if size >= least)
 
 
 def degrees(model: Model, form: Form, most: int) -> list[int]:
-    """The tensor-parallel degrees up to `most` that vLLM can divide the model by."""
+    """The tensor-parallel degrees up to `most` that vLLM supports for the model."""
     return [degree for degree in range(1, most + 1) if why_indivisible(model, form, degree) is None]
 
 
 def why_indivisible(model: Model, form: Form, degree: int) -> str | None:
-    """Why vLLM cannot divide the model among `degree` GPUs, or None where it can or the sizes are unknown."""
+    """Why vLLM cannot split the model across `degree` GPUs; None if it can, or if the sizes are unknown."""
     shape = model.shape
     if degree == 1:
         return None
     if shape.num_attention_heads and shape.num_attention_heads % degree:
         return f"{shape.num_attention_heads} attention heads cannot be divided by {degree}"
-    groups = shape.num_key_value_heads
-    if groups and max(groups, degree) % min(groups, degree):
-        return f"{groups} key-value heads cannot be shared by {degree} GPUs"
+    kv_heads = shape.num_key_value_heads
+    if kv_heads and max(kv_heads, degree) % min(kv_heads, degree):
+        return f"{kv_heads} key-value heads cannot be divided among {degree} GPUs"
     inner = shape.expert_size
     if inner and inner % degree:
         return f"a feed-forward size of {inner} cannot be divided by {degree}"
     if inner and form == "int4" and inner // degree % GROUP:
-        return f"a feed-forward size of {inner} divided by {degree} cuts through groups of {GROUP} weights"
+        return f"a feed-forward size of {inner} divided by {degree} is no multiple of the {GROUP} weights of a group"
     return None
 
 
 def fit(model: Model, gpu: Gpu, form: Form, degree: int, demand: Demand) -> Fit | None:
-    """What is left of `degree` GPUs beside the weights; None where the model's sizes are not known well enough."""
+    """How the memory of `degree` GPUs is used; None if a size that this needs is unknown.
+
+    KV cache = utilization x GPU memory - weights - overhead, on each GPU.
+    """
     network, weights = model.network, weight_bytes(model, form, degree)
     if network is None or weights is None:
         return None
@@ -94,25 +101,25 @@ def fit(model: Model, gpu: Gpu, form: Form, degree: int, demand: Demand) -> Fit 
     cache = int(gpu.memory * demand.utilization) - weights - overhead
     if cache <= 0:
         budget = int(gpu.memory * demand.utilization) - overhead
-        lacking = f"weights of {weights / 1e9:.1f} GB on each GPU, room for {max(0, budget) / 1e9:.1f} GB"
-        return Fit(gpu, form, degree, weights, overhead, max(0, cache), None, lacking)
-    held = blocks(
+        reason = f"weights of {weights / 1e9:.1f} GB on each GPU exceed the {max(0, budget) / 1e9:.1f} GB available"
+        return Fit(gpu, form, degree, weights, overhead, max(0, cache), None, reason)
+    found = blocks(
         model,
         cache,
         block_size(network),
         demand.context,
         kv_bytes=demand.kv_bytes,
         tensor_parallel=degree,
-        in_flight=ASYNCHRONOUS * batch_limits(gpu)[0],
+        in_flight=CONCURRENT_BATCHES * batch_limits(gpu)[0],
     )
-    # vLLM keeps one block back, and does not start where a single request of the whole context would not fit.
-    short = held is not None and held.number - 1 < held.each
-    why = f"{cache / 1e9:.1f} GB beside the weights hold no request of {demand.context:,} tokens" if short else None
-    return Fit(gpu, form, degree, weights, overhead, cache, held, why)
+    # vLLM reserves one block, and refuses to start if a single request of the full context does not fit.
+    too_small = found is not None and found.number - 1 < found.per_request
+    reason = f"a KV cache of {cache / 1e9:.1f} GB cannot hold one request of {demand.context:,} tokens"
+    return Fit(gpu, form, degree, weights, overhead, cache, found, reason if too_small else None)
 
 
 def smallest(model: Model, gpu: Gpu, form: Form, demand: Demand, users: int = 1) -> Fit | None:
-    """The smallest number of GPUs of a node that hold `users` requests, or else the largest, with why not."""
+    """The fit on the fewest GPUs of a node that hold `users` requests at once; if none does, on the most GPUs."""
     last: Fit | None = None
     for degree in degrees(model, form, gpu.per_node):
         last = fit(model, gpu, form, degree, demand) or last
@@ -122,14 +129,17 @@ def smallest(model: Model, gpu: Gpu, form: Form, demand: Demand, users: int = 1)
 
 
 def block_size(network: Architecture) -> int:
-    """Tokens in a block of vLLM's on a GPU."""
+    """vLLM's default block size on a GPU, in tokens."""
     return LATENT_BLOCK_SIZE if network.attention == "latent" else BLOCK_SIZE
 
 
 def overhead_bytes(network: Architecture, shape: Shape, gpu: Gpu, degree: int) -> int:
-    """An estimate of what each GPU needs besides weights and KV cache, in bytes."""
+    """An estimate of the bytes that each GPU needs besides weights and KV cache.
+
+    Runtime + CUDA graphs + activations and logits of the largest batch.
+    """
     tokens, sequences = batch_limits(gpu)
     inner = (shape.expert_size or 0) * ((shape.num_experts_per_tok or 1) + (shape.n_shared_experts or 0))
-    wide = HIDDEN_COPIES * (shape.hidden_size or 0) + INNER_COPIES * inner / degree
+    activations = HIDDEN_COPIES * (shape.hidden_size or 0) + INNER_COPIES * inner / degree
     logits = 0 if network.attention == "encoder" else sequences * (shape.vocab_size or 0) * LOGIT_BYTES
-    return int(RUNTIME_BYTES + GRAPH_BYTES + tokens * wide * 2 + logits)
+    return int(RUNTIME_BYTES + GRAPH_BYTES + tokens * activations * 2 + logits)

@@ -1,4 +1,4 @@
-"""A model on every GPU in every form: whether it fits, what it holds, how fast it can be, what it costs."""
+"""The plan for a model: memory, concurrent requests, throughput bounds and cost, for each GPU and form of weights."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from service.planner.speed import Speed, speed
 
 @dataclass(frozen=True)
 class MemoryRequirement:
-    """What a model needs on whatever GPU. Bytes; None is unknown, and `unknown` names the sizes that are missing.
+    """What a model needs on any GPU. Bytes; None means unknown, and `unknown` names the sizes that are missing.
 
-    `active` are the parameters that one token makes use of, where that is not all of them. `token` and `request` are of
-    the KV cache: one more token where every layer keeps it, and a whole request.
+    `active` is the number of parameters that one token uses, for a mixture of experts. `published` is the size of the
+    published weights. `token` and `request` are KV cache: of one token that all layers keep, and of a whole request.
     """
 
     parameters: int | None
@@ -32,7 +32,7 @@ class MemoryRequirement:
 
 @dataclass(frozen=True)
 class Row:
-    """One GPU and form. `why` says what is in the way, where something is."""
+    """The plan for one GPU and form. `why` is the reason if the model cannot be served that way; None if it can."""
 
     gpu: Gpu
     form: Form
@@ -43,16 +43,21 @@ class Row:
 
 
 def memory_requirement(model: Model, demand: Demand) -> MemoryRequirement:
-    """What the model needs for one request of the asked context."""
+    """What the model needs for one request of `demand.context` tokens.
+
+    KV cache of a request = bytes per token and layer x (full-attention layers x context + sliding-window layers x the
+    smaller of window and context).
+    """
     found = parts(model)
     network = model.network
     unknown = (*quantization.unknown(model), *blocks.missing(model))
     token = request = None
     if network and not blocks.missing(model):
         full, sliding = blocks.layers(network, model.shape)
-        each = blocks.token_bytes(network, model.shape, demand.kv_bytes)
-        token = each * (full + sliding)
-        request = each * (full * demand.context + sliding * min(model.shape.sliding_window or 0, demand.context))
+        per_layer = blocks.token_bytes(network, model.shape, demand.kv_bytes)
+        window = min(model.shape.sliding_window or 0, demand.context)
+        token = per_layer * (full + sliding)
+        request = per_layer * (full * demand.context + sliding * window)
     return MemoryRequirement(
         parameters=found.total if found else model.parameters,
         active=round(found.lookup + found.active) if found and found.experts else None,
@@ -75,15 +80,15 @@ def plan(
     users: int | None = None,
     prices: Prices | None = None,
 ) -> list[Row]:
-    """A row for every GPU and form (`wanted`, or all that the model has).
+    """A row for every GPU and every form of the weights that the model has, among `wanted` if given.
 
-    `degree` fixes the number of GPUs; without it the smallest that holds `users` requests, or one, is taken.
+    `degree` fixes the tensor-parallel degree; without it, the fewest GPUs that hold `users` requests (or one) are used.
     """
-    known = [form for form in (wanted or forms(model)) if form in forms(model)]
+    available = [form for form in (wanted or forms(model)) if form in forms(model)]
     return [
         row_of(model, gpu, form, demand, degree=degree, users=users, prices=prices or Prices())
         for gpu in gpus
-        for form in known
+        for form in available
     ]
 
 
@@ -91,12 +96,16 @@ def row_of(
     model: Model, gpu: Gpu, form: Form, demand: Demand, *, degree: int | None, users: int | None, prices: Prices
 ) -> Row:
     """The row of one GPU and form."""
-    why = why_not(form, gpu) or _no_cache(gpu, demand) or (why_indivisible(model, form, degree) if degree else None)
+    why = (
+        why_not(form, gpu)
+        or _why_no_fp8_cache(gpu, demand)
+        or (why_indivisible(model, form, degree) if degree else None)
+    )
     if why:
         return Row(gpu, form, None, None, None, why)
     found = fit(model, gpu, form, degree, demand) if degree else smallest(model, gpu, form, demand, users or 1)
     if found is None:
-        return Row(gpu, form, None, None, None, "the size of its weights is unknown")
+        return Row(gpu, form, None, None, None, "the size of the weights is unknown")
     bound = speed(model, found, demand, users)
     why = found.why or ("vLLM does not run it" if model.network and model.network.refused else None)
     if why is None and users and found.requests is not None and found.requests < users:
@@ -104,9 +113,9 @@ def row_of(
     return Row(gpu, form, found, bound, cost(found, bound, demand, prices) if bound else None, why)
 
 
-def _no_cache(gpu: Gpu, demand: Demand) -> str | None:
+def _why_no_fp8_cache(gpu: Gpu, demand: Demand) -> str | None:
     if demand.kv_bytes == 1 and gpu.fp8 != "arithmetic":
-        return f"{gpu.name} has no fp8 arithmetic, and so perhaps no fp8 cache"
+        return f"{gpu.name} has no fp8 arithmetic, so vLLM may not support an fp8 cache"
     return None
 
 
@@ -115,12 +124,12 @@ def _remarks(model: Model) -> Iterable[str]:
     if network and network.refused:
         yield f"The pinned vLLM does not run it: {network.refused}."
     if network and network.text_class and network.text_class != model.architecture:
-        yield "It also sees images; its vision tower is not counted."
+        yield "It also takes images; its vision tower is not counted."
     if model.dtype == "float32":
-        yield "Its weights are published in float32, twice what an engine keeps of them."
+        yield "Its weights are published in float32, twice the size that they have in an engine."
     if model.note:
         yield model.note
     for copy in model.copies:
-        yield f"As {copy.quantization}: {copy.hub}."
+        yield f"Quantised with {copy.quantization}: {copy.hub}."
     if "int4" in forms(model) and not any(copy.quantization in ("awq", "gptq") for copy in model.copies):
-        yield "int4 needs an AWQ or GPTQ copy, and the catalogue knows none; fp8 vLLM makes itself when it loads."
+        yield "int4 needs an AWQ or GPTQ copy, which the catalogue lacks; fp8 needs none, vLLM quantises while loading."

@@ -28,7 +28,7 @@ SUBSTITUTES: Mapping[Variant, tuple[Variant, ...]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Requirements:
+class RankingCriteria:
     """What is asked for: models for `task`, which was called `subject`, on `gpu_count` of `gpu`.
 
     `context` is in tokens; `users` are requests at the same time. `form` None leaves the quantization open.
@@ -73,7 +73,7 @@ def task_of(variant: Variant) -> Task:
     return Task(about=variant, suits=SUBSTITUTES.get(variant, (variant,)))
 
 
-def rank(required: Requirements, catalog: Catalog) -> list[RankedModel]:
+def rank(required: RankingCriteria, catalog: Catalog) -> list[RankedModel]:
     """Every model that is made for the task, best first."""
     suited = (model for model in catalog.models.values() if required.task.suited(model))
     return sorted((_grade(required, model, catalog.licence(model)) for model in suited), key=_order)
@@ -92,7 +92,7 @@ def _shortfall(ranked: RankedModel) -> tuple[int, float]:
     return GRADES.index(ranked.grade), -swift if ranked.grade == "slow" and swift else 0.0
 
 
-def _grade(required: Requirements, model: Model, terms: Licence) -> RankedModel:
+def _grade(required: RankingCriteria, model: Model, terms: Licence) -> RankedModel:
     if why := _ruled_out(required, model, terms):
         return RankedModel(model, "unfit", why=why)
     found = parts(model)
@@ -106,7 +106,7 @@ def _grade(required: Requirements, model: Model, terms: Licence) -> RankedModel:
     return RankedModel(model, best.grade, found.total, active, best.fit, best.speed, best.replicas, best.why)
 
 
-def _ruled_out(required: Requirements, model: Model, terms: Licence) -> str | None:
+def _ruled_out(required: RankingCriteria, model: Model, terms: Licence) -> str | None:
     """What forbids the model whatever the memory."""
     if model.network and model.network.refused:
         return model.network.refused
@@ -122,12 +122,12 @@ def _ruled_out(required: Requirements, model: Model, terms: Licence) -> str | No
     return None
 
 
-def _forms(required: Requirements, model: Model) -> Iterable[Form]:
+def _forms(required: RankingCriteria, model: Model) -> Iterable[Form]:
     wanted = (required.form,) if required.form else forms(model)
     return (form for form in wanted if form in forms(model) and why_not(form, required.gpu) is None)
 
 
-def _best(required: Requirements, model: Model, form: Form) -> RankedModel | None:
+def _best(required: RankingCriteria, model: Model, form: Form) -> RankedModel | None:
     """The best way to divide the GPUs among engines of this form; None where no engine fits."""
     demand = Demand(required.context)
     ways = []
@@ -138,7 +138,7 @@ def _best(required: Requirements, model: Model, form: Form) -> RankedModel | Non
     return min(ways, key=_order, default=None)
 
 
-def _way(required: Requirements, model: Model, found: Fit, replicas: int, demand: Demand) -> RankedModel:
+def _way(required: RankingCriteria, model: Model, found: Fit, replicas: int, demand: Demand) -> RankedModel:
     users = -(-required.users // replicas)
     bound = speed(model, found, demand, users)
     if found.requests is not None and int(found.requests) < users:
@@ -150,7 +150,7 @@ def _way(required: Requirements, model: Model, found: Fit, replicas: int, demand
     return RankedModel(model, "meets", fit=found, speed=bound, replicas=replicas)
 
 
-def _why_nothing_fits(required: Requirements, model: Model) -> str:
+def _why_nothing_fits(required: RankingCriteria, model: Model) -> str:
     """What the most compressed form lacks on the most GPUs that the model can be divided among."""
     known = list(_forms(required, model))
     if not known:

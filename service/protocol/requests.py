@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-from service.catalog.chat_templates import Order
+from service.catalog.infill import Order
 from service.protocol import validation_errors
 
 Tokens = Annotated[int, Meta(ge=1, le=2**31)]

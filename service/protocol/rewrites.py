@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from service.catalog import chat_templates
+from service.catalog.infill import infill, orders
 from service.catalog.model import Chat, Infill, Model
 from service.errors import ApiError, ErrorCode
 from service.protocol.requests import Body, ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, Sampling
@@ -101,12 +101,12 @@ def rewrites(
 def _infilling(request: CompletionRequest, prefix: str, suffix: str, model: Model) -> dict[str, Any]:
     if model.infill is None:
         return {}
-    order, known = request.infill_order or "prefix_first", chat_templates.orders(model.infill)
+    order, known = request.infill_order or "prefix_first", orders(model.infill)
     if order not in known:
         names = " or ".join(f"'{one}'" for one in known)
         message = f"'{model.id}' does not fill in the middle '{order}': send {names}."
         raise ApiError(ErrorCode.UNSUPPORTED_INFILL_ORDER, message, "infill_order")
-    return {"prompt": chat_templates.infill(model.infill, prefix, suffix, order), "suffix": None}
+    return {"prompt": infill(model.infill, prefix, suffix, order), "suffix": None}
 
 
 def _asked(request: Body) -> list[str | int]:

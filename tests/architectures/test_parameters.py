@@ -1,8 +1,8 @@
-"""Counting weights: against counts published elsewhere, and against the networks that transformers builds."""
+"""Parameter counts, compared with published ones; test_config.py compares them with transformers."""
 
 import pytest
 
-from service.architectures.parameters import missing, parameters
+from service.architectures.parameters import count_parameters, missing_sizes
 from service.architectures.registry import ARCHITECTURES
 from service.architectures.shape import Shape
 from service.catalog.model import Model
@@ -11,14 +11,14 @@ from tests.support.fleets import CATALOG
 COUNTED = [
     model
     for model in CATALOG.models.values()
-    if model.network and model.parameters and not missing(model.network, model.shape, model.context)
+    if model.network and model.parameters and not missing_sizes(model.network, model.shape, model.context)
 ]
 
 
 @pytest.mark.parametrize("model", COUNTED, ids=lambda model: model.id)
-def test_the_shape_makes_as_many_parameters_as_the_catalogue_says(model: Model) -> None:
+def test_count_equals_parameters_of_the_catalogue(model: Model) -> None:
     assert model.network
-    assert parameters(model.network, model.shape, model.context) == model.parameters
+    assert count_parameters(model.network, model.shape, model.context) == model.parameters
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_the_shape_makes_as_many_parameters_as_the_catalogue_says(model: Model) 
                 intermediate_size=14336, vocab_size=32000, tie_word_embeddings=False, num_local_experts=8,
                 num_experts_per_tok=2,
             ),
-            None, 46_702_792_704, 12_879_925_248, id="mixture",
+            None, 46_702_792_704, 12_879_925_248, id="mixture of experts",
         ),
         pytest.param(
             "GPT2LMHeadModel",
@@ -43,18 +43,18 @@ def test_the_shape_makes_as_many_parameters_as_the_catalogue_says(model: Model) 
         ),
     ],
 )  # fmt: skip
-def test_known_counts(name: str, shape: Shape, context: int | None, total: int, active: int) -> None:
-    assert parameters(ARCHITECTURES[name], shape, context) == total
-    assert parameters(ARCHITECTURES[name], shape, context, active=True) == active
+def test_total_and_active_count(name: str, shape: Shape, context: int | None, total: int, active: int) -> None:
+    assert count_parameters(ARCHITECTURES[name], shape, context) == total
+    assert count_parameters(ARCHITECTURES[name], shape, context, active=True) == active
 
 
 @pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "tie_word_embeddings", "num_key_value_heads"])
-def test_what_is_unknown_is_not_counted_but_named(key: str) -> None:
+def test_missing_size_is_named_and_gives_no_count(key: str) -> None:
     model = CATALOG.models["llama-2-7b"]
     assert model.network
     shape = model.shape.model_copy(update={key: None})
-    assert parameters(model.network, shape, model.context) is None
-    assert missing(model.network, shape, model.context) == [key]
+    assert count_parameters(model.network, shape, model.context) is None
+    assert missing_sizes(model.network, shape, model.context) == [key]
 
 
 def test_learned_positions_need_the_context() -> None:
@@ -62,4 +62,4 @@ def test_learned_positions_need_the_context() -> None:
         hidden_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=32,
         intermediate_size=64, vocab_size=100, tie_word_embeddings=True,
     )  # fmt: skip
-    assert missing(ARCHITECTURES["GPT2LMHeadModel"], shape, None) == ["context"]
+    assert missing_sizes(ARCHITECTURES["GPT2LMHeadModel"], shape, None) == ["context"]

@@ -48,7 +48,7 @@ def test_names_are_unique_and_one_name_is_one_setup() -> None:
 
 def test_a_small_card_says_what_does_not_fit() -> None:
     why = {one.model: one.why for one in on_card(CATALOG, GPUS["T4"])[1]}
-    assert "room for" in why["llama-2-70b-chat"]
+    assert "GB on each GPU exceed" in why["llama-2-70b-chat"]
 
 
 def test_the_head_to_head_of_the_reference_comes_before_anything_else() -> None:

@@ -1,4 +1,4 @@
-"""The catalogue: what it refuses and how it says so, and the truth of what ours contains."""
+"""Loading a catalogue and its error messages, lookup, and facts about the models in ours."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.architectures.parameters import missing
+from service.architectures.parameters import missing_sizes
 from service.architectures.registry import ARCHITECTURES
 from service.catalog import names
 from service.catalog.catalog import Catalog, load
@@ -25,7 +25,7 @@ models:
     variant: base
     hub: org/name
 """
-# Tables of 16, attention of 32, a feed-forward layer of 36, norms of 12: 96 in all.
+# 96 parameters: 16 in embedding table and head, 32 in attention, 36 in the feed-forward layer, 12 in norms.
 SMALL = (
     "architecture: LlamaForCausalLM\n    shape: {hidden_size: 4, num_hidden_layers: 1, num_attention_heads: 1, "
     "num_key_value_heads: 1, head_dim: 2, intermediate_size: 3, vocab_size: 2, tie_word_embeddings: false}"
@@ -38,27 +38,27 @@ def catalog() -> Catalog:
 
 
 def write(folder: Path, **files: str) -> Path:
-    """A catalogue's folder holding `files`, each named without its ending."""
+    """Writes `files`, named without `.yaml`, into the catalogue in `folder`."""
     for name, text in files.items():
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
     return folder
 
 
 def problems(folder: Path) -> list[str]:
-    """The mistakes in the catalogue at `folder`, each without the path of the folder."""
+    """The problems of the catalogue in `folder`, without the path of the folder."""
     with pytest.raises(ConfigError) as caught:
         load(folder)
     return [problem.removeprefix(f"{folder}/") for problem in caught.value.problems]
 
 
-# What is refused
+# Mistakes
 
 
 @pytest.mark.parametrize(
     ("line", "replacement", "problem"),
     [
         ("family: a", "family: A", "a.yaml:1: family: String should match pattern"),
-        ("family: a", "family: b", "a.yaml:1: family: must be the file's name, 'a'"),
+        ("family: a", "family: b", "a.yaml:1: family: must be the name of the file, 'a'"),
         ("title: A family", "titel: A family", "a.yaml:1: title: is missing"),
         ("  - id: x", "  - id: X", "a.yaml:5: models[0].id: String should match pattern"),
         ("  - id: x", "  - id: x\n    id: y", "a.yaml:6: models[0].id: stands twice in one mapping"),
@@ -71,7 +71,7 @@ def problems(folder: Path) -> list[str]:
         (
             "hub: org/name",
             "hub: org/name\n    chat: {}",
-            "a.yaml:5: models[0]: a model of variant 'base' has no 'chat'",
+            "a.yaml:5: models[0]: a model of variant 'base' cannot have a 'chat'",
         ),
         (
             "hub: org/name",
@@ -97,7 +97,7 @@ def problems(folder: Path) -> list[str]:
         (
             "hub: org/name",
             "hub: org/name\n    infill: {prompt: '{prefix}'}",
-            "a.yaml:8: models[0].infill.prompt: the infilling prompt must hold {suffix} exactly once",
+            "a.yaml:8: models[0].infill.prompt: the prompt must contain {suffix} exactly once",
         ),
         (
             "variant: base",
@@ -122,12 +122,12 @@ def problems(folder: Path) -> list[str]:
         (
             "hub: org/name",
             f"hub: org/name\n    {SMALL}\n    parameters: 97",
-            "a.yaml:5: models[0]: the shape makes 96 parameters, not 97",
+            "a.yaml:5: models[0]: 'parameters' is 97, but the shape gives 96",
         ),
         (
             "hub: org/name",
             f"hub: org/name\n    {SMALL.replace('}', ', sliding_window: 8}')}",
-            "a.yaml:5: models[0]: a LlamaForCausalLM has no sliding_window",
+            "a.yaml:5: models[0]: 'shape' has sliding_window, which LlamaForCausalLM does not have",
         ),
         (
             "hub: org/name",
@@ -145,10 +145,10 @@ def test_a_mistake_names_file_line_and_key(tmp_path: Path, line: str, replacemen
     text = MINIMAL.format(family="a", id="x")
     load(write(tmp_path, a=text))
     found = problems(write(tmp_path, a=text.replace(line, replacement)))
-    assert any(one.startswith(problem) for one in found), found
+    assert any(text.startswith(problem) for text in found), found
 
 
-def test_the_mistakes_of_all_files_are_told_at_once(tmp_path: Path) -> None:
+def test_mistakes_in_all_files_are_reported_together(tmp_path: Path) -> None:
     write(
         tmp_path,
         a="family: a\n",
@@ -168,7 +168,7 @@ def test_the_mistakes_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_an_id_belongs_to_one_model(tmp_path: Path) -> None:
+def test_duplicate_id_is_an_error(tmp_path: Path) -> None:
     other = MINIMAL.format(family="b", id="x").replace("org/name", "org/other")
     write(tmp_path, a=MINIMAL.format(family="a", id="x"), b=other)
     assert problems(tmp_path) == [
@@ -177,7 +177,7 @@ def test_an_id_belongs_to_one_model(tmp_path: Path) -> None:
     ]
 
 
-def test_a_repository_belongs_to_one_model(tmp_path: Path) -> None:
+def test_duplicate_hub_id_is_an_error(tmp_path: Path) -> None:
     copied = "    copies:\n      - {hub: ORG/Name, quantization: awq}\n"
     other = MINIMAL.format(family="b", id="y").replace("org/name", "org/other") + copied
     write(tmp_path, a=MINIMAL.format(family="a", id="x"), b=other)
@@ -188,7 +188,7 @@ def test_a_repository_belongs_to_one_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["{{ message", "{%- for -%}", "{{ message | shout }}"])
-def test_a_template_that_does_not_compile_names_its_line(tmp_path: Path, wrong: str) -> None:
+def test_template_error_names_its_line(tmp_path: Path, wrong: str) -> None:
     (tmp_path / "templates").mkdir()
     text = "{%- for message in messages -%}\n" + wrong + "\n{%- endfor -%}"
     (tmp_path / "templates" / "x.jinja").write_text(text, encoding="utf-8")
@@ -199,10 +199,10 @@ def test_a_template_that_does_not_compile_names_its_line(tmp_path: Path, wrong: 
     )
 
 
-# How a model is found
+# Lookup
 
 
-def test_finds_by_id_and_by_hub_id_in_any_case(catalog: Catalog) -> None:
+def test_find_by_id_and_hub_id_ignores_case(catalog: Catalog) -> None:
     model = catalog.models["llama-2-13b-chat"]
     assert catalog.find("Llama-2-13B-Chat") is model
     assert catalog.find("meta-llama/llama-2-13b-chat-HF") is model
@@ -210,7 +210,7 @@ def test_finds_by_id_and_by_hub_id_in_any_case(catalog: Catalog) -> None:
     assert model.chosen_copy is None
 
 
-def test_a_copy_is_the_model_from_another_repository(catalog: Catalog) -> None:
+def test_find_by_the_hub_id_of_a_quantised_copy(catalog: Catalog) -> None:
     model = catalog.models["qwen3-32b"]
     found = catalog.find("qwen/QWEN3-32b-awq")
     assert found
@@ -220,7 +220,7 @@ def test_a_copy_is_the_model_from_another_repository(catalog: Catalog) -> None:
     assert (found.shape, found.chat, found.engine) == (model.shape, model.chat, model.engine)
 
 
-def test_a_copy_has_no_revision_of_the_original(tmp_path: Path) -> None:
+def test_quantised_copy_does_not_get_the_revision_of_the_original(tmp_path: Path) -> None:
     more = f"    revision: {'a' * 40}\n    copies:\n      - {{hub: org/copy, quantization: gptq}}\n"
     known = load(write(tmp_path, a=MINIMAL.format(family="a", id="x") + more))
     original, copied = known.find("org/name"), known.find("org/copy")
@@ -229,7 +229,7 @@ def test_a_copy_has_no_revision_of_the_original(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"),
+    ("name", "closest"),
     [
         ("llama-2-13b-caht", "llama-2-13b-chat"),
         ("meta-llama/Llama-2-13b-chat", "llama-2-13b-chat"),
@@ -238,17 +238,17 @@ def test_a_copy_has_no_revision_of_the_original(tmp_path: Path) -> None:
         ("gpt2", "gpt-2"),
     ],
 )
-def test_a_wrong_name_has_near_ones(catalog: Catalog, name: str, nearest: str) -> None:
-    near = catalog.near(name)
-    assert near[0] == nearest
-    assert len(near) == len(set(near)) <= 3
+def test_suggestions_for_an_unknown_name(catalog: Catalog, name: str, closest: str) -> None:
+    suggestions = catalog.suggest(name)
+    assert suggestions[0] == closest
+    assert len(suggestions) == len(set(suggestions)) <= 3
 
 
-def test_nothing_is_near_to_nonsense(catalog: Catalog) -> None:
-    assert catalog.near("xyzzy") == []
+def test_no_suggestion_for_a_dissimilar_name(catalog: Catalog) -> None:
+    assert catalog.suggest("xyzzy") == []
 
 
-# What ours contains
+# The models of our catalogue
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "llama-2": (
@@ -297,42 +297,42 @@ every_model = pytest.mark.parametrize("model", CATALOG.models.values(), ids=lamb
 every_hub_model = pytest.mark.parametrize("model", HUB_MODELS, ids=lambda model: model.id)
 
 
-def test_holds_the_chosen_models_and_no_others(catalog: Catalog) -> None:
-    held = {family.family: {model.id for model in family.models} for family in catalog.families.values()}
-    assert held == {family: set(ids) for family, ids in FAMILIES.items()}
+def test_catalogue_has_exactly_these_models(catalog: Catalog) -> None:
+    found = {family.family: {model.id for model in family.models} for family in catalog.families.values()}
+    assert found == {family: set(ids) for family, ids in FAMILIES.items()}
     assert len(HUB_MODELS) == 72
 
 
-def test_the_schema_for_editors_is_up_to_date() -> None:
+def test_schema_json_is_up_to_date() -> None:
     assert json.loads((MODELS / "schema.json").read_text()) == Family.model_json_schema(), (
         "run: python -m service.catalog.catalog > models/schema.json"
     )
 
 
-def test_every_file_names_the_schema() -> None:
+def test_every_family_file_names_the_schema() -> None:
     for family in FAMILIES:
         assert (MODELS / f"{family}.yaml").read_text().partition("\n")[0] in (
             "# yaml-language-server: $schema=schema.json",
-            # Its first line says how it is made instead.
+            # Pebble's, whose first line says how its weights are made instead.
             "# The embedded family: tiny models with one small skill each, trained by models/pebble/train.py. "
             "See models/pebble/README.md.",
         )
 
 
-def test_every_architecture_is_needed() -> None:
+def test_every_registered_architecture_is_used() -> None:
     used = {str(model.architecture) for model in CATALOG.models.values()}
-    # The class of a multimodal model's text part stands for it where only text is needed.
+    # The text decoder's class is needed for multimodal models, which are scaled down to it.
     assert used | {text for name in used if (text := ARCHITECTURES[name].text_class)} == set(ARCHITECTURES)
 
 
-def test_every_template_is_needed() -> None:
+def test_every_template_file_is_used() -> None:
     chats = [model.chat for model in CATALOG.models.values() if model.chat]
     named = {name for chat in chats for name in (chat.template, chat.fallback) if name}
     assert named == {path.name for path in (MODELS / "templates").iterdir()}
 
 
 @every_hub_model
-def test_the_name_says_what_the_entry_says(model: Model) -> None:
+def test_entry_agrees_with_its_parsed_name(model: Model) -> None:
     for text in (model.id, str(model.hub)):
         name = names.parse(text)
         assert name.family == CATALOG.family_of[model.id]
@@ -348,13 +348,13 @@ def number(size: str | None) -> float | None:
 
 
 @every_hub_model
-def test_the_parameters_are_what_the_size_says(model: Model) -> None:
-    said = number(model.size)
-    if said and model.parameters:
-        assert model.parameters == pytest.approx(said, rel=0.25)
+def test_parameters_agree_with_the_size(model: Model) -> None:
+    size = number(model.size)
+    if size and model.parameters:
+        assert model.parameters == pytest.approx(size, rel=0.25)
 
 
-# Of these the shape does not tell everything, so that nothing checks their parameters.
+# Models whose shape is not fully known, so that their parameters cannot be counted.
 UNCOUNTED = {
     "phi-3-small-8k-instruct", "phi-3-medium-128k-instruct", "phi-4-mini-instruct", "starcoder2-7b",
     "mistral-small-3.1-24b-instruct-2503", "mistral-small-3.2-24b-instruct-2506",
@@ -362,18 +362,18 @@ UNCOUNTED = {
 
 
 @every_hub_model
-def test_the_parameters_follow_from_the_shape(model: Model) -> None:
+def test_parameters_agree_with_the_shape(model: Model) -> None:
     assert model.network
-    assert bool(missing(model.network, model.shape, model.context)) == (model.id in UNCOUNTED)
+    assert bool(missing_sizes(model.network, model.shape, model.context)) == (model.id in UNCOUNTED)
     if model.id in UNCOUNTED:
         return
     assert model.parameters
-    with pytest.raises(ValidationError, match=f"the shape makes {model.parameters} parameters"):
+    with pytest.raises(ValidationError, match=f"but the shape gives {model.parameters}"):
         Model.model_validate({**model.model_dump(), "parameters": model.parameters + 1})
 
 
 @every_hub_model
-def test_every_token_is_in_the_vocabulary(model: Model) -> None:
+def test_every_token_id_is_in_the_vocabulary(model: Model) -> None:
     forms = [form for form in (model.chat, model.infill) if form]
     ids = [*model.tokens.eos, *(stop for form in forms for stop in form.stop_token_ids)]
     ids += [model.tokens.bos] if model.tokens.bos is not None else []
@@ -381,13 +381,13 @@ def test_every_token_is_in_the_vocabulary(model: Model) -> None:
 
 
 @every_model
-def test_only_models_made_for_it_converse(model: Model) -> None:
+def test_only_chat_and_instruct_models_support_chat(model: Model) -> None:
     assert ("chat" in model.capabilities) == (model.variant in ("chat", "instruct") or model.specialty == "instruct")
 
 
-def test_every_conversation_has_a_template() -> None:
+def test_models_without_an_own_template_in_the_catalogue() -> None:
     bare = {model.id for model in CATALOG.models.values() if model.chat and not model.chat.template}
-    # vLLM itself writes what gpt-oss reads, and no vLLM runs Phi-3-small. Pebble's weights bring their own.
+    # vLLM renders gpt-oss's format itself, no vLLM runs Phi-3-small, and Pebble's weights have their own templates.
     own = {"gpt-oss-20b", "gpt-oss-120b", "phi-3-small-8k-instruct", "pebble-chat", "pebble-instruct"}
     fallbacks = {model.id for model in CATALOG.models.values() if model.chat and model.chat.fallback}
     assert bare == own | fallbacks
@@ -416,7 +416,7 @@ def test_every_conversation_has_a_template() -> None:
         ("phi-4-mini-instruct", ("<|end|>",), (200020,)),
     ],
 )
-def test_a_turn_ends_where_the_tokenizer_does_not_say(
+def test_stop_tokens_beyond_the_tokenizers_eos(
     model_id: str, stop: tuple[str, ...], stop_token_ids: tuple[int, ...]
 ) -> None:
     chat = CATALOG.models[model_id].chat
@@ -424,7 +424,7 @@ def test_a_turn_ends_where_the_tokenizer_does_not_say(
     assert (chat.stop, chat.stop_token_ids) == (stop, stop_token_ids)
 
 
-def test_only_the_right_models_fill_in_the_middle() -> None:
+def test_models_that_support_infill() -> None:
     assert {model.id for model in CATALOG.models.values() if "infill" in model.capabilities} == {
         "code-llama-7b", "code-llama-7b-instruct", "code-llama-13b", "code-llama-13b-instruct",
         "qwen2.5-coder-7b", "qwen2.5-coder-7b-instruct", "qwen2.5-coder-32b", "qwen2.5-coder-32b-instruct",
@@ -434,16 +434,16 @@ def test_only_the_right_models_fill_in_the_middle() -> None:
         assert not model.infill or model.infill.stop or model.infill.stop_token_ids
 
 
-def test_long_contexts_open_as_vllm_opens_them() -> None:
-    opening = {model.id: model.opening_context for model in HUB_MODELS if model.opening_context != model.context}
-    assert opening == {
+def test_default_and_extended_contexts() -> None:
+    default = {model.id: model.opening_context for model in HUB_MODELS if model.opening_context != model.context}
+    assert default == {
         "phi-3-mini-128k-instruct": 4096, "phi-3-medium-128k-instruct": 4096, "phi-4-mini-instruct": 4096,
     }  # fmt: skip
-    stretched = {model.id for model in HUB_MODELS if model.longest == 100_000}
-    assert stretched == {*FAMILIES["code-llama"]} - {"code-llama-70b-python", "code-llama-70b-instruct"}
+    extended = {model.id for model in HUB_MODELS if model.longest == 100_000}
+    assert extended == {*FAMILIES["code-llama"]} - {"code-llama-70b-python", "code-llama-70b-instruct"}
 
 
-def test_windows_are_where_they_are() -> None:
+def test_sliding_windows() -> None:
     windows = {model.id: model.shape.sliding_window for model in HUB_MODELS if model.shape.sliding_window}
     assert windows == {
         "mistral-7b-v0.1": 4096, "mistral-7b-instruct-v0.1": 4096, "zephyr-7b-beta": 4096, "zephyr-7b-alpha": 4096,
@@ -453,7 +453,7 @@ def test_windows_are_where_they_are() -> None:
     }  # fmt: skip
 
 
-def test_what_vllm_refuses_is_known_and_says_why() -> None:
+def test_models_that_vllm_does_not_support_say_so() -> None:
     refused = {model.id: model for model in HUB_MODELS if model.network and model.network.refused}
     assert set(refused) == {"bert-base-uncased", "grok-1", "phi-3-small-8k-instruct"}
     for model in refused.values():
@@ -467,16 +467,16 @@ UNKNOWN_LICENCES = {
 
 
 @every_hub_model
-def test_licences_are_told_with_their_restrictions(model: Model) -> None:
+def test_licences_and_their_restrictions(model: Model) -> None:
     licence = CATALOG.licence(model)
     assert (licence.name is None) == (licence.commercial is None) == (model.id in UNKNOWN_LICENCES)
-    forbidden = model.id in ("solar-10.7b-instruct-v1.0", "orca-2-7b", "orca-2-13b")
-    assert (licence.commercial is False) == forbidden
-    free = licence.name in ("MIT", "Apache-2.0", "Modified MIT License")
-    assert free or licence.note
+    non_commercial = model.id in ("solar-10.7b-instruct-v1.0", "orca-2-7b", "orca-2-13b")
+    assert (licence.commercial is False) == non_commercial
+    permissive = licence.name in ("MIT", "Apache-2.0", "Modified MIT License")
+    assert permissive or licence.note
 
 
-def test_what_nobody_has_seen_stays_unknown() -> None:
+def test_unverified_facts_stay_unknown() -> None:
     models = CATALOG.models
     assert all(model.revision is None for model in HUB_MODELS)
     assert models["llama-2-13b"].gated is None
@@ -491,14 +491,14 @@ def test_what_nobody_has_seen_stays_unknown() -> None:
 
 
 @every_model
-def test_no_model_brings_code_to_run(model: Model) -> None:
+def test_no_model_runs_code_of_its_repository(model: Model) -> None:
     assert "trust_remote_code" not in model.engine
 
 
 # The task table
 
 
-def test_tasks_suit_the_variants_that_they_are_for(catalog: Catalog) -> None:
+def test_variants_suited_for_each_task(catalog: Catalog) -> None:
     suits = {name: set(task.suits) for name, task in catalog.tasks.items()}
     for name in ("summarization", "generation", "question-answering", "understanding"):
         assert suits.pop(name) == {"base", "instruct"}
@@ -521,5 +521,5 @@ def test_tasks_suit_the_variants_that_they_are_for(catalog: Catalog) -> None:
         ("bge-small-en-v1.5", []),
     ],
 )
-def test_a_model_is_good_at_what_its_variant_suits(catalog: Catalog, model_id: str, tasks: list[str]) -> None:
-    assert catalog.good_at(catalog.models[model_id]) == tasks
+def test_tasks_of_a_model(catalog: Catalog, model_id: str, tasks: list[str]) -> None:
+    assert catalog.tasks_of(catalog.models[model_id]) == tasks

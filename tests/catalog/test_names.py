@@ -1,4 +1,4 @@
-"""What names say: 72 hub ids with known answers, other spellings seen in the wild, and laws for any text."""
+"""Parsing names: the 72 hub ids of the catalogue, other spellings seen in the wild, and properties of any text."""
 
 import re
 
@@ -122,7 +122,7 @@ OTHERS: list[Row] = [
 
 
 @pytest.mark.parametrize(("text", "family", "version", "size", "variant", "specialty"), HUB + OTHERS)
-def test_reads(
+def test_parts_of_a_name(
     text: str,
     family: str,
     version: str | None,
@@ -158,7 +158,7 @@ ANY = st.text() | LIKELY
 
 
 @given(ANY)
-def test_never_raises_and_is_stable(text: str) -> None:
+def test_parse_never_raises_and_is_idempotent(text: str) -> None:
     name = parse(text)
     again = parse(name.slug)
     assert again.slug == name.slug
@@ -170,7 +170,7 @@ def test_never_raises_and_is_stable(text: str) -> None:
 @given(
     st.text(), st.from_regex(r"[A-Za-z0-9]", fullmatch=True), st.text(alphabet=st.characters(exclude_characters="/\\"))
 )
-def test_slug_and_family_are_ids(before: str, letter: str, after: str) -> None:
+def test_slug_and_family_are_valid_ids(before: str, letter: str, after: str) -> None:
     name = parse(before + letter + after)
     assert IDENTIFIER.fullmatch(name.slug)
     assert IDENTIFIER.fullmatch(name.family)

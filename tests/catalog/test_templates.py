@@ -1,6 +1,6 @@
-"""The chat templates: what a model gets for a conversation, exactly, and which conversations are refused.
+"""The chat templates: the exact prompt for a conversation, and which conversations are rejected.
 
-They are rendered by the function that vLLM renders them with, in transformers.
+They are rendered with the function of transformers that vLLM uses.
 """
 
 import json
@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from transformers.convert_slow_tokenizer import generate_merges
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from service.catalog.chat_templates import Order, infill
+from service.catalog.infill import Order, infill
 from service.catalog.model import Model
 from service.errors import ApiError
 from service.fleet.served_model import ServedModel
@@ -60,33 +60,33 @@ def render(template: str, messages: list[Message], **options: Any) -> str:
     return str(prompts[0])
 
 
-# What there is
+# Coverage
 
 
 def template_of(model: Model) -> str | None:
-    """The template that the catalogue can show for a model that converses."""
+    """The template of a chat model, relative to `models/`; None if it is not in the repository."""
     assert model.chat
     if model.path:
         return f"{model.path}/chat_template.jinja"
     return model.chat.template or model.chat.fallback
 
 
-def test_every_model_that_converses_is_tested() -> None:
-    talking = {model.id: template_of(model) for model in CATALOG.models.values() if model.chat}
-    # What gpt-oss reads vLLM writes itself, without a template, and no vLLM of today runs Phi-3-small.
+def test_every_chat_model_is_tested() -> None:
+    templates = {model.id: template_of(model) for model in CATALOG.models.values() if model.chat}
+    # vLLM renders gpt-oss's format itself, and no current vLLM runs Phi-3-small.
     without = {"gpt-oss-20b", "gpt-oss-120b", "phi-3-small-8k-instruct"}
-    assert {model_id for model_id, template in talking.items() if template is None} == without
-    assert {template for template in talking.values() if template} == set(GOLDEN)
+    assert {model_id for model_id, template in templates.items() if template is None} == without
+    assert {template for template in templates.values() if template} == set(GOLDEN)
     assert {path.name for path in TEMPLATES.iterdir()} == set(OURS)
 
 
-def test_the_catalogue_says_where_tools_are_taken() -> None:
+def test_catalogue_declares_tools_only_for_templates_that_support_them() -> None:
     for model in CATALOG.models.values():
         if model.chat and model.chat.tools and (template := template_of(model)):
             assert template in TOOLED, model.id
 
 
-def test_the_catalogue_says_what_becomes_of_system_text() -> None:
+def test_catalogue_declares_folded_system_messages() -> None:
     for model in CATALOG.models.values():
         if model.chat and (template := template_of(model)):
             folded = "Be brief. \n\n" in GOLDEN[template]["system"] and "\n\nUser" not in GOLDEN[template]["system"]
@@ -95,17 +95,17 @@ def test_the_catalogue_says_what_becomes_of_system_text() -> None:
                 assert model.chat.system == "fold", model.id
 
 
-# What a model gets
+# Prompts
 
 
 @every_template
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_the_prompt_of_a_conversation(template: str, name: str) -> None:
+def test_rendered_prompt(template: str, name: str) -> None:
     assert render(template, CONVERSATIONS[name]) == GOLDEN[template][name]
 
 
 @every_template
-def test_an_answer_need_not_be_asked_for(template: str) -> None:
+def test_without_generation_prompt(template: str) -> None:
     golden = GOLDEN[template]
     for name, messages in CONVERSATIONS.items():
         prompt = golden[name].removesuffix(golden.get("opening", ""))
@@ -113,9 +113,9 @@ def test_an_answer_need_not_be_asked_for(template: str) -> None:
 
 
 @every_template
-def test_an_answer_is_gone_on_with(template: str) -> None:
-    begun = [TURNS[0], {"role": "assistant", "content": "So far"}]
-    prompt = render(template, begun, add_generation_prompt=False, continue_final_message=True)
+def test_continue_final_message(template: str) -> None:
+    messages = [TURNS[0], {"role": "assistant", "content": "So far"}]
+    prompt = render(template, messages, add_generation_prompt=False, continue_final_message=True)
     assert prompt.endswith("So far")
     opening = GOLDEN[template].get("opening", "").removesuffix("<think>\n").removesuffix("Destination: user\n\n ")
     assert prompt.removesuffix("So far").rstrip().endswith(opening.rstrip())
@@ -123,7 +123,7 @@ def test_an_answer_is_gone_on_with(template: str) -> None:
 
 @every_one_of_ours
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_who_adds_a_bos_gets_none(template: str, name: str) -> None:
+def test_no_bos_if_the_tokenizer_adds_it(template: str, name: str) -> None:
     golden = GOLDEN[template]
     bos = golden.get("bos", "") if golden.get("writes_bos", True) else ""
     assert golden[name].startswith(bos)
@@ -131,7 +131,7 @@ def test_who_adds_a_bos_gets_none(template: str, name: str) -> None:
 
 
 @every_one_of_ours
-def test_all_system_text_is_kept(template: str) -> None:
+def test_all_system_messages_are_kept_in_order(template: str) -> None:
     messages: list[Message] = [SYSTEM, {"role": "system", "content": "Be kind."}, *TURNS]
     prompt = render(template, messages)
     assert prompt.count("Be brief.") == prompt.count("Be kind.") == 1
@@ -139,8 +139,8 @@ def test_all_system_text_is_kept(template: str) -> None:
 
 
 @every_one_of_ours
-def test_a_template_takes_text_and_not_parts(template: str) -> None:
-    """vLLM hands parts to a template that goes through a message's content, and joins them for every other."""
+def test_templates_take_content_as_text(template: str) -> None:
+    """vLLM passes a list of parts to templates that iterate over a message's content, and joined text to all others."""
     source = (TEMPLATES / template).read_text(encoding="utf-8")
     assert " in turn['content']" not in source and "in message" not in source.replace("in messages", "")
 
@@ -149,12 +149,12 @@ def test_a_template_takes_text_and_not_parts(template: str) -> None:
 
 
 @pytest.mark.parametrize("template", TOOLED)
-def test_a_tool_is_called_and_answers(template: str) -> None:
+def test_tool_call_and_result(template: str) -> None:
     assert render(template, USING, tools=TOOLS) == GOLDEN[template]["tool"]
 
 
 @pytest.mark.parametrize("template", TOOLED)
-def test_two_results(template: str) -> None:
+def test_two_tool_calls_and_results(template: str) -> None:
     second = {**CALL, "id": "987654321"}
     messages = [USING[0], {**CALLING, "tool_calls": [CALL, second]}, RESULT, {**RESULT, "tool_call_id": "987654321"}]
     if template == "llama-3.jinja":
@@ -170,29 +170,29 @@ def test_two_results(template: str) -> None:
 @pytest.mark.parametrize(
     ("messages", "tools"), [(TURNS, TOOLS), ([TURNS[0], CALLING], None), ([*TURNS[:2], RESULT], None)]
 )
-def test_a_format_without_tools_says_so(template: str, messages: list[Message], tools: Any) -> None:
+def test_template_without_tools_rejects_them(template: str, messages: list[Message], tools: Any) -> None:
     with pytest.raises(TemplateError, match="This model has no tools: leave out"):
         render(template, messages, tools=tools)
 
 
-def test_thoughts_of_earlier_turns_are_dropped() -> None:
-    thought: Message = {"role": "assistant", "content": "<think>\nHm.\n</think>\n\nHi!"}
-    talk = [TURNS[0], thought, TURNS[2]]
-    assert "Hm." not in render("chatml.jinja", talk) and "assistant\nHi!" in render("chatml.jinja", talk)
-    assert "Hm." not in render("deepseek-r1.jinja", talk)
+def test_reasoning_of_earlier_turns_is_dropped() -> None:
+    reasoning: Message = {"role": "assistant", "content": "<think>\nHm.\n</think>\n\nHi!"}
+    messages = [TURNS[0], reasoning, TURNS[2]]
+    assert "Hm." not in render("chatml.jinja", messages) and "assistant\nHi!" in render("chatml.jinja", messages)
+    assert "Hm." not in render("deepseek-r1.jinja", messages)
     for template in ("chatml.jinja", "deepseek-r1.jinja"):
-        begun = render(template, talk[:2], add_generation_prompt=False, continue_final_message=True)
-        assert begun.endswith("Hm.\n</think>\n\nHi!")
+        continued = render(template, messages[:2], add_generation_prompt=False, continue_final_message=True)
+        assert continued.endswith("Hm.\n</think>\n\nHi!")
 
 
-def test_qwen_need_not_think() -> None:
+def test_qwen_enable_thinking() -> None:
     assert render("chatml.jinja", TURNS, enable_thinking=False).endswith("assistant\n<think>\n\n</think>\n\n")
     assert render("chatml.jinja", TURNS, enable_thinking=True) == GOLDEN["chatml.jinja"]["three"]
 
 
-# What is refused
+# Rejected conversations
 
-OUT_OF_TURN: list[tuple[list[Message], str]] = [
+OUT_OF_ORDER: list[tuple[list[Message], str]] = [
     ([TURNS[1]], "expected user, found assistant"),
     ([SYSTEM, TURNS[1]], "expected user, found assistant"),
     ([TURNS[0], TURNS[0]], "expected assistant, found user"),
@@ -201,17 +201,17 @@ OUT_OF_TURN: list[tuple[list[Message], str]] = [
 
 
 @pytest.mark.parametrize("template", [name for name in OURS if GOLDEN[name].get("turns")])
-@pytest.mark.parametrize(("messages", "complaint"), OUT_OF_TURN)
-def test_messages_out_of_turn_are_refused(template: str, messages: list[Message], complaint: str) -> None:
+@pytest.mark.parametrize(("messages", "problem"), OUT_OF_ORDER)
+def test_roles_out_of_order_are_rejected(template: str, messages: list[Message], problem: str) -> None:
     if template == "mistral-v7.jinja" and not any(message["role"] == "user" for message in messages):
-        complaint = "no user message"
-    with pytest.raises(TemplateError, match=complaint):
+        problem = "no user message"
+    with pytest.raises(TemplateError, match=problem):
         render(template, messages)
 
 
 @pytest.mark.parametrize("template", ["mistral-v3.jinja", "mistral-v7.jinja"])
 @pytest.mark.parametrize(
-    ("messages", "complaint"),
+    ("messages", "problem"),
     [
         ([TURNS[0], RESULT], "expected assistant, found tool"),
         ([*TURNS[:2], RESULT], "expected user, found tool"),
@@ -219,13 +219,13 @@ def test_messages_out_of_turn_are_refused(template: str, messages: list[Message]
         ([TURNS[0], CALLING, RESULT, TURNS[2]], "expected tool, found user"),
     ],
 )
-def test_results_follow_calls(template: str, messages: list[Message], complaint: str) -> None:
-    with pytest.raises(TemplateError, match=complaint):
+def test_tool_results_must_follow_tool_calls(template: str, messages: list[Message], problem: str) -> None:
+    with pytest.raises(TemplateError, match=problem):
         render(template, messages, tools=TOOLS)
 
 
 @pytest.mark.parametrize("template", [name for name in OURS if GOLDEN[name].get("turns")])
-def test_somebody_must_ask(template: str) -> None:
+def test_conversation_without_user_message_is_rejected(template: str) -> None:
     with pytest.raises(TemplateError, match="no user message"):
         render(template, [SYSTEM])
 
@@ -238,22 +238,20 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
 @every_one_of_ours
 @pytest.mark.parametrize(
     "messages",
-    [*(messages for messages, _ in OUT_OF_TURN), [SYSTEM], [TURNS[0], RESULT], [TURNS[0], CALLING, RESULT], USING],
+    [*(messages for messages, _ in OUT_OF_ORDER), [SYSTEM], [TURNS[0], RESULT], [TURNS[0], CALLING, RESULT], USING],
 )
-def test_what_a_template_refuses_the_gateway_explains(
-    template: str, messages: list[Message], served: ServedModel
-) -> None:
-    """Every complaint of ours is known to the gateway, which tells the client what to do in words of its own."""
+def test_gateway_explains_template_errors(template: str, messages: list[Message], served: ServedModel) -> None:
+    """The gateway knows every error of our templates, and tells the client what to do."""
     try:
         render(template, messages)
     except TemplateError as error:
         body = json.dumps({"error": {"message": str(error), "type": "BadRequestError", "param": None, "code": 400}})
         told: ApiError = upstream_error(400, body.encode(), served)
         assert (told.status, told.code, told.param) == (400, "invalid_conversation", "messages")
-        assert "check the roles" not in told.message, "the gateway says more where a template of ours does"
+        assert "check the roles" not in told.message, "that is the message for unknown template errors"
 
 
-# What reaches the model: tokens
+# Tokens
 
 DATA = Path(mistral_common.__file__).parent / "data"
 MARKERS = ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>", "\u2581<EOT>")
@@ -261,14 +259,14 @@ MARKERS = ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>", "\u2581<EOT>")
 
 @pytest.fixture(scope="module")
 def mistral_v1() -> Any:
-    """Mistral's own first tokenizer and prompt format, which Mixtral and Zephyr share the vocabulary of."""
+    """Mistral's first tokenizer and prompt format, whose vocabulary Mixtral and Zephyr share."""
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
     return MistralTokenizer.from_file(str(DATA / "tokenizer.model.v1"))
 
 
 def llama_tokenizer(folder: Path, pieces: Any, kind: str, model_type: str) -> Any:
-    """A tokenizer of the kind that the hub has for the Llama of that time, as transformers loads it."""
+    """A tokenizer of class `kind` with these sentencepiece pieces, as transformers loads it from a hub repository."""
     vocabulary = {pieces.id_to_piece(index): index for index in range(pieces.vocab_size())}
     merges = generate_merges(vocabulary, {piece: pieces.get_score(index) for piece, index in vocabulary.items()})
     markers = {marker: len(vocabulary) + index for index, marker in enumerate(MARKERS)} if "Code" in kind else {}
@@ -309,8 +307,8 @@ def llama_tokenizer(folder: Path, pieces: Any, kind: str, model_type: str) -> An
 
 
 @pytest.fixture(scope="module", params=["mistral", "llama"])
-def of_the_hub(request: pytest.FixtureRequest, mistral_v1: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The same vocabulary, as transformers loads it for a Mistral (from its file) and for a Llama (by its class)."""
+def hub_tokenizer(request: pytest.FixtureRequest, mistral_v1: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same vocabulary as transformers loads it for a Mistral (from its file) and for a Llama (by its class)."""
     pieces = mistral_v1.instruct_tokenizer.tokenizer._model
     return llama_tokenizer(tmp_path_factory.mktemp("v1"), pieces, "LlamaTokenizer", request.param)
 
@@ -323,28 +321,28 @@ def of_the_hub(request: pytest.FixtureRequest, mistral_v1: Any, tmp_path_factory
         [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello\n\n there"}],
     ],
 )
-def test_mistral_gets_the_tokens_of_its_makers(messages: list[Any], mistral_v1: Any, of_the_hub: Any) -> None:
-    """Their text has a space after BOS and EOS, which is none: sentencepiece shows the start of a word so."""
+def test_mistral_v1_tokens_equal_mistral_commons(messages: list[Any], mistral_v1: Any, hub_tokenizer: Any) -> None:
+    """In their text form, the space after BOS and EOS is only sentencepiece's mark for the start of a word."""
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
 
     wanted = mistral_v1.encode_chat_completion(ChatCompletionRequest(messages=messages)).tokens
-    assert of_the_hub.encode(render("mistral-v1.jinja", messages), add_special_tokens=False) == wanted
+    assert hub_tokenizer.encode(render("mistral-v1.jinja", messages), add_special_tokens=False) == wanted
 
 
 @pytest.mark.parametrize("name", ["zephyr.jinja", "solar.jinja", "phi-3.jinja", "orca-2.jinja", "mistral-v1.jinja"])
-def test_a_bos_is_the_same_whoever_adds_it(name: str, of_the_hub: Any) -> None:
-    """`/v1/responses` tokenizes with special tokens; the tokens are those of the other endpoints all the same."""
-    written = of_the_hub.encode(render(name, TURNS), add_special_tokens=False)
-    assert of_the_hub.encode(render(name, TURNS, bos_is_added=True)) == written
-    assert written[0] == of_the_hub.bos_token_id and written[1] != of_the_hub.bos_token_id
+def test_same_tokens_whether_template_or_tokenizer_adds_bos(name: str, hub_tokenizer: Any) -> None:
+    """`/v1/responses` tokenizes with special tokens, the other endpoints without."""
+    tokens = hub_tokenizer.encode(render(name, TURNS), add_special_tokens=False)
+    assert hub_tokenizer.encode(render(name, TURNS, bos_is_added=True)) == tokens
+    assert tokens[0] == hub_tokenizer.bos_token_id and tokens[1] != hub_tokenizer.bos_token_id
 
 
-# Code Llama's markers
+# Code Llama's infill tokens
 
 
 @pytest.fixture(scope="module")
 def code_llama(mistral_v1: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A tokenizer with Code Llama's markers, of the class that its repositories name."""
+    """A tokenizer with Code Llama's infill tokens, of the class that its repositories name."""
     pieces = mistral_v1.instruct_tokenizer.tokenizer._model
     return llama_tokenizer(tmp_path_factory.mktemp("code"), pieces, "CodeLlamaTokenizer", "llama")
 
@@ -362,15 +360,15 @@ def code_llama(mistral_v1: Any, tmp_path_factory: pytest.TempPathFactory) -> Any
         ("", "def f"),
     ],
 )
-def test_code_llama_gets_the_tokens_of_its_makers(
+def test_code_llama_infill_tokens_equal_those_of_metas_code(
     order: Order, model_id: str, prefix: str, suffix: str, code_llama: Any, mistral_v1: Any
 ) -> None:
-    """As Meta's code puts them together: a text is encoded by itself, the suffix without the space before a word."""
+    """Meta's code encodes each text by itself, and the suffix without the space that sentencepiece puts in front."""
     pieces = mistral_v1.instruct_tokenizer.tokenizer._model
     pre, suf, mid = code_llama.convert_tokens_to_ids(list(MARKERS[:3]))
     before, after = pieces.encode(prefix), pieces.encode("☺" + suffix)[2:]
     assert len(pieces.encode("☺")) == 2
     wanted = [1, pre, *before, suf, *after, mid] if order == "prefix_first" else [1, pre, suf, *after, mid, *before]
-    form = CATALOG.models[model_id].infill
-    assert form
-    assert code_llama.encode(infill(form, prefix, suffix, order)) == wanted
+    template = CATALOG.models[model_id].infill
+    assert template
+    assert code_llama.encode(infill(template, prefix, suffix, order)) == wanted

@@ -1,4 +1,4 @@
-"""`roundhouse add`, as a user runs it."""
+"""`roundhouse add`."""
 
 import shutil
 from collections.abc import Iterator
@@ -19,39 +19,39 @@ CODE = ROOT / "models/pebble/pebble-code"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A catalogue of the user's own, which the command uses."""
-    home = tmp_path / "catalogue"
-    home.mkdir()
+    """The folder of a small catalogue, which ROUNDHOUSE_MODELS names."""
+    catalogue = tmp_path / "catalogue"
+    catalogue.mkdir()
     for name in ("pebble.yaml", "tasks.yaml"):
-        shutil.copy(ROOT / "models" / name, home)
+        shutil.copy(ROOT / "models" / name, catalogue)
     for name in ("pebble", "templates"):
-        (home / name).symlink_to(ROOT / "models" / name)
-    monkeypatch.setenv("ROUNDHOUSE_MODELS", str(home))
-    return home
+        (catalogue / name).symlink_to(ROOT / "models" / name)
+    monkeypatch.setenv("ROUNDHOUSE_MODELS", str(catalogue))
+    return catalogue
 
 
 def add(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["add", *arguments])
 
 
-def test_a_dry_run_shows_the_entry_and_what_is_missing_and_writes_nothing(folder: Path) -> None:
+def test_dry_run_shows_the_entry_and_writes_nothing(folder: Path) -> None:
     result = add(str(CODE), "--id", "mine", "--family", "ours", "--dry-run")
     assert result.exit_code == 0, result.output
     assert "id: mine" in result.output
-    assert "its licence" in result.output
+    assert "licence: not in the files" in result.output
     assert not (folder / "ours.yaml").exists()
 
 
-def test_without_proof_the_entry_is_written_and_says_so(folder: Path) -> None:
+def test_no_proof_writes_the_entry_without_comparing(folder: Path) -> None:
     result = add(str(CODE), "--id", "mine", "--family", "ours", "--no-proof")
     assert result.exit_code == 0, result.output
-    assert "Not tried on the engine: --no-proof." in result.output
+    assert "Engine output not compared: --no-proof." in result.output
     assert catalog.load(folder).models["mine"].path == str(CODE)
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A running hub with a chat model, which the command takes for the hub."""
+    """A running hub with a chat model, which HF_ENDPOINT names."""
     chat = ROOT / "models/pebble/pebble-chat"
     with hubs.running() as hub:
         hub.add("acme/Harbour-1m-chat", {path.name: path.read_bytes() for path in chat.iterdir()})
@@ -62,7 +62,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     huggingface_hub.close_session()
 
 
-def test_a_repository_is_described_by_its_small_files_alone(folder: Path, hub: Hub) -> None:
+def test_only_metadata_files_of_a_repository_are_downloaded(folder: Path, hub: Hub) -> None:
     result = add("acme/Harbour-1m-chat", "--no-proof")
     assert result.exit_code == 0, result.output
     found = catalog.load(folder).models["harbour-1m-chat"]
@@ -72,7 +72,7 @@ def test_a_repository_is_described_by_its_small_files_alone(folder: Path, hub: H
     ]  # fmt: skip
 
 
-def test_a_gated_repository_says_what_to_do(folder: Path, hub: Hub) -> None:
+def test_gated_repository_error_names_hf_token(folder: Path, hub: Hub) -> None:
     hub.gated.add("acme/Harbour-1m-chat")
     result = add("acme/Harbour-1m-chat", "--no-proof")
     assert result.exit_code == 1
@@ -81,14 +81,14 @@ def test_a_gated_repository_says_what_to_do(folder: Path, hub: Hub) -> None:
 
 
 @pytest.mark.engine
-def test_small_weights_are_tried_as_they_are(folder: Path) -> None:
+def test_small_weights_are_compared_themselves(folder: Path) -> None:
     result = add(str(CODE), "--id", "mine", "--family", "ours")
     assert result.exit_code == 0, result.output
-    assert "The engine gives what transformers gives." in result.output
+    assert "The engine's output matches transformers." in result.output
     assert "mine" in catalog.load(folder).models
 
 
-def test_a_model_that_the_engine_does_not_run_is_not_added(folder: Path, tmp_path: Path) -> None:
+def test_model_that_the_engine_cannot_run_is_not_added(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken-base"
     shutil.copytree(CODE, broken)
     (broken / "config.json").write_text((CODE / "config.json").read_text().replace('"silu"', '"no-such-function"'))
@@ -102,16 +102,16 @@ def test_a_model_that_the_engine_does_not_run_is_not_added(folder: Path, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["nowhere"], "'nowhere' is neither a folder nor organisation/name"),
-        ([str(ROOT / "docs")], "holds no config.json"),
+        (["nowhere"], "'nowhere' is neither a folder nor a hub repository"),
+        ([str(ROOT / "docs")], "has no config.json"),
         ([str(CODE), "--id", "pebble-chat"], "'pebble-chat' is not unique"),
         (
             [str(CODE), "--id", "x", "--family", "ours", "--variant", "base", "--template", "llama-2.jinja"],
-            "leave --template out",
+            "leave out --template",
         ),
     ],
 )
-def test_says_what_is_wrong(folder: Path, arguments: list[str], problem: str) -> None:
+def test_error_names_the_problem(folder: Path, arguments: list[str], problem: str) -> None:
     result = add(*arguments, "--no-proof")
     assert result.exit_code == 1
     assert problem in result.output

@@ -1,4 +1,4 @@
-"""`roundhouse list` and `show`, and docs/models.md, which says the same on paper."""
+"""`roundhouse list`, `roundhouse show` and docs/models.md."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from rich.cells import cell_len
 
 from service.catalog.model import Model
-from service.cli import portrait, reference
+from service.cli import model_details, reference
 from service.cli.__main__ import main
 from service.cli.catalogue import MARKS
 from service.config.settings import VARIABLES
@@ -19,7 +19,7 @@ MODELS = list(CATALOG.models.values())
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No settings from the environment, and a terminal as narrow as they come."""
+    """No settings from the environment, and a terminal of 80 columns."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
@@ -37,7 +37,7 @@ def listed(*options: str) -> list[dict[str, Any]]:
 
 
 def shown(model_id: str) -> str:
-    """What `show` prints, with its line breaks taken out."""
+    """The output of `show`, without line breaks."""
     result = run("show", model_id)
     assert result.exit_code == 0, result.output
     return " ".join(result.stdout.split())
@@ -46,7 +46,7 @@ def shown(model_id: str) -> str:
 # list
 
 
-def test_list_has_every_model_whole_in_80_columns() -> None:
+def test_list_shows_every_model_untruncated_in_80_columns() -> None:
     result = run("list")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -54,14 +54,14 @@ def test_list_has_every_model_whole_in_80_columns() -> None:
     assert "…" not in result.stdout
     for model in MODELS:
         (line,) = (line for line in lines if model.id in line.split())
-        assert portrait.kind(model) in line
-        assert portrait.amount(model.parameters) in line.split()
+        assert model_details.kind(model) in line
+        assert model_details.amount(model.parameters) in line.split()
     for family in CATALOG.families.values():
         assert any(line.startswith(f"{family.title}  {family.licence.name or ''}".rstrip()) for line in lines)
     assert f"{len(MODELS)} of {len(MODELS)} models." in result.stdout
 
 
-def test_list_marks_what_to_know_before_choosing() -> None:
+def test_list_marks() -> None:
     lines = run("list").stdout.splitlines()
     for model_id, mark in (
         ("llama-2-7b-chat", "gated"),
@@ -77,9 +77,9 @@ def test_list_marks_what_to_know_before_choosing() -> None:
         assert any(line.removeprefix("marks").split() == [*mark.split(), *meaning.split()] for line in lines)
 
 
-def test_list_says_what_each_variant_is_good_at() -> None:
+def test_list_shows_the_tasks_of_each_variant() -> None:
     text = " ".join(run("list").stdout.split())
-    assert "good at code code-completion" in text
+    assert "suited for code code-completion" in text
     assert "code instruct code-completion, code-refactoring, code-explanation, code-chat" in text
     assert "chat dialogue, support, social" in text
 
@@ -100,7 +100,7 @@ def test_list_says_what_each_variant_is_good_at() -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_list_can_be_narrowed(options: tuple[str, ...], chosen: Any) -> None:
+def test_list_filters(options: tuple[str, ...], chosen: Any) -> None:
     ids = [row["id"] for row in listed(*options)]
     assert ids == [model.id for model in MODELS if chosen(model)]
     assert ids
@@ -108,25 +108,25 @@ def test_list_can_be_narrowed(options: tuple[str, ...], chosen: Any) -> None:
     assert [model.id for model in MODELS if f" {model.id} " in table] == ids
 
 
-def test_what_may_not_earn_money_is_not_commercial() -> None:
+def test_commercial_filter_leaves_out_non_commercial_and_unknown_licences() -> None:
     ids = {row["id"] for row in listed("--commercial")}
     assert not {"solar-10.7b-instruct-v1.0", "orca-2-7b", "orca-2-13b", "zephyr-7b-alpha"} & ids
     assert {"solar-10.7b-v1.0", "zephyr-7b-beta", "llama-2-7b"} <= ids
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint", "code"),
+    ("options", "problem", "code"),
     [
-        (("--family", "lama"), "--family: there is no 'lama'. There are bert, bge,", 2),
-        (("--task", "coding"), "--task: there is no 'coding'. There are classification, code-chat,", 2),
+        (("--family", "lama"), "--family: 'lama' is unknown. Choose from bert, bge,", 2),
+        (("--task", "coding"), "--task: 'coding' is unknown. Choose from classification, code-chat,", 2),
         (("--variant", "vision"), "'vision' is not one of", 2),
-        (("--family", "bge", "--variant", "chat"), "no model is all of that at once", 1),
+        (("--family", "bge", "--variant", "chat"), "no model matches all of these options", 1),
     ],
 )
-def test_list_says_what_is_wrong_with_an_option(options: tuple[str, ...], complaint: str, code: int) -> None:
+def test_list_rejects_wrong_options(options: tuple[str, ...], problem: str, code: int) -> None:
     result = run("list", *options)
     assert result.exit_code == code
-    assert complaint in result.stderr
+    assert problem in result.stderr
     assert not result.stdout
 
 
@@ -136,82 +136,82 @@ def test_list_says_what_is_wrong_with_an_option(options: tuple[str, ...], compla
 @pytest.mark.parametrize(
     "model", [family.models[-1] for family in CATALOG.families.values()], ids=lambda model: model.id
 )
-def test_show_tells_all_of_a_model_in_80_columns(model: Model) -> None:
+def test_show_prints_all_details_in_80_columns(model: Model) -> None:
     result = run("show", model.id)
     assert result.exit_code == 0, result.output
     assert all(cell_len(line) <= 80 for line in result.stdout.splitlines())
     text = " ".join(result.stdout.split())
-    for _, told in portrait.rows(CATALOG, model):
-        # A word that is longer than its column is folded.
-        assert told.replace(" ", "") in text.replace(" ", "")
+    for _, detail in model_details.rows(CATALOG, model):
+        # Words that are longer than their column are folded.
+        assert detail.replace(" ", "") in text.replace(" ", "")
     assert model.hub is None or model.hub in text.replace(" ", "")
 
 
-def test_show_takes_hub_ids_and_those_of_copies() -> None:
+def test_show_accepts_hub_ids_of_models_and_copies() -> None:
     assert shown("meta-llama/Llama-2-7b-chat-hf") == shown("llama-2-7b-chat")
     copied = shown("TheBloke/Llama-2-7B-Chat-AWQ")
-    assert "weights TheBloke/Llama-2-7B-Chat-AWQ, quantised by others with awq" in copied
-    assert "with 'model: TheBloke/Llama-2-7B-Chat-AWQ' in a fleet file" in copied
-    assert "gate unknown" in copied
+    assert "weights TheBloke/Llama-2-7B-Chat-AWQ, a copy quantised with awq" in copied
+    assert "to serve 'model: TheBloke/Llama-2-7B-Chat-AWQ' in a fleet file" in copied
+    assert "access unknown" in copied
 
 
 @pytest.mark.parametrize(
-    ("model_id", "told"),
+    ("model_id", "detail"),
     [
         ("solar-10.7b-instruct-v1.0", "licence CC-BY-NC-4.0: commercial use is NOT allowed. Not for commercial use."),
         ("orca-2-7b", "licence Microsoft Research License: commercial use is NOT allowed. For research only;"),
         ("orca-2-7b", 'engine dtype: "bfloat16"'),
         ("zephyr-7b-alpha", "licence The licence of alpha is not known; beta's is MIT."),
-        ("llama-2-7b", "gate asks for consent"),
-        ("code-llama-7b", "gate none: open to everybody"),
-        ("grok-1", "vLLM cannot serve it: "),
-        ("phi-3-mini-128k-instruct", "131,072 tokens; vLLM opens with 4,096 unless max_model_len asks for more"),
+        ("llama-2-7b", "access gated: accept the terms on the hub"),
+        ("code-llama-7b", "access not gated"),
+        ("grok-1", "vLLM not supported: "),
+        ("phi-3-mini-128k-instruct", "131,072 tokens; vLLM's default is 4,096, more with max_model_len"),
         ("code-llama-34b", "up to 100,000 with max_model_len and VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"),
-        ("gemma-3-4b-it", "5 of 6 layers look back 1,024"),
-        ("mistral-7b-v0.1", "each layer looks back 4,096"),
-        ("falcon-7b-instruct", 'turn ends token 11, "\\nUser"'),
-        ("mixtral-8x7b-instruct-v0.1", "system messages: put in front of the first user message"),
-        ("qwen3-8b", "template the one that the weights bring, or chatml.jinja where they bring none"),
+        ("gemma-3-4b-it", "sliding window of 1,024 in 5 of 6 layers"),
+        ("mistral-7b-v0.1", "sliding window of 4,096 in all layers"),
+        ("falcon-7b-instruct", 'stops at token 11, "\\nUser"'),
+        ("mixtral-8x7b-instruct-v0.1", "system messages: merged into the first user message"),
+        ("qwen3-8b", "template from the weights, or chatml.jinja if they have none"),
         ("gpt-oss-20b", "template vLLM's own format"),
         ("starcoder2-7b", "Starcoder2ForCausalLM, through vLLM's transformers backend"),
-        ("bge-small-en-v1.5", "good at -"),
-        ("llama-2-13b-chat", "ask for it llama-2-13b-chat, llama-2, llama-2-13b, chat, task:dialogue, task:support,"),
-        ("llama-2-13b-chat", "unknown revision, gate"),
+        ("bge-small-en-v1.5", "suited for -"),
+        ("llama-2-13b-chat", "requested as llama-2-13b-chat, llama-2, llama-2-13b, chat, task:dialogue, task:support,"),
+        ("llama-2-13b-chat", "unknown revision, gated"),
         ("pebble-chat", "weights embedded, in models/pebble/pebble-chat"),
     ],
 )
-def test_show_tells(model_id: str, told: str) -> None:
-    assert told in shown(model_id)
+def test_show(model_id: str, detail: str) -> None:
+    assert detail in shown(model_id)
 
 
-def test_what_vllm_refuses_is_not_offered() -> None:
+def test_show_does_not_offer_unsupported_models() -> None:
     assert "in a fleet file" not in shown("grok-1")
     assert "in a fleet file" in shown("mixtral-8x7b-v0.1")
 
 
-def test_what_is_known_is_not_called_unknown() -> None:
+def test_known_facts_are_not_listed_as_unknown() -> None:
     assert " unknown " not in shown("pebble-chat")
-    assert portrait.unknowns(CATALOG, CATALOG.models["code-llama-7b"]) == ["revision"]
+    assert model_details.unknowns(CATALOG, CATALOG.models["code-llama-7b"]) == ["revision"]
 
 
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
         ("llama-2-13b-caht", "Did you mean llama-2-13b-chat or "),
-        ("xyzzy", "'roundhouse list' has them all."),
+        ("xyzzy", "'roundhouse list' shows all models."),
     ],
 )
-def test_show_knows_near_names_of_an_unknown_model(name: str, advice: str) -> None:
+def test_show_suggests_models_for_an_unknown_name(name: str, advice: str) -> None:
     result = run("show", name)
     assert result.exit_code == 2
     assert f"the catalogue has no model '{name}'. {advice}" in result.stderr
     assert not result.stdout
 
 
-# For machines
+# JSON
 
 
-def test_json_holds_every_entry_and_what_follows_from_it() -> None:
+def test_json_has_every_entry_and_derived_fields() -> None:
     rows = listed()
     assert [row["id"] for row in rows] == [model.id for model in MODELS]
     for data, model in zip(rows, MODELS, strict=True):
@@ -219,7 +219,7 @@ def test_json_holds_every_entry_and_what_follows_from_it() -> None:
             assert data[key] == value
         assert data["family"] == CATALOG.family_of[model.id]
         assert data["licence"]["name"] == CATALOG.licence(model).name
-        assert data["tasks"] == CATALOG.good_at(model)
+        assert data["tasks"] == CATALOG.tasks_of(model)
         assert data["requested_as"][0] == model.id
         assert set(data["capabilities"]) == model.capabilities
         assert bool(data["refused"]) == (model.id in ("bert-base-uncased", "grok-1", "phi-3-small-8k-instruct"))
@@ -230,7 +230,7 @@ def test_list_and_show_give_the_same_json() -> None:
         assert row == json.loads(run("show", row["id"], "--json").stdout)
 
 
-def test_a_wrong_catalogue_is_told(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_catalogue_is_reported(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.yaml").write_text("family: b\n")
     monkeypatch.setenv("ROUNDHOUSE_MODELS", str(tmp_path))
     for words in (("list",), ("show", "x")):
@@ -242,24 +242,24 @@ def test_a_wrong_catalogue_is_told(tmp_path: Any, monkeypatch: pytest.MonkeyPatc
 # docs/models.md
 
 
-def test_the_document_is_up_to_date() -> None:
+def test_models_md_is_up_to_date() -> None:
     assert (ROOT / "docs" / "models.md").read_text(encoding="utf-8") == reference.document(CATALOG) + "\n", (
         "run: python -m service.cli.reference > docs/models.md"
     )
 
 
-def test_the_document_has_every_model() -> None:
+def test_models_md_has_every_model() -> None:
     rows = {line.split("`")[1]: line for line in reference.document(CATALOG).splitlines() if line.startswith("| `")}
     assert set(rows) == set(CATALOG.models)
     for model in MODELS:
         cells = [cell.strip() for cell in rows[model.id].strip("|").split("|")]
         assert len(cells) == reference.HEAD.splitlines()[0].strip("|").count("|") + 1
         assert cells[1] == (model.hub or "embedded")
-        forbidden = model.licence is not None and model.licence.commercial is False
-        assert ("no commercial use" in cells[-1]) == forbidden
+        non_commercial = model.licence is not None and model.licence.commercial is False
+        assert ("no commercial use" in cells[-1]) == non_commercial
 
 
-def test_the_cache_of_a_token_is_what_the_shape_says() -> None:
+def test_models_md_kv_cache_per_token() -> None:
     rows = {line.split("`")[1]: line for line in reference.document(CATALOG).splitlines() if line.startswith("| `")}
     for model_id, cache in (
         ("llama-2-13b", "800 KiB"),

@@ -1,6 +1,5 @@
-"""The `roundhouse` command: what can be asked without a running service."""
+"""The `roundhouse` commands that need no running service."""
 
-import os
 import socket
 from pathlib import Path
 
@@ -18,7 +17,7 @@ ENDPOINT = {"completion": "/v1/completions", "infill": "/v1/completions", "embed
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No settings from the environment, and a terminal wide enough for every table."""
+    """No settings from the environment, and a terminal that is wide enough for every table."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "400")
@@ -38,13 +37,13 @@ def test_help_lists_every_setting_with_its_meaning() -> None:
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))
-def test_every_command_explains_itself(command: str) -> None:
+def test_every_command_has_help(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
     assert main.commands[command].help
 
 
-def test_check_shows_what_would_be_served() -> None:
+def test_check_lists_the_models_that_would_be_served() -> None:
     result = run("check")
     assert result.exit_code == 0, result.output
     for words in (("pebble-chat", "chat, completion"), ("pebble-code", "completion, infill")):
@@ -52,14 +51,14 @@ def test_check_shows_what_would_be_served() -> None:
     assert f"{ROOT / 'deploy/fleets/pebble.yaml'}: 4 models, nothing wrong." in result.output
 
 
-def test_check_shows_what_a_long_context_costs(tmp_path: Path) -> None:
+def test_check_shows_the_kv_cache_of_a_long_context(tmp_path: Path) -> None:
     text = "models:\n- model: phi-3-mini-128k-instruct\n  engine: {max_model_len: 131072}\n- model: bge-small-en-v1.5\n"
     (tmp_path / "fleet.yaml").write_text(text)
     output = run("check", "--fleet", tmp_path / "fleet.yaml").output
     assert "49,152 MiB" in output
 
 
-def test_check_tells_engines_here_from_those_elsewhere_and_on_demand() -> None:
+def test_check_distinguishes_local_remote_and_on_demand_engines() -> None:
     output = run("check", "--fleet", ROOT / "deploy/fleets/many-replicas.yaml").output
     rows = {line.split()[0]: line for line in output.splitlines() if line.strip()}
     assert "elsewhere" in rows["zephyr-7b-beta"]
@@ -68,13 +67,13 @@ def test_check_tells_engines_here_from_those_elsewhere_and_on_demand() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy/fleets").glob("*.yaml")), ids=lambda path: path.stem)
-def test_check_takes_each_fleet_that_we_ship(path: Path) -> None:
+def test_check_accepts_every_shipped_fleet(path: Path) -> None:
     assert run("check", "--fleet", path).exit_code == 0
 
 
 @pytest.mark.parametrize("command", [("check",), ("route", "chat"), ("serve",)], ids=lambda command: command[0])
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "problem"),
     [
         (
             "models:\n  - model: pebbel-chat\n",
@@ -83,23 +82,23 @@ def test_check_takes_each_fleet_that_we_ship(path: Path) -> None:
         ("models:\n  - model: pebble-chat\nport: 80\n", "fleet.yaml:3: port: unknown key"),
     ],
 )
-def test_a_wrong_fleet_is_told_before_anything_starts(
-    tmp_path: Path, command: tuple[str, ...], text: str, complaint: str
+def test_invalid_fleet_is_reported_before_anything_starts(
+    tmp_path: Path, command: tuple[str, ...], text: str, problem: str
 ) -> None:
     result = run(*command, "--fleet", write(tmp_path, text))
     assert result.exit_code == 2
-    assert complaint in result.stderr
+    assert problem in result.stderr
     assert not result.stdout
 
 
-def test_a_wrong_environment_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_environment_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROUNDHOUSE_FLEAT", "x")
     result = run("check")
     assert result.exit_code == 2
     assert "ROUNDHOUSE_FLEAT: no such setting" in result.stderr
 
 
-def test_the_environment_names_the_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fleet_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROUNDHOUSE_FLEET", str(write(tmp_path, "models:\n  - model: pebble-base\n")))
     assert "1 models" in run("check").output
 
@@ -112,11 +111,12 @@ def options(case: Case) -> list[str]:
     return ["--endpoint", endpoint, "--turns", str(need.turns), *(flag for flag, is_set in flags.items() if is_set)]
 
 
-SOME = list({(case.section, case.need, type(case.expected)): case for case in CASES}.values())
+# One case for each kind of request and outcome in a section.
+DISTINCT = list({(case.section, case.need, type(case.expected)): case for case in CASES}.values())
 
 
-@pytest.mark.parametrize("case", SOME, ids=lambda case: f"{case.fleet}: {case.requested} for {case.need.kind}")
-def test_route_answers_as_the_router_does(tmp_path: Path, case: Case) -> None:
+@pytest.mark.parametrize("case", DISTINCT, ids=lambda case: f"{case.fleet}: {case.requested} for {case.need.kind}")
+def test_route_agrees_with_the_router(tmp_path: Path, case: Case) -> None:
     result = run("route", case.requested, *options(case), "--fleet", write(tmp_path, FLEETS[case.fleet]))
     if isinstance(case.expected, str):
         assert result.exit_code == 0, result.stderr
@@ -129,44 +129,17 @@ def test_route_answers_as_the_router_does(tmp_path: Path, case: Case) -> None:
 
 
 @pytest.mark.parametrize("endpoint", [one.path for one in GENERATION])
-def test_route_knows_every_endpoint(endpoint: str) -> None:
+def test_route_accepts_every_endpoint(endpoint: str) -> None:
     assert run("route", "pebble", "--endpoint", endpoint).exit_code == (1 if endpoint == "/v1/embeddings" else 0)
 
 
-def test_models_needs_a_service() -> None:
+def test_models_without_a_running_service() -> None:
     result = run("models", "--url", "http://127.0.0.1:9")
     assert result.exit_code == 1
     assert "no Roundhouse answers at http://127.0.0.1:9" in result.stderr
 
 
-def test_serve_hands_on_absolute_paths_because_the_service_runs_in_another_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "catalogue").symlink_to(ROOT / "models")
-    write(tmp_path, "models:\n  - model: pebble-base\n")
-    paths = {"FLEET": "fleet.yaml", "MODELS": "catalogue", "WEIGHTS": "weights", "RUN_DIR": "run"}
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "environ", {**os.environ, **{PREFIX + name: path for name, path in paths.items()}})
-    monkeypatch.setattr(os, "execv", lambda program, words: None)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    result = run("serve", "--port", port)
-    assert result.exit_code == 0, result.output
-    assert {name: os.environ[PREFIX + name] for name in paths} == {
-        name: str(tmp_path / path) for name, path in paths.items()
-    }
-    assert os.environ["ROUNDHOUSE_PORT"] == port
-
-
-@pytest.mark.parametrize("port", ["0", "65536", "http"])
-def test_serve_takes_only_a_port_that_there_is(port: str) -> None:
-    result = run("serve", "--port", port)
-    assert result.exit_code == 2
-    assert "--port" in result.stderr
-
-
-def test_a_port_in_use_is_told_before_anything_starts() -> None:
+def test_port_in_use_is_reported_before_anything_starts() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

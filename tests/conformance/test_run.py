@@ -1,4 +1,4 @@
-"""The proof itself: on real engines, and that it notices what is wrong."""
+"""Running conformance cases: on real engines, and with engines that fail or give different output."""
 
 import json
 from datetime import UTC, datetime
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from service.architectures.scaled_down import SLIDING_WINDOW
 from service.config.settings import Settings
 from service.conformance import run
 from service.conformance.cases import Case, cases
@@ -14,60 +15,60 @@ from tests.support.fleets import CATALOG
 
 FOUND, _ = cases(CATALOG)
 FIRST = next(case for case in FOUND if "llama-2-7b" in case.models)
-# One of each a day, since each takes an engine; tests/cli/test_adding.py has a Llama on one in every run.
+# One case per day, since each starts an engine; tests/cli/test_adding.py runs a Llama every time.
 DAY = datetime.now(UTC).toordinal()
-TODAY = FOUND[DAY % len(FOUND)]
-GONE = ("grok-1", "phi-3-small-8k-instruct")[DAY % 2]
+CASE_OF_THE_DAY = FOUND[DAY % len(FOUND)]
+REMOVED_MODEL = ("grok-1", "phi-3-small-8k-instruct")[DAY % 2]
 ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("case", [TODAY], ids=lambda case: case.name)
-async def test_the_engine_gives_the_tokens_that_transformers_gives(case: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", [CASE_OF_THE_DAY], ids=lambda case: case.name)
+async def test_engine_output_equals_transformers(case: Case, tmp_path: Path) -> None:
     built: list[str] = []
-    await run.build({case.name: run.scaled_down(case)}, tmp_path, built.append)
+    await run.build_references({case.name: run.scaled_down_request(case)}, tmp_path, built.append)
     assert built == [case.name]
     verdict = await run.run(case, tmp_path, ENVIRONMENT, Settings())
     assert (verdict.outcome, verdict.detail) == ("equal", "")
     assert verdict.weight_bytes == pytest.approx(4 * (case.scaled_down().parameters or 0), rel=0.01)
     if case.network.attention != "encoder":
-        planned = run.planned(case.scaled_down(), verdict)
+        planned = run.planned_blocks(case.scaled_down(), verdict)
         assert planned
         assert planned.number == pytest.approx(verdict.blocks, rel=0.02)
 
 
-async def test_an_engine_that_does_not_start_is_refused_with_its_own_reason(
+async def test_engine_that_fails_to_start_is_refused_with_its_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = FIRST
-    _pretend_built(case, tmp_path, {"tokens": [[1], [2]]})
+    _write_reference(case, tmp_path, {"tokens": [[1], [2]]})
     environment = {**ENVIRONMENT, "STAND_IN": "broken"}
     verdict = await run.run(case, tmp_path, environment, Settings(engine_program=PROGRAM))
     assert verdict.outcome == "refused"
     assert "ValueError: the weights are broken" in verdict.detail
 
 
-async def test_an_engine_that_answers_otherwise_does_not_pass(tmp_path: Path) -> None:
+async def test_different_output_is_reported(tmp_path: Path) -> None:
     case, deep = FIRST, tmp_path / ("deep" * 30)
-    _pretend_built(case, deep, {"tokens": [[1], [2]]})
+    _write_reference(case, deep, {"tokens": [[1], [2]]})
     verdict = await run.run(case, deep, ENVIRONMENT, Settings(engine_program=PROGRAM))
     assert verdict.outcome == "different"
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("model", [GONE])
-async def test_what_the_engine_has_no_more_is_refused_in_its_own_words(model: str, tmp_path: Path) -> None:
-    said = await run.refusal(CATALOG.models[model], tmp_path, ENVIRONMENT, Settings())
-    assert f"{CATALOG.models[model].architecture} was supported in vLLM until" in said
+@pytest.mark.parametrize("model", [REMOVED_MODEL])
+async def test_removed_class_is_refused_with_the_engines_error(model: str, tmp_path: Path) -> None:
+    reason = await run.removal_reason(CATALOG.models[model], tmp_path, ENVIRONMENT, Settings())
+    assert f"{CATALOG.models[model].architecture} was supported in vLLM until" in reason
 
 
-async def test_what_transformers_cannot_build_is_refused_without_an_engine(tmp_path: Path) -> None:
-    _pretend_built(FIRST, tmp_path, {"error": "no such thing"})
+async def test_failed_reference_is_refused_without_starting_an_engine(tmp_path: Path) -> None:
+    _write_reference(FIRST, tmp_path, {"error": "no such thing"})
     verdict = await run.run(FIRST, tmp_path, {}, Settings(engine_program="/nowhere"))
     assert (verdict.outcome, verdict.detail) == ("refused", "no such thing")
 
 
-def _pretend_built(case: Case, folder: Path, reference: dict[str, object]) -> None:
+def _write_reference(case: Case, folder: Path, reference: dict[str, object]) -> None:
     (folder / case.name).mkdir(parents=True)
     (folder / case.name / "reference.json").write_text(json.dumps(reference))
 
@@ -76,31 +77,31 @@ def _pretend_built(case: Case, folder: Path, reference: dict[str, object]) -> No
     ("tokens", "expected", "difference"),
     [
         ([1, 2, 3], [1, 2, 3], None),
-        ([1, 2, 3], [1, 5, 3], "1 of 3 tokens are equal, then [2] came for [5]"),
-        ([1, 2], [1, 2, 3], "2 of 3 tokens are equal, then [] came for [3]"),
-        ([], [1], "0 of 1 tokens are equal, then [] came for [1]"),
+        ([1, 2, 3], [1, 5, 3], "1 of 3 tokens are equal, then [2] instead of [5]"),
+        ([1, 2], [1, 2, 3], "2 of 3 tokens are equal, then [] instead of [3]"),
+        ([], [1], "0 of 1 tokens are equal, then [] instead of [1]"),
     ],
 )
-def test_says_where_tokens_part(tokens: list[int], expected: list[int], difference: str | None) -> None:
+def test_token_difference(tokens: list[int], expected: list[int], difference: str | None) -> None:
     assert run.token_difference(tokens, expected) == difference
 
 
-def test_vectors_may_differ_by_rounding_only() -> None:
+def test_vector_difference() -> None:
     assert run.vector_difference([2.0, 0.0], [1.0, 0.0]) is None
-    assert run.vector_difference([1.0, 0.1], [1.0, 0.0]) == "the vectors' cosine is 0.9950"
+    assert run.vector_difference([1.0, 0.1], [1.0, 0.0]) == "the cosine similarity of the vectors is 0.9950"
 
 
 @pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
-def test_prompts_reach_past_the_small_window_and_stay_in_the_vocabulary(case: Case) -> None:
-    long, _ = run.prompts(case.shape.vocab_size or 1)
-    assert len(long) > 24
-    assert len(set(long)) > 20
-    assert max(long) < (case.shape.vocab_size or 0)
+def test_prompts_exceed_the_sliding_window_and_stay_in_the_vocabulary(case: Case) -> None:
+    first, _ = run.prompts(case.shape.vocab_size or 1)
+    assert len(first) > SLIDING_WINDOW
+    assert len(set(first)) > 20
+    assert max(first) < (case.shape.vocab_size or 0)
 
 
 @pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
-def test_the_engine_gets_the_catalogues_own_settings(case: Case) -> None:
-    one = run.served(case.scaled_down(), Path("weights"), {})
-    kept = {key: value for key, value in case.model.engine.items() if key not in run.OF_CONVERSATIONS}
-    assert one.engine == {**kept, **run.SETTINGS, "max_model_len": run.LENGTH}
-    assert one.chat_template is None
+def test_engine_gets_the_settings_of_the_catalogue(case: Case) -> None:
+    served = run.served_model(case.scaled_down(), Path("weights"), {})
+    kept = {key: value for key, value in case.model.engine.items() if key not in run.LEFT_OUT}
+    assert served.engine == {**kept, **run.ENGINE_SETTINGS, "max_model_len": run.MAX_MODEL_LEN}
+    assert served.chat_template is None

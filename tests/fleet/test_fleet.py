@@ -74,7 +74,7 @@ def problems(folder: Path, text: str) -> list[str]:
         ("models:\n  - model: pebble-chat\n    variant: talk", "3: models[0].variant: Input should be 'base'"),
         ("models:\n  - model: pebble-chat\n    aliases: x", "3: models[0].aliases: Input should be a valid tup"),
         ("models:\n  - model: pebble-chat\n    infill: {prompt: '{prefix}'}",
-         "3: models[0].infill.prompt: the infilling prompt must hold {suffix} exactly once"),
+         "3: models[0].infill.prompt: the prompt must contain {suffix} exactly once"),
         ("models:\n  - model: pebble-chat\n    engine: {max-model-len: 9}",
          "3: models[0].engine.max-model-len: String should match pattern"),
         ("models:\n  - model: pebble-chat\nstartup: later", "3: startup: Input should be 'auto', 'parallel' or"),
@@ -417,7 +417,7 @@ def test_the_context_follows_from_shape_and_settings(tmp_path: Path, entry: str,
     ("entry", "problem"),
     [
         ("model: llama-2-7b\nengine: {max_model_len: 5000}", "5000 is more than the 4096 tokens of 'llama-2-7b'"),
-        ("model: code-llama-7b\nengine: {max_model_len: 200000}", "more than the 100000 tokens .* vouch for no more"),
+        ("model: code-llama-7b\nengine: {max_model_len: 200000}", "more than the 100000 tokens .* support no more"),
         ("model: phi-3-mini-128k-instruct\nengine: {max_model_len: 200000}", "more than the 131072 tokens"),
     ],
 )

@@ -1,4 +1,4 @@
-"""An entry goes into the catalogue's folder whole and valid, or not at all."""
+"""Writing an entry into the catalogue's folder: a valid one is added, an invalid one changes nothing."""
 
 import shutil
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from service.catalog import catalog
-from service.onboarding.description import IntakeError, describe
 from service.onboarding.draft import EntryDraft, Overrides, draft
+from service.onboarding.model_files import OnboardingError, read_model_files
 from service.onboarding.writing import write
 from tests.support.fleets import ROOT
 
@@ -22,19 +22,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def drafted(**said: str) -> EntryDraft:
+def drafted(**overrides: str) -> EntryDraft:
     source = str(ROOT / "models/pebble/pebble-code")
-    return draft(Overrides(source, True, **said), describe(Path(source)))  # type: ignore[arg-type]
+    return draft(Overrides(source, True, **overrides), read_model_files(Path(source)))  # type: ignore[arg-type]
 
 
-def test_a_new_family_gets_a_file_of_its_own(folder: Path) -> None:
-    place = write(folder, drafted(id="mine", family="ours"))
-    assert place == folder / "ours.yaml"
-    found = catalog.load(folder).models["mine"]
-    assert (found.variant, found.parameters) == ("code", 918656)
+def test_new_family_gets_a_new_file(folder: Path) -> None:
+    file = write(folder, drafted(id="mine", family="ours"))
+    assert file == folder / "ours.yaml"
+    model = catalog.load(folder).models["mine"]
+    assert (model.variant, model.parameters) == ("code", 918656)
 
 
-def test_a_known_family_gets_one_model_more_and_keeps_its_text(folder: Path) -> None:
+def test_existing_family_is_appended_to(folder: Path) -> None:
     before = (folder / "pebble.yaml").read_text()
     write(folder, drafted(id="mine", family="pebble"))
     assert (folder / "pebble.yaml").read_text().startswith(before.rstrip("\n"))
@@ -44,19 +44,19 @@ def test_a_known_family_gets_one_model_more_and_keeps_its_text(folder: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("said", "problem"),
+    ("overrides", "problem"),
     [
         ({"id": "pebble-chat", "family": "ours"}, "'pebble-chat' is not unique"),
         ({"id": "Not An Id", "family": "ours"}, r"ours.yaml:\d+: models\[0\].id"),
         (
             {"id": "mine", "family": "ours", "specialty": "instruct", "template": "gone.jinja"},
-            "there is no .*gone.jinja",
+            "there is no file .*gone.jinja",
         ),
     ],
 )
-def test_an_entry_that_is_not_valid_changes_nothing(folder: Path, said: dict[str, str], problem: str) -> None:
+def test_invalid_entry_changes_nothing(folder: Path, overrides: dict[str, str], problem: str) -> None:
     before = {path: path.read_bytes() for path in folder.glob("*") if path.is_file()}
-    with pytest.raises(IntakeError, match=problem) as caught:
-        write(folder, drafted(**said))
+    with pytest.raises(OnboardingError, match=problem) as caught:
+        write(folder, drafted(**overrides))
     assert "/tmp/tmp" not in str(caught.value)
     assert {path: path.read_bytes() for path in folder.glob("*") if path.is_file()} == before

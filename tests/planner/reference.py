@@ -1,8 +1,9 @@
-"""What vLLM's own cache planning says. A program of its own, for it imports vLLM: `python -m tests.planner.reference`.
+"""vLLM's own KV cache planning. It runs as a process of its own, since it imports vLLM.
 
-Reads a JSON list of cases from standard input and writes a list of `[blocks, tokens, requests]`. A case has `sliding`
-(for each layer whether it slides), `window`, `heads`, `size` and `latent` (sizes of one layer's cache), `block`,
-`context`, `in_flight` (tokens) and `bytes` (of the cache).
+`python -m tests.planner.reference` reads a JSON list of cases from standard input and writes a list of
+`[blocks, tokens, requests]`. A case has `sliding` (per layer, whether its attention has a sliding window), `window`
+(tokens), `heads` (KV heads), `size` (of a head), `latent` (whether attention is latent), `block`, `context` and
+`in_flight` (tokens) and `bytes` (of the cache).
 """
 
 import importlib
@@ -12,8 +13,8 @@ from types import SimpleNamespace
 from typing import Any
 
 
-def report(case: dict[str, Any], vllm: Any, kinds: Any, layout: Any, dtype: Any) -> tuple[int, int, float]:
-    """The plan of one case."""
+def plan(case: dict[str, Any], vllm: Any, specs: Any, layout: Any, dtype: Any) -> tuple[int, int, float]:
+    """vLLM's plan for one case."""
     config = SimpleNamespace(
         scheduler_config=SimpleNamespace(disable_hybrid_kv_cache_manager=False),
         attention_config=SimpleNamespace(hisparse_config=None),
@@ -29,27 +30,27 @@ def report(case: dict[str, Any], vllm: Any, kinds: Any, layout: Any, dtype: Any)
         max_in_flight_tokens=case["in_flight"],
     )
     layers = {}
-    for number, slides in enumerate(case["sliding"]):
+    for number, sliding in enumerate(case["sliding"]):
         sizes = {"block_size": case["block"], "num_kv_heads": case["heads"], "head_size": case["size"], "dtype": dtype}
         if case["latent"]:
-            kind = kinds.MLAAttentionSpec(**sizes)
-        elif slides:
-            kind = kinds.SlidingWindowSpec(**sizes, sliding_window=case["window"])
+            spec = specs.MLAAttentionSpec(**sizes)
+        elif sliding:
+            spec = specs.SlidingWindowSpec(**sizes, sliding_window=case["window"])
         else:
-            kind = kinds.FullAttentionSpec(**sizes)
-        layers[f"layers.{number}"] = kind
+            spec = specs.FullAttentionSpec(**sizes)
+        layers[f"layers.{number}"] = spec
     planned = vllm.get_kv_cache_configs(config, [layers], [case["bytes"]])[0]
     tokens, requests = vllm.get_kv_cache_capacity(config, planned)
     return planned.num_blocks, tokens, requests
 
 
 def main() -> None:
-    """Answers every case."""
+    """Plans every case."""
     vllm = importlib.import_module("vllm.v1.core.kv_cache_utils")
-    kinds = importlib.import_module("vllm.v1.kv_cache_interface")
+    specs = importlib.import_module("vllm.v1.kv_cache_interface")
     layout = importlib.import_module("vllm.v1.kv_cache_layout").KVCacheLayout.LBHNC
     dtype = importlib.import_module("torch").bfloat16
-    print(json.dumps([report(case, vllm, kinds, layout, dtype) for case in json.load(sys.stdin)]))
+    print(json.dumps([plan(case, vllm, specs, layout, dtype) for case in json.load(sys.stdin)]))
 
 
 if __name__ == "__main__":

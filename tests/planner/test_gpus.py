@@ -1,4 +1,4 @@
-"""The table of GPUs."""
+"""The table of GPUs in deploy/gpus.yaml."""
 
 from pathlib import Path
 
@@ -16,49 +16,49 @@ ROW = """\
 """
 
 
-def test_has_the_gpus_that_people_ask_about() -> None:
+def test_common_gpus_are_in_the_file() -> None:
     wanted = {"T4", "L4", "A10G", "A100-40", "A100-80", "L40S", "H100", "H200", "B200", "MI300X"}
     assert set(KNOWN) >= wanted
 
 
 @pytest.mark.parametrize("gpu", KNOWN.values(), ids=lambda gpu: gpu.name)
-def test_every_row_is_plausible_and_says_where_it_is_from(gpu: gpus.Gpu) -> None:
+def test_every_gpu_is_plausible_and_names_its_source(gpu: gpus.Gpu) -> None:
     assert gpu.source
     assert 8 * GIB < gpu.memory < 512 * GIB
     assert 1e11 < gpu.bandwidth < 2e13
-    # A unit slip would put a card's ratio of arithmetic to memory far outside of what any has.
+    # A figure in the wrong unit would put the ratio of FLOPs to bandwidth far outside what any GPU has.
     assert gpu.tflops_16bit is None or 50 < gpu.tflops_16bit * 1e12 / gpu.bandwidth < 1000
     assert (gpu.fp8 == "arithmetic") == (gpu.tflops_fp8 is not None)
 
 
 @pytest.mark.parametrize(
-    ("said", "name"),
+    ("spelling", "name"),
     [("h100", "H100"), ("A100 80GB", "A100-80"), ("a100-40g", "A100-40"), ("NVIDIA L4", "L4"),
      ("amd instinct mi300x", "MI300X")],
 )  # fmt: skip
-def test_a_gpu_is_found_as_people_write_it(said: str, name: str) -> None:
-    found = gpus.find(said, KNOWN)
+def test_find_accepts_common_spellings(spelling: str, name: str) -> None:
+    found = gpus.find(spelling, KNOWN)
     assert found
     assert found.name == name
 
 
-@pytest.mark.parametrize("said", ["A100", "H1000", "", "L40"])
-def test_an_unclear_name_is_no_gpu(said: str) -> None:
-    assert gpus.find(said, KNOWN) is None
+@pytest.mark.parametrize("name", ["A100", "H1000", "", "L40"])
+def test_find_rejects_ambiguous_and_unknown_names(name: str) -> None:
+    assert gpus.find(name, KNOWN) is None
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "problem"),
     [
-        ("gpus:\n" + ROW + ROW, "gpus.yaml:4: gpus[1].name: 'X1' stands here twice"),
+        ("gpus:\n" + ROW + ROW, "gpus.yaml:4: gpus[1].name: 'X1' is defined twice"),
         ("gpus:\n" + ROW.replace("100,", "-1,"), "gpus[0].bandwidth_gb_per_s"),
         ("gpus:\n" + ROW.replace("bf16", "bf61"), "gpus.yaml:2: gpus[0].bf61: unknown key"),
         ("gpus: []\n", "gpus.yaml:1: gpus"),
     ],
 )
-def test_a_wrong_table_is_refused_with_line_and_key(tmp_path: Path, text: str, complaint: str) -> None:
+def test_mistake_names_line_and_key(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "gpus.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(ConfigError) as error:
         gpus.load(path)
-    assert complaint in str(refusal.value)
+    assert problem in str(error.value)

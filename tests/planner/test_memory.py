@@ -1,4 +1,4 @@
-"""What fits on which GPUs."""
+"""GPU memory: tensor-parallel degrees, and what fits on which GPUs."""
 
 import pytest
 
@@ -15,22 +15,22 @@ MODELS = CATALOG.models
     ("name", "form", "most", "expected"),
     [
         ("llama-2-7b", "bf16", 8, [1, 2, 4, 8]),
-        ("llama-2-7b", "int4", 8, [1, 2]),  # 11008 / 4 cuts through a group
-        ("llama-2-70b", "bf16", 16, [1, 2, 4, 8, 16]),  # beyond 8 the key-value heads are repeated
+        ("llama-2-7b", "int4", 8, [1, 2]),  # 11008 / 4 is no multiple of 128
+        ("llama-2-70b", "bf16", 16, [1, 2, 4, 8, 16]),  # beyond 8, the key-value heads are replicated
         ("phi-3-medium-4k-instruct", "bf16", 8, [1, 2, 5]),  # 40 heads, 10 key-value heads
         ("falcon-7b", "bf16", 8, [1]),  # 71 heads
     ],
 )
-def test_a_model_is_divided_as_vllm_can(name: str, form: Form, most: int, expected: list[int]) -> None:
+def test_tensor_parallel_degrees(name: str, form: Form, most: int, expected: list[int]) -> None:
     assert degrees(MODELS[name], form, most) == expected
 
 
-def test_says_what_cannot_be_divided() -> None:
+def test_reason_why_a_model_cannot_be_divided() -> None:
     assert why_indivisible(MODELS["falcon-7b"], "bf16", 2) == "71 attention heads cannot be divided by 2"
-    assert "groups of 128" in (why_indivisible(MODELS["llama-2-7b"], "int4", 4) or "")
+    assert "multiple of the 128 weights" in (why_indivisible(MODELS["llama-2-7b"], "int4", 4) or "")
 
 
-def test_the_memory_is_divided_without_remainder() -> None:
+def test_weights_overhead_and_cache_add_up_to_the_usable_memory() -> None:
     gpu = KNOWN["H100"]
     found = fit(MODELS["llama-2-13b-chat"], gpu, "bf16", 1, Demand(4096))
     assert found
@@ -39,7 +39,7 @@ def test_the_memory_is_divided_without_remainder() -> None:
     assert found.requests == pytest.approx(found.cache / (819_200 * 4096), rel=0.01)
 
 
-def test_a_larger_utilization_leaves_more_for_the_cache() -> None:
+def test_higher_utilization_gives_a_larger_cache() -> None:
     small, large = (
         fit(MODELS["llama-2-7b"], KNOWN["L4"], "bf16", 1, Demand(1024, utilization=share)) for share in (0.8, 0.95)
     )
@@ -48,21 +48,21 @@ def test_a_larger_utilization_leaves_more_for_the_cache() -> None:
     assert large.cache - small.cache == pytest.approx(0.15 * KNOWN["L4"].memory, rel=1e-6)
 
 
-def test_says_when_the_weights_are_too_large() -> None:
+def test_weights_that_do_not_fit() -> None:
     found = fit(MODELS["llama-2-70b"], KNOWN["H100"], "bf16", 1, Demand(4096))
     assert found
     assert found.why
-    assert found.why.startswith("weights of 138.0 GB on each GPU, room for 7")
+    assert found.why.startswith("weights of 138.0 GB on each GPU exceed the 7")
 
 
-def test_says_when_not_one_request_fits() -> None:
+def test_cache_that_holds_no_request() -> None:
     found = fit(MODELS["llama-2-13b"], KNOWN["L40S"], "bf16", 1, Demand(32768))
     assert found
     assert found.why
-    assert "hold no request of 32,768 tokens" in found.why
+    assert "cannot hold one request of 32,768 tokens" in found.why
 
 
-def test_the_fewest_gpus_are_taken_that_hold_the_users() -> None:
+def test_smallest_takes_the_fewest_gpus_that_hold_the_users() -> None:
     model, gpu, demand = MODELS["llama-2-13b-chat"], KNOWN["L40S"], Demand(4096)
     for users in (1, 4, 20, 60):
         found = smallest(model, gpu, "bf16", demand, users)
@@ -72,7 +72,7 @@ def test_the_fewest_gpus_are_taken_that_hold_the_users() -> None:
         assert all((few := fit(model, gpu, "bf16", degree, demand)) and (few.requests or 0) < users for degree in fewer)
 
 
-def test_the_largest_machine_is_shown_where_none_is_enough() -> None:
+def test_smallest_takes_a_whole_node_if_none_holds_the_users() -> None:
     found = smallest(MODELS["llama-2-13b-chat"], KNOWN["T4"], "bf16", Demand(4096), 1000)
     assert found
     assert found.degree == 4
@@ -81,7 +81,7 @@ def test_the_largest_machine_is_shown_where_none_is_enough() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.id)
-def test_every_known_model_can_be_placed_somewhere(model: Model) -> None:
+def test_every_model_of_known_shape_fits_some_gpu(model: Model) -> None:
     demand = Demand(min(model.context or 1024, 4096))
     for form in forms(model):
         found = [smallest(model, gpu, form, demand) for gpu in KNOWN.values()]
@@ -90,14 +90,14 @@ def test_every_known_model_can_be_placed_somewhere(model: Model) -> None:
         assert all(one is None or one.overhead > 0 for one in found)
 
 
-def test_an_encoder_needs_no_cache() -> None:
+def test_encoder_fits_without_a_cache() -> None:
     encoder = next(model for model in MODELS.values() if model.network and model.network.attention == "encoder")
     found = fit(encoder, KNOWN["T4"], "bf16", 1, Demand(512))
     assert found
     assert (found.why, found.requests) == (None, None)
 
 
-def test_larger_batches_need_more_beside_the_weights() -> None:
+def test_larger_batch_limits_need_more_overhead() -> None:
     model = MODELS["llama-2-13b"]
     assert model.network
     small, large = (overhead_bytes(model.network, model.shape, KNOWN[name], 1) for name in ("A100-80", "H100"))

@@ -1,4 +1,4 @@
-"""A model on every GPU in every form."""
+"""The plan for a model: a row for each GPU and form."""
 
 import pytest
 
@@ -15,7 +15,7 @@ every_model = pytest.mark.parametrize("model", MODELS.values(), ids=lambda model
 
 
 @every_model
-def test_every_model_has_a_row_for_each_gpu_and_form_or_the_reason_why_not(model: Model) -> None:
+def test_plan_has_a_row_with_figures_or_a_reason_for_each_gpu_and_form(model: Model) -> None:
     demand = Demand(min(model.context or 1024, 2048))
     rows = plan(model, KNOWN.values(), demand, prices=Prices(2, 1, 1))
     assert [(row.gpu.name, row.form) for row in rows] == [(name, form) for name in KNOWN for form in forms(model)]
@@ -24,7 +24,7 @@ def test_every_model_has_a_row_for_each_gpu_and_form_or_the_reason_why_not(model
 
 
 @every_model
-def test_what_is_not_known_is_named(model: Model) -> None:
+def test_unknown_sizes_are_named(model: Model) -> None:
     found = memory_requirement(model, Demand(1024))
     assert set(found.unknown) >= set(unknown(model))
     if found.unknown:
@@ -34,7 +34,7 @@ def test_what_is_not_known_is_named(model: Model) -> None:
         assert None not in found.weights.values()
 
 
-# By the formula: two for keys and values, layers, key-value heads, size of a head, two bytes.
+# 2 (keys and values) x layers x KV heads x head size x 2 bytes.
 @pytest.mark.parametrize(
     ("name", "token"),
     [
@@ -46,16 +46,16 @@ def test_what_is_not_known_is_named(model: Model) -> None:
         ("gpt-2", 36_864),
     ],
 )
-def test_bytes_of_the_cache_for_a_token(name: str, token: int) -> None:
+def test_kv_cache_bytes_per_token(name: str, token: int) -> None:
     assert memory_requirement(MODELS[name], Demand(1024)).token == token
 
 
-def test_sliding_layers_keep_their_window_only() -> None:
+def test_sliding_window_layers_keep_only_the_window() -> None:
     found = memory_requirement(MODELS["mistral-7b-v0.1"], Demand(32768))
     assert found.request == 131_072 * 4096
 
 
-def test_a_refused_architecture_is_planned_with_the_reason() -> None:
+def test_unsupported_architecture_is_planned_with_the_reason() -> None:
     model = MODELS["grok-1"]
     assert any(
         "does not run it" in remark and "JAX" in remark for remark in memory_requirement(model, Demand(8192)).remarks
@@ -65,14 +65,14 @@ def test_a_refused_architecture_is_planned_with_the_reason() -> None:
     assert all(row.fit and row.fit.degree > 1 for row in rows)
 
 
-def test_a_copy_is_named_and_a_missing_one_too() -> None:
+def test_remarks_name_quantised_copies_or_their_absence() -> None:
     model = MODELS["llama-2-7b"].model_copy(update={"copies": (Copy(hub="some/copy", quantization="awq"),)})
-    assert "As awq: some/copy." in memory_requirement(model, Demand(1024)).remarks
+    assert "Quantised with awq: some/copy." in memory_requirement(model, Demand(1024)).remarks
     bare = model.model_copy(update={"copies": ()})
     assert any("int4 needs an AWQ or GPTQ copy" in remark for remark in memory_requirement(bare, Demand(1024)).remarks)
 
 
-def test_weights_that_are_published_compressed_stay_so() -> None:
+def test_weights_published_in_mxfp4_have_no_other_form() -> None:
     model = MODELS["gpt-oss-20b"]
     assert {row.form for row in plan(model, KNOWN.values(), Demand(4096))} == {"mxfp4"}
     assert plan(model, KNOWN.values(), Demand(4096), ["int4"]) == []
@@ -81,7 +81,7 @@ def test_weights_that_are_published_compressed_stay_so() -> None:
     assert "MXFP4" in row.why
 
 
-def test_an_fp8_cache_is_planned_where_there_is_fp8() -> None:
+def test_fp8_cache_needs_fp8_arithmetic() -> None:
     demand = Demand(4096, kv_bytes=1)
     old, new = plan(MODELS["llama-2-7b"], [KNOWN["A100-80"], KNOWN["H100"]], demand, ["bf16"])
     assert old.why
@@ -92,7 +92,7 @@ def test_an_fp8_cache_is_planned_where_there_is_fp8() -> None:
     assert (new.fit.requests or 0) == pytest.approx(2 * (plain.fit.requests or 0), rel=0.01)
 
 
-def test_a_fixed_degree_is_kept_or_refused() -> None:
+def test_fixed_tensor_parallel_degree() -> None:
     kept, refused = (
         plan(MODELS["falcon-7b"], [KNOWN["L4"]], Demand(1024), ["bf16"], degree=degree)[0] for degree in (1, 2)
     )
@@ -102,7 +102,7 @@ def test_a_fixed_degree_is_kept_or_refused() -> None:
     assert refused.why == "71 attention heads cannot be divided by 2"
 
 
-def test_too_many_users_are_told() -> None:
+def test_row_says_how_many_of_the_users_fit() -> None:
     (row,) = plan(MODELS["llama-2-13b-chat"], [KNOWN["T4"]], Demand(4096), ["bf16"], users=100)
     assert row.fit
     assert row.why == f"holds {int(row.fit.requests or 0)} of 100"

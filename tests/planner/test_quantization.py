@@ -1,4 +1,4 @@
-"""Bytes of weights, in files and on GPUs."""
+"""Bytes of weights, compared with files and published copies."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.architectures.parameters import parameters
+from service.architectures.parameters import count_parameters
 from service.catalog.model import Model
 from service.planner.quantization import (
     DTYPE_BYTES,
@@ -30,35 +30,35 @@ every_counted = pytest.mark.parametrize("model", COUNTED, ids=lambda model: mode
 
 
 def tensor_bytes(folder: Path) -> int:
-    """Bytes of all tensors in a folder's safetensors, from the headers: a length of 8 bytes, then JSON."""
+    """Bytes of all tensors in a folder's safetensors, from their headers: a length of 8 bytes, then JSON."""
     total = 0
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        spans = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
-        total += sum(end - begin for begin, end in spans)
+        offsets = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+        total += sum(end - begin for begin, end in offsets)
     return total
 
 
 @pytest.mark.parametrize("model", EMBEDDED, ids=lambda model: model.id)
-def test_published_bytes_are_those_of_the_files(model: Model) -> None:
+def test_published_bytes_equal_those_of_the_files(model: Model) -> None:
     assert model.path
     assert published_bytes(model) == pytest.approx(tensor_bytes(CATALOG.folder / model.path), rel=0.01)
 
 
 @every_counted
-def test_the_parts_make_the_whole(model: Model) -> None:
+def test_parts_add_up(model: Model) -> None:
     found = parts(model)
     assert found
     assert model.network
-    assert found.total == parameters(model.network, model.shape, model.context)
+    assert found.total == count_parameters(model.network, model.shape, model.context)
     assert min(found.lookup, found.head, found.experts, found.rest) >= 0
-    active = parameters(model.network, model.shape, model.context, active=True)
+    active = count_parameters(model.network, model.shape, model.context, active=True)
     assert found.lookup + found.active == pytest.approx(active, rel=1e-9)
 
 
 @every_counted
-def test_the_published_form_takes_what_is_published(model: Model) -> None:
+def test_weights_in_the_published_form_have_the_published_size(model: Model) -> None:
     if model.dtype in ("bfloat16", "float16"):
         assert weight_bytes(model, "bf16") == pytest.approx(published_bytes(model), rel=0.01)
     if model.dtype and model.dtype in DTYPE_BYTES and model.parameters:
@@ -74,7 +74,7 @@ COPIES: list[tuple[str, Form, float]] = [
 
 
 @pytest.mark.parametrize(("name", "form", "size"), COPIES)
-def test_compressed_weights_are_as_large_as_real_copies(name: str, form: Form, size: float) -> None:
+def test_int4_size_equals_that_of_published_copies(name: str, form: Form, size: float) -> None:
     found = weight_bytes(MODELS[name], form)
     assert found
     assert found / 1e9 == pytest.approx(size, rel=0.01)
@@ -88,40 +88,43 @@ def test_each_form_is_smaller_than_the_one_before(model: Model) -> None:
 
 
 @every_counted
-def test_gpus_share_the_weights(model: Model) -> None:
+def test_weights_are_divided_among_gpus(model: Model) -> None:
     form = forms(model)[0]
-    alone, shared = weight_bytes(model, form), weight_bytes(model, form, 2)
-    assert alone
-    assert shared
-    assert 1 <= 2 * shared / alone < 1.02
+    on_one, on_two = weight_bytes(model, form), weight_bytes(model, form, 2)
+    assert on_one
+    assert on_two
+    assert 1 <= 2 * on_two / on_one < 1.02
 
 
 @every_counted
-def test_a_step_reads_no_more_than_there_is_and_more_for_more_tokens(model: Model) -> None:
+def test_bytes_read_grow_with_the_batch_only_for_mixtures_of_experts(model: Model) -> None:
     form = forms(model)[0]
-    one, many, all_of_them = (read_bytes(model, form, 1, tokens) or 0.0 for tokens in (1, 8, 100_000))
+    for_1, for_8, for_all = (read_bytes(model, form, 1, tokens) or 0.0 for tokens in (1, 8, 100_000))
     found = parts(model)
     assert found
-    assert one <= many <= all_of_them <= (weight_bytes(model, form) or 0)
-    assert (one < many) == (found.share < 1)
+    assert for_1 <= for_8 <= for_all <= (weight_bytes(model, form) or 0)
+    assert (for_1 < for_8) == (found.share < 1)
     if form == "bf16":
-        assert one == pytest.approx(2 * found.active)
-        assert math.isclose(all_of_them, 2 * (found.total - found.lookup))
+        assert for_1 == pytest.approx(2 * found.active)
+        assert math.isclose(for_all, 2 * (found.total - found.lookup))
 
 
-def test_what_a_gpu_cannot_run_is_told() -> None:
+def test_reason_why_a_gpu_cannot_run_a_form() -> None:
     assert why_not("mxfp4", KNOWN["T4"])
     assert not why_not("mxfp4", KNOWN["H100"])
     assert not why_not("fp8", KNOWN["H100"])
     assert why_not("fp8", KNOWN["H100"].model_copy(update={"fp8": None}))
 
 
-def test_unknown_sizes_leave_unknown_bytes() -> None:
+def test_unknown_size_gives_no_bytes() -> None:
     model = MODELS["llama-2-7b"]
-    bare = model.model_copy(update={"parameters": None, "shape": model.shape.model_copy(update={"vocab_size": None})})
-    assert unknown(bare) == ["vocab_size"]
-    left = (parts(bare), published_bytes(bare), weight_bytes(bare, "int4"), read_bytes(bare, "bf16", 1, 1))
-    assert left == (None, None, None, None)
-    counted = bare.model_copy(update={"parameters": model.parameters})
+    partial = model.shape.model_copy(update={"vocab_size": None})
+    unsized = model.model_copy(update={"parameters": None, "shape": partial})
+    assert unknown(unsized) == ["vocab_size"]
+    assert parts(unsized) is None
+    assert published_bytes(unsized) is None
+    assert weight_bytes(unsized, "int4") is None
+    assert read_bytes(unsized, "bf16", 1, 1) is None
+    counted = unsized.model_copy(update={"parameters": model.parameters})
     assert weight_bytes(counted, "bf16") == 2 * (model.parameters or 0)
     assert weight_bytes(counted, "int4") is None

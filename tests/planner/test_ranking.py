@@ -8,17 +8,17 @@ import pytest
 from service.catalog.catalog import Catalog
 from service.catalog.model import Family, Licence, Model
 from service.catalog.names import Variant
-from service.planner.ranking import GRADES, READABLE, RankedModel, Requirements, rank, task_of
+from service.planner.ranking import GRADES, READABLE, RankedModel, RankingCriteria, rank, task_of
 from tests.planner.test_gpus import KNOWN
 from tests.support.fleets import CATALOG
 
 BASE = CATALOG.models["llama-2-7b-chat"]
 
 
-def requirements(gpu: str, subject: str = "chat", **fields: Any) -> Requirements:
+def requirements(gpu: str, subject: str = "chat", **fields: Any) -> RankingCriteria:
     """What is required of models of a variant, or for a task."""
     variant = next((one for one in get_args(Variant) if one == subject), None)
-    return Requirements(subject, task_of(variant) if variant else CATALOG.tasks[subject], KNOWN[gpu], **fields)
+    return RankingCriteria(subject, task_of(variant) if variant else CATALOG.tasks[subject], KNOWN[gpu], **fields)
 
 
 def ranked(gpu: str, catalog: Catalog = CATALOG, **fields: Any) -> dict[str, RankedModel]:
@@ -46,7 +46,7 @@ def only(*models: Model, terms: Licence | None = None) -> Catalog:
     ],
     ids=lambda required: required.subject,
 )
-def test_the_order_is_as_it_says(required: Requirements) -> None:
+def test_the_order_is_as_it_says(required: RankingCriteria) -> None:
     models = rank(required, CATALOG)
     keys = [(GRADES.index(one.grade), -(one.parameters or 0)) for one in models]
     assert keys == sorted(keys)
