@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from service.gateway import app, middleware
-from service.protocol.streams import Watch
+from service.protocol.streams import StreamWatcher
 from service.relay.relay import Relay
 from tests.conftest import Start
 from tests.support.exchanges import CASES, CHAT, COUNT, MESSAGE, RESPONSE, Case, error_in, is_refusal, label
@@ -221,15 +221,15 @@ async def test_a_mistake_of_ours(case: Case, start: Start, monkeypatch: pytest.M
 
 
 async def test_a_mistake_of_ours_within_a_stream(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    passes, calls = Watch.feed, []
+    original, calls = StreamWatcher.feed, []
 
-    def feed(watch: Watch, data: bytes, now: float) -> bytes:
+    def feed(watcher: StreamWatcher, data: bytes, now: float) -> bytes:
         calls.append(data)
         if len(calls) > 3:
             raise RuntimeError("a secret")
-        return passes(watch, data, now)
+        return original(watcher, data, now)
 
-    monkeypatch.setattr(Watch, "feed", feed)
+    monkeypatch.setattr(StreamWatcher, "feed", feed)
     gateway = await start(ONE)
     gateway.engines[0].gap = 0.02
     gateway.expected_errors = 1

@@ -222,15 +222,15 @@ class RunningGateway:
 
     def kept(self) -> str:
         """What the gateway still holds of requests, beside what `in_flight` counts."""
-        relay, places = self.gateway._relay, self.gateway.admission._places.values()
+        relay, pools = self.gateway._relay, self.gateway.admission._pools.values()
         asking, once = relay._dispatcher, relay._once
         counts = {
             "answers": len(relay._running),
             "exchanges": asking._in_flight,
             "retries": asking._retry_budget.running,
             "shared answers": len(once._running),
-            "places": sum(abs(one.held) + abs(one.unassigned) + len(one.waiting) for one in places),
-            "budgets": sum(one.in_flight for one in self.gateway.admission._budgets._budgets.values()),
+            "slots": sum(abs(one.held) + abs(one.unassigned) + len(one.queued) for one in pools),
+            "limiters": sum(one.in_flight for one in self.gateway.admission._limiter._limiters.values()),
             # Each connection that an engine sees is one that the gateway may use again.
             "connections": sum(len(engine._lines) for engine in self.engines[: self.here]) - self.pooled(),
         }
