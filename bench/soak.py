@@ -102,7 +102,7 @@ async def run(soak: Soak, keep: Path | None = None) -> dict[str, Any]:
 def figures(
     soak: Soak, faults: list[Fault], traffic: Traffic, settled: tuple[Usage, float], ended: tuple[Usage, float]
 ) -> dict[str, Any]:
-    """What a soak found; memory in 10^6 bytes, `kept_mb` the part of it that is answers kept for their keys."""
+    """What a soak found; memory in 10^6 bytes, `kept_mb` the part of it that is the idempotency cache."""
     return {
         "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -139,7 +139,7 @@ def report(figures: dict[str, Any]) -> str:
         f"duplicated {figures['duplicated']}, keys generated twice {figures['generated_twice']}",
         *(f"  {count:7d}  {what}" for what, count in sorted(figures["reasons"].items(), key=lambda row: -row[1])),
         f"gateway at rest, from {SETTLED:.0%} of the time to its end: RSS {rss} → {rss_end} MB "
-        f"({rss_end - rss:+.1f}), answers kept for their keys {kept} → {kept_end} MB ({kept_end - kept:+.1f}), "
+        f"({rss_end - rss:+.1f}), idempotency cache {kept} → {kept_end} MB ({kept_end - kept:+.1f}), "
         f"files {files} → {files_end} ({files_end - files:+d})",
         f"requests in flight at rest: {figures['in_flight_at_rest']:g}; tracebacks in its log: {figures['tracebacks']}",
     ]
@@ -154,10 +154,10 @@ def _fleet(folder: Path, engines: list[Station]) -> Path:
 
 
 async def _at_rest(traffic: Traffic, service: int, port: int) -> tuple[Usage, float]:
-    """What the service uses when nobody asks anything, and the bytes of it that are answers kept for their keys."""
+    """What the service uses when nobody asks anything, and the bytes of it that are the idempotency cache."""
     await traffic.rest()
     await asyncio.sleep(1)
-    return processes.usage(service), await asyncio.to_thread(_sample, port, "roundhouse_kept_answers_bytes")
+    return processes.usage(service), await asyncio.to_thread(_sample, port, "roundhouse_idempotency_cache_bytes")
 
 
 async def _until_ready(port: int, engines: int, log: Path) -> None:

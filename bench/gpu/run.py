@@ -26,7 +26,7 @@ from bench.gpu.results import Result
 from bench.gpu.schedule import Experiment, Setup
 from bench.gpu.streams import LoadError
 from service.catalog import catalog
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from service.planner import gpus
 from service.planner.gpus import Gpu
 from service.transport.pool import TransportError

@@ -1,6 +1,5 @@
 """The entrance of every generation request: its tenant's limits first, then a slot or the queue of its model."""
 
-import math
 from collections.abc import Callable
 
 from service.admission.queue import Ticket
@@ -9,7 +8,7 @@ from service.admission.service_rate import retry_after
 from service.admission.slots import Capacity, Clock, Slot, SlotPool
 from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
-from service.errors import ApiError, rate_limited
+from service.errors import ApiError, ErrorCode, whole_seconds
 from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
 
@@ -22,7 +21,7 @@ class Admission:
 
     def __init__(self, settings: Settings, clock: Clock, jitter: Callable[[], float]) -> None:
         self._timeout, self._clock, self._jitter = settings.queue_timeout, clock, jitter
-        self._limiter = RateLimiter(settings.workers * settings.gateways)
+        self._limiter = RateLimiter(settings.gateway_processes)
         self._pools: dict[str, SlotPool] = {}
 
     def acquire(
@@ -90,7 +89,7 @@ class Admission:
         """How many requests this model has, admitted and queued."""
         return self.load(model_id) + self.queued(model_id)
 
-    def peak(self, model_id: str) -> int:
+    def peak_demand(self, model_id: str) -> int:
         """The highest demand since the last call for this model, so that a request shorter than the interval counts."""
         pool = self._pools.get(model_id)
         if pool is None:
@@ -103,5 +102,6 @@ class Admission:
 
     def _over_limit(self, limiter: TenantLimiter, exceeded: LimitExceeded, pool: SlotPool) -> ApiError:
         seconds = exceeded.seconds or retry_after(1, pool.service_rate.rate(limiter.in_flight), self._jitter())
-        message = f"Tenant '{limiter.tenant.id}' is at its limit of {exceeded.limit}. "
-        return rate_limited(f"{message}Try again in {math.ceil(seconds)} s.", seconds)
+        wait = whole_seconds(seconds)
+        message = f"Tenant '{limiter.tenant.id}' is at its limit of {exceeded.limit}. Try again in {wait} s."
+        return ApiError(ErrorCode.RATE_LIMIT_EXCEEDED, message, retry_after=seconds)

@@ -64,7 +64,7 @@ class TenantLimiter:
     def change(self, tenant: Tenant, gateways: int, now: float) -> None:
         """Applies the limits of `tenant`, of which each of `gateways` processes grants an equal part."""
         self.tenant = tenant
-        part = tenant.shared(gateways)
+        part = tenant.per_gateway(gateways)
         self._max_in_flight = part.max_in_flight
         self._requests = _resized(self._requests, part.requests_per_minute, now)
         self._tokens = _resized(self._tokens, part.tokens_per_minute, now)

@@ -1,6 +1,6 @@
 """The measured rate at which slots are released, and the `Retry-After` computed from it. Pure: time is passed in."""
 
-import math
+from service.errors import whole_seconds
 
 WINDOW = 64  # completed requests that the estimate rests on at least; older ones lose weight exponentially
 WINDOW_PER_SLOT = 4  # and at least so many for each held slot, because the requests of a burst complete together
@@ -52,5 +52,5 @@ def retry_after(position: int, rate: float, jitter: float) -> float:
     `jitter`, from 0 to 1, scales what is added to spread the retries.
     """
     wait = position / rate if rate > 0 else DEFAULT_WAIT
-    least = max(1, math.ceil(min(wait, MAX_WAIT)))
+    least = whole_seconds(min(wait, MAX_WAIT))
     return float(least + int(jitter * (1 + JITTER * least)))

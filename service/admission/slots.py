@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from service.admission.queue import Queue, Ticket
 from service.admission.rate_limits import TenantLimiter
 from service.admission.service_rate import ServiceRate, retry_after
-from service.errors import ApiError, unavailable
+from service.errors import ApiError, ErrorCode
 
 Clock = Callable[[], float]  # monotonic seconds
 Capacity = Callable[[], int]  # how many more requests the usable replicas of a model take
@@ -109,7 +109,8 @@ class SlotPool:
         position = self.queue.ahead(ticket) + 1
         self.withdraw(ticket)
         seconds = retry_after(position, self.service_rate.rate(self.held), self._jitter())
-        return unavailable(f"'{self.model_id}' is busy: {why}. Try again in {seconds:g} s.", "overloaded", seconds)
+        message = f"'{self.model_id}' is busy: {why}. Try again in {seconds:g} s."
+        return ApiError(ErrorCode.OVERLOADED, message, retry_after=seconds)
 
 
 class Slot:

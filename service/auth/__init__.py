@@ -1,1 +1,1 @@
-"""Tenants: who asks, with which priority and within which limits."""
+"""Tenants: their weights, priorities and limits."""

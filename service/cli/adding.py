@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ from service.catalog.model import Model
 from service.catalog.names import Specialty, Variant
 from service.cli.configured import settings_and_catalog
 from service.cli.proving import ENVIRONMENT
+from service.config.paths import BUNDLED
 from service.config.settings import Settings
 from service.conformance import run
 from service.conformance.cases import cases
 from service.conformance.run import ProofError, Verdict
+from service.gateway.prerequisites import wrong_platform
 from service.onboarding import writing
 from service.onboarding.description import DESCRIBING, Description, IntakeError, describe
 from service.onboarding.draft import EntryDraft, Overrides, draft
@@ -58,12 +61,22 @@ def add(
         _show(place, drafted)
         if dry_run:
             return
+        _check_catalogue(known.folder)
         if no_proof:
             click.echo("Not tried on the engine: --no-proof.")
         else:
             _prove(would_be, drafted.fields["id"], description, Path(source) if is_path else None, settings)
         writing.write(known.folder, drafted)
     click.echo(f"Added to {place}. Serve it with '- model: {drafted.fields['id']}' in a fleet file.")
+
+
+def _check_catalogue(folder: Path) -> None:
+    """Raises IntakeError where the catalogue belongs to an installed package."""
+    if folder.resolve() == BUNDLED / "models":
+        raise IntakeError(
+            f"the next release would replace what is added to {folder}, which is part of the installed package. Copy "
+            f"the catalogue: cp -r {folder} ~/models && export ROUNDHOUSE_MODELS=~/models"
+        )
 
 
 @contextmanager
@@ -89,7 +102,7 @@ def _fetched(repository: str) -> Description:
     with tempfile.TemporaryDirectory() as scratch:
         for file in listing.files:
             if file.name in DESCRIBING:
-                hub.fetch(file, listing.revision, Path(scratch) / file.name, lambda _: None)
+                hub.fetch(file, listing.revision, Path(scratch))
         return describe(Path(scratch))
 
 
@@ -106,6 +119,8 @@ def _prove(
     would_be: Catalog, identifier: str, description: Description, weights: Path | None, settings: Settings
 ) -> None:
     """Tries the model on the engine; raises ProofError where it does not do what transformers does."""
+    if wrong := wrong_platform(sys.platform, "Proving"):
+        raise ProofError(f"the model was not added. {wrong} --no-proof adds it without")
     model = would_be.models[identifier]
     with tempfile.TemporaryDirectory(prefix="roundhouse-add-") as scratch:
         folder = Path(scratch)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from service.config.settings import Settings
 from service.conformance import run
 from service.conformance.cases import Case, Unproven, cases
 from service.conformance.run import ProofError, Verdict
+from service.gateway.prerequisites import wrong_platform
 
 # One core and one gibibyte for each engine, as in the embedded fleet; a GPU build ignores all of it.
 ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -43,6 +45,8 @@ def prove(models: tuple[str, ...], at_once: int, keep: Path | None, only_list: b
     if only_list:
         _print_list(found, unproven)
         return
+    if wrong := wrong_platform(sys.platform, "Proving"):
+        raise click.ClickException(wrong)
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="roundhouse-prove-")))
         if keep:

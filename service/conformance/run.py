@@ -25,7 +25,7 @@ from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
 from service.planner.blocks import Blocks, blocks
 from service.transport import pool
-from service.transport.pool import Deadlines, Transport, TransportError
+from service.transport.pool import ConnectionPool, Deadlines, TransportError
 
 Outcome = Literal["equal", "different", "refused"]
 NEW_TOKENS = 32
@@ -132,11 +132,11 @@ async def examine(one: ServedModel, texts: list[list[int]], home: Path, settings
     reference = json.loads((home / "reference.json").read_text())
     if error := reference.get("error"):
         return Verdict("refused", error)
-    fleet = Fleet((one,), {}, {}, "together", frozenset())
+    fleet = Fleet((one,), {}, {}, "parallel", frozenset())
     # The name of a socket has at most 107 bytes, and `home` may be deep.
     with TemporaryDirectory(prefix="roundhouse-proof-") as short:
         run_dir = Path(short)
-        supervisor = Supervisor(one, 0, 0, fleet, replace(settings, run_dir=run_dir), lambda _: None)
+        supervisor = Supervisor(one, 0, 0, fleet, settings.model_copy(update={"run_dir": run_dir}), lambda _: None)
         supervisor.start()
         try:
             if reason := await _until_ready(run_dir):
@@ -187,11 +187,11 @@ async def _until_ready(run_dir: Path) -> str | None:
 
 
 async def _compare(model: str, texts: list[list[int]], socket: Path, reference: dict[str, Any], log: str) -> Verdict:
-    client = Transport()
+    client = ConnectionPool()
     differences = []
     cache: dict[str, int] = {}
     try:
-        metrics = await _ask(client, socket, pool.get("/metrics"))
+        metrics = await _ask(client, socket, pool.get_request("/metrics"))
         if (found := BLOCKS.search(metrics.decode())) and (memory := MEMORY.search(log)):
             size = int(float(memory[1] or memory[2]) * 2**30)
             cache = {"blocks": int(found[1]), "block_size": int(found[2]), "cache_bytes": size}
@@ -225,7 +225,7 @@ def vector_difference(vector: list[float], expected: list[float]) -> str | None:
     return None if cosine >= LEAST_COSINE else f"the vectors' cosine is {cosine:.4f}"
 
 
-async def _tokens(client: Transport, socket: Path, model: str, prompt: list[int]) -> list[int]:
+async def _tokens(client: ConnectionPool, socket: Path, model: str, prompt: list[int]) -> list[int]:
     body = {
         "model": model, "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True,
         "return_token_ids": True,
@@ -234,17 +234,17 @@ async def _tokens(client: Transport, socket: Path, model: str, prompt: list[int]
     return answer["choices"][0]["token_ids"] or []
 
 
-async def _vector(client: Transport, socket: Path, model: str, prompt: list[int]) -> list[float]:
+async def _vector(client: ConnectionPool, socket: Path, model: str, prompt: list[int]) -> list[float]:
     body = {"model": model, "input": prompt}
     answer = json.loads(await _ask(client, socket, _post("/v1/embeddings", body)))
     return answer["data"][0]["embedding"] or []
 
 
 def _post(path: str, body: dict[str, Any]) -> bytes:
-    return pool.post(path, json.dumps(body).encode())
+    return pool.post_request(path, json.dumps(body).encode())
 
 
-async def _ask(client: Transport, socket: Path, wire: bytes) -> bytes:
+async def _ask(client: ConnectionPool, socket: Path, wire: bytes) -> bytes:
     exchange = await client.send(str(socket), wire, ANSWER)
     try:
         status = await exchange.head()

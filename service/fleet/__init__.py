@@ -1,1 +1,1 @@
-"""The fleet file: which models this installation serves, how, and under which names."""
+"""The fleet file: its schema, its resolution into served models, and its reload."""

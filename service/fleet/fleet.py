@@ -1,4 +1,4 @@
-"""The fleet file: which models this installation serves, how, and under which names."""
+"""Loads the fleet file: which models this installation serves, how, and under which names."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +15,11 @@ from service.fleet.served_model import ServedModel
 
 @dataclass(frozen=True)
 class Fleet:
-    """What is served, in the file's order, and the names that lead there."""
+    """The served models in the file's order, and the names that requests may use for them.
+
+    `aliases` maps a name to the id of a model or adapter, `defaults` a variant to the id of the model that serves it.
+    `startup` is *auto*, *parallel* or *sequential*. `extra_fields` are request fields that pass to vLLM unchecked.
+    """
 
     served: tuple[ServedModel, ...]
     aliases: dict[str, str]
@@ -31,33 +35,33 @@ class Fleet:
         raise KeyError(model_id)
 
     def replicas(self) -> Iterator[tuple[ServedModel, int]]:
-        """Every replica that runs here as (served model, number from 0), in starting order."""
+        """Every replica that Roundhouse runs, as (served model, number from 0), in startup order."""
         return (
             (served, number) for served in self.served if not served.addresses for number in range(served.max_replicas)
         )
 
 
 def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
-    """Reads the fleet file; raises ConfigError with every mistake in it. Touches the file system, starts nothing.
+    """Reads the fleet file; raises ConfigError with every mistake in it.
 
-    `store` is where pulled weights live; without one every model of a hub comes from the hub.
+    `store` is the folder of pulled weights; without one, vLLM downloads the weights of every hub model itself.
     """
     document = Document(path)
-    written = document.read(FleetFile)
+    file = document.read(FleetFile)
     problems: list[str] = []
     served: dict[int, ServedModel] = {}
-    for index, entry in enumerate(written.models):
+    for index, entry in enumerate(file.models):
         try:
-            served[index] = served_model(entry, written, catalog, path.parent, store)
+            served[index] = served_model(entry, file, catalog, path.parent, store)
         except EntryError as error:
             problems.append(document.problem(("models", index, error.key), error.message))
-    aliases = _aliases(document, written, served, problems)
-    ids = {one.id for one in served.values()}
-    for variant, target in written.defaults.items():
+    aliases = _aliases(document, file, served, problems)
+    ids = {model.id for model in served.values()}
+    for variant, target in file.defaults.items():
         if target not in ids:
             problems.append(document.problem(("defaults", variant), f"'{target}' is not the id of a served model"))
-    for index, name in enumerate(written.optional_flags):
-        if not problems and not any(name in one.engine for one in served.values()):
+    for index, name in enumerate(file.optional_flags):
+        if not problems and not any(name in model.engine for model in served.values()):
             problems.append(
                 document.problem(("optional_flags", index), f"'{name}' is not an 'engine' setting of any model")
             )
@@ -66,37 +70,38 @@ def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
     return Fleet(
         served=tuple(served.values()),
         aliases=aliases,
-        defaults=dict(written.defaults),
-        startup=written.startup,
-        extra_fields=frozenset(written.extra_fields),
-        tenants={name: Tenant(id=name, **entry.model_dump()) for name, entry in written.tenants.items()},
+        defaults=dict(file.defaults),
+        startup=file.startup,
+        extra_fields=frozenset(file.extra_fields),
+        tenants={name: Tenant(id=name, **entry.model_dump()) for name, entry in file.tenants.items()},
     )
 
 
 def _aliases(
-    document: Document, written: FleetFile, served: dict[int, ServedModel], problems: list[str]
+    document: Document, file: FleetFile, served: dict[int, ServedModel], problems: list[str]
 ) -> dict[str, str]:
-    """Every other name of a served model; each name of the fleet must lead to one place."""
+    """Every alias and its target. Appends to `problems` where a name is not unique or a target does not exist."""
     taken: set[str] = set(RESERVED)
     aliases: dict[str, str] = {}
 
-    def take(name: str, at: tuple[str | int, ...]) -> None:
+    def claim(name: str, key: tuple[str | int, ...]) -> None:
         if name in taken:
-            why = "is a word of the routing rules" if name in RESERVED else "is another model's id or alias already"
-            problems.append(document.problem(at, f"'{name}' {why}"))
+            why = "is reserved for routing" if name in RESERVED else "is already the id or alias of another model"
+            problems.append(document.problem(key, f"'{name}' {why}"))
         taken.add(name)
 
-    for index, one in served.items():
-        take(one.id, ("models", index, "id"))
-        for adapter in one.adapters:
-            take(adapter.id, ("models", index, "adapters"))
-    for index, one in served.items():
-        for alias in one.aliases:
-            take(alias, ("models", index, "aliases"))
-            aliases[alias] = one.id
-    targets = {one.id for one in served.values()} | {adapter.id for one in served.values() for adapter in one.adapters}
-    for alias, target in written.aliases.items():
-        take(alias, ("aliases", alias))
+    for index, model in served.items():
+        claim(model.id, ("models", index, "id"))
+        for adapter in model.adapters:
+            claim(adapter.id, ("models", index, "adapters"))
+    for index, model in served.items():
+        for alias in model.aliases:
+            claim(alias, ("models", index, "aliases"))
+            aliases[alias] = model.id
+    adapters = (adapter for model in served.values() for adapter in model.adapters)
+    targets = {model.id for model in served.values()} | {adapter.id for adapter in adapters}
+    for alias, target in file.aliases.items():
+        claim(alias, ("aliases", alias))
         aliases[alias] = target
         if target not in targets:
             problems.append(document.problem(("aliases", alias), f"'{target}' is not the id of a served model"))

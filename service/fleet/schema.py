@@ -1,4 +1,4 @@
-"""The fleet file as written: its keys, their types and bounds. docs/fleet.md explains each."""
+"""The schema of the fleet file: its keys, their types and bounds. docs/fleet.md explains each."""
 
 from typing import Annotated, Literal
 
@@ -10,6 +10,7 @@ from service.catalog.model import Identifier, Infill
 from service.catalog.names import Specialty, Variant
 from service.config.strict_yaml import Frozen
 
+# Names that a request may give instead of a model's, so that no model or alias may have them.
 RESERVED = ("base", "chat", "instruct", "code", "embedding", "auto")
 
 
@@ -20,7 +21,7 @@ def _with_port(address: str) -> str:
 
 
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
-# `host:port`, where a host that is a name stands for all of its addresses, or the path of a Unix socket.
+# `host:port`, where a DNS name stands for all of its addresses; or the absolute path of a Unix socket.
 Address = Annotated[
     str, Field(pattern=r"^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$|^/.{1,106}$"), AfterValidator(_with_port)
 ]
@@ -28,14 +29,14 @@ Policy = Literal["prefix_affinity", "least_load", "power_of_two", "round_robin"]
 
 
 class Adapter(Frozen):
-    """LoRA weights on a served model, with an id of their own."""
+    """LoRA weights on a served model; requests address them by an id of their own."""
 
     id: Identifier
     path: str
 
 
 class Timeouts(Frozen):
-    """Timeouts of requests to one model, in seconds; None falls back to the settings.
+    """Timeouts of requests to one model, in seconds; None means the gateway's setting.
 
     `queue`: waiting for a slot at a replica. `activation`: waiting for a model that is scaled to zero. `first_token`,
     `idle`, `total`: until a stream's first output, between two outputs, and for the whole response.
@@ -49,7 +50,7 @@ class Timeouts(Frozen):
 
 
 class ModelEntry(Frozen):
-    """One served model as written in the file; docs/fleet.md explains each key."""
+    """One entry of `models`: everything but `model` has a default. `scale_down_after` is in seconds."""
 
     model: str
     id: Identifier | None = None
@@ -79,7 +80,7 @@ class ModelEntry(Frozen):
 
 
 class FleetFile(Frozen):
-    """The whole file as written."""
+    """The whole file. `engine`, `optional_flags` and `env` apply to every model; an entry adds to or overrides them."""
 
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
     aliases: dict[Alias, Identifier] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A served model: one entry of the fleet file with every setting resolved."""
+"""A served model: an entry of the fleet file with every setting resolved."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,8 +14,9 @@ from service.fleet.schema import Adapter, Timeouts
 class ServedModel:
     """A model of the fleet with every setting resolved: what it is, where its weights are, how its engines run.
 
-    `min_replicas` engines always run, up to `max_replicas` as requests demand. With `addresses` the engines are
-    started by somebody else and only reached there. `scale_down_after` is in seconds.
+    `weights` is a directory or a hub id. `min_replicas` engines always run, and up to `max_replicas` under load; one
+    above the minimum stops after `scale_down_after` seconds without demand. With `addresses` the engines are external:
+    Roundhouse does not start them. `max_in_flight` bounds the requests at one replica, `max_queued` the model's queue.
     """
 
     id: str
@@ -53,6 +54,6 @@ class ServedModel:
 
     @cached_property
     def capabilities(self) -> frozenset[Capability]:
-        """What requests it can answer; a chat template given in the fleet file adds chat."""
+        """The kinds of request that it can answer; a chat template given in the fleet file adds chat."""
         own = self.model.capabilities
         return own | {"chat"} if self.chat_template and self.variant != "embedding" else own

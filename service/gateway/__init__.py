@@ -1,1 +1,1 @@
-"""The composition root: endpoints, middleware, scale-to-zero, shutdown, and the BentoML services."""
+"""The composition root: endpoints, middleware, scale-to-zero, graceful shutdown, and the BentoML services."""

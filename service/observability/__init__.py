@@ -1,1 +1,1 @@
-"""What happened to a request, and everything that is derived from it: metrics and the access log."""
+"""The record of a request, and what is derived from it: metrics and the access log."""

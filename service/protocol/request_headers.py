@@ -8,11 +8,11 @@ from types import MappingProxyType
 from typing import Any
 
 from service.auth.tenants import PRIORITIES, Priority
-from service.errors import invalid
+from service.errors import ApiError, ErrorCode
 
 PREFIX = b"x-roundhouse-"
 IDEMPOTENCY = b"idempotency-key"
-SHORTEST_KEEP_ALIVE = 0.1  # seconds
+SHORTEST_HEARTBEAT = 0.1  # seconds
 PRINTABLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 
@@ -20,14 +20,15 @@ PRINTABLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 class RequestOptions:
     """The options that one request sets in its headers. Times are float seconds; None means the default.
 
-    `timeout` bounds the whole answer, waiting included. `keep_alive` is how often a stream that waits says so.
+    `timeout` bounds the whole answer, queueing included. `sse_heartbeat_interval` is how often a stream that is queued
+    gets a comment.
     """
 
     tenant: str | None = None
     priority: Priority | None = None
     session: str | None = None
     timeout: float | None = None
-    keep_alive: float | None = None
+    sse_heartbeat_interval: float | None = None
     idempotency_key: str | None = None
 
 
@@ -42,7 +43,8 @@ def parse_headers(headers: Iterable[tuple[bytes, bytes]]) -> RequestOptions:
             entry = PARSERS.get(name)
             if entry is None:
                 known = ", ".join(sorted(header.decode() for header in PARSERS))
-                raise invalid(f"Unknown header '{name.decode()[:64]}'. Supported are {known}.", code="unknown_header")
+                message = f"Unknown header '{name.decode()[:64]}'. Supported are {known}."
+                raise ApiError(ErrorCode.UNKNOWN_HEADER, message)
             values = values or {}
             values[entry[0]] = entry[1](name.decode(), value.decode("latin-1").strip())
     return RequestOptions(**values) if values else NO_OPTIONS
@@ -50,14 +52,14 @@ def parse_headers(headers: Iterable[tuple[bytes, bytes]]) -> RequestOptions:
 
 def _text(name: str, text: str) -> str:
     if not PRINTABLE.fullmatch(text):
-        raise invalid(f"The header '{name}' must hold 1 to 255 printable ASCII characters.", code="invalid_header")
+        raise _invalid(name, "must hold 1 to 255 printable ASCII characters")
     return text
 
 
 def _priority(name: str, text: str) -> Priority:
     priority = next((known for known in PRIORITIES if known == text), None)
     if priority is None:
-        raise invalid(f"The header '{name}' must be one of {', '.join(PRIORITIES)}.", code="invalid_header")
+        raise _invalid(name, f"must be one of {', '.join(PRIORITIES)}")
     return priority
 
 
@@ -68,12 +70,14 @@ def _seconds(least: float) -> Callable[[str, str], float]:
         except ValueError:
             value = math.nan
         if not least <= value < math.inf:
-            raise invalid(
-                f"The header '{name}' must be a number of seconds, at least {least:g}.", code="invalid_header"
-            )
+            raise _invalid(name, f"must be a number of seconds, at least {least:g}")
         return value
 
     return seconds
+
+
+def _invalid(name: str, reason: str) -> ApiError:
+    return ApiError(ErrorCode.INVALID_HEADER, f"The header '{name}' {reason}.")
 
 
 PARSERS: Mapping[bytes, tuple[str, Callable[[str, str], Any]]] = MappingProxyType(
@@ -82,7 +86,7 @@ PARSERS: Mapping[bytes, tuple[str, Callable[[str, str], Any]]] = MappingProxyTyp
         PREFIX + b"priority": ("priority", _priority),
         PREFIX + b"session": ("session", _text),
         PREFIX + b"timeout": ("timeout", _seconds(0.001)),
-        PREFIX + b"keep-alive": ("keep_alive", _seconds(SHORTEST_KEEP_ALIVE)),
+        PREFIX + b"sse-heartbeat-interval": ("sse_heartbeat_interval", _seconds(SHORTEST_HEARTBEAT)),
         IDEMPOTENCY: ("idempotency_key", _text),
     }
 )

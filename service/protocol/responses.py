@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from service.errors import ApiError, invalid, unavailable, upstream_failed
+from service.errors import ApiError, ErrorCode
 from service.fleet.served_model import ServedModel
 from service.observability.record import Record
 
@@ -55,7 +55,7 @@ def record_response(record: Record, body: bytes) -> None:
     try:
         response = DECODER.decode(body)
         usage = response.usage or {}
-        record.use(usage)
+        record.update_usage(usage)
         reason = response.choices[0].finish_reason if response.choices else None
         reason = reason or response.stop_reason or response.status
         empty = 0 in (usage.get("completion_tokens"), usage.get("output_tokens")) and response.data is ABSENT
@@ -76,40 +76,42 @@ def is_death(body: bytes) -> bool:
 def upstream_error(status: int, body: bytes, served: ServedModel) -> ApiError:
     """Our error for one of an engine, whose text is never passed on: it can hold addresses, paths and prompts."""
     if status == 503:
-        return unavailable(f"The engine of '{served.id}' is full. Try again later.", "overloaded", 1.0)
+        message = f"The engine of '{served.id}' is full. Try again later."
+        return ApiError(ErrorCode.OVERLOADED, message, retry_after=1.0)
     if status not in (400, 413, 422):
-        return upstream_failed(f"The engine of '{served.id}' failed (status {status}).")
+        return ApiError(ErrorCode.UPSTREAM_ERROR, f"The engine of '{served.id}' failed (status {status}).")
     if found := PROMPT_TOO_LONG.search(body):
         limit, given = int(found[1]), int(found[2])
-        return invalid(
+        return ApiError(
+            ErrorCode.CONTEXT_LENGTH_EXCEEDED,
             f"The prompt has at least {given} tokens and the context of '{served.id}' is {limit} tokens. Shorten it.",
             "messages" if b"messages" in body else None,
-            "context_length_exceeded",
         )
     if found := MAX_TOKENS_TOO_LARGE.search(body):
-        return invalid(
+        return ApiError(
+            ErrorCode.CONTEXT_LENGTH_EXCEEDED,
             f"max_tokens is {int(found[1])} and the context of '{served.id}' is {int(found[2])} tokens. Ask for fewer.",
             "max_tokens",
-            "context_length_exceeded",
         )
     if b"default chat template is no longer allowed" in body:
-        return invalid(
+        return ApiError(
+            ErrorCode.NO_CHAT_TEMPLATE,
             f"'{served.id}' has no chat template: set 'chat_template' in the fleet file, or use /v1/completions.",
             "messages",
-            "no_chat_template",
         )
     param = _param(body)
     if param is None and (error := _template_error(body, served)):
         return error
     if b"tool choice requires" in body or b"tool-call-parser" in body:
-        return invalid(
+        return ApiError(
+            ErrorCode.TOOLS_NOT_SERVED,
             f"'{served.id}' is served without tool calls: set enable_auto_tool_choice and tool_call_parser in its "
             "engine settings, or leave 'tools' out.",
             "tools",
-            "tools_not_served",
         )
     cause = f"'{param}'" if param else "its contents"
-    return invalid(f"The engine of '{served.id}' rejected the request because of {cause}.", param, "engine_refused")
+    message = f"The engine of '{served.id}' rejected the request because of {cause}."
+    return ApiError(ErrorCode.UPSTREAM_REJECTED, message, param)
 
 
 def _template_error(body: bytes, served: ServedModel) -> ApiError | None:
@@ -130,7 +132,7 @@ def _template_error(body: bytes, served: ServedModel) -> ApiError | None:
         error = f"The chat template of '{served.id}' rejects these messages: check the roles and their order."
     else:
         return None
-    return invalid(error, "messages", "template_refused")
+    return ApiError(ErrorCode.INVALID_CONVERSATION, error, "messages")
 
 
 def _param(body: bytes) -> str | None:

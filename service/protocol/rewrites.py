@@ -8,7 +8,7 @@ from typing import Any
 
 from service.catalog import chat_templates
 from service.catalog.model import Chat, Infill, Model
-from service.errors import invalid
+from service.errors import ApiError, ErrorCode
 from service.protocol.requests import Body, ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, Sampling
 from service.protocol.streams import Dialect
 
@@ -82,7 +82,7 @@ def rewrites(
 ) -> dict[str, Any]:
     """The fields to replace in the body for an engine that serves `model` under `name`.
 
-    Raises the 400 `wrong_order` for an `infill_order` that the model was not trained on.
+    Raises the 400 `unsupported_infill_order` for an `infill_order` that the model was not trained on.
     """
     fields: dict[str, Any] = {}
     if request.model != name:
@@ -104,9 +104,8 @@ def _infilling(request: CompletionRequest, prefix: str, suffix: str, model: Mode
     order, supported = request.infill_order or "prefix_first", chat_templates.orders(model.infill)
     if order not in supported:
         names = " or ".join(f"'{name}'" for name in supported)
-        raise invalid(
-            f"'{model.id}' does not support infill_order '{order}': use {names}.", "infill_order", "wrong_order"
-        )
+        message = f"'{model.id}' does not support infill_order '{order}': use {names}."
+        raise ApiError(ErrorCode.UNSUPPORTED_INFILL_ORDER, message, "infill_order")
     return {"prompt": chat_templates.infill(model.infill, prefix, suffix, order), "suffix": None}
 
 

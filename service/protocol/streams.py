@@ -46,7 +46,7 @@ class StreamWatcher:
 
     def __init__(self, record: Record, dialect: Dialect, hide_usage: bool) -> None:
         self._record, self._dialect, self._hide_usage = record, dialect, hide_usage
-        self._end_events, self._note_output = END_EVENTS[dialect], record.outputs.append
+        self._end_events, self._note_output = END_EVENTS[dialect], record.output_times.append
         self._rest = b""
         self.finished = False
 
@@ -79,7 +79,7 @@ class StreamWatcher:
     @property
     def started(self) -> bool:
         """Whether there has been any output, or the end of the stream."""
-        return bool(self._record.outputs) or self.finished
+        return bool(self._record.output_times) or self.finished
 
     def _forwards(self, event: bytes, now: float) -> bool:
         # The common case first: in the OpenAI dialect all but the first and the last few chunks are only text.
@@ -96,7 +96,7 @@ class StreamWatcher:
             if USAGE in event:
                 self._note_usage(event)
             # An engine that is shutting down ends a stream like this, without a finish reason or without output.
-            produced = self._record.outputs or self._record.completion_tokens
+            produced = self._record.output_times or self._record.completion_tokens
             if self._record.finish_reason is None if self._dialect == "openai" else not produced:
                 raise BrokenStreamError
             self.finished = True
@@ -127,7 +127,7 @@ class StreamWatcher:
             payload = json.loads(event[event.index(b"data: ") + 6 :])
             # In Anthropic's first event and the last one of the Responses API it is one level down.
             holder = payload.get("response") or payload.get("message") or payload
-            self._record.use(holder.get("usage") or {})
+            self._record.update_usage(holder.get("usage") or {})
             if self._dialect == "responses":
                 self._record.finish_reason = holder.get("status")
         except (ValueError, AttributeError):

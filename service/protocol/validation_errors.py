@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import DecodeError, ValidationError, inspect
 
-from service.errors import ApiError, invalid
+from service.errors import ApiError, ErrorCode
 
 NAMES = {
     "int": "an integer",
@@ -47,22 +47,27 @@ def api_error(error: ValueError | RecursionError, kind: type) -> ApiError:
     if found := UNKNOWN_FIELD.fullmatch(problem):
         # The name is the client's and of any length, and the response repeats it, so it is cut short.
         unknown = _field(path, found[1][:64])
-        return invalid(f"Unknown parameter: '{unknown}'. Leave it out.", unknown, "unknown_parameter")
+        return ApiError(ErrorCode.UNKNOWN_PARAMETER, f"Unknown parameter: '{unknown}'. Leave it out.", unknown)
     if found := MISSING_FIELD.fullmatch(problem):
         name = _field(path, found[1])
-        return invalid(f"'{name}' is required.", name, "missing_required_parameter")
+        return ApiError(ErrorCode.MISSING_REQUIRED_PARAMETER, f"'{name}' is required.", name)
     if not path:
-        return invalid("The body must be a JSON object.", code="invalid_json")
+        return ApiError(ErrorCode.INVALID_JSON, "The body must be a JSON object.")
     return invalid_value(path, _expected(problem, kind, path))
 
 
 def invalid_value(name: str, reason: str) -> ApiError:
     """The 400 for a field with an invalid value; `reason` says what it should be."""
-    return invalid(f"'{name}' is invalid: {reason}.", name, "invalid_value")
+    return ApiError(ErrorCode.INVALID_VALUE, f"'{name}' is invalid: {reason}.", name)
+
+
+def contradiction(message: str) -> ApiError:
+    """The 400 for fields that do not go together."""
+    return ApiError(ErrorCode.INVALID_REQUEST, message)
 
 
 def _invalid_json(reason: str) -> ApiError:
-    return invalid(f"The body is not valid JSON: {reason[0].lower()}{reason[1:]}.", code="invalid_json")
+    return ApiError(ErrorCode.INVALID_JSON, f"The body is not valid JSON: {reason[0].lower()}{reason[1:]}.")
 
 
 def _field(path: str, name: str) -> str:

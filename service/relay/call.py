@@ -37,11 +37,11 @@ class RequestTimeouts:
         """The timeouts that the fleet file sets for this model, and otherwise those of the settings."""
         timeouts = served.timeouts
         idle, total = timeouts.idle or settings.idle_timeout, timeouts.total or settings.total_timeout
-        first = timeouts.first_token or settings.first_byte_timeout
-        connect, reader = settings.connect_timeout, settings.reader_timeout
+        first = timeouts.first_token or settings.first_token_timeout
+        connect, reader = settings.connect_timeout, settings.client_write_timeout
         return cls(
             timeouts.queue or settings.queue_timeout,
-            timeouts.activation or settings.wake_timeout,
+            timeouts.activation or settings.activation_timeout,
             Deadlines(connect, min(first, total), idle, total, reader),
             Deadlines(connect, total, idle, total, reader),
         )
@@ -91,7 +91,7 @@ class Call:
         record = self.record
         if counted := record.prompt_tokens + record.completion_tokens:
             return counted
-        return len(self.body) / BYTES_PER_TOKEN + len(record.outputs) if record.outputs else 0
+        return len(self.body) / BYTES_PER_TOKEN + len(record.output_times) if record.output_times else 0
 
     @property
     def deadlines(self) -> Deadlines:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from service.admission.gate import Admission
 from service.admission.slots import Slot
-from service.errors import ApiError, too_slow, upstream_failed
+from service.errors import ApiError, ErrorCode
 from service.protocol import responses
 from service.protocol.responses import InvalidResponseError
 from service.protocol.streams import BrokenStreamError, StreamWatcher
@@ -15,7 +15,7 @@ from service.relay.refusals import not_ready
 from service.relay.retry_budget import RetryBudget
 from service.routing.policies import POLICIES, PolicyInput
 from service.routing.prefix_key import key
-from service.transport.pool import DeadlineError, Exchange, RefusedError, Transport, TransportError
+from service.transport.pool import ConnectionPool, DeadlineError, Exchange, RefusedError, TransportError
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
 
@@ -40,21 +40,21 @@ class UpstreamResponse:
     """A response of a replica that has begun successfully.
 
     `buffered` is the part of its body that was read: of a stream, which `watcher` follows, up to the first output.
-    `life` counts the restarts of the replica before this one.
+    `incarnation` counts the restarts of the replica before this one.
     """
 
     replica: Replica
     exchange: Exchange
     buffered: bytes
     watcher: StreamWatcher | None
-    life: int
+    incarnation: int
 
 
 class Dispatcher:
     """Sends requests to replicas and records failures: for ejection, for quarantine, and for the retry budget."""
 
     def __init__(
-        self, upstreams: Upstreams, admission: Admission, transport: Transport, clock: Callable[[], float]
+        self, upstreams: Upstreams, admission: Admission, transport: ConnectionPool, clock: Callable[[], float]
     ) -> None:
         self._upstreams, self._admission, self._transport, self._clock = upstreams, admission, transport, clock
         self._quarantine, self._retry_budget = Quarantine(clock), RetryBudget()
@@ -69,12 +69,12 @@ class Dispatcher:
         try:
             return await self._attempt(call, slot, first)
         except RetryableError as error:
-            self.check(call)  # the death just seen may have been its second one
+            self.check(call)  # the crash just seen may be its second one
             unprocessed = error.unprocessed
             others = self._candidates(call, first)
             if not others or not (unprocessed or self._retry_budget.acquire(self._in_flight)):
                 raise error.error from None
-        call.record.forget()
+        call.record.reset_attempt()
         try:
             return await self._attempt(call, slot, self._pick(call, first))
         except RetryableError as error:
@@ -84,7 +84,7 @@ class Dispatcher:
                 self._retry_budget.release()
 
     def check(self, call: Call) -> None:
-        """Raises 422 where engines died of this request."""
+        """Raises 422 if two engines have crashed while this request was in flight."""
         if self._quarantine:
             self._quarantine.check(call.fingerprint)
 
@@ -97,10 +97,11 @@ class Dispatcher:
         self, call: Call, response: UpstreamResponse, error: TransportError | BrokenStreamError
     ) -> ApiError:
         """Records that a stream failed midway; returns the error that the client gets as an event."""
-        await self._record_failure(call, response.replica, response.life, error)
+        await self._record_failure(call, response.replica, response.incarnation, error)
         if isinstance(error, DeadlineError):
-            return too_slow(f"The engine was too slow: {error}.")
-        return upstream_failed("The engine failed during the response. What came before this event is incomplete.")
+            return ApiError(ErrorCode.TIMEOUT, f"The engine was too slow: {error}.")
+        message = "The engine failed during the response. What came before this event is incomplete."
+        return ApiError(ErrorCode.UPSTREAM_ERROR, message)
 
     def completed(self, call: Call) -> None:
         """The response is complete, so the request is no poison."""
@@ -133,50 +134,53 @@ class Dispatcher:
         """Sends the request to this replica, and waits until its response has begun."""
         remaining = call.deadline - self._clock()
         if remaining <= 0:  # or the connect timeout would be 0 and count as a failure of the replica
-            raise too_slow("The request timed out before it could be sent to an engine.")
+            raise ApiError(ErrorCode.TIMEOUT, "The request timed out before it could be sent to an engine.")
         call.record.attempts += 1
         call.record.replica = replica.id
         slot.assign(replica)
-        self._upstreams.asked(replica)
+        self._upstreams.record_request(replica)
         self._in_flight += 1
         response: UpstreamResponse | None = None
-        life = replica.state.restarts if replica.state else 0
+        incarnation = replica.state.restarts if replica.state else 0
         try:
             exchange = await self._transport.send(replica.address, call.upstream_request, call.deadlines, remaining)
             try:
-                response = await self._read_response(call, replica, life, exchange)
+                response = await self._read_response(call, replica, incarnation, exchange)
             finally:
                 if response is None:
                     self._transport.release(replica.address, exchange)
         except DeadlineError as error:
-            await self._record_failure(call, replica, life, error)
-            raise too_slow(f"The engine of '{call.served.id}' timed out: {error}.") from None
+            await self._record_failure(call, replica, incarnation, error)
+            message = f"The engine of '{call.served.id}' timed out: {error}."
+            raise ApiError(ErrorCode.TIMEOUT, message) from None
         except (TransportError, BrokenStreamError, InvalidResponseError) as error:
-            await self._record_failure(call, replica, life, error)
+            await self._record_failure(call, replica, incarnation, error)
             why = str(error) or "it broke off its response"
-            failure = upstream_failed(f"The engine of '{call.served.id}' failed: {why}.")
+            failure = ApiError(ErrorCode.UPSTREAM_ERROR, f"The engine of '{call.served.id}' failed: {why}.")
             raise RetryableError(failure, unprocessed=isinstance(error, RefusedError)) from None
         finally:
             if response is None:
                 slot.unassign()
                 self._in_flight -= 1
         was_ejected = not replica.breaker.closed
-        self._upstreams.succeeded(replica)
+        self._upstreams.record_success(replica)
         if was_ejected:
             self._admission.wake_waiters(call.served.id)  # half-open it took one request, from now on up to its limit
         return response
 
-    async def _read_response(self, call: Call, replica: Replica, life: int, exchange: Exchange) -> UpstreamResponse:
+    async def _read_response(
+        self, call: Call, replica: Replica, incarnation: int, exchange: Exchange
+    ) -> UpstreamResponse:
         status = await exchange.head()
         if status != 200:
-            self._raise_for_status(call, replica, life, status, await exchange.read_all(MAX_RESPONSE_BYTES))
+            self._raise_for_status(call, replica, incarnation, status, await exchange.read_all(MAX_RESPONSE_BYTES))
         if call.record.streamed:
             watcher = StreamWatcher(call.record, call.dialect, hide_usage=not call.request.wants_usage)
             events = await self._read_until_output(call, exchange, watcher)
-            return UpstreamResponse(replica, exchange, events, watcher, life)
+            return UpstreamResponse(replica, exchange, events, watcher, incarnation)
         body = call.redact_stop_reason(await exchange.read_all(MAX_RESPONSE_BYTES))
         responses.record_response(call.record, body)
-        return UpstreamResponse(replica, exchange, body, None, life)
+        return UpstreamResponse(replica, exchange, body, None, incarnation)
 
     async def _read_until_output(self, call: Call, exchange: Exchange, watcher: StreamWatcher) -> bytes:
         """Reads up to the first event of output; until then the response can still become an HTTP error."""
@@ -188,32 +192,32 @@ class Dispatcher:
             events += call.redact_stop_reason(watcher.feed(data, self._clock()))
         return events
 
-    def _raise_for_status(self, call: Call, replica: Replica, life: int, status: int, body: bytes) -> None:
+    def _raise_for_status(self, call: Call, replica: Replica, incarnation: int, status: int, body: bytes) -> None:
         """Raises the error for a response with another status than 200."""
         if status == 503 or b"after shutdown" in body:
             raise RetryableError(responses.upstream_error(503, body, call.served), unprocessed=True)
         if status >= 500 or status == 404:
             dead = responses.is_death(body)
-            self._upstreams.failed(replica, refused=dead)
+            self._upstreams.record_failure(replica, refused=dead)
             if dead:
                 # Its API server lives on for seconds, and answers every later request in the same way.
-                self._quarantine.died(call.fingerprint, replica.id, life)
+                self._quarantine.crashed(call.fingerprint, replica.id, incarnation)
                 raise RetryableError(responses.upstream_error(status, body, call.served))
         raise responses.upstream_error(status, body, call.served)
 
-    async def _record_failure(self, call: Call, replica: Replica, life: int, error: Exception) -> None:
+    async def _record_failure(self, call: Call, replica: Replica, incarnation: int, error: Exception) -> None:
         """Counts a failure of the replica, and where its engine has crashed also one of the request."""
         if isinstance(error, InvalidResponseError):
             return
         if isinstance(error, BrokenStreamError):
             if error.dead:
-                self._upstreams.failed(replica, refused=True)
-                self._quarantine.died(call.fingerprint, replica.id, life)
+                self._upstreams.record_failure(replica, refused=True)
+                self._quarantine.crashed(call.fingerprint, replica.id, incarnation)
             return
         if isinstance(error, DeadlineError) and call.options.timeout and self._clock() >= call.deadline:
             return  # the client's own timeout is no failure of the replica
         refused = isinstance(error, RefusedError)
-        self._upstreams.failed(replica, refused)
+        self._upstreams.record_failure(replica, refused)
         if not refused and not isinstance(error, DeadlineError) and await self._transport.refuses(replica.address):
-            self._upstreams.failed(replica, refused=True)
-            self._quarantine.died(call.fingerprint, replica.id, life)
+            self._upstreams.record_failure(replica, refused=True)
+            self._quarantine.crashed(call.fingerprint, replica.id, incarnation)

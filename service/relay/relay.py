@@ -6,10 +6,10 @@ from functools import partial
 
 from service.admission.gate import Admission
 from service.admission.slots import Slot
-from service.auth.tenants import find, priority
+from service.auth.tenants import effective_priority, find_tenant
 from service.catalog.catalog import Catalog
 from service.config.settings import Settings
-from service.errors import ApiError, unavailable
+from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
 from service.observability.record import Record
 from service.protocol import request_headers
@@ -20,12 +20,12 @@ from service.protocol.rewrites import rewrites, stop_conditions
 from service.protocol.streams import BrokenStreamError, StreamWatcher
 from service.relay.call import Call, RequestTimeouts
 from service.relay.dispatch import Dispatcher, UpstreamResponse
-from service.relay.idempotency import Once
+from service.relay.idempotency import IdempotencyCache
 from service.relay.refusals import not_ready
 from service.relay.response_writer import ResponseWriter
 from service.routing.resolve import Target, resolve
 from service.server.asgi import CancelOnDisconnect, Headers, Receive, Send, ServerExtension
-from service.transport.pool import Transport, TransportError, post
+from service.transport.pool import ConnectionPool, TransportError, post_request
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
 
@@ -39,14 +39,14 @@ class Relay:
         catalog: Catalog,
         upstreams: Upstreams,
         admission: Admission,
-        transport: Transport,
+        transport: ConnectionPool,
         settings: Settings,
         clock: Callable[[], float],
     ) -> None:
         self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
         self._settings, self._clock = settings, clock
         self._dispatcher = Dispatcher(upstreams, admission, transport, clock)
-        self._once = Once(clock, settings.reader_timeout)
+        self._idempotency = IdempotencyCache(clock)
         self._running: set[asyncio.Task[object]] = set()
         self._ended = False
         self.apply(fleet)
@@ -57,13 +57,13 @@ class Relay:
         self._timeouts = {served.id: RequestTimeouts.of(served, self._settings) for served in fleet.served}
 
     @property
-    def kept_bytes(self) -> int:
+    def idempotency_cache_bytes(self) -> int:
         """The memory of answers that an `Idempotency-Key` stands for, about."""
-        return self._once.held
+        return self._idempotency.size
 
     def expire(self) -> None:
         """Forgets answers that nobody may ask for again."""
-        self._once.expire()
+        self._idempotency.expire()
 
     def end(self) -> None:
         """Cancels every running request; its client gets the error `shutting_down`."""
@@ -86,7 +86,8 @@ class Relay:
         if call.options.idempotency_key is None:
             return self._run(call, receive, send, extra)
         identity = call.tenant.id, call.options.idempotency_key
-        return self._once.answer(identity, call.fingerprint, partial(self._run, call), record, receive, send)
+        run = partial(self._run, call, receive)
+        return self._idempotency.answer(identity, call.fingerprint, run, record, send, extra)
 
     def resolve(self, request: Body, endpoint: Endpoint) -> Target:
         """The served model for a request, with the reason; raises the 404 or 400 if there is none."""
@@ -97,7 +98,7 @@ class Relay:
         options = request_headers.parse_headers(headers)
         request = parse_body(endpoint.body, body, self._fleet.extra_fields)
         record.requested, record.streamed = request.model, bool(request.stream)
-        tenant = find(self._fleet.tenants, options.tenant)
+        tenant = find_tenant(self._fleet.tenants, options.tenant)
         record.tenant = tenant.id
         target = self.resolve(request, endpoint)
         served, dialect = target.served, endpoint.dialect
@@ -113,17 +114,17 @@ class Relay:
             target=target,
             upstream=self._upstreams[served.id],
             tenant=tenant,
-            priority=priority(tenant, options.priority),
+            priority=effective_priority(tenant, options.priority),
             options=options,
             timeouts=timeouts,
             record=record,
             body=body,
-            upstream_request=post(endpoint.path, payload, record.request_id),
+            upstream_request=post_request(endpoint.path, payload, record.request_id),
             redact_stop_reason=stops.redact_stop_reason(dialect),
             deadline=record.started + min(options.timeout or timeouts.unstreamed.total, timeouts.unstreamed.total),
         )
 
-    async def _run(self, call: Call, receive: Receive, send: Send, extra: ServerExtension | None = None) -> None:
+    async def _run(self, call: Call, receive: Receive, send: Send, extra: ServerExtension | None) -> None:
         """Processes the request until its client disconnects; an error within a stream ends it with an error event."""
         writer = ResponseWriter(send, call.dialect, extra)
         with CancelOnDisconnect(receive, extra) as client:
@@ -136,7 +137,8 @@ class Relay:
                 # Cancelled by `end`, unless the client's disconnect or the server has cancelled it too.
                 if not self._ended or client.task.uncancel():
                     raise
-                await writer.fail(unavailable("The service is shutting down.", "shutting_down", 1.0), call.record)
+                stopped = ApiError(ErrorCode.SHUTTING_DOWN, "The service is shutting down.", retry_after=1.0)
+                await writer.fail(stopped, call.record)
             finally:
                 self._running.discard(client.task)
 
@@ -158,7 +160,7 @@ class Relay:
         try:
             headers = _headers(call, response.replica)
             # A client that reads nothing for too long is treated as disconnected.
-            response.exchange.on_slow = client.leave
+            response.exchange.on_client_timeout = client.disconnect
             if response.watcher:
                 await self._stream(call, response, response.watcher, headers, writer)
             else:
@@ -188,7 +190,7 @@ class Relay:
 
     async def _wait_in_queue(self, call: Call, slot: Slot, writer: ResponseWriter) -> None:
         """Waits until the request is admitted; a stream gets comments meanwhile, which say what it waits for."""
-        interval = call.options.keep_alive or self._settings.keep_alive
+        interval = call.options.sse_heartbeat_interval or self._settings.sse_heartbeat_interval
         try:
             while not await slot.wait_admitted(interval):
                 if call.upstream.condition()[0] == "failed":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from service.catalog.catalog import Catalog
 from service.catalog.model import Capability
 from service.catalog.names import Specialty, Variant
-from service.errors import ApiError, invalid, unknown_model
+from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
 from service.protocol.generation import Kind, Requirements
@@ -42,8 +42,8 @@ class Target:
 def resolve(requested: str, requirements: Requirements, fleet: Fleet, catalog: Catalog) -> Target:
     """The target for the requested `model`.
 
-    Raises 404 `model_not_found`, or 400 `wrong_variant` if the model does not support this kind of request; the message
-    suggests models that do.
+    Raises 404 `model_not_found`, or 400 `unsupported_for_model` if the model does not support this kind of request; the
+    message suggests models that do.
     """
     for served in fleet.served:
         if requested == served.id:
@@ -61,13 +61,17 @@ def resolve(requested: str, requirements: Requirements, fleet: Fleet, catalog: C
     if requested.startswith("task:"):
         name = requested.removeprefix("task:")
         if name not in catalog.tasks:
-            raise unknown_model(f"There is no task '{name}'. Tasks are: {', '.join(sorted(catalog.tasks))}.")
+            raise _not_found(f"There is no task '{name}'. Tasks are: {', '.join(sorted(catalog.tasks))}.")
         task = catalog.tasks[name]
         return _by_variants(task.variants, requirements, f"task {name}", requested, fleet, task.specialty)
     if requested == "auto":
         reason, variants = auto_variants(requirements)
         return _by_variants(variants, requirements, f"auto: {reason}", requested, fleet)
-    raise unknown_model(f"No model '{requested}' is served here.{_hint(requested, fleet)}")
+    raise _not_found(f"No model '{requested}' is served here.{_hint(requested, fleet)}")
+
+
+def _not_found(message: str) -> ApiError:
+    return ApiError(ErrorCode.MODEL_NOT_FOUND, message, "model")
 
 
 def _family_names(served: ServedModel) -> Iterator[str]:
@@ -92,9 +96,8 @@ def _unsupported(subject: str, requirements: Requirements, fleet: Fleet, request
     siblings = [served for served in capable if served.family == requested.family]
     names = ", ".join(f"'{served.id}'" for served in (siblings or capable)[:3])
     advice = f"Use {names}." if names else "No model served here can do that."
-    return invalid(
-        f"{subject} cannot serve {UNSUPPORTED_BECAUSE[requirements.kind]}. {advice}", "model", "wrong_variant"
-    )
+    message = f"{subject} cannot serve {UNSUPPORTED_BECAUSE[requirements.kind]}. {advice}"
+    return ApiError(ErrorCode.UNSUPPORTED_FOR_MODEL, message, "model")
 
 
 def _ranked(models: Iterable[ServedModel], kind: Kind) -> list[ServedModel]:
@@ -128,7 +131,7 @@ def _by_variants(
     models = [served for variant in variants for served in _of_variant(variant, fleet, specialty)]
     if not models:
         listed = " or ".join(variants)
-        raise unknown_model(f"'{requested}' asks for a model of variant {listed}; none is served.{_hint('', fleet)}")
+        raise _not_found(f"'{requested}' asks for a model of variant {listed}; none is served.{_hint('', fleet)}")
     best = next((served for served in models if _supports(served, requirements.kind)), None)
     if best is None:
         raise _unsupported(f"'{requested}', as served here,", requirements, fleet, models[0])

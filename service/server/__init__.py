@@ -1,1 +1,1 @@
-"""The HTTP/1.1 edge towards clients: connections, requests, deadlines, and the part of ASGI that we use."""
+"""The HTTP/1.1 server side: client connections, requests, timeouts, and the part of ASGI that we use."""

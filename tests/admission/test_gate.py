@@ -120,7 +120,7 @@ def test_request_beyond_max_queued_is_rejected_with_503(harness: Harness) -> Non
         for _ in range(5):
             stack.enter_context(harness.acquire())
         error = rejection(harness)
-        assert (error.status, error.code, error.type) == (503, "overloaded", "overloaded_error")
+        assert (error.status, error.code, error.code.type) == (503, "overloaded", "overloaded_error")
         assert error.message == ("'pebble-chat' is busy: its queue is full (3 requests). Try again in 2 s.")
         assert error.headers == {"retry-after": "2"}
         assert (harness.load, harness.queued) == (2, 3)
@@ -282,7 +282,7 @@ def test_tenant_over_a_limit_gets_429(harness: Harness, limit: dict[str, int], m
     with harness.acquire(tenant):
         error = rejection(harness, tenant)
         seconds = "1" if "flight" in message else "60"
-        assert (error.status, error.code, error.type) == (429, "rate_limit_exceeded", "rate_limit_error")
+        assert (error.status, error.code, error.code.type) == (429, "rate_limit_exceeded", "rate_limit_error")
         assert error.message == f"Tenant 'crawler' is at its limit of {message}. Try again in {seconds} s."
         assert error.headers == {"retry-after": seconds}
         assert not harness.acquire("another").is_queued
@@ -298,7 +298,7 @@ def test_tenant_limits_span_all_models(fleet: Fleet) -> None:
 
 
 def test_gateway_processes_share_a_limit(harness: Harness) -> None:
-    harness.settings = Settings(workers=2, gateways=2)
+    harness.settings = Settings(workers=2, gateway_replicas=2)
     harness.__post_init__()
     tenant = Tenant("x", requests_per_minute=8)
     for _ in range(2):

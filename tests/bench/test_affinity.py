@@ -11,7 +11,7 @@ import pytest
 from bench.affinity.prices import prices
 from bench.affinity.simulation import BLOCK, Cache, Engine, Result, Simulation, read
 from bench.affinity.workloads import CHARACTERS, Conversation, Workload, text, workloads
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from service.routing.policies import POLICIES, Policy, PolicyInput, round_robin
 from service.upstreams.replica import Replica
 

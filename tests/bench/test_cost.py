@@ -21,7 +21,7 @@ from bench.cost.memory import Sample, judged
 from bench.cost.peers import PEERS, PeerError, Place, Rival
 from bench.cost.run import LOADS, measure, medians
 from bench.processes import MB
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from service.errors import ApiError
 from service.protocol.parse_body import parse_body
 from tests.support.services import wait_for

@@ -9,7 +9,7 @@ import pytest
 
 from bench.gpu import report, results
 from bench.gpu.experiments import scaled_down
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from tests.support.fleets import CATALOG
 
 MINUTES = 10.0  # it takes less than three on two idle cores, but machines are shared

@@ -249,7 +249,7 @@ def test_what_a_template_refuses_the_gateway_explains(
     except TemplateError as error:
         body = json.dumps({"error": {"message": str(error), "type": "BadRequestError", "param": None, "code": 400}})
         told: ApiError = upstream_error(400, body.encode(), served)
-        assert (told.status, told.code, told.param) == (400, "template_refused", "messages")
+        assert (told.status, told.code, told.param) == (400, "invalid_conversation", "messages")
         assert "check the roles" not in told.message, "the gateway says more where a template of ours does"
 
 

@@ -141,7 +141,7 @@ def test_a_model_on_demand_wakes_for_a_request_and_sleeps_again(living: Service)
     request = {"model": "pebble-base", "prompt": "one two", "stream": True}
     for _ in range(2):
         wait_for(lambda: state() == "scaled_to_zero", PATIENCE, "it sleeps")
-        headers = {"x-roundhouse-keep-alive": "0.1"}
+        headers = {"x-roundhouse-sse-heartbeat-interval": "0.1"}
         with httpx.stream(
             "POST", f"{living.url}/v1/completions", json=request, headers=headers, timeout=PATIENCE
         ) as answer:
@@ -261,7 +261,10 @@ def two_workers(folder: Path, engines: list[str]) -> Iterator[list[Service]]:
 @contextlib.contextmanager
 def two_pods(folder: Path, engines: list[str]) -> Iterator[list[Service]]:
     file = shared_fleet(folder, engines)
-    with serving(file, folder / "a", gateways=2) as one, serving(file, folder / "b", gateways=2) as other:
+    with (
+        serving(file, folder / "a", gateway_replicas=2) as one,
+        serving(file, folder / "b", gateway_replicas=2) as other,
+    ):
         yield [one, other]
 
 

@@ -177,7 +177,7 @@ async def test_a_wall_clock_that_jumps_changes_no_duration_and_fills_no_budget(
 async def test_a_gateway_that_stands_still_says_so(start: Start) -> None:
     gateway = await start(ONE)
     delay = "roundhouse_event_loop_lag_seconds"
-    async with gateway.gateway.watching():
+    async with gateway.gateway.background_tasks():
         await until(lambda: gateway.sample(f"{delay}_count") >= 2)
         before = gateway.sample(f"{delay}_sum")
         # As long as it lasts, something is due within.
@@ -213,7 +213,7 @@ async def test_a_storm_of_good_and_bad_fleet_files_fails_no_request(
 
     def reported(problems: list[str]) -> None:
         reports.append(problems)
-        gateway.gateway.reloaded(problems)
+        gateway.gateway.log_reload(problems)
 
     reload = Reload(path, fleets.read(path), lambda: fleets.read(path), gateway.gateway.apply, reported)
     good = [f"models: [{{model: pebble-chat, max_queued: {number}}}]" for number in (50, 60, 70)]
@@ -232,7 +232,7 @@ async def test_a_storm_of_good_and_bad_fleet_files_fails_no_request(
         text = chance.choice(good if chance.random() < 0.5 else bad)
         path.write_text(text + "\n" * (number + 1))
         for _ in range(2):
-            await reload.look()
+            await reload.poll()
         expected.append(text in good)
         await asyncio.sleep(0.01)
     stop.set()

@@ -10,7 +10,7 @@ GOOD = {
     "x-roundhouse-priority": ("batch", RequestOptions(priority="batch")),
     "x-roundhouse-session": ("a b", RequestOptions(session="a b")),
     "x-roundhouse-timeout": ("2.5", RequestOptions(timeout=2.5)),
-    "x-roundhouse-keep-alive": ("1", RequestOptions(keep_alive=1.0)),
+    "x-roundhouse-sse-heartbeat-interval": ("1", RequestOptions(sse_heartbeat_interval=1.0)),
     "idempotency-key": ("8e03978e-40d5", RequestOptions(idempotency_key="8e03978e-40d5")),
 }  # fmt: skip
 BAD = {
@@ -18,7 +18,7 @@ BAD = {
     "x-roundhouse-priority": ["", "high", "Interactive"],
     "x-roundhouse-session": ["", "\x7f"],
     "x-roundhouse-timeout": ["", "soon", "0", "-1", "nan", "inf", "1e-9"],
-    "x-roundhouse-keep-alive": ["0", "0.01", "inf"],
+    "x-roundhouse-sse-heartbeat-interval": ["0", "0.01", "inf"],
     "idempotency-key": ["", "x" * 256],
 }
 

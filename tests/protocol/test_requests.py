@@ -97,7 +97,7 @@ def rejection(path: str, raw: bytes, extra_fields: tuple[str, ...] = ()) -> ApiE
     with pytest.raises(ApiError) as caught:
         parse_body(ENDPOINTS[path].body, raw, extra_fields)
     error = caught.value
-    assert (error.status, error.type) == (400, "invalid_request_error")
+    assert (error.status, error.code.type) == (400, "invalid_request_error")
     assert error.message.endswith(".")
     return error
 

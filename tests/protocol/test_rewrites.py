@@ -103,7 +103,11 @@ def test_infill_order() -> None:
 def test_an_unsupported_infill_order_is_rejected() -> None:
     with pytest.raises(ApiError) as caught:
         rewritten("completions", INFILL_MODEL, suffix="b", infill_order="suffix_first")
-    assert (caught.value.status, caught.value.param, caught.value.code) == (400, "infill_order", "wrong_order")
+    assert (caught.value.status, caught.value.param, caught.value.code) == (
+        400,
+        "infill_order",
+        "unsupported_infill_order",
+    )
     assert str(caught.value) == "'filler' does not support infill_order 'suffix_first': use 'prefix_first'."
 
 

@@ -73,7 +73,9 @@ def test_pieces_of_any_size_are_forwarded_unchanged(name: str, offsets: list[int
     passed, watcher, record = feed_all(name, cut(stream, offsets))
     assert passed == stream
     assert watcher.finished
-    assert (record.prompt_tokens, record.completion_tokens, len(record.outputs), record.finish_reason) == COUNTS[name]
+    assert (record.prompt_tokens, record.completion_tokens, len(record.output_times), record.finish_reason) == COUNTS[
+        name
+    ]
 
 
 @every_stream
@@ -99,7 +101,7 @@ def test_a_chunk_with_text_and_usage_is_forwarded() -> None:
     event = b'data: {"id":"x",' + usage + b"}\n\n"
     passed, _, record = feed_all("chat", [event], hide_usage=True)
     assert passed == event
-    assert (record.prompt_tokens, record.outputs) == (12, [0.0])
+    assert (record.prompt_tokens, record.output_times) == (12, [0.0])
 
 
 @pytest.mark.parametrize("name", ["responses", "messages"])
@@ -111,7 +113,7 @@ def test_usage_of_other_dialects_is_forwarded(name: str) -> None:
 def test_a_comment_is_not_output(name: str) -> None:
     passed, _, record = feed_all(name, [b": ping\n\n"])
     assert passed == b": ping\n\n"
-    assert not record.outputs
+    assert not record.output_times
 
 
 def test_generated_text_that_looks_like_events_is_text() -> None:

@@ -120,15 +120,17 @@ class Connection(asyncio.Transport):
 
     def resume_reading(self) -> None: ...
 
-    def deliver(self, data: bytes) -> None:
-        self._loop.call_soon(self._arrive, data)
+    def deliver(self, data: bytes, request: "EngineRequest | None" = None) -> None:
+        self._loop.call_soon(self._arrive, data, request)
 
     def reset(self) -> None:
         self.is_reset = True
         self._loop.call_soon(self._break)
 
-    def _arrive(self, data: bytes) -> None:
+    def _arrive(self, data: bytes, request: "EngineRequest | None") -> None:
         if not self._closing:
+            if request:
+                request.sent_at = self._loop.now
             self._protocol.data_received(data)
 
     def _break(self) -> None:
@@ -142,7 +144,8 @@ class Connection(asyncio.Transport):
 class EngineRequest:
     """One request at an engine. `visible` is what the client should receive of it so far, `fault` how it failed.
 
-    `done` says that the engine has no more to do for it, `started` that the response has had output.
+    `done` says that the engine has no more to do for it, `started` that the response has had output. The gateway last
+    received something of it at `sent_at`.
     """
 
     engine: "Engine"
@@ -242,8 +245,7 @@ class EngineRequest:
         return f"{self.request_id}-{self.engine.name}-{self.tokens} "
 
     def _send(self, data: bytes) -> None:
-        self.sent_at = self.engine.clock()
-        self.connection.deliver(data)
+        self.connection.deliver(data, self)
 
     def _end(self, then: Callable[[], None] = lambda: None) -> None:
         then()

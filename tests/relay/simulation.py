@@ -24,7 +24,7 @@ from service.observability.record import Record
 from service.protocol.generation import GENERATION
 from service.relay.relay import Relay
 from service.server.asgi import ClientDisconnectedError, Message
-from service.transport.pool import Transport
+from service.transport.pool import ConnectionPool
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import POLL, Upstreams
 from tests.relay.scripted_engines import Engine, EngineRequest, Fault, SteppedLoop
@@ -34,16 +34,24 @@ CHAT = GENERATION[0]
 CONNECT_TIMEOUT = 1.0  # seconds
 CLIENT_WRITE_TIMEOUT = 60.0  # seconds
 TIMER_SLACK = 0.01  # seconds by which a timer may be late
+CACHE_TTL = 600.0  # seconds for which a response is kept for its key
 DISCONNECT_DELAY = 0.06  # seconds after the start of a request until a disconnect is noticed
 # After these failures, before any output, another replica must be tried.
 RETRYABLE = frozenset(("refused", "stuck", "reset", "short", "full", "draining", "abort", "error", "death"))
 UNPROCESSED = frozenset(("full", "draining", "refused"))  # the engine did no work, so a retry needs no budget
+CRASHES = frozenset(("reset", "short", "death"))  # how a request can fail that was in flight at an engine crash
 Outcome = Literal["responded", "rejected", "disconnected"]
+Expected = Literal["generated", "replayed", "idempotency_conflict", "idempotency_in_progress"]
+Key = tuple[str, str]  # the tenant's id, and the idempotency key
 
 
 @dataclass(eq=False)
 class SimulatedClient:
-    """One request and its client: what it sends, what it receives, and how it was admitted and dispatched."""
+    """One request and its client: what it sends, what it receives, and how it was admitted and dispatched.
+
+    `sent` is the body that it was sent, also after it disconnected. `expected` is what its idempotency key must get it,
+    and `source` the client whose response that is.
+    """
 
     oracle: "Oracle"
     record: Record
@@ -57,6 +65,9 @@ class SimulatedClient:
     reads: bool = True
     disconnected_at: float | None = None
     messages: list[Message] = field(default_factory=list)
+    sent: bytes = b""
+    expected: Expected = "generated"
+    source: "SimulatedClient | None" = None
     outcome: Outcome | None = None
     error: ApiError | None = None
     served: ServedModel | None = None
@@ -94,8 +105,8 @@ class SimulatedClient:
 
     @property
     def requests(self) -> list[EngineRequest]:
-        """The requests that engines have received for it."""
-        request_id = self.record.request_id
+        """The requests that engines have received for it, or for the request whose response is replayed to it."""
+        request_id = (self.source or self).record.request_id
         return [sent for engine in self.oracle.engines for sent in engine.requests if sent.request_id == request_id]
 
     def body(self) -> bytes:
@@ -114,7 +125,9 @@ class SimulatedClient:
         """Sends the request and records its one outcome."""
         CURRENT_CLIENT.set(self)
         try:
-            await relay.answer(CHAT, self.body(), tuple(self.headers()), self.record, self._receive, self._send)
+            response = relay.answer(CHAT, self.body(), tuple(self.headers()), self.record, self._receive, self._send)
+            self.oracle.parsed(self)
+            await response
         except ApiError as error:
             self.outcome, self.error = "rejected", error
             self.record.fail(error)
@@ -142,6 +155,7 @@ class SimulatedClient:
 
     async def _send(self, message: Message) -> None:
         self.oracle.expect(self.outcome is None, f"{self} is sent something after its end")
+        self.sent += message.get("body", b"")
         if self.disconnected_at is None:
             self.messages.append(message)
         while not self.reads and self.disconnected_at is None:
@@ -194,18 +208,18 @@ class ObservedUpstreams(Upstreams):
 
     oracle: "Oracle"
 
-    def asked(self, replica: Replica) -> None:
+    def record_request(self, replica: Replica) -> None:
         self.oracle.dispatched(CURRENT_CLIENT.get(), replica)
-        super().asked(replica)
+        super().record_request(replica)
 
-    def failed(self, replica: Replica, refused: bool = False) -> None:
+    def record_failure(self, replica: Replica, refused: bool = False) -> None:
         self.oracle.check_admissions()
-        super().failed(replica, refused)
+        super().record_failure(replica, refused)
 
-    def succeeded(self, replica: Replica) -> None:
+    def record_success(self, replica: Replica) -> None:
         self.oracle.check_admissions()
         CURRENT_CLIENT.get().started = True
-        super().succeeded(replica)
+        super().record_success(replica)
 
     def refresh(self) -> bool:
         if hasattr(self, "oracle"):
@@ -226,6 +240,8 @@ class Oracle:
         self._waiting: list[SimulatedClient] = []
         self._starved: dict[str, float] = {}
         self._queued_count = 0
+        self._running: dict[Key, SimulatedClient] = {}
+        self._cached: dict[Key, tuple[SimulatedClient, float]] = {}  # whose response, and until when
         self.stopped = False
         self.replicas: list[Replica] = []
 
@@ -258,6 +274,23 @@ class Oracle:
         return client.served is not None and client.served.id == model_id
 
     # Reported by the observed objects and clients.
+
+    def parsed(self, client: SimulatedClient) -> None:
+        """A request is valid, its tenant and model are known; what it gets next depends on its idempotency key."""
+        if not client.key:
+            return
+        key, now = (client.tenant, client.key), self.loop.now
+        first, expires = self._cached.get(key, (None, now))
+        first = self._running.get(key) or (first if expires > now else None)
+        if not first:
+            self._running[key] = client
+        elif first.body() != client.body():
+            client.expected = "idempotency_conflict"
+        elif first.outcome is None:
+            client.expected = "idempotency_in_progress"
+        else:
+            client.expected, client.source = "replayed", first
+            self._cached[key] = first, now + CACHE_TTL
 
     def acquired(self, client: SimulatedClient, free: int, queued: int) -> None:
         """A request was admitted or queued; just before, `free` slots were free and `queued` requests queued."""
@@ -330,14 +363,13 @@ class Oracle:
     @property
     def concurrent_retries(self) -> int:
         """How many retries are running that count against the retry budget."""
-        return sum(
-            one.retried_after not in (None, *UNPROCESSED) and not one.started for one in self.live if not one.key
-        )
+        return sum(one.retried_after not in (None, *UNPROCESSED) and not one.started for one in self.live)
 
     def ended(self, client: SimulatedClient) -> None:
         """A request has ended; checks that it ended in the right way."""
         code = client.error.code if client.error else client.failed
         self.check_admissions()
+        self._check_expected(client, code)
         slow = not client.reads and self.loop.now - client.record.started > CLIENT_WRITE_TIMEOUT - TIMER_SLACK
         if slow and client.outcome == "disconnected":
             client.disconnected_at = self.loop.now  # a client that reads nothing is disconnected after the timeout
@@ -348,42 +380,46 @@ class Oracle:
                 self._check_complete(client)
             else:
                 self.expect(b"[DONE]" not in client.received, f"{client} failed and received [DONE]")
-                self.expect(not client.error or not client.messages, f"{client} fails twice")
+                # If the service stops during a response that is not streamed, it can only close the connection.
+                cut = self.stopped and not client.streamed
+                self.expect(not client.error or not client.messages or cut, f"{client} fails twice")
                 self._check_error(client, code)
         self._check_own_bytes(client)
-        if not client.key:
-            self.expect(client.stage in ("none", "released"), f"{client} ended, and its slot is {client.stage}")
+        self.expect(client.stage in ("none", "released"), f"{client} ended, and its slot is {client.stage}")
+
+    def _check_expected(self, client: SimulatedClient, code: str | None) -> None:
+        """Its key got it what it must, and stands from now on for its response, or for nothing."""
+        record, expected = client.record, client.expected
+        self.expect(record.replayed == (expected == "replayed"), f"{client} should be {expected}, and is {record}")
+        if client.source:
+            same = client.sent == client.source.sent
+            self.expect(code is None and same, f"{client} is replayed as {client.sent!r}, not {client.source.sent!r}")
+            self.expect(not record.attempts and not record.completion_tokens, f"{client} cost something: {record}")
+        elif expected != "generated":
+            self.expect(code == expected, f"{client} should be {expected}, and is {code}")
+        elif client.key and self._running.get((client.tenant, client.key)) is client:
+            del self._running[client.tenant, client.key]
+            if client.outcome == "responded" and record.outcome == "complete":
+                self._cached[client.tenant, client.key] = client, self.loop.now + CACHE_TTL
 
     def _check_complete(self, client: SimulatedClient) -> None:
-        complete = [request.visible for request in self.jobs_for(client) if request.complete]
+        complete = [request.visible for request in client.requests if request.complete]
         self.expect(client.received in complete, f"{client} is complete with {client.received!r}")
         self.expect(not client.messages[-1].get("more_body", False), f"{client} has no end of its body")
         start = [one for one in client.messages if one["type"] == "http.response.start"]
         self.expect(len(start) == 1 and start[0]["status"] == 200, f"{client} begins as {start}")
 
     def _check_own_bytes(self, client: SimulatedClient) -> None:
-        """What a client receives is the beginning of what an engine sent to it, or to one with the same key."""
+        """What a client receives is the beginning of what an engine sent to it, or to the first with its key."""
         received = client.received
         if client.failed:
             received = received[: received.rfind(b'data: {"error"')]
-        requests = self.jobs_for(client)
-        self.expect(
-            not received or any(request.visible.startswith(received) for request in requests),
-            f"{client} received {received!r}",
-        )
-
-    def jobs_for(self, client: SimulatedClient) -> list[EngineRequest]:
-        if not client.key:
-            return client.requests
-        same = [one for one in self.clients if self.shares(one, client)]
-        return [request for one in same for request in one.requests]
+        sent = any(request.visible.startswith(received) for request in client.requests)
+        self.expect(not received or sent, f"{client} received {received!r}")
 
     def _check_error(self, client: SimulatedClient, code: str) -> None:
-        """Every error has a cause. Those that share an answer share its error, also when the cause is gone by then."""
-        if code == "idempotency_conflict":
-            same = [one for one in self.clients if self.shares(one, client)]
-            self.expect(any(one.body() != client.body() for one in same), f"{client} is in conflict with nobody")
-        if client.key or (self.stopped and code == "shutting_down"):
+        """Every error has a cause."""
+        if code == client.expected or (self.stopped and code == "shutting_down"):
             return
         now, fault = self.loop.now, self.fault(client, client.attempts[-1]) if client.attempts else None
         usable = [one for one in self.replicas_of(client.served.id) if one.usable(now)] if client.served else []
@@ -402,13 +438,18 @@ class Oracle:
             "overloaded": fault in UNPROCESSED or timed_out or "queue is full" in message or "expected wait" in message,
             "timeout": client.slot is not None and self._has_timed_out(client),
             "upstream_error": fault is not None,
-            "engine_refused": fault == "wrong",
-            "request_quarantined": "poison" in str(client.fields),
+            "upstream_rejected": fault == "wrong",
+            "request_quarantined": self._crashes(client) >= 2,
         }
         self.expect(allowed.get(code, False), f"{client} got {code} ({message}), with fault {fault}")
         early = len(client.attempts) == 1 and not client.received and now < self.deadline(client)
         if code in ("upstream_error", "overloaded") and early:
             self._check_no_alternative(client, fault, usable)
+
+    def _crashes(self, client: SimulatedClient) -> int:
+        """At how many engine crashes the same request may have been in flight."""
+        same = [one for one in self.clients if one.body() == client.body() and not one.source]
+        return sum(request.fault in CRASHES for one in same for request in one.requests)
 
     def _check_no_alternative(self, client: SimulatedClient, fault: Fault | str | None, usable: list[Replica]) -> None:
         others = [one.id for one in usable if one is not client.attempts[0]]
@@ -467,18 +508,14 @@ class Oracle:
                 replica.in_flight == len(assigned), f"{replica.id} has {replica.in_flight}, not {len(assigned)}"
             )
         for client in self.clients:
-            if client.outcome and not client.key:
+            if client.outcome:
                 self.expect(client.stage in ("none", "released"), f"{client} ended, and its slot is {client.stage}")
 
     def check_idle(self) -> None:
         """Invariants that hold when nothing is ready to run: whatever should have happened has happened."""
         now = self.loop.now
-        alive = [one for one in self.live if self._lives(one)]
         for client in self.live:
-            keeps = (
-                [one for one in alive if one.key == client.key and one.tenant == client.tenant] if client.key else []
-            )
-            self.expect(client in alive or bool(keeps), f"{client} is forgotten ({client.stage}, {client.record})")
+            self.expect(self._lives(client), f"{client} is forgotten ({client.stage}, {client.record})")
         owners = {one.record.request_id: one for one in self.clients}
         for engine in self.engines:
             for request in engine.running:
@@ -501,7 +538,7 @@ class Oracle:
     def _lives(self, client: SimulatedClient) -> bool:
         """Whether a request may still be running for a reason of its own."""
         now = self.loop.now
-        if all(self._has_disconnected(one) for one in self.live if one is client or self.shares(one, client)):
+        if self._has_disconnected(client):
             return False
         if not client.reads and client.messages and client.disconnected_at is None:
             return True
@@ -511,7 +548,7 @@ class Oracle:
         if client.stage != "admitted":
             return False
         request = next((request for request in client.requests if not request.done), None)
-        if request and request.started and not client.key and client.disconnected_at is None:
+        if request and request.started and client.disconnected_at is None:
             self.expect(client.received == request.visible, f"{client} has not received all: {client.received!r}")
         return request is not None or bool(self.engine(client.attempts[-1]).pending_connects)
 
@@ -520,10 +557,6 @@ class Oracle:
         return client.disconnected_at is not None and self.loop.now > max(
             client.disconnected_at, client.record.started + DISCONNECT_DELAY
         )
-
-    def shares(self, one: SimulatedClient, other: SimulatedClient) -> bool:
-        """Whether two requests have one key, and so one answer."""
-        return one.key is not None and (one.key, one.tenant) == (other.key, other.tenant)
 
     def _check_wanted(self, request: EngineRequest, client: SimulatedClient) -> None:
         """An engine works only on requests that have not ended or timed out."""
@@ -554,10 +587,13 @@ class SimulatedGateway:
             self.loop.engines[str(state.socket_path(run_dir, order))] = engine
         self._lives = [0] * len(self.engines)
         settings = Settings(
-            run_dir=run_dir, connect_timeout=CONNECT_TIMEOUT, reader_timeout=CLIENT_WRITE_TIMEOUT, keep_alive=1.0
+            run_dir=run_dir,
+            connect_timeout=CONNECT_TIMEOUT,
+            client_write_timeout=CLIENT_WRITE_TIMEOUT,
+            sse_heartbeat_interval=1.0,
         )
         self.oracle = oracle = Oracle(self.loop, self.engines, fleet)
-        self.transport = Transport()
+        self.transport = ConnectionPool()
         oracle.upstreams = self.upstreams = ObservedUpstreams(fleet, settings, self.transport, self.loop.time)
         oracle.replicas = [replica for upstream in self.upstreams for replica in upstream.replicas]
         oracle.admission = self.admission = ObservedAdmission(settings, self.loop.time, lambda: 0.5)

@@ -1,11 +1,11 @@
-"""What becomes of requests when engines die of them, when the service ends, and when the fleet changes under them."""
+"""What becomes of requests when engines crash, when the service ends, and when the fleet changes under them."""
 
 import asyncio
 import json
 
 import pytest
 
-from service.transport.pool import RefusedError, Transport
+from service.transport.pool import ConnectionPool, RefusedError
 from tests.conftest import Start
 from tests.fake_engine import Fault
 from tests.support import fleets
@@ -20,7 +20,7 @@ POISON = CHAT.body(stream=True) | {"messages": [{"role": "user", "content": "poi
 # Poison
 
 
-async def test_a_request_that_two_engines_died_of_is_refused(start: Start) -> None:
+async def test_a_request_that_was_in_flight_at_two_crashes_is_refused(start: Start) -> None:
     gateway = await start("models: [{model: pebble-chat, min_replicas: 3, policy: least_load}]")
     for engine in gateway.engines:
         engine.script(DEADLY, DEADLY)
@@ -47,7 +47,7 @@ async def test_one_that_was_answered_since_is_no_poison(start: Start) -> None:
     assert len(gateway.seen) == 4
 
 
-async def test_a_connection_that_breaks_is_no_death(start: Start) -> None:
+async def test_a_connection_that_breaks_is_no_crash(start: Start) -> None:
     gateway = await start(TWO)
     for engine in gateway.engines:
         engine.script(*[Fault(cut=0)] * 2)
@@ -76,7 +76,7 @@ async def test_a_request_past_its_deadline_reaches_no_engine(start: Start, monke
         await asyncio.sleep(0.1)
         raise RefusedError("no connection")
 
-    monkeypatch.setattr(Transport, "send", slowly_refused)
+    monkeypatch.setattr(ConnectionPool, "send", slowly_refused)
     response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers={"x-roundhouse-timeout": "0.05"})
     assert is_refusal(CHAT, response, 504, "timeout")
     assert sum(replica.breaker.closed for replica in gateway.replicas) == 1
@@ -94,7 +94,7 @@ async def test_shutdown_ends_running_streams_with_an_error_event(case: Case, sta
     line = await gateway.connect()
     await line.post(case.path, json.dumps(case.body(stream=True)).encode(), "connection: close")
     await line.read_until(b"data: ")
-    gateway.gateway.end()
+    gateway.gateway.abort_requests()
     answer = await line.rest()
     assert b"The service" in answer
     assert b"[DONE]" not in answer
@@ -106,7 +106,7 @@ async def test_shutdown_answers_running_requests_with_503(start: Start) -> None:
     gateway.engines[0].script(Fault(gap=3600))
     request = asyncio.create_task(gateway.post(CHAT.path, CHAT.body()))
     await until(lambda: len(gateway.seen) == 1)
-    gateway.gateway.end()
+    gateway.gateway.abort_requests()
     assert is_refusal(CHAT, await request, 503, "shutting_down")
     await until(gateway.seen[0].closed.is_set)
 
@@ -114,7 +114,7 @@ async def test_shutdown_answers_running_requests_with_503(start: Start) -> None:
 async def test_a_draining_gateway_is_not_ready_and_closes_connections(start: Start) -> None:
     gateway = await start(ONE)
     assert gateway.gateway.is_ready()
-    gateway.gateway.drain()
+    gateway.gateway.start_draining()
     assert not gateway.gateway.is_ready()
     for body in (CHAT.body(), CHAT.body(stream=True), {"model": "x"}):
         response = await gateway.post(CHAT.path, body)

@@ -89,7 +89,7 @@ Exchanges = list[tuple[Case, bool]]
 @pytest.fixture
 def no_ejection(monkeypatch: pytest.MonkeyPatch) -> None:
     """An ejected replica is half-open at once."""
-    monkeypatch.setattr(breaker, "EJECTION", 0.0)
+    monkeypatch.setattr(breaker, "BASE_EJECTION", 0.0)
 
 
 def script_all(gateway: RunningGateway, fault: Fault, path: str) -> None:
@@ -204,7 +204,7 @@ async def test_an_error_that_the_request_may_have_caused_is_not_retried(
     gateway = await start(TWO)
     script_all(gateway, fault, case.path)
     response = await gateway.post(case.path, case.body(stream))
-    assert is_refusal(case, response, status, "upstream_error" if status == 502 else "engine_refused")
+    assert is_refusal(case, response, status, "upstream_error" if status == 502 else "upstream_rejected")
     assert SECRET not in response.text
     await gateway.settle()
     assert (len(gateway.seen), gateway.lines[0]["attempts"]) == (1, 1)
@@ -518,8 +518,8 @@ async def test_disconnects_at_random_moments_leak_nothing(start: Start) -> None:
 # Timeouts and slow clients
 
 TIMEOUTS = {
-    "no headers": (True, Fault(delay=60), {"first_byte_timeout": 0.1}),
-    "no token": (True, Fault(gap=60), {"first_byte_timeout": 0.1}),
+    "no headers": (True, Fault(delay=60), {"first_token_timeout": 0.1}),
+    "no token": (True, Fault(gap=60), {"first_token_timeout": 0.1}),
     "no token in the total time": (True, Fault(gap=60), {"total_timeout": 0.1}),
     "no response": (False, Fault(gap=60), {"total_timeout": 0.1}),
     "half a response": (False, Fault(cut=400, end="hang"), {"idle_timeout": 0.1}),

@@ -65,6 +65,10 @@ class Machine(RuleBasedStateMachine):
     def clients(self) -> list[SimulatedClient]:
         return [one for one in self.gateway.oracle.live if one.disconnected_at is None]
 
+    @property
+    def keyed(self) -> list[SimulatedClient]:
+        return [one for one in self.gateway.oracle.clients if one.key]
+
     def run_turns(self, count: int | None) -> None:
         """Runs `count` iterations of the event loop, or until idle (None)."""
         if count is None:
@@ -97,6 +101,23 @@ class Machine(RuleBasedStateMachine):
             text = f"hello {len(self.gateway.oracle.clients)}"
         fields = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens}
         self.gateway.submit(fields=fields, reads=reads, **options)
+        self.run_turns(turns)
+
+    @precondition(lambda self: self.keyed)
+    @rule(which=which, reads=st.booleans(), turns=turns)
+    def repeat(self, which: int, reads: bool, turns: int | None) -> None:
+        """Sends a request with an idempotency key once more, whatever its outcome."""
+        one = self.keyed[which % len(self.keyed)]
+        self.gateway.submit(
+            model=one.model,
+            tenant=one.tenant,
+            priority=one.priority,
+            streamed=one.streamed,
+            timeout=one.timeout,
+            key=one.key,
+            fields=one.fields,
+            reads=reads,
+        )
         self.run_turns(turns)
 
     @precondition(lambda self: self.requests)
@@ -251,7 +272,7 @@ class Machine(RuleBasedStateMachine):
         fields = {"messages": [{"role": "user", "content": f"probe {len(self.gateway.oracle.clients)}"}]}
         return self.gateway.submit(
             model="pebble-chat",
-            tenant="default",
+            tenant=tenant,
             priority=None,
             streamed=True,
             timeout=timeout,

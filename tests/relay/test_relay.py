@@ -220,7 +220,7 @@ async def test_unsupported_infill_order_gets_400(start: Start) -> None:
     gateway = await start(STOPS)
     fields = {"model": "filler", "prompt": "a", "suffix": "b", "infill_order": "suffix_first"}
     response = await gateway.post(SUFFIX.path, fields)
-    assert is_refusal(SUFFIX, response, 400, "wrong_order")
+    assert is_refusal(SUFFIX, response, 400, "unsupported_infill_order")
     error = response.json()["error"]
     assert error["param"] == "infill_order" and "'prefix_first'" in error["message"]
     assert not gateway.seen
@@ -229,7 +229,7 @@ async def test_unsupported_infill_order_gets_400(start: Start) -> None:
 async def test_model_without_infill_gets_400_that_suggests_another(start: Start) -> None:
     gateway = await start(HOUSE)
     response = await gateway.post(SUFFIX.path, SUFFIX.body() | {"model": "pebble-base"})
-    assert is_refusal(SUFFIX, response, 400, "wrong_variant")
+    assert is_refusal(SUFFIX, response, 400, "unsupported_for_model")
     assert "'pebble-code'" in response.json()["error"]["message"]
 
 

@@ -12,7 +12,7 @@ from tests.support.gateways import HOUSE, Line, RunningGateway
 from tests.support.waiting import until
 
 ONE_SLOT = "models: [{model: pebble-chat, max_in_flight: 1}]"
-HEARTBEAT = "x-roundhouse-keep-alive: 0.1"
+HEARTBEAT = "x-roundhouse-sse-heartbeat-interval: 0.1"
 HANGING = Fault(gap=3600)
 
 
@@ -258,7 +258,7 @@ async def test_request_for_a_failed_model_gets_503(start: Start) -> None:
 
 
 async def test_queued_requests_get_503_when_activation_fails(start: Start) -> None:
-    gateway = await start(SCALED_TO_ZERO, keep_alive=0.05)
+    gateway = await start(SCALED_TO_ZERO, sse_heartbeat_interval=0.05)
     gateway.show(0, "scaled_to_zero")
     request = asyncio.create_task(gateway.post(CHAT.path, CHAT.body()))
     await until(lambda: gateway.gateway.admission.queued("pebble-chat") == 1)
@@ -270,9 +270,9 @@ async def test_a_request_shorter_than_a_poll_counts_as_demand(start: Start) -> N
     gateway = await start("models: [{model: pebble-chat, min_replicas: 0, scale_down_after: 0.001}]")
     assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
     assert gateway.gateway.admission.demand("pebble-chat") == 0
-    assert gateway.gateway.wanted() == [0]
+    assert gateway.gateway.wanted_engines() == [0]
     await asyncio.sleep(0.01)
-    assert gateway.gateway.wanted() == []
+    assert gateway.gateway.wanted_engines() == []
 
 
 async def test_gateway_is_ready_with_models_scaled_to_zero(start: Start) -> None:
@@ -284,7 +284,7 @@ async def test_gateway_is_ready_with_models_scaled_to_zero(start: Start) -> None
 async def test_requests_are_queued_while_the_only_replica_is_ejected(start: Start) -> None:
     gateway = await start()
     replica = gateway.replicas[0]
-    replica.breaker.failed(gateway.clock(), refused=True)
+    replica.breaker.record_failure(gateway.clock(), refused=True)
     assert not replica.usable(gateway.clock())
     assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
 
@@ -293,7 +293,7 @@ async def test_a_successful_trial_request_admits_all_queued(start: Start) -> Non
     gateway = await start()
     gateway.engines[0].script(Fault(events=3, end="hang"))
     replica = gateway.replicas[0]
-    replica.breaker.failed(gateway.clock(), refused=True)
+    replica.breaker.record_failure(gateway.clock(), refused=True)
     trial = await queue(gateway, "trial", stream=True)
     others = [await queue(gateway, "other") for _ in range(3)]
     await trial.read_until(b"data: ")

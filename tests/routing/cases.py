@@ -110,7 +110,7 @@ EMBEDDING = Requirements("embedding")
 
 def unsupported(*suggestions: str) -> ExpectedError:
     """The model is served but does not support the request."""
-    return ExpectedError(400, "wrong_variant", suggestions)
+    return ExpectedError(400, "unsupported_for_model", suggestions)
 
 
 def unknown(*suggestions: str) -> ExpectedError:
@@ -297,8 +297,8 @@ A model fits if it [supports the request](#what-a-request-requires-of-a-model). 
 `Pebble-Chat` is not `pebble-chat`, and the name of a repository on the Hugging Face Hub is not an id.
 
 A model is never substituted silently. If `model` is an id, an adapter or an alias, the request is served by that model
-or not at all. If that model does not support the request, the response is `400 wrong_variant`, and its message suggests
-up to three served models that do: of the same family if there are any, otherwise of any family.
+or not at all. If that model does not support the request, the response is `400 unsupported_for_model`, and its message
+suggests up to three served models that do: of the same family if there are any, otherwise of any family.
 
 ## What a request requires of a model
 

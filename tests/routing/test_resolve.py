@@ -98,7 +98,7 @@ def test_an_id_is_resolved_to_that_model_or_an_error(served: dict[str, Fleet], n
             try:
                 target = resolve(served_model.id, Requirements(kind), served[name], CATALOG)
             except ApiError as error:
-                assert error.code == "wrong_variant"
+                assert error.code == "unsupported_for_model"
                 assert kind not in served_model.capabilities
             else:
                 assert target.served is served_model

@@ -23,7 +23,7 @@ from service.engine.state import Condition, EngineState
 from service.gateway import app
 from service.server.asgi import EXTENSION, Headers, Message, Receive, Scope, Send, ServerExtension
 from service.server.connection import Connection
-from service.transport.pool import Transport
+from service.transport.pool import ConnectionPool
 from service.upstreams.replica import Replica
 from tests.fake_engine import FakeEngine, Seen
 from tests.support import fleets, ledger
@@ -202,7 +202,7 @@ class RunningGateway:
 
     def sample(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that bear the labels."""
-        self.gateway.show()
+        self.gateway.update_gauges()
         return sum(
             sample.value
             for family in self.gateway.metrics.registry.collect()
@@ -223,12 +223,13 @@ class RunningGateway:
     def kept(self) -> str:
         """What the gateway still holds of requests, beside what `in_flight` counts."""
         relay, pools = self.gateway._relay, self.gateway.admission._pools.values()
-        asking, once = relay._dispatcher, relay._once
+        asking, cache = relay._dispatcher, relay._idempotency
         counts = {
             "answers": len(relay._running),
             "exchanges": asking._in_flight,
             "retries": asking._retry_budget.running,
-            "shared answers": len(once._running),
+            "running keys": len(cache._running),
+            "cached bytes": cache.size - sum(one.size for one in cache._cached.values()),
             "slots": sum(abs(one.held) + abs(one.unassigned) + len(one.queued) for one in pools),
             "limiters": sum(one.in_flight for one in self.gateway.admission._limiter._limiters.values()),
             # Each connection that an engine sees is one that the gateway may use again.
@@ -350,7 +351,7 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
         # Without `verify` it does not read all the certificates of the system, which takes longer than most tests.
         http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False, verify=False)
         one = RunningGateway(gateway, port, http, engines, run_dir, output, errors, here=len(engines))
-        stack.enter_context(mock.patch.object(Transport, "send", noting(Transport.send, one.unsent)))
+        stack.enter_context(mock.patch.object(ConnectionPool, "send", noting(ConnectionPool.send, one.unsent)))
 
         async def witnessed(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
@@ -388,9 +389,9 @@ def sockets() -> int:
 
 
 def noting(send: Any, unsent: list[str]) -> Any:
-    """`Transport.send`, which takes note of the requests that it could not send."""
+    """`ConnectionPool.send`, which takes note of the requests that it could not send."""
 
-    async def sending(self: Transport, address: str, request: bytes, *others: Any) -> Any:
+    async def sending(self: ConnectionPool, address: str, request: bytes, *others: Any) -> Any:
         try:
             return await send(self, address, request, *others)
         except BaseException:
