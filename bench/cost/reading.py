@@ -66,7 +66,7 @@ def taken(body: bytes) -> None:
         request = parse_body(CHAT.body, body)
     except ApiError:
         return
-    assert CHAT.need(request).code is False
+    assert CHAT.requirements(request).code is False
     key(request, "tenant")
     with_fields(body, {"model": "another"})
 

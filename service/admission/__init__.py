@@ -1,1 +1,1 @@
-"""Who may enter now: budgets of tenants, places at the engines, and a bounded fair queue where there is none free."""
+"""Admission control: limits per tenant, slots at the replicas, and a bounded fair queue while all slots are held."""

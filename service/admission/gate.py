@@ -1,9 +1,9 @@
-"""Who may enter now: the one door to every model's places, and the budgets that are looked at there."""
+"""The entrance of every generation request: its tenant's limits first, then a slot or the queue of its model."""
 
 from collections.abc import Callable
 
 from service.admission.queue import Ticket
-from service.admission.rate_limits import Budget, Budgets, LimitExceeded
+from service.admission.rate_limits import LimitExceeded, RateLimiter, TenantLimiter
 from service.admission.service_rate import retry_after
 from service.admission.slots import Capacity, Clock, Slot, SlotPool
 from service.auth.tenants import Priority, Tenant
@@ -14,17 +14,17 @@ from service.fleet.served_model import ServedModel
 
 
 class Admission:
-    """Lets requests in where a model's replicas have room and the tenant's budget allows it, and queues others.
+    """Admits a request if its tenant is within its limits and its model has free capacity, else queues or rejects it.
 
-    `chance` gives numbers from 0 to 1, which spread when those come back who were refused.
+    `jitter` returns floats from 0 to 1, which spread the `Retry-After` of rejected requests.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, chance: Callable[[], float]) -> None:
-        self._timeout, self._clock, self._chance = settings.queue_timeout, clock, chance
-        self._budgets = Budgets(settings.gateway_processes)
-        self._places: dict[str, SlotPool] = {}
+    def __init__(self, settings: Settings, clock: Clock, jitter: Callable[[], float]) -> None:
+        self._timeout, self._clock, self._jitter = settings.queue_timeout, clock, jitter
+        self._limiter = RateLimiter(settings.gateway_processes)
+        self._pools: dict[str, SlotPool] = {}
 
-    def enter(
+    def acquire(
         self,
         served: ServedModel,
         tenant: Tenant,
@@ -34,74 +34,74 @@ class Admission:
         now: float,
         timeout: float | None = None,
     ) -> Slot:
-        """A place at the model's replicas, or in its queue for `timeout` seconds: by default as the fleet says.
+        """A slot of the model, held at once or queued for at most `timeout` seconds (None: the fleet's or settings').
 
-        `cost` is the request's tokens, prompt and answer, as far as one can know. `capacity` is asked again whenever
-        somebody may go in, so it looks the replicas up each time. Raises 429 where the tenant's budget does not allow
-        the request, and 503 where too many wait, or it would wait longer than it may.
+        `cost` is the estimate of the request's tokens, prompt and output. `capacity` is called for every later
+        admission too, so it must read the replicas each time. Raises 429 if the tenant is over a limit, and 503 if the
+        queue is full or the expected wait longer than the timeout.
         """
-        places = self._places.get(served.id) or self._open(served.id)
-        places.capacity = capacity
+        pool = self._pools.get(served.id) or self._open(served.id)
+        pool.capacity = capacity
         cost = cost if cost > 1.0 else 1.0
-        budget = self._budgets.of(tenant, now)
-        if budget and (exceeded := budget.exceeded(cost, now)):
-            raise self._exceeded(budget, exceeded, places)
-        if places.waiting:
-            places.fill(now)  # there may be room since the last one left
-        if not places.waiting and capacity() > places.unassigned:
-            place = Slot(places, budget, cost)
-            places.take(now)
+        limiter = self._limiter.of(tenant, now)
+        if limiter and (exceeded := limiter.exceeded(cost, now)):
+            raise self._over_limit(limiter, exceeded, pool)
+        if pool.queued:
+            pool.admit_queued(now)  # the replicas may have gained capacity since the last release
+        if not pool.queued and capacity() > pool.unassigned:
+            slot = Slot(pool, limiter, cost)
+            pool.acquire(now)
         else:
             ticket = Ticket(tenant, priority, cost)
             if timeout is None:
                 timeout = served.timeouts.queue or self._timeout
-            place = Slot(places, budget, cost, ticket, now + timeout)
-            places.enqueue(place, ticket, served.max_queued, now)
-        if budget:
-            budget.enter(cost)
-        return place
+            slot = Slot(pool, limiter, cost, ticket, now + timeout)
+            pool.enqueue(slot, ticket, served.max_queued, now)
+        if limiter:
+            limiter.charge(cost)
+        return slot
 
     def wake_waiters(self, model_id: str | None = None) -> None:
-        """Lets in whom there is room for now, as when replicas changed; without an id at every model."""
+        """Admits queued requests after the capacity of replicas has changed, of one model or of all (None)."""
         now = self._clock()
-        for places in self._places.values():
-            if model_id is None or places.model_id == model_id:
-                places.fill(now)
+        for pool in self._pools.values():
+            if model_id is None or pool.model_id == model_id:
+                pool.admit_queued(now)
 
     def apply(self, fleet: Fleet) -> None:
-        """Follows a changed fleet: forgets models and tenants that are gone. Whoever is in or waits stays so."""
+        """Applies a changed fleet: drops the pools and limiters of what is gone once idle. Requests are unaffected."""
         ids = {served.id for served in fleet.served}
-        self._places = {name: one for name, one in self._places.items() if name in ids or one.held or one.waiting}
-        self._budgets.keep(fleet.tenants)
+        self._pools = {name: pool for name, pool in self._pools.items() if name in ids or pool.held or pool.queued}
+        self._limiter.keep(fleet.tenants)
         self.wake_waiters()
 
     def load(self, model_id: str) -> int:
-        """How many requests hold a place at this model."""
-        places = self._places.get(model_id)
-        return places.held if places else 0
+        """How many requests hold a slot of this model."""
+        pool = self._pools.get(model_id)
+        return pool.held if pool else 0
 
     def queued(self, model_id: str) -> int:
-        """How many requests wait for a place at this model."""
-        places = self._places.get(model_id)
-        return len(places.waiting) if places else 0
+        """How many requests are queued for this model."""
+        pool = self._pools.get(model_id)
+        return len(pool.queued) if pool else 0
 
     def demand(self, model_id: str) -> int:
-        """How many requests this model has, in places and waiting."""
+        """How many requests this model has, admitted and queued."""
         return self.load(model_id) + self.queued(model_id)
 
     def peak_demand(self, model_id: str) -> int:
-        """The most requests that this model had at once since this was last asked: none is too short to be seen."""
-        places = self._places.get(model_id)
-        if places is None:
+        """The highest demand since the last call for this model, so that a request shorter than the interval counts."""
+        pool = self._pools.get(model_id)
+        if pool is None:
             return 0
-        most, places.most = places.most, places.held + len(places.waiting)
-        return most
+        peak, pool.peak = pool.peak, pool.held + len(pool.queued)
+        return peak
 
     def _open(self, model_id: str) -> SlotPool:
-        return self._places.setdefault(model_id, SlotPool(model_id, self._clock, self._chance))
+        return self._pools.setdefault(model_id, SlotPool(model_id, self._clock, self._jitter))
 
-    def _exceeded(self, budget: Budget, exceeded: LimitExceeded, places: SlotPool) -> ApiError:
-        seconds = exceeded.seconds or retry_after(1, places.service_rate.rate(budget.in_flight), self._chance())
+    def _over_limit(self, limiter: TenantLimiter, exceeded: LimitExceeded, pool: SlotPool) -> ApiError:
+        seconds = exceeded.seconds or retry_after(1, pool.service_rate.rate(limiter.in_flight), self._jitter())
         wait = whole_seconds(seconds)
-        message = f"Tenant '{budget.tenant.id}' has used up its {exceeded.bound}. Try again in {wait} s."
+        message = f"Tenant '{limiter.tenant.id}' is at its limit of {exceeded.limit}. Try again in {wait} s."
         return ApiError(ErrorCode.RATE_LIMIT_EXCEEDED, message, retry_after=seconds)

@@ -1,9 +1,10 @@
-"""Who goes next among the requests that wait for one model: pure, and no step costs more than the tenants who wait.
+"""The order of the requests queued for one model: strict priority classes, and weighted fair queueing within a class.
 
-Classes of priority go strictly one after the other. Within a class each tenant has a virtual time, which moves on by
-tokens over weight with every request that is let in, and the tenant whose time is earliest goes next: start-time fair
-queuing. Tokens are an estimate until a request has ended, and corrected then. Nobody pays for what they got while
-nobody waited, and nobody saves up what they did not ask for.
+Within a class it is start-time fair queueing: P. Goyal, H. Vin and H. Cheng, "Start-time fair queuing: a scheduling
+algorithm for integrated services packet switching networks", SIGCOMM 1996. Each tenant is a flow with a start tag,
+which advances by cost / weight for every request admitted; the flow with the lowest start tag is next. The cost, in
+tokens, is an estimate until the request has completed, and then corrected. A tenant is not charged for requests
+admitted while nothing was queued, and gains no credit while it is idle. Pure.
 """
 
 from collections import OrderedDict
@@ -16,9 +17,9 @@ from service.auth.tenants import PRIORITIES, Priority, Tenant
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A request that waits. `cost` is its tokens, above zero.
+    """A queued request. `cost` is its estimated tokens, above zero.
 
-    `number` and `flow` are the queue's: as which it came, and the flow that pays for it.
+    The queue sets `number`, which counts arrivals, and `flow`, which the request is charged to.
     """
 
     tenant: Tenant
@@ -30,160 +31,167 @@ class Ticket:
 
 @dataclass(eq=False, slots=True)
 class Flow:
-    """One tenant's requests of one class: those that wait, in the order they came, and their tokens.
+    """The requests of one tenant in one class: `queued` in order of arrival, and `tokens`, the sum of their costs.
 
-    `time` is the tenant's virtual time. It is never set back before `since`, where the class was when the tenant last
-    came with nothing else waiting. `running` counts those that were let in and have not ended.
+    `start_tag` is the start tag of the next request. It never falls below `floor`, the virtual time of the class when
+    the tenant last queued its first request. `running` counts admitted requests that have not completed.
     """
 
     weight: float
-    time: float
-    since: float
-    waiting: OrderedDict[Ticket, None] = field(default_factory=OrderedDict)
+    start_tag: float
+    floor: float
+    queued: OrderedDict[Ticket, None] = field(default_factory=OrderedDict)
     tokens: float = 0.0
     running: int = 0
 
-    def end(self, cost: float, tokens: float) -> None:
-        """One of those running has ended: it was charged `cost` and took `tokens`."""
+    def complete(self, cost: float, tokens: float) -> None:
+        """A running request has completed: corrects the `cost` that it was charged to the `tokens` that it took."""
         self.running -= 1
-        self.time = max(self.since, self.time + (tokens - cost) / self.weight)
+        self.start_tag = max(self.floor, self.start_tag + (tokens - cost) / self.weight)
 
-    def share(self) -> float:
-        """How many wait for each unit of weight."""
-        return len(self.waiting) / self.weight
+    def backlog(self) -> float:
+        """Queued requests per unit of weight."""
+        return len(self.queued) / self.weight
 
     def before(self, ticket: Ticket) -> list[Ticket]:
-        """Those in this flow that go before one of it."""
-        return list(takewhile(lambda one: one is not ticket, self.waiting))
+        """The queued requests of this flow that go before one of it."""
+        return list(takewhile(lambda other: other is not ticket, self.queued))
 
-    def starting_before(self, time: float) -> int:
-        """How many of those waiting are let in before this virtual time, as if they all cost the same."""
-        gap = time - self.time
-        return min(len(self.waiting), 1 + int(gap * self.weight * len(self.waiting) / self.tokens)) if gap >= 0 else 0
+    def starting_before(self, tag: float) -> int:
+        """How many queued requests have a start tag up to `tag`, if all of them cost the same."""
+        gap = tag - self.start_tag
+        return min(len(self.queued), 1 + int(gap * self.weight * len(self.queued) / self.tokens)) if gap >= 0 else 0
 
 
 class PriorityClass:
-    """The requests of one class. `time` is its virtual time: that of the tenant who was let in last, and never back."""
+    """The queued requests of one priority. `virtual_time` is the highest start tag admitted since it was last empty."""
 
     def __init__(self) -> None:
         self.flows: dict[str, Flow] = {}
-        self.time = 0.0
+        self.virtual_time = 0.0
         self.length = 0
 
-    def backlog(self) -> Iterator[Flow]:
-        """The flows in which requests wait."""
-        return (flow for flow in self.flows.values() if flow.waiting)
+    def backlogged(self) -> Iterator[Flow]:
+        """The flows that have queued requests."""
+        return (flow for flow in self.flows.values() if flow.queued)
 
     def push(self, ticket: Ticket) -> None:
+        """Queues a request behind those of its tenant."""
         flow = self._flow(ticket.tenant)
-        if not flow.waiting:
-            flow.time, flow.since = max(flow.time, self.time), self.time
-        flow.waiting[ticket] = None
+        if not flow.queued:
+            flow.start_tag, flow.floor = max(flow.start_tag, self.virtual_time), self.virtual_time
+        flow.queued[ticket] = None
         flow.tokens += ticket.cost
         ticket.flow = flow
         self.length += 1
 
     def remove(self, ticket: Ticket, flow: Flow) -> None:
-        del flow.waiting[ticket]
-        flow.tokens = flow.tokens - ticket.cost if flow.waiting else 0.0
+        """Takes a request out; with the last one the accounts of all tenants are cleared."""
+        del flow.queued[ticket]
+        flow.tokens = flow.tokens - ticket.cost if flow.queued else 0.0
         self.length -= 1
         if not self.length:
-            self.flows, self.time = {}, 0.0
+            self.flows, self.virtual_time = {}, 0.0
 
-    def take(self, ticket: Ticket, flow: Flow) -> None:
-        self.time = max(self.time, flow.time)
-        flow.time += ticket.cost / flow.weight
+    def admit(self, ticket: Ticket, flow: Flow) -> None:
+        """Takes a request out and charges its flow for it."""
+        self.virtual_time = max(self.virtual_time, flow.start_tag)
+        flow.start_tag += ticket.cost / flow.weight
         flow.running += 1
         self.remove(ticket, flow)
 
     def first(self) -> Ticket:
-        """The one that goes next: of tenants at the same time the one who came first."""
-        heads = ((flow.time, next(iter(flow.waiting))) for flow in self.backlog())
+        """The next request: of the flow with the lowest start tag, and of equal ones the one that arrived first."""
+        heads = ((flow.start_tag, next(iter(flow.queued))) for flow in self.backlogged())
         return min(heads, key=lambda pair: (pair[0], pair[1].number))[1]
 
-    def newest_of_most(self) -> Ticket:
-        """The newest request of the tenant who has most waiting for its weight."""
-        return next(reversed(max(self.backlog(), key=Flow.share).waiting))
+    def newest_of_longest(self) -> Ticket:
+        """The newest request of the flow with the longest backlog for its weight."""
+        return next(reversed(max(self.backlogged(), key=Flow.backlog).queued))
 
     def _flow(self, tenant: Tenant) -> Flow:
         flow = self.flows.get(tenant.id)
         if flow is None:
-            # A tenant with nothing here and nothing to make up for is as good as a new one.
-            kept = {name: one for name, one in self.flows.items() if one.waiting or one.running or one.time > self.time}
+            # An idle flow that is not ahead of virtual time would start where a new one does, so it need not be kept.
+            kept = {
+                name: other
+                for name, other in self.flows.items()
+                if other.queued or other.running or other.start_tag > self.virtual_time
+            }
             self.flows = kept
-            flow = kept[tenant.id] = Flow(tenant.weight, self.time, self.time)
+            flow = kept[tenant.id] = Flow(tenant.weight, self.virtual_time, self.virtual_time)
         flow.weight = tenant.weight
         return flow
 
 
 class Queue:
-    """The requests that wait for one model. How many may is for its owner to say."""
+    """The queued requests of one model. It is unbounded: its owner drops `to_drop` when there are too many."""
 
     def __init__(self) -> None:
-        self._lines = {priority: PriorityClass() for priority in PRIORITIES}
+        self._classes = {priority: PriorityClass() for priority in PRIORITIES}
         self._length = self._count = 0
 
     def __len__(self) -> int:
         return self._length
 
     def push(self, ticket: Ticket) -> None:
-        """Lets one more wait, behind those of its tenant and class."""
+        """Queues a request behind those of its tenant and class."""
         self._count += 1
         ticket.number = self._count
-        self._lines[ticket.priority].push(ticket)
+        self._classes[ticket.priority].push(ticket)
         self._length += 1
 
     def first(self) -> Ticket:
-        """The one that goes next; at least one must wait."""
-        return next(line for line in self._lines.values() if line.length).first()
+        """The next request; the queue must not be empty."""
+        return next(one for one in self._classes.values() if one.length).first()
 
-    def take(self, ticket: Ticket) -> None:
-        """It is let in, and its tenant is charged for it."""
+    def admit(self, ticket: Ticket) -> None:
+        """Takes a request out of the queue and charges its tenant for it."""
         assert ticket.flow
-        self._lines[ticket.priority].take(ticket, ticket.flow)
+        self._classes[ticket.priority].admit(ticket, ticket.flow)
         self._length -= 1
 
     def remove(self, ticket: Ticket) -> None:
-        """It waits no more, and costs nobody anything."""
+        """Takes a request out of the queue without charging for it."""
         assert ticket.flow
-        self._lines[ticket.priority].remove(ticket, ticket.flow)
+        self._classes[ticket.priority].remove(ticket, ticket.flow)
         self._length -= 1
 
-    def ended(self, ticket: Ticket, tokens: float) -> None:
-        """One that was let in has ended, and took so many tokens."""
+    def complete(self, ticket: Ticket, tokens: float) -> None:
+        """An admitted request has completed, having taken `tokens`."""
         assert ticket.flow
-        ticket.flow.end(ticket.cost, tokens)
+        ticket.flow.complete(ticket.cost, tokens)
 
     def ahead(self, ticket: Ticket) -> int:
-        """How many go before one that waits, if nobody else comes.
+        """How many queued requests go before this one, if no more arrive.
 
-        Exact where one tenant waits; among several it takes each one's requests for equally costly.
+        Exact where one tenant is queued; with several, the requests of each tenant are taken to cost the same.
         """
         flow = ticket.flow
         assert flow
-        if next(reversed(flow.waiting)) is ticket:  # a newcomer: the sums are known
-            count, tokens = len(flow.waiting) - 1, flow.tokens - ticket.cost
+        if next(reversed(flow.queued)) is ticket:  # the newest of its flow, so the sums are known
+            count, tokens = len(flow.queued) - 1, flow.tokens - ticket.cost
         else:
             before = flow.before(ticket)
-            count, tokens = len(before), sum(one.cost for one in before)
-        start = flow.time + tokens / flow.weight
-        *higher, line = self._down_to(ticket.priority)
-        others = sum(other.starting_before(start) for other in line.backlog() if other is not flow)
+            count, tokens = len(before), sum(other.cost for other in before)
+        start_tag = flow.start_tag + tokens / flow.weight
+        *higher, own = self._down_to(ticket.priority)
+        others = sum(other.starting_before(start_tag) for other in own.backlogged() if other is not flow)
         return sum(one.length for one in higher) + count + others
 
-    def excess(self, newcomer: Ticket) -> Ticket:
-        """Who makes way when one too many waits: one of the lowest class, or else of the tenant with the most waiting.
+    def to_drop(self, newcomer: Ticket) -> Ticket:
+        """The request to drop when the queue is too long: of the lowest class, the newest of the longest flow.
 
-        It is the newcomer itself where its class is the lowest and no tenant has more waiting for its weight.
+        It is `newcomer` itself where that is of the lowest class and no flow has a longer backlog for its weight.
         """
         assert newcomer.flow
-        lowest = next(line for line in reversed(self._lines.values()) if line.length)
-        newest = lowest.newest_of_most()
+        lowest = next(one for one in reversed(self._classes.values()) if one.length)
+        newest = lowest.newest_of_longest()
         assert newest.flow
-        if newest.priority == newcomer.priority and newest.flow.share() <= newcomer.flow.share():
+        if newest.priority == newcomer.priority and newest.flow.backlog() <= newcomer.flow.backlog():
             return newcomer
         return newest
 
     def _down_to(self, priority: Priority) -> list[PriorityClass]:
-        """The classes that go first, and this one."""
-        return [self._lines[one] for one in PRIORITIES[: PRIORITIES.index(priority) + 1]]
+        """The classes above this one, the highest first, and then this one."""
+        return [self._classes[name] for name in PRIORITIES[: PRIORITIES.index(priority) + 1]]

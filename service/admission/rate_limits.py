@@ -1,4 +1,4 @@
-"""What each tenant may still do: pure, with the time passed in."""
+"""Limits per tenant: requests and tokens per minute, as token buckets, and requests in flight. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,71 +6,72 @@ from dataclasses import dataclass
 from service.auth.tenants import Tenant
 
 MINUTE = 60.0
-ROUNDING = 1e-6  # how much less than enough is enough: what sums of fractions lose
+TOLERANCE = 1e-6  # of an amount: summed fractions may fall short of it by rounding
 
 
-class Bucket:
-    """What may be spent: filled evenly, `size` in a minute, never above `size`. Times are monotonic seconds.
+class TokenBucket:
+    """A token bucket that holds at most `size` and refills by `size` per minute. Times are monotonic seconds.
 
-    What turns out to cost more than there was is owed: the level falls below zero.
+    `level` is negative while more has been consumed than was available, which happens when a request takes more tokens
+    than estimated.
     """
 
     def __init__(self, size: float, now: float) -> None:
         self.size = self.level = size
-        self._at = now
+        self._refilled_at = now
 
     def wait(self, amount: float, now: float) -> float:
-        """Seconds until so much may be spent. More than the whole bucket may be when it is full."""
-        if now > self._at:
-            self._fill(now)
-        lacking = (amount if amount < self.size else self.size) - self.level
-        return lacking / self.size * MINUTE if lacking > ROUNDING else 0.0
+        """Seconds until `amount` is available; an amount larger than the bucket is available when it is full."""
+        if now > self._refilled_at:
+            self._refill(now)
+        missing = (amount if amount < self.size else self.size) - self.level
+        return missing / self.size * MINUTE if missing > TOLERANCE else 0.0
 
-    def spend(self, amount: float) -> None:
-        """Takes so much out, or puts it back where it is below zero."""
+    def consume(self, amount: float) -> None:
+        """Takes `amount` out, available or not; a negative amount is put back."""
         level = self.level - amount
         self.level = level if level < self.size else self.size
 
     def resize(self, size: float, now: float) -> None:
-        """Another size from now on."""
-        if now > self._at:
-            self._fill(now)
+        """Changes the size, and with it the refill rate, from now on."""
+        if now > self._refilled_at:
+            self._refill(now)
         self.size, self.level = size, min(size, self.level)
 
-    def _fill(self, now: float) -> None:
-        level = self.level + (now - self._at) * self.size / MINUTE
+    def _refill(self, now: float) -> None:
+        level = self.level + (now - self._refilled_at) * self.size / MINUTE
         self.level = level if level < self.size else self.size
-        self._at = now
+        self._refilled_at = now
 
 
 @dataclass(frozen=True)
 class LimitExceeded:
-    """The bound that is reached, in words, and the seconds until it allows the request; None where nobody can tell."""
+    """The limit that rejects a request, in words, and the seconds until it would admit it; None where not known."""
 
-    bound: str
+    limit: str
     seconds: float | None
 
 
-class Budget:
-    """What one tenant has in flight here, waiting or running, and may still spend."""
+class TenantLimiter:
+    """The limits of one tenant. `in_flight` counts its requests here, queued or running."""
 
     def __init__(self, tenant: Tenant, gateways: int, now: float) -> None:
         self.in_flight = 0
-        self._requests: Bucket | None = None
-        self._tokens: Bucket | None = None
+        self._requests: TokenBucket | None = None
+        self._tokens: TokenBucket | None = None
         self.change(tenant, gateways, now)
 
     def change(self, tenant: Tenant, gateways: int, now: float) -> None:
-        """Takes the bounds of `tenant`, of which one of so many gateways grants its part."""
+        """Applies the limits of `tenant`, of which each of `gateways` processes grants an equal part."""
         self.tenant = tenant
         part = tenant.per_gateway(gateways)
-        self._most = part.max_in_flight
-        self._requests = _changed(self._requests, part.requests_per_minute, now)
-        self._tokens = _changed(self._tokens, part.tokens_per_minute, now)
+        self._max_in_flight = part.max_in_flight
+        self._requests = _resized(self._requests, part.requests_per_minute, now)
+        self._tokens = _resized(self._tokens, part.tokens_per_minute, now)
 
     def exceeded(self, cost: float, now: float) -> LimitExceeded | None:
-        """What keeps a request of `cost` tokens from coming in now."""
-        if self._most is not None and self.in_flight >= self._most:
+        """The limit that a request of `cost` tokens would exceed now; of two the one that takes longer to recover."""
+        if self._max_in_flight is not None and self.in_flight >= self._max_in_flight:
             return LimitExceeded(f"{self.tenant.max_in_flight} requests in flight", None)
         requests = self._requests.wait(1, now) if self._requests else 0.0
         tokens = self._tokens.wait(cost, now) if self._tokens else 0.0
@@ -80,60 +81,60 @@ class Budget:
             return LimitExceeded(f"{self.tenant.requests_per_minute} requests per minute", requests)
         return LimitExceeded(f"{self.tenant.tokens_per_minute} tokens per minute", tokens)
 
-    def enter(self, cost: float) -> None:
-        """A request comes in that is thought to take `cost` tokens."""
+    def charge(self, cost: float) -> None:
+        """Charges a new request, with an estimated `cost` in tokens."""
         self.in_flight += 1
         if self._requests:
-            self._requests.spend(1)
+            self._requests.consume(1)
         if self._tokens:
-            self._tokens.spend(cost)
+            self._tokens.consume(cost)
 
-    def leave(self, cost: float, tokens: float) -> None:
-        """It goes, and took so many tokens."""
+    def settle(self, cost: float, tokens: float) -> None:
+        """A request has completed: corrects the `cost` that it was charged to the `tokens` that it took."""
         self.in_flight -= 1
         if self._tokens:
-            self._tokens.spend(tokens - cost)
+            self._tokens.consume(tokens - cost)
 
-    def cancel(self, cost: float) -> None:
-        """It goes and was never let in: it has spent nothing."""
+    def refund(self, cost: float) -> None:
+        """A request ends without ever having been admitted: puts everything back that it was charged."""
         self.in_flight -= 1
         if self._requests:
-            self._requests.spend(-1)
+            self._requests.consume(-1)
         if self._tokens:
-            self._tokens.spend(-cost)
+            self._tokens.consume(-cost)
 
 
-class Budgets:
-    """The budgets of all tenants who have bounds, in one of `gateways` processes that share them out."""
+class RateLimiter:
+    """The limiters of all tenants that have limits, in one of `gateways` processes that share each limit."""
 
     def __init__(self, gateways: int) -> None:
         self._gateways = gateways
-        self._budgets: dict[str, Budget] = {}
+        self._limiters: dict[str, TenantLimiter] = {}
 
     def __len__(self) -> int:
-        return len(self._budgets)
+        return len(self._limiters)
 
-    def of(self, tenant: Tenant, now: float) -> Budget | None:
-        """The tenant's budget under the bounds it has now; None where it has none."""
-        if not _is_bounded(tenant):
+    def of(self, tenant: Tenant, now: float) -> TenantLimiter | None:
+        """The tenant's limiter with the limits it has now; None for a tenant without limits."""
+        if not _is_limited(tenant):
             return None
-        budget = self._budgets.get(tenant.id)
-        if budget is None:
-            budget = self._budgets[tenant.id] = Budget(tenant, self._gateways, now)
-        elif budget.tenant is not tenant:
-            budget.change(tenant, self._gateways, now)
-        return budget
+        limiter = self._limiters.get(tenant.id)
+        if limiter is None:
+            limiter = self._limiters[tenant.id] = TenantLimiter(tenant, self._gateways, now)
+        elif limiter.tenant is not tenant:
+            limiter.change(tenant, self._gateways, now)
+        return limiter
 
     def keep(self, tenants: Mapping[str, Tenant]) -> None:
-        """Forgets those of tenants who are gone or no longer bounded, once they have nothing in flight."""
-        self._budgets = {
-            name: budget
-            for name, budget in self._budgets.items()
-            if budget.in_flight or (name in tenants and _is_bounded(tenants[name]))
+        """Drops the limiters of tenants that are gone or no longer limited, once they have nothing in flight."""
+        self._limiters = {
+            name: limiter
+            for name, limiter in self._limiters.items()
+            if limiter.in_flight or (name in tenants and _is_limited(tenants[name]))
         }
 
 
-def _is_bounded(tenant: Tenant) -> bool:
+def _is_limited(tenant: Tenant) -> bool:
     return (
         tenant.requests_per_minute is not None
         or tenant.tokens_per_minute is not None
@@ -141,10 +142,10 @@ def _is_bounded(tenant: Tenant) -> bool:
     )
 
 
-def _changed(bucket: Bucket | None, size: int | None, now: float) -> Bucket | None:
+def _resized(bucket: TokenBucket | None, size: int | None, now: float) -> TokenBucket | None:
     if size is None:
         return None
     if bucket is None:
-        return Bucket(size, now)
+        return TokenBucket(size, now)
     bucket.resize(size, now)
     return bucket

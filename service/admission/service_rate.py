@@ -1,53 +1,56 @@
-"""How fast places become free, as measured, and the honest wait that follows from it: pure, with the time passed in."""
+"""The measured rate at which slots are released, and the `Retry-After` computed from it. Pure: time is passed in."""
 
 from service.errors import whole_seconds
 
-MEMORY = 64  # ends: those before the last so many count for less and less
-ROUNDS = 4  # but so many of each place are remembered: the requests of a burst end together
-LONGEST = 60.0  # seconds that nobody is told to wait longer than: by then a service has recovered or been repaired
-UNKNOWN = 10.0  # seconds that those are told to wait who come while nothing runs, as when engines start
-SPREAD = 0.5  # of the wait: by how much one answer may exceed it, so that not all who were refused come back at once
+WINDOW = 64  # completed requests that the estimate rests on at least; older ones lose weight exponentially
+WINDOW_PER_SLOT = 4  # and at least so many for each held slot, because the requests of a burst complete together
+MAX_WAIT = 60.0  # seconds: the longest wait to tell a client, by then the service has recovered or been repaired
+DEFAULT_WAIT = 10.0  # seconds, where no rate can be computed because nothing runs, such as while engines start
+JITTER = 0.5  # part of the wait that may be added to it, so that rejected clients do not all retry at once
 
 
 class ServiceRate:
-    """Measures at what rate the requests that hold a place end. Times are monotonic seconds.
+    """Estimates how many requests of one model complete per second. Times are monotonic seconds.
 
-    It counts ends for each second that a place was held. So idle time says nothing, a burst after it finds the rate
-    of full load known before the first of its requests has ended, and engines that hang count as slower and slower.
+    Completions are counted per second of held slot. So idle time does not lower the estimate, a burst after it starts
+    with the rate known from before, and engines that hang lower it while they complete nothing.
     """
 
     def __init__(self, now: float) -> None:
-        self._at = now
-        # What one would guess of a model never seen, a second for each request, outweighed by the first few that end.
-        self._ended = self._held = 0.1
+        self._observed_at = now
+        # The prior for a model never measured is one request per second and slot; the first completions outweigh it.
+        self._completed = self._slot_seconds = 0.1
         self._count = 0
 
-    def hold(self, now: float, places: int) -> None:
-        """So many places were held until now."""
-        if now > self._at:
-            self._held += places * (now - self._at)
-            self._at = now
+    def observe(self, now: float, slots: int) -> None:
+        """Notes that `slots` slots were held until now."""
+        if now > self._observed_at:
+            self._slot_seconds += slots * (now - self._observed_at)
+            self._observed_at = now
 
-    def end(self, now: float, places: int) -> None:
-        """One of those who held so many places until now has ended."""
-        self.hold(now, places)
+    def complete(self, now: float, slots: int) -> None:
+        """Notes that `slots` slots were held until now and that the request in one of them has completed."""
+        self.observe(now, slots)
         self._count += 1
-        self._ended += 1.0
-        if self._ended > 2 * MEMORY and self._ended > 2 * ROUNDS * places:
-            self._ended /= 2
-            self._held /= 2
+        self._completed += 1.0
+        if self._completed > 2 * WINDOW and self._completed > 2 * WINDOW_PER_SLOT * slots:
+            self._completed /= 2
+            self._slot_seconds /= 2
 
-    def knows(self, places: int) -> bool:
-        """Whether it has seen enough for so many places: the first of many that began together say too little."""
-        return self._count >= places > 0
+    def is_measured(self, slots: int) -> bool:
+        """Whether at least one request per slot has completed: the first few of a burst say too little."""
+        return self._count >= slots > 0
 
-    def rate(self, places: int) -> float:
-        """How many end in a second while so many places are held."""
-        return places * self._ended / self._held
+    def rate(self, slots: int) -> float:
+        """Requests completed per second while `slots` slots are held."""
+        return slots * self._completed / self._slot_seconds
 
 
-def retry_after(position: int, rate: float, chance: float) -> float:
-    """Whole seconds, at least 1, until so many places have become free; `chance`, from 0 to 1, adds to them."""
-    wait = position / rate if rate > 0 else UNKNOWN
-    least = whole_seconds(min(wait, LONGEST))
-    return float(least + int(chance * (1 + SPREAD * least)))
+def retry_after(position: int, rate: float, jitter: float) -> float:
+    """Whole seconds, at least 1, until `position` slots have been released at `rate` per second.
+
+    `jitter`, from 0 to 1, scales what is added to spread the retries.
+    """
+    wait = position / rate if rate > 0 else DEFAULT_WAIT
+    least = whole_seconds(min(wait, MAX_WAIT))
+    return float(least + int(jitter * (1 + JITTER * least)))

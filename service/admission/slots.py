@@ -1,4 +1,4 @@
-"""The places at one model's replicas: who holds one, and who waits for one."""
+"""The slots of one model: which requests hold one at a replica, and which are queued for one."""
 
 import asyncio
 import math
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from service.admission.queue import Queue, Ticket
-from service.admission.rate_limits import Budget
+from service.admission.rate_limits import TenantLimiter
 from service.admission.service_rate import ServiceRate, retry_after
 from service.errors import ApiError, ErrorCode
 
@@ -15,205 +15,210 @@ Capacity = Callable[[], int]  # how many more requests the usable replicas of a 
 
 
 class Assignable(Protocol):
-    """A replica, as far as admission knows one."""
+    """A replica, as far as admission knows it."""
 
     in_flight: int
 
 
 class SlotPool:
-    """The slots of one model: `held` counts them all, `unassigned` those that are at no replica at the moment.
+    """The slots of one model: `held` counts all of them, `unassigned` those assigned to no replica at the moment.
 
-    `capacity` asks the replicas, which do not know of unassigned slots. `waiting` holds the queued requests, `queue`
-    decides who of them is next, and `most` is the peak of both together since it was last read. `chance` gives numbers
-    from 0 to 1.
+    `capacity` is what the replicas can take, which does not account for unassigned slots. `queued` holds the queued
+    requests, `queue` decides their order, and `peak` is the highest number of requests, held and queued, since it was
+    last read. `jitter` returns floats from 0 to 1.
     """
 
-    def __init__(self, model_id: str, clock: Clock, chance: Callable[[], float]) -> None:
-        self.model_id, self.clock, self._chance = model_id, clock, chance
+    def __init__(self, model_id: str, clock: Clock, jitter: Callable[[], float]) -> None:
+        self.model_id, self.clock, self._jitter = model_id, clock, jitter
         self.capacity: Capacity = int
-        self.held = self.unassigned = self.most = 0
+        self.held = self.unassigned = self.peak = 0
         self.queue = Queue()
         self.service_rate = ServiceRate(clock())
-        self.waiting: dict[Ticket, Slot] = {}
+        self.queued: dict[Ticket, Slot] = {}
 
-    def take(self, now: float) -> None:
-        """A request is let in."""
-        self.service_rate.hold(now, self.held)
+    def acquire(self, now: float) -> None:
+        """Counts a slot for a request that is admitted."""
+        self.service_rate.observe(now, self.held)
         self.held += 1
         self.unassigned += 1
-        self._count()
+        self._update_peak()
 
-    def give_back(self, place: "Slot", tokens: float) -> None:
-        """A request that was let in has ended, and took so many tokens: the next one's turn."""
+    def release(self, slot: "Slot", tokens: float) -> None:
+        """Frees the slot of an admitted request, which took `tokens`, and admits the next one."""
         now = self.clock()
-        self.service_rate.end(now, self.held)
+        self.service_rate.complete(now, self.held)
         self.held -= 1
         self.unassigned -= 1
-        if place.ticket:
-            self.queue.ended(place.ticket, tokens)
-        if self.waiting:
-            self.fill(now)
+        if slot.ticket:
+            self.queue.complete(slot.ticket, tokens)
+        if self.queued:
+            self.admit_queued(now)
 
-    def fill(self, now: float) -> None:
-        """Lets in as many of those who wait as there is room for."""
-        free = self.capacity() - self.unassigned if self.waiting else 0
-        while free > 0 and self.waiting:
+    def admit_queued(self, now: float) -> None:
+        """Admits queued requests, in the queue's order, while the replicas have free capacity."""
+        free = self.capacity() - self.unassigned if self.queued else 0
+        while free > 0 and self.queued:
             ticket = self.queue.first()
-            place = self.waiting[ticket]
-            if place.deadline <= now:
-                self.expire(place, ticket)
+            slot = self.queued[ticket]
+            if slot.deadline <= now:
+                self.expire(slot, ticket)
                 continue
-            del self.waiting[ticket]
-            self.queue.take(ticket)
-            self.take(now)
-            place.grant()
+            del self.queued[ticket]
+            self.queue.admit(ticket)
+            self.acquire(now)
+            slot.admit()
             free -= 1
 
-    def enqueue(self, place: "Slot", ticket: Ticket, most: int, now: float) -> None:
-        """Lets a request wait, among `most` at most; raises 503 where it would wait in vain."""
-        self.queue.push(ticket)
-        self.waiting[ticket] = place
-        self._count()
-        self.service_rate.hold(now, self.held)
-        if self.service_rate.knows(self.held):
-            wait = (self.queue.ahead(ticket) + 1) / self.service_rate.rate(self.held)
-            if wait > place.deadline - now:
-                raise self._refused(ticket, f"would take about {wait:.0f} s to get a place, longer than it may wait")
-        if len(self.waiting) > most:
-            excess = self.queue.excess(ticket)
-            loser = self.waiting[excess]
-            error = self._refused(excess, f"finds {most} others waiting, as many as may")
-            if loser is place:
-                raise error
-            loser.refuse(error)
+    def enqueue(self, slot: "Slot", ticket: Ticket, max_queued: int, now: float) -> None:
+        """Queues a request; raises 503 if the queue is full or the expected wait exceeds the request's deadline.
 
-    def expire(self, place: "Slot", ticket: Ticket) -> None:
-        """Refuses a request that has waited for as long as it may."""
-        place.refuse(self._refused(ticket, "has found no free place for as long as it may wait"))
+        If the queue is full and another request is first in line to be dropped, that one is rejected instead.
+        """
+        self.queue.push(ticket)
+        self.queued[ticket] = slot
+        self._update_peak()
+        self.service_rate.observe(now, self.held)
+        if self.service_rate.is_measured(self.held):
+            wait = (self.queue.ahead(ticket) + 1) / self.service_rate.rate(self.held)
+            if wait > slot.deadline - now:
+                raise self._rejection(ticket, f"the expected wait of {wait:.0f} s exceeds this request's queue timeout")
+        if len(self.queued) > max_queued:
+            dropped = self.queue.to_drop(ticket)
+            dropped_slot = self.queued[dropped]
+            error = self._rejection(dropped, f"its queue is full ({max_queued} requests)")
+            if dropped_slot is slot:
+                raise error
+            dropped_slot.reject(error)
+
+    def expire(self, slot: "Slot", ticket: Ticket) -> None:
+        """Rejects a queued request whose deadline has passed."""
+        slot.reject(self._rejection(ticket, "this request timed out in the queue"))
 
     def withdraw(self, ticket: Ticket) -> None:
-        """A request waits no more."""
+        """Removes a request from the queue."""
         self.queue.remove(ticket)
-        del self.waiting[ticket]
+        del self.queued[ticket]
 
-    def _count(self) -> None:
-        now = self.held + len(self.waiting)
-        if now > self.most:
-            self.most = now
+    def _update_peak(self) -> None:
+        now = self.held + len(self.queued)
+        if now > self.peak:
+            self.peak = now
 
-    def _refused(self, ticket: Ticket, why: str) -> ApiError:
-        """Takes a request out of the queue, and says why and when to come again."""
+    def _rejection(self, ticket: Ticket, why: str) -> ApiError:
+        """Removes a request from the queue; returns the 503 with `why` and the time until a slot may be free."""
         position = self.queue.ahead(ticket) + 1
         self.withdraw(ticket)
-        seconds = retry_after(position, self.service_rate.rate(self.held), self._chance())
-        message = f"'{self.model_id}' is busy: this request {why}. Try again in {seconds:g} s."
+        seconds = retry_after(position, self.service_rate.rate(self.held), self._jitter())
+        message = f"'{self.model_id}' is busy: {why}. Try again in {seconds:g} s."
         return ApiError(ErrorCode.OVERLOADED, message, retry_after=seconds)
 
 
 class Slot:
-    """A request's place at a model's replicas, or in the queue for one. As a context it frees at the end what it has.
+    """A request's slot in the pool of its model, held or still queued for. As a context manager it is released at exit.
 
-    Once let in, the request takes its place to a replica with `sit`, and away from there with `rise`: the place stays
-    its own until it leaves, so that a second attempt at another replica needs no second place. Without a ticket it was
-    never in the queue; with one it waits until `deadline`.
+    Once admitted it is assigned to the replica that is tried, and unassigned if that attempt fails: the slot stays held
+    until `release`, so that a retry at another replica need not queue again. A slot without a ticket was admitted at
+    once; one with a ticket is queued until `deadline`, in monotonic seconds.
     """
 
-    __slots__ = ("_budget", "_cost", "_error", "_future", "_places", "_seat", "_state", "_tokens", "deadline", "ticket")
+    __slots__ = (
+        "_admitted", "_cost", "_error", "_limiter", "_pool", "_replica", "_state", "_tokens", "deadline", "ticket",
+    )  # fmt: skip
 
     def __init__(
         self,
-        places: SlotPool,
-        budget: Budget | None,
+        pool: SlotPool,
+        limiter: TenantLimiter | None,
         cost: float,
         ticket: Ticket | None = None,
         deadline: float = math.inf,
     ) -> None:
-        self._places = places
-        self._budget = budget
+        self._pool = pool
+        self._limiter = limiter
         self._cost = self._tokens = cost
         self.ticket = ticket
         self.deadline = deadline
-        self._state: Literal["waiting", "in", "refused", "left"] = "waiting" if ticket else "in"
-        self._seat: Assignable | None = None
+        self._state: Literal["queued", "admitted", "rejected", "released"] = "queued" if ticket else "admitted"
+        self._replica: Assignable | None = None
         self._error: ApiError | None = None
-        self._future: asyncio.Future[None] | None = None
+        self._admitted: asyncio.Future[None] | None = None
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether the request has not been let in yet."""
-        return self._state == "waiting" or self._state == "refused"
+    def is_queued(self) -> bool:
+        """Whether the request is not admitted yet; also after a rejection, which `wait_admitted` then raises."""
+        return self._state == "queued" or self._state == "rejected"
 
     @property
     def ahead(self) -> int:
-        """How many go before it, as things stand."""
-        return self._places.queue.ahead(self.ticket) if self.ticket and self._state == "waiting" else 0
+        """How many queued requests go before this one, as things stand."""
+        return self._pool.queue.ahead(self.ticket) if self.ticket and self._state == "queued" else 0
 
     @property
     def position(self) -> int:
-        """Its place in the queue: 1 goes next, 0 waits no more."""
-        return self.ahead + 1 if self._state == "waiting" else 0
+        """The position in the queue: 1 is next, 0 is not queued."""
+        return self.ahead + 1 if self._state == "queued" else 0
 
-    async def granted(self, seconds: float) -> bool:
-        """Waits for at most so long; returns whether the request was let in, and raises 503 once it is refused."""
-        if self._state == "waiting":
-            left = self.deadline - self._places.clock()
-            if left > 0:
-                self._future = self._future or asyncio.get_running_loop().create_future()
-                await asyncio.wait((self._future,), timeout=min(seconds, left))
-            if self._state == "waiting" and left <= seconds and self.ticket:
-                self._places.expire(self, self.ticket)
+    async def wait_admitted(self, seconds: float) -> bool:
+        """Waits at most `seconds`; returns whether the request has been admitted. Raises 503 if it was rejected."""
+        if self._state == "queued":
+            remaining = self.deadline - self._pool.clock()
+            if remaining > 0:
+                self._admitted = self._admitted or asyncio.get_running_loop().create_future()
+                await asyncio.wait((self._admitted,), timeout=min(seconds, remaining))
+            if self._state == "queued" and remaining <= seconds and self.ticket:
+                self._pool.expire(self, self.ticket)
         if self._error:
             raise self._error
-        return self._state == "in"
+        return self._state == "admitted"
 
-    def assign(self, seat: Assignable) -> None:
-        """Takes the place to a replica, which counts it from now on."""
-        seat.in_flight += 1
-        self._places.unassigned -= 1
-        self._seat = seat
+    def assign(self, replica: Assignable) -> None:
+        """Assigns the slot to a replica, which counts the request as in flight from now on."""
+        replica.in_flight += 1
+        self._pool.unassigned -= 1
+        self._replica = replica
 
     def unassign(self) -> None:
-        """Takes the place away from its replica, if it is at one."""
-        if self._seat:
-            self._seat.in_flight -= 1
-            self._places.unassigned += 1
-            self._seat = None
+        """Takes the slot back from its replica, if it is assigned to one."""
+        if self._replica:
+            self._replica.in_flight -= 1
+            self._pool.unassigned += 1
+            self._replica = None
 
-    def ended(self, tokens: float) -> None:
-        """Says how many tokens the request really took, before it leaves; without that what was thought counts."""
+    def report_usage(self, tokens: float) -> None:
+        """Sets the tokens that the request took; without this call it is charged its estimated cost."""
         self._tokens = tokens
 
-    def grant(self) -> None:
-        """The request is let in."""
-        self._state = "in"
+    def admit(self) -> None:
+        """Called by the pool: the request leaves the queue and holds its slot."""
+        self._state = "admitted"
         self._wake()
 
-    def refuse(self, error: ApiError) -> None:
-        """The request is refused, and learns it when it next asks."""
-        self._state, self._error = "refused", error
+    def reject(self, error: ApiError) -> None:
+        """Called by the pool: the request has left the queue, and its next `wait_admitted` raises `error`."""
+        self._state, self._error = "rejected", error
         self._wake()
 
-    def leave(self) -> None:
-        """Frees the place, in the queue or at the replicas; what has left already has nothing to free."""
-        state, self._state = self._state, "left"
-        if state == "in":
-            if self._seat:
+    def release(self) -> None:
+        """Frees the slot, or leaves the queue. Calling it again does nothing."""
+        state, self._state = self._state, "released"
+        if state == "admitted":
+            if self._replica:
                 self.unassign()
-            if self._budget:
-                self._budget.leave(self._cost, self._tokens)
-            self._places.give_back(self, self._tokens)
-        elif state != "left":
-            if self._budget:
-                self._budget.cancel(self._cost)
-            if state == "waiting" and self.ticket:
-                self._places.withdraw(self.ticket)
+            if self._limiter:
+                self._limiter.settle(self._cost, self._tokens)
+            self._pool.release(self, self._tokens)
+        elif state != "released":
+            if self._limiter:
+                self._limiter.refund(self._cost)
+            if state == "queued" and self.ticket:
+                self._pool.withdraw(self.ticket)
 
     def __enter__(self) -> "Slot":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.leave()
+        self.release()
 
     def _wake(self) -> None:
-        if self._future and not self._future.done():
-            self._future.set_result(None)
+        if self._admitted and not self._admitted.done():
+            self._admitted.set_result(None)

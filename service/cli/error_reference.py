@@ -7,7 +7,7 @@ from service.errors import ANTHROPIC_TYPES, ApiError, ErrorCode, anthropic_body,
 
 EXAMPLE = ApiError(
     ErrorCode.OVERLOADED,
-    "'pebble-chat' is busy: this request finds 64 others waiting, as many as may. Try again in 3 s.",
+    "'pebble-chat' is busy: its queue is full (64 requests). Try again in 3 s.",
 )
 INTRODUCTION = """\
 # Errors

@@ -22,7 +22,7 @@ from service.fleet.served_model import ServedModel
 from service.gateway.prerequisites import unmet_here
 from service.planner.memory import Demand
 from service.planner.plan import memory_requirement
-from service.protocol.generation import FENCE, GENERATION, Kind, Need
+from service.protocol.generation import FENCE, GENERATION, Kind, Requirements
 from service.routing.resolve import resolve
 
 CACHE = "cache: what a request of the whole context takes, in 16-bit numbers"
@@ -73,7 +73,7 @@ def route(name: str, endpoint: str, suffix: bool, turns: int, code: bool, tools:
     _, known, served = configured(fleet_file)
     completion: Kind = "infill" if suffix else "completion"
     kinds: dict[str, Kind] = {"/v1/completions": completion, "/v1/embeddings": "embedding"}
-    need = Need(kinds.get(endpoint, "chat"), turns, tools, contents=(FENCE,) if code else ())
+    need = Requirements(kinds.get(endpoint, "chat"), turns, tools, contents=(FENCE,) if code else ())
     try:
         target = resolve(name, need, served, known)
     except ApiError as error:

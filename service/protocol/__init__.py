@@ -1,1 +1,1 @@
-"""The wire: the request fields we know, the edits we make to a body, and what we watch in an answer."""
+"""The wire formats: request bodies and headers, the fields that we rewrite, and what we read from responses."""

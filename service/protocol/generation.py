@@ -1,4 +1,4 @@
-"""The generation endpoints: which body each takes, in which dialect it answers, and what it needs of a model."""
+"""The generation endpoints: the body that each takes, its dialect, and what its requests require of a model."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -21,17 +21,20 @@ from service.protocol.streams import Dialect
 
 Kind = Literal["chat", "completion", "infill", "embedding"]
 
-# What `auto` counts as code: a fence, or a line that starts as one of a program does. Every prompt is searched, so a
-# line's start is looked for by its newline, which costs little, its indent ends with the line, and no more of a text
-# than its beginning is looked at.
+# What `auto` takes for code: a Markdown fence, or a line that begins like one of a program. Any prompt is searched, so
+# the search must be linear: it looks for newlines, the indent is matched possessively and within its line, and only the
+# first MAX_SEARCHED characters of a text count.
 FENCE = "```"
-LOOKED_AT = 2**16  # characters
-LINE = r"[^\S\n]*+(?:def |class |import |from \w+ import |#include|function |public |const |let |fn |SELECT )"
-FIRST_LINE, LATER_LINE = re.compile(LINE), re.compile("\n" + LINE)
+MAX_SEARCHED = 2**16
+CODE_LINE = r"[^\S\n]*+(?:def |class |import |from \w+ import |#include|function |public |const |let |fn |SELECT )"
+FIRST_CODE_LINE, LATER_CODE_LINE = re.compile(CODE_LINE), re.compile("\n" + CODE_LINE)
 
 
-class Need(NamedTuple):
-    """What a request visibly needs: its kind, and what `auto` looks at. `contents` are all that was said."""
+class Requirements(NamedTuple):
+    """What a request requires of a model: its kind, and what `auto` decides by.
+
+    `turns` counts user messages, `contents` are the contents of all messages, or the prompt.
+    """
 
     kind: Kind
     turns: int = 1
@@ -40,53 +43,53 @@ class Need(NamedTuple):
 
     @property
     def code(self) -> bool:
-        """Whether any of it looks like code. All of it is searched for that, so whoever need not know does not ask."""
-        return any(map(_is_code, self.contents))
+        """Whether any content looks like code. Searched at each access, so it costs nothing unless `auto` needs it."""
+        return any(map(_contains_code, self.contents))
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One generation endpoint. `need` reads from a body what the router must know."""
+    """One generation endpoint. `requirements` derives from a body what resolving its model takes."""
 
     path: str
     body: type[Body]
     dialect: Dialect
-    need: Callable[[Any], Need]
+    requirements: Callable[[Any], Requirements]
 
 
-def _chat(body: ChatRequest) -> Need:
+def _chat(body: ChatRequest) -> Requirements:
     return _conversation(body.messages, body.tools)
 
 
-def _completion(body: CompletionRequest) -> Need:
-    return Need("infill" if body.suffix is not None else "completion", contents=(body.prompt,))
+def _completion(body: CompletionRequest) -> Requirements:
+    return Requirements("infill" if body.suffix is not None else "completion", contents=(body.prompt,))
 
 
-def _responses(body: ResponsesRequest) -> Need:
+def _responses(body: ResponsesRequest) -> Requirements:
     if isinstance(body.input, str):
-        return Need("chat", 1, bool(body.tools), (body.input,))
+        return Requirements("chat", 1, bool(body.tools), (body.input,))
     return _conversation(body.input, body.tools)
 
 
-def _messages(body: CountRequest) -> Need:
+def _messages(body: CountRequest) -> Requirements:
     return _conversation(body.messages, body.tools)
 
 
-def _conversation(messages: Sequence[Message | AnthropicMessage | Item], tools: Sequence[Any] | None) -> Need:
+def _conversation(messages: Sequence[Message | AnthropicMessage | Item], tools: Sequence[Any] | None) -> Requirements:
     turns = [message.role for message in messages].count("user")
-    return Need("chat", turns, bool(tools), [message.content for message in messages])
+    return Requirements("chat", turns, bool(tools), [message.content for message in messages])
 
 
-def _embeddings(_: EmbeddingsRequest) -> Need:
-    return Need("embedding")
+def _embeddings(_: EmbeddingsRequest) -> Requirements:
+    return Requirements("embedding")
 
 
-def _is_code(content: Any) -> bool:
+def _contains_code(content: Any) -> bool:
     if isinstance(content, str):
-        start = content[:LOOKED_AT]
-        return FENCE in start or bool(FIRST_LINE.match(start) or LATER_LINE.search(start))
+        start = content[:MAX_SEARCHED]
+        return FENCE in start or bool(FIRST_CODE_LINE.match(start) or LATER_CODE_LINE.search(start))
     if isinstance(content, list):
-        return any(_is_code(getattr(part, "text", part)) for part in content)
+        return any(_contains_code(getattr(part, "text", part)) for part in content)
     return False
 
 

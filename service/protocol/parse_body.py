@@ -1,4 +1,4 @@
-"""A body is parsed once; what the engine gets are the client's own bytes with a few fields set anew at the end."""
+"""Parses a body once; engines get the client's own bytes, with a few fields appended that replace earlier ones."""
 
 import json
 from collections.abc import Collection
@@ -12,13 +12,13 @@ from service.protocol.requests import Body
 
 
 def parse_body(kind: type[Body], body: bytes, extra_fields: Collection[str] = ()) -> Body:
-    """The body as a `kind`; raises the 400 that says which field is wrong and how.
+    """The body as a `kind`; raises the 400 that names the field which is wrong.
 
-    `extra_fields` are names the fleet lets through to the engine unread.
+    `extra_fields` are fields that the fleet file allows beyond those of `kind`; they are forwarded unread.
     """
     try:
         if not body.isascii():
-            body.decode()  # what is only passed on is not looked at closely
+            body.decode()  # msgspec does not check the UTF-8 of what it skips
         if extra_fields and any(f'"{name}"'.encode() in body for name in extra_fields):
             fields = json.loads(body)
             if isinstance(fields, dict):
@@ -30,9 +30,9 @@ def parse_body(kind: type[Body], body: bytes, extra_fields: Collection[str] = ()
 
 
 def with_fields(body: bytes, fields: dict[str, Any]) -> bytes:
-    """The JSON object in `body` with `fields` set anew, the client's own bytes otherwise untouched.
+    """The JSON object `body` with `fields` replaced or added, and the client's bytes otherwise untouched.
 
-    The fields are appended: every JSON reader in use here takes the last of two members with one name.
+    The fields are appended: every JSON parser in use here takes the last of two members with the same name.
     """
     if not fields:
         return body

@@ -1,4 +1,4 @@
-"""What a client may say about a request in its headers: who asks, how urgent it is, how long it may take."""
+"""The request headers that we read: tenant, priority, session, timeouts and idempotency key."""
 
 import math
 import re
@@ -18,7 +18,7 @@ PRINTABLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """The headers of one request that we read. Seconds are floats; None is what the service has by itself.
+    """The options that one request sets in its headers. Times are float seconds; None means the default.
 
     `timeout` bounds the whole answer, queueing included. `sse_heartbeat_interval` is how often a stream that is queued
     gets a comment.
@@ -32,22 +32,22 @@ class RequestOptions:
     idempotency_key: str | None = None
 
 
-NONE = RequestOptions()
+NO_OPTIONS = RequestOptions()
 
 
 def parse_headers(headers: Iterable[tuple[bytes, bytes]]) -> RequestOptions:
-    """What these headers ask for; raises the 400 that names the one which is wrong. Names are in lower case."""
-    found: dict[str, Any] | None = None
+    """The options in these headers, with names in lower case. Raises the 400 that names an unknown or invalid one."""
+    values: dict[str, Any] | None = None
     for name, value in headers:
         if name.startswith(PREFIX) or name == IDEMPOTENCY:
-            row = READERS.get(name)
-            if row is None:
-                known = ", ".join(sorted(one.decode() for one in READERS))
-                text = f"There is no header '{name.decode()[:64]}'; there are {known}."
-                raise ApiError(ErrorCode.UNKNOWN_HEADER, text)
-            found = found or {}
-            found[row[0]] = row[1](name.decode(), value.decode("latin-1").strip())
-    return RequestOptions(**found) if found else NONE
+            entry = PARSERS.get(name)
+            if entry is None:
+                known = ", ".join(sorted(header.decode() for header in PARSERS))
+                message = f"Unknown header '{name.decode()[:64]}'. Supported are {known}."
+                raise ApiError(ErrorCode.UNKNOWN_HEADER, message)
+            values = values or {}
+            values[entry[0]] = entry[1](name.decode(), value.decode("latin-1").strip())
+    return RequestOptions(**values) if values else NO_OPTIONS
 
 
 def _text(name: str, text: str) -> str:
@@ -57,10 +57,10 @@ def _text(name: str, text: str) -> str:
 
 
 def _priority(name: str, text: str) -> Priority:
-    found = next((one for one in PRIORITIES if one == text), None)
-    if found is None:
+    priority = next((known for known in PRIORITIES if known == text), None)
+    if priority is None:
         raise _invalid(name, f"must be one of {', '.join(PRIORITIES)}")
-    return found
+    return priority
 
 
 def _seconds(least: float) -> Callable[[str, str], float]:
@@ -76,11 +76,11 @@ def _seconds(least: float) -> Callable[[str, str], float]:
     return seconds
 
 
-def _invalid(name: str, why: str) -> ApiError:
-    return ApiError(ErrorCode.INVALID_HEADER, f"The header '{name}' {why}.")
+def _invalid(name: str, reason: str) -> ApiError:
+    return ApiError(ErrorCode.INVALID_HEADER, f"The header '{name}' {reason}.")
 
 
-READERS: Mapping[bytes, tuple[str, Callable[[str, str], Any]]] = MappingProxyType(
+PARSERS: Mapping[bytes, tuple[str, Callable[[str, str], Any]]] = MappingProxyType(
     {
         PREFIX + b"tenant": ("tenant", _text),
         PREFIX + b"priority": ("priority", _priority),

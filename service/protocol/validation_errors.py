@@ -1,6 +1,6 @@
-"""What is wrong with a body, in words: which field, and what it should be.
+"""The 400 errors for request bodies: which field is wrong, and what it should be.
 
-msgspec says it of Python's types, in sentences of a few kinds; a client reads it of JSON's.
+msgspec's messages speak of Python types; these functions translate them to JSON types.
 """
 
 import re
@@ -22,43 +22,43 @@ NAMES = {
     "null": "null",
 }
 UNITS = {"str": "character", "array": "item", "object": "member"}
-BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
-# What is wrong, and where: in the body as a whole where it does not say.
-SENTENCE = re.compile(r"(.*?)(?: - at `\$\.?([\w.\[\]]*)`)?", re.DOTALL)
-UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`?", re.DOTALL)
-MISSING = re.compile(r"Object missing required field `(\w+)`")
-BOUND = re.compile(r"Expected `(\w+)`( of length)? ([<>]=?) ([-+.\w]+)")
-TYPE = re.compile(r"Expected `([^`]+)`, got `(\w+)`")
-STEP = re.compile(r"[a-z_]\w*|\[")
+COMPARISONS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+# The forms of msgspec's messages: a problem, and the path of the field unless it is the body as a whole.
+MESSAGE = re.compile(r"(.*?)(?: - at `\$\.?([\w.\[\]]*)`)?", re.DOTALL)
+UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`?", re.DOTALL)
+MISSING_FIELD = re.compile(r"Object missing required field `(\w+)`")
+OUT_OF_RANGE = re.compile(r"Expected `(\w+)`( of length)? ([<>]=?) ([-+.\w]+)")
+WRONG_TYPE = re.compile(r"Expected `([^`]+)`, got `(\w+)`")
+PATH_STEP = re.compile(r"[a-z_]\w*|\[")
 
 
 def api_error(error: ValueError | RecursionError, kind: type) -> ApiError:
-    """The 400 for what kept a body from being read as a `kind`."""
+    """The 400 for an error raised by decoding a body as `kind`."""
     if isinstance(error, RecursionError):
-        return _no_json("it is nested too deeply")
+        return _invalid_json("it is nested too deeply")
     if isinstance(error, UnicodeDecodeError):
-        return _no_json(f"it is not UTF-8 from byte {error.start} on")
+        return _invalid_json(f"it is not UTF-8 from byte {error.start} on")
     if not isinstance(error, ValidationError):
         text = str(error)
-        return _no_json(text.removeprefix("JSON is malformed: ") if isinstance(error, DecodeError) else text)
-    sentence = SENTENCE.fullmatch(str(error))
-    assert sentence
-    what, where = sentence[1], (sentence[2] or "").replace("[...]", "")
-    if found := UNKNOWN.fullmatch(what):
-        # The client's own word, whatever it is; cut short, because it is repeated in the answer.
-        unknown = _member(where, found[1][:64])
+        return _invalid_json(text.removeprefix("JSON is malformed: ") if isinstance(error, DecodeError) else text)
+    message = MESSAGE.fullmatch(str(error))
+    assert message
+    problem, path = message[1], (message[2] or "").replace("[...]", "")
+    if found := UNKNOWN_FIELD.fullmatch(problem):
+        # The name is the client's and of any length, and the response repeats it, so it is cut short.
+        unknown = _field(path, found[1][:64])
         return ApiError(ErrorCode.UNKNOWN_PARAMETER, f"Unknown parameter: '{unknown}'. Leave it out.", unknown)
-    if found := MISSING.fullmatch(what):
-        name = _member(where, found[1])
+    if found := MISSING_FIELD.fullmatch(problem):
+        name = _field(path, found[1])
         return ApiError(ErrorCode.MISSING_REQUIRED_PARAMETER, f"'{name}' is required.", name)
-    if not where:
+    if not path:
         return ApiError(ErrorCode.INVALID_JSON, "The body must be a JSON object.")
-    return invalid_value(where, _should(what, kind, where))
+    return invalid_value(path, _expected(problem, kind, path))
 
 
-def invalid_value(name: str, why: str) -> ApiError:
-    """The 400 for a value that a field cannot have."""
-    return ApiError(ErrorCode.INVALID_VALUE, f"'{name}' is wrong: {why}.", name)
+def invalid_value(name: str, reason: str) -> ApiError:
+    """The 400 for a field with an invalid value; `reason` says what it should be."""
+    return ApiError(ErrorCode.INVALID_VALUE, f"'{name}' is invalid: {reason}.", name)
 
 
 def contradiction(message: str) -> ApiError:
@@ -66,56 +66,56 @@ def contradiction(message: str) -> ApiError:
     return ApiError(ErrorCode.INVALID_REQUEST, message)
 
 
-def _no_json(why: str) -> ApiError:
-    return ApiError(ErrorCode.INVALID_JSON, f"The body is not valid JSON: {why[0].lower()}{why[1:]}.")
+def _invalid_json(reason: str) -> ApiError:
+    return ApiError(ErrorCode.INVALID_JSON, f"The body is not valid JSON: {reason[0].lower()}{reason[1:]}.")
 
 
-def _member(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
+def _field(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
-def _should(what: str, kind: type, where: str) -> str:
-    if found := BOUND.fullmatch(what):
+def _expected(problem: str, kind: type, path: str) -> str:
+    if found := OUT_OF_RANGE.fullmatch(problem):
         number = found[4].removesuffix(".0")
         unit = f" {UNITS[found[1]]}{'' if number == '1' else 's'}" if found[2] else ""
-        return f"it should be {NAMES[found[1]]} of {BOUNDS[found[3]]} {number}{unit}"
-    if found := TYPE.fullmatch(what):
+        return f"it should be {NAMES[found[1]]} of {COMPARISONS[found[3]]} {number}{unit}"
+    if found := WRONG_TYPE.fullmatch(problem):
         names = found[1].split(" | ")
-        said = [NAMES[name] for name in names if name != "null"] or [NAMES["null"]]
-        return f"it should be {_either(said)}, not {NAMES[found[2]]}"
-    if choices := _choices(kind, where):
-        return f"it should be {_either([_quoted(one) for one in choices])}"
-    return f"{what[0].lower()}{what[1:]}"
+        wanted = [NAMES[name] for name in names if name != "null"] or [NAMES["null"]]
+        return f"it should be {_or_list(wanted)}, not {NAMES[found[2]]}"
+    if values := _allowed_values(kind, path):
+        return f"it should be {_or_list([_quoted(value) for value in values])}"
+    return f"{problem[0].lower()}{problem[1:]}"
 
 
-def _choices(kind: type, where: str) -> list[Any]:
-    """The values that there are for a field."""
-    types = [_described(kind)]
-    for step in STEP.findall(where):
-        types = [inner for one in types for inner in _within(one, step)]
-    return [value for one in types for each in _each(one) for value in getattr(each, "values", ())]
+def _allowed_values(kind: type, path: str) -> list[Any]:
+    """The values that the field at `path` of a `kind` may have, where it is a choice; otherwise none."""
+    types = [_type_info(kind)]
+    for step in PATH_STEP.findall(path):
+        types = [child for parent in types for child in _children(parent, step)]
+    return [value for each in types for one in _alternatives(each) for value in getattr(one, "values", ())]
 
 
 @cache
-def _described(kind: type) -> inspect.Type:
+def _type_info(kind: type) -> inspect.Type:
     return inspect.type_info(kind)
 
 
-def _within(one: inspect.Type, step: str) -> Iterator[inspect.Type]:
-    for each in _each(one):
-        if isinstance(each, inspect.StructType):
-            yield from (field.type for field in each.fields if field.name == step)
-        elif isinstance(each, inspect.ListType) and step == "[":
-            yield each.item_type
+def _children(kind: inspect.Type, step: str) -> Iterator[inspect.Type]:
+    for alternative in _alternatives(kind):
+        if isinstance(alternative, inspect.StructType):
+            yield from (field.type for field in alternative.fields if field.name == step)
+        elif isinstance(alternative, inspect.ListType) and step == "[":
+            yield alternative.item_type
 
 
-def _each(one: inspect.Type) -> tuple[inspect.Type, ...]:
-    return one.types if isinstance(one, inspect.UnionType) else (one,)
+def _alternatives(kind: inspect.Type) -> tuple[inspect.Type, ...]:
+    return kind.types if isinstance(kind, inspect.UnionType) else (kind,)
 
 
 def _quoted(value: Any) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
-def _either(words: list[str]) -> str:
+def _or_list(words: list[str]) -> str:
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))

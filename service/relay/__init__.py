@@ -1,1 +1,1 @@
-"""The life of one request: resolved, admitted, sent to a replica, streamed, recorded."""
+"""The life of one generation request: parsed, resolved, admitted, dispatched to a replica, responded to."""

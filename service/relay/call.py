@@ -1,4 +1,4 @@
-"""One request on its way: what was asked, by whom, where it goes, and how long that may take."""
+"""One request as the relay processes it: parsed, resolved to a model, and with its timeouts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from service.routing.resolve import Target
 from service.transport.pool import Deadlines
 from service.upstreams.upstream import Upstream
 
-TYPICAL_ANSWER = 256  # tokens that a request counts for, beside its prompt, where it sets no bound
+DEFAULT_OUTPUT_TOKENS = 256  # assumed where a request does not limit its output tokens
 BYTES_PER_TOKEN = 4
 
 
@@ -24,17 +24,17 @@ BYTES_PER_TOKEN = 4
 class RequestTimeouts:
     """The timeouts of requests to one model, in seconds: in the queue, for activation from zero, and of the exchange.
 
-    `streamed` and `whole` are deadlines of an exchange; a response that is not streamed has no first token to wait for.
+    A response that is not streamed has no first token to wait for, so `unstreamed` has the total timeout in its place.
     """
 
     queue: float
     activation: float
     streamed: Deadlines
-    whole: Deadlines
+    unstreamed: Deadlines
 
     @classmethod
     def of(cls, served: ServedModel, settings: Settings) -> "RequestTimeouts":
-        """What the fleet says for this model, and the settings where it does not."""
+        """The timeouts that the fleet file sets for this model, and otherwise those of the settings."""
         timeouts = served.timeouts
         idle, total = timeouts.idle or settings.idle_timeout, timeouts.total or settings.total_timeout
         first = timeouts.first_token or settings.first_token_timeout
@@ -49,9 +49,10 @@ class RequestTimeouts:
 
 @dataclass(eq=False)
 class Call:
-    """One request on its way. `wire` are the bytes that an engine gets; `until` is the monotonic end of all patience.
+    """One request. `body` is what the client sent, `upstream_request` the whole HTTP request that an engine gets.
 
-    `hidden` takes out of whole events, or a whole answer, what the client should not see of it.
+    `deadline` is in monotonic seconds. `redact_stop_reason` is applied to complete events or a whole response body: it
+    removes stop reasons that the catalogue added (see `StopConditions`).
     """
 
     request: Body
@@ -65,13 +66,13 @@ class Call:
     timeouts: RequestTimeouts
     record: Record
     body: bytes
-    wire: bytes
+    upstream_request: bytes
     redact_stop_reason: Callable[[bytes], bytes]
     deadline: float
 
     @property
     def served(self) -> ServedModel:
-        """The model that it goes to."""
+        """The model that the request was resolved to."""
         return self.target.served
 
     @cached_property
@@ -81,12 +82,12 @@ class Call:
 
     @property
     def cost(self) -> float:
-        """About how many tokens it will take: a fair share is one of tokens, not of requests."""
-        return len(self.body) / BYTES_PER_TOKEN + (self.request.bound or TYPICAL_ANSWER)
+        """The estimated tokens of prompt and output, which rate limits and fair queueing are charged with."""
+        return len(self.body) / BYTES_PER_TOKEN + (self.request.output_limit or DEFAULT_OUTPUT_TOKENS)
 
     @property
     def tokens(self) -> float:
-        """How many it took: what the engine counted, or for an answer that broke off what was seen of it."""
+        """The tokens taken: as the engine counted them, or estimated for a stream that broke off before its usage."""
         record = self.record
         if counted := record.prompt_tokens + record.completion_tokens:
             return counted
@@ -94,5 +95,5 @@ class Call:
 
     @property
     def deadlines(self) -> Deadlines:
-        """Those of its exchange with a replica."""
-        return self.timeouts.streamed if self.record.streamed else self.timeouts.whole
+        """The deadlines of an exchange with a replica."""
+        return self.timeouts.streamed if self.record.streamed else self.timeouts.unstreamed

@@ -1,4 +1,4 @@
-"""Replicas asked for answers: one, and once more another one while nothing of it has reached the client."""
+"""Dispatches a request to a replica, and retries it once on another while nothing has reached the client."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from service.admission.gate import Admission
 from service.admission.slots import Slot
 from service.errors import ApiError, ErrorCode
-from service.protocol import answers
-from service.protocol.answers import BrokenAnswerError
-from service.protocol.streams import BrokenStreamError, Watch
+from service.protocol import responses
+from service.protocol.responses import InvalidResponseError
+from service.protocol.streams import BrokenStreamError, StreamWatcher
 from service.relay.call import Call
 from service.relay.quarantine import Quarantine
 from service.relay.refusals import not_ready
@@ -19,37 +19,39 @@ from service.transport.pool import ConnectionPool, DeadlineError, Exchange, Refu
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
 
-LARGEST_ANSWER = 64 * 2**20
-KEYED = ("prefix_affinity", "power_of_two")  # the policies that ask what a request has in common with others
+MAX_RESPONSE_BYTES = 64 * 2**20
+KEYED_POLICIES = ("prefix_affinity", "power_of_two")  # those that read `PolicyInput.key`; others are spared its cost
 
 
 class RetryableError(Exception):
-    """A replica failed before any of its answer had reached the client, so another one may be asked.
+    """A replica failed before any of its response had reached the client, so that the request may be retried.
 
-    `answer` is what the client gets where there is no other. `free` says that no engine did any work for it.
+    `error` is what the client gets without a retry. `unprocessed` says that no engine did any work for the request, so
+    that a retry adds no load and needs no retry budget.
     """
 
-    def __init__(self, answer: ApiError, *, free: bool = False) -> None:
+    def __init__(self, error: ApiError, *, unprocessed: bool = False) -> None:
         super().__init__()
-        self.answer, self.free = answer, free
+        self.error, self.unprocessed = error, unprocessed
 
 
 @dataclass
-class Reply:
-    """An answer that has begun: where it comes from, and the part of it that is here already.
+class UpstreamResponse:
+    """A response of a replica that has begun successfully.
 
+    `buffered` is the part of its body that was read: of a stream, which `watcher` follows, up to the first output.
     `incarnation` counts the restarts of the replica before this one.
     """
 
     replica: Replica
     exchange: Exchange
-    first: bytes
-    watch: Watch | None
+    buffered: bytes
+    watcher: StreamWatcher | None
     incarnation: int
 
 
 class Dispatcher:
-    """Asks replicas, and holds their failures against them, and against the requests that they die of."""
+    """Sends requests to replicas and records failures: for ejection, for quarantine, and for the retry budget."""
 
     def __init__(
         self, upstreams: Upstreams, admission: Admission, transport: ConnectionPool, clock: Callable[[], float]
@@ -58,48 +60,51 @@ class Dispatcher:
         self._quarantine, self._retry_budget = Quarantine(clock), RetryBudget()
         self._in_flight = 0
 
-    async def begin(self, call: Call, place: Slot) -> Reply:
-        """Asks a replica, and once more another one if the first fails before its answer began.
+    async def dispatch(self, call: Call, slot: Slot) -> UpstreamResponse:
+        """Sends the request to a replica, and to a second one if the first fails before its response has begun.
 
-        The reply must be given to `end`. Raises ApiError where there is none.
+        The response must be given to `finish`. Raises ApiError if there is none.
         """
         first = self._pick(call, None)
         try:
-            return await self._attempt(call, place, first)
+            return await self._attempt(call, slot, first)
         except RetryableError as error:
-            self.check(call)  # the death just seen may have been its second one
-            free = error.free
-            if not self._candidates(call, first) or not (free or self._retry_budget.take(self._in_flight)):
-                raise error.answer from None
+            self.check(call)  # the crash just seen may be its second one
+            unprocessed = error.unprocessed
+            others = self._candidates(call, first)
+            if not others or not (unprocessed or self._retry_budget.acquire(self._in_flight)):
+                raise error.error from None
         call.record.reset_attempt()
         try:
-            return await self._attempt(call, place, self._pick(call, first))
+            return await self._attempt(call, slot, self._pick(call, first))
         except RetryableError as error:
-            raise error.answer from None
+            raise error.error from None
         finally:
-            if not free:
-                self._retry_budget.give_back()
+            if not unprocessed:
+                self._retry_budget.release()
 
     def check(self, call: Call) -> None:
-        """Raises 422 where engines died of this request."""
+        """Raises 422 if two engines have crashed while this request was in flight."""
         if self._quarantine:
             self._quarantine.check(call.fingerprint)
 
-    def end(self, reply: Reply) -> None:
-        """The answer is over, whole or not."""
-        self._transport.release(reply.replica.address, reply.exchange)
+    def finish(self, response: UpstreamResponse) -> None:
+        """Ends the exchange, whether or not the response was read to its end."""
+        self._transport.release(response.replica.address, response.exchange)
         self._in_flight -= 1
 
-    async def broke(self, call: Call, reply: Reply, error: TransportError | BrokenStreamError) -> ApiError:
-        """Takes note that an answer broke off midway; returns what the client is told."""
-        await self._record_failure(call, reply.replica, reply.incarnation, error)
+    async def stream_failed(
+        self, call: Call, response: UpstreamResponse, error: TransportError | BrokenStreamError
+    ) -> ApiError:
+        """Records that a stream failed midway; returns the error that the client gets as an event."""
+        await self._record_failure(call, response.replica, response.incarnation, error)
         if isinstance(error, DeadlineError):
             return ApiError(ErrorCode.TIMEOUT, f"The engine was too slow: {error}.")
-        text = "The engine broke off the answer. What came before this event is incomplete."
-        return ApiError(ErrorCode.UPSTREAM_ERROR, text)
+        message = "The engine failed during the response. What came before this event is incomplete."
+        return ApiError(ErrorCode.UPSTREAM_ERROR, message)
 
     def completed(self, call: Call) -> None:
-        """The answer came to its end: the request is no poison."""
+        """The response is complete, so the request is no poison."""
         if self._quarantine:
             self._quarantine.succeeded(call.fingerprint)
 
@@ -111,98 +116,98 @@ class Dispatcher:
             return candidates[0]
         served, upstream = call.served, call.upstream
         upstream.request_count += 1
-        return POLICIES[served.policy](candidates, PolicyInput(upstream.request_count, self._key(call)))
+        return POLICIES[served.policy](candidates, PolicyInput(upstream.request_count, self._affinity_key(call)))
 
-    def _key(self, call: Call) -> int:
-        return key(call.request, call.tenant.id, call.options.session) if call.served.policy in KEYED else 0
+    def _affinity_key(self, call: Call) -> int:
+        return key(call.request, call.tenant.id, call.options.session) if call.served.policy in KEYED_POLICIES else 0
 
     def _candidates(self, call: Call, tried: Replica | None) -> list[Replica]:
-        """The replicas that may be asked: those with room, or where there is none all that are usable."""
+        """The usable replicas with free capacity, or if none has any all usable ones; without `tried`."""
         now, upstream = self._clock(), call.upstream
         if tried is None:
             return upstream.free(now) or upstream.usable(now)
-        # Not `free` as a whole: the one that failed has room again, and would hide those that are full but usable.
+        # Not `upstream.free`: the replica that failed has capacity again, and would hide usable ones that are full.
         others = [replica for replica in upstream.usable(now) if replica is not tried]
         return [replica for replica in others if replica.capacity(now) > 0] or others
 
-    async def _attempt(self, call: Call, place: Slot, replica: Replica) -> Reply:
-        """Sends the request and waits until an answer has really begun."""
-        left = call.deadline - self._clock()
-        if left <= 0:  # a connection within no time would be a failure of the replica's
-            text = "The time that this request had was over before an engine could begin with it."
-            raise ApiError(ErrorCode.TIMEOUT, text)
+    async def _attempt(self, call: Call, slot: Slot, replica: Replica) -> UpstreamResponse:
+        """Sends the request to this replica, and waits until its response has begun."""
+        remaining = call.deadline - self._clock()
+        if remaining <= 0:  # or the connect timeout would be 0 and count as a failure of the replica
+            raise ApiError(ErrorCode.TIMEOUT, "The request timed out before it could be sent to an engine.")
         call.record.attempts += 1
         call.record.replica = replica.id
-        place.assign(replica)
+        slot.assign(replica)
         self._upstreams.record_request(replica)
         self._in_flight += 1
-        reply: Reply | None = None
+        response: UpstreamResponse | None = None
         incarnation = replica.state.restarts if replica.state else 0
         try:
-            exchange = await self._transport.send(replica.address, call.wire, call.deadlines, left)
+            exchange = await self._transport.send(replica.address, call.upstream_request, call.deadlines, remaining)
             try:
-                reply = await self._reply(call, replica, incarnation, exchange)
+                response = await self._read_response(call, replica, incarnation, exchange)
             finally:
-                if reply is None:
+                if response is None:
                     self._transport.release(replica.address, exchange)
         except DeadlineError as error:
             await self._record_failure(call, replica, incarnation, error)
-            text = f"The engine of '{call.served.id}' did not answer: {error}."
-            raise ApiError(ErrorCode.TIMEOUT, text) from None
-        except (TransportError, BrokenStreamError, BrokenAnswerError) as error:
+            message = f"The engine of '{call.served.id}' timed out: {error}."
+            raise ApiError(ErrorCode.TIMEOUT, message) from None
+        except (TransportError, BrokenStreamError, InvalidResponseError) as error:
             await self._record_failure(call, replica, incarnation, error)
-            why = str(error) or "it broke off its answer"
+            why = str(error) or "it broke off its response"
             failure = ApiError(ErrorCode.UPSTREAM_ERROR, f"The engine of '{call.served.id}' failed: {why}.")
-            raise RetryableError(failure, free=isinstance(error, RefusedError)) from None
+            raise RetryableError(failure, unprocessed=isinstance(error, RefusedError)) from None
         finally:
-            if reply is None:
-                place.unassign()
+            if response is None:
+                slot.unassign()
                 self._in_flight -= 1
-        rested = not replica.breaker.closed
+        was_ejected = not replica.breaker.closed
         self._upstreams.record_success(replica)
-        if rested:
-            self._admission.wake_waiters(
-                call.served.id
-            )  # a replica on trial takes one request, and this one all that wait
-        return reply
+        if was_ejected:
+            self._admission.wake_waiters(call.served.id)  # half-open it took one request, from now on up to its limit
+        return response
 
-    async def _reply(self, call: Call, replica: Replica, incarnation: int, exchange: Exchange) -> Reply:
+    async def _read_response(
+        self, call: Call, replica: Replica, incarnation: int, exchange: Exchange
+    ) -> UpstreamResponse:
         status = await exchange.head()
         if status != 200:
-            self._refused(call, replica, incarnation, status, await exchange.read_all(LARGEST_ANSWER))
+            self._raise_for_status(call, replica, incarnation, status, await exchange.read_all(MAX_RESPONSE_BYTES))
         if call.record.streamed:
-            watch = Watch(call.record, call.dialect, hide_usage=not call.request.wants_usage)
-            return Reply(replica, exchange, await self._first_events(call, exchange, watch), watch, incarnation)
-        body = call.redact_stop_reason(await exchange.read_all(LARGEST_ANSWER))
-        answers.record_answer(call.record, body)
-        return Reply(replica, exchange, body, None, incarnation)
+            watcher = StreamWatcher(call.record, call.dialect, hide_usage=not call.request.wants_usage)
+            events = await self._read_until_output(call, exchange, watcher)
+            return UpstreamResponse(replica, exchange, events, watcher, incarnation)
+        body = call.redact_stop_reason(await exchange.read_all(MAX_RESPONSE_BYTES))
+        responses.record_response(call.record, body)
+        return UpstreamResponse(replica, exchange, body, None, incarnation)
 
-    async def _first_events(self, call: Call, exchange: Exchange, watch: Watch) -> bytes:
-        """Waits for the stream's first output: until then the status can still become an error."""
+    async def _read_until_output(self, call: Call, exchange: Exchange, watcher: StreamWatcher) -> bytes:
+        """Reads up to the first event of output; until then the response can still become an HTTP error."""
         events = b""
-        while not watch.begun:
+        while not watcher.started:
             data = await exchange.read()
             if not data:
-                raise BrokenAnswerError("it ended its answer before it began")
-            events += call.redact_stop_reason(watch.feed(data, self._clock()))
+                raise InvalidResponseError("it ended the stream before any output")
+            events += call.redact_stop_reason(watcher.feed(data, self._clock()))
         return events
 
-    def _refused(self, call: Call, replica: Replica, incarnation: int, status: int, body: bytes) -> None:
-        """Raises what an answer of another status than 200 means."""
+    def _raise_for_status(self, call: Call, replica: Replica, incarnation: int, status: int, body: bytes) -> None:
+        """Raises the error for a response with another status than 200."""
         if status == 503 or b"after shutdown" in body:
-            raise RetryableError(answers.upstream_error(503, body, call.served), free=True)
+            raise RetryableError(responses.upstream_error(503, body, call.served), unprocessed=True)
         if status >= 500 or status == 404:
-            dead = answers.is_death(body)
+            dead = responses.is_death(body)
             self._upstreams.record_failure(replica, refused=dead)
             if dead:
-                # Its API server lives on for seconds, and answers so whoever comes after the death.
+                # Its API server lives on for seconds, and answers every later request in the same way.
                 self._quarantine.crashed(call.fingerprint, replica.id, incarnation)
-                raise RetryableError(answers.upstream_error(status, body, call.served))
-        raise answers.upstream_error(status, body, call.served)
+                raise RetryableError(responses.upstream_error(status, body, call.served))
+        raise responses.upstream_error(status, body, call.served)
 
     async def _record_failure(self, call: Call, replica: Replica, incarnation: int, error: Exception) -> None:
-        """Holds a failure against the replica, and against the request where the engine is dead now."""
-        if isinstance(error, BrokenAnswerError):
+        """Counts a failure of the replica, and where its engine has crashed also one of the request."""
+        if isinstance(error, InvalidResponseError):
             return
         if isinstance(error, BrokenStreamError):
             if error.dead:
@@ -210,7 +215,7 @@ class Dispatcher:
                 self._quarantine.crashed(call.fingerprint, replica.id, incarnation)
             return
         if isinstance(error, DeadlineError) and call.options.timeout and self._clock() >= call.deadline:
-            return  # its client's impatience is no fault of the replica's
+            return  # the client's own timeout is no failure of the replica
         refused = isinstance(error, RefusedError)
         self._upstreams.record_failure(replica, refused)
         if not refused and not isinstance(error, DeadlineError) and await self._transport.refuses(replica.address):

@@ -1,4 +1,4 @@
-"""Why a model cannot answer now, as the client is told."""
+"""The error for a model that cannot serve requests now."""
 
 from service.errors import ApiError, ErrorCode
 from service.upstreams.upstream import Upstream
@@ -7,13 +7,13 @@ RETRY_AFTER_LOADING = 10.0  # seconds
 
 
 def not_ready(upstream: Upstream, now: float) -> ApiError:
-    """503, because none of the model's replicas can be asked."""
+    """503: none of the model's replicas is usable. With all ejected, `Retry-After` is when the first is half-open."""
     model = upstream.served.id
     condition, reason = upstream.condition()
     if condition == "ready":
-        back = min((replica.breaker.retry_at for replica in upstream.replicas), default=now)
-        message = f"No replica of '{model}' answers at present."
-        return ApiError(ErrorCode.MODEL_UNAVAILABLE, message, retry_after=back - now)
+        half_open_at = min((replica.breaker.retry_at for replica in upstream.replicas), default=now)
+        message = f"No replica of '{model}' is available at present."
+        return ApiError(ErrorCode.MODEL_UNAVAILABLE, message, retry_after=half_open_at - now)
     loading = condition in ("scaled_to_zero", "starting", "waiting")
     code = ErrorCode.MODEL_LOADING if loading else ErrorCode.MODEL_UNAVAILABLE
     why = f" ({reason})" if reason and condition != "failed" else ""

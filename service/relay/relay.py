@@ -1,4 +1,4 @@
-"""The life of one request, told once: read, resolve, admit, pick, send, stream, record."""
+"""The life of one generation request, in order: parse, resolve, admit, dispatch, respond."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,9 +17,9 @@ from service.protocol.generation import Endpoint
 from service.protocol.parse_body import parse_body, with_fields
 from service.protocol.requests import Body
 from service.protocol.rewrites import rewrites, stop_conditions
-from service.protocol.streams import BrokenStreamError, Watch
+from service.protocol.streams import BrokenStreamError, StreamWatcher
 from service.relay.call import Call, RequestTimeouts
-from service.relay.dispatch import Dispatcher, Reply
+from service.relay.dispatch import Dispatcher, UpstreamResponse
 from service.relay.idempotency import IdempotencyCache
 from service.relay.refusals import not_ready
 from service.relay.response_writer import ResponseWriter
@@ -31,7 +31,7 @@ from service.upstreams.upstreams import Upstreams
 
 
 class Relay:
-    """Answers generation requests from the fleet's replicas."""
+    """Serves generation requests from the fleet's replicas."""
 
     def __init__(
         self,
@@ -52,9 +52,9 @@ class Relay:
         self.apply(fleet)
 
     def apply(self, fleet: Fleet) -> None:
-        """Takes a fleet into use; requests on their way go on as they began."""
+        """Applies a reloaded fleet to new requests; running ones are unaffected."""
         self._fleet = fleet
-        self._patience = {one.id: RequestTimeouts.of(one, self._settings) for one in fleet.served}
+        self._timeouts = {served.id: RequestTimeouts.of(served, self._settings) for served in fleet.served}
 
     @property
     def idempotency_cache_bytes(self) -> int:
@@ -66,7 +66,7 @@ class Relay:
         self._idempotency.expire()
 
     def end(self) -> None:
-        """Breaks off every answer that still runs, with an error that its client sees."""
+        """Cancels every running request; its client gets the error `shutting_down`."""
         self._ended = True
         for task in self._running:
             task.cancel()
@@ -81,8 +81,8 @@ class Relay:
         send: Send,
         extra: ServerExtension | None = None,
     ) -> Awaitable[None]:
-        """Answers one request; raises ApiError, at once or later, where nothing has been sent yet."""
-        call = self._call(endpoint, body, headers, record)
+        """Serves one request. Raises ApiError, at once or when awaited, if nothing has been sent yet."""
+        call = self._parse(endpoint, body, headers, record)
         if call.options.idempotency_key is None:
             return self._run(call, receive, send, extra)
         identity = call.tenant.id, call.options.idempotency_key
@@ -90,23 +90,23 @@ class Relay:
         return self._idempotency.answer(identity, call.fingerprint, run, record, send, extra)
 
     def resolve(self, request: Body, endpoint: Endpoint) -> Target:
-        """Which served model the request goes to, and why; raises the 404 or 400 that says why none."""
-        return resolve(request.model, endpoint.need(request), self._fleet, self._catalog)
+        """The served model for a request, with the reason; raises the 404 or 400 if there is none."""
+        return resolve(request.model, endpoint.requirements(request), self._fleet, self._catalog)
 
-    def _call(self, endpoint: Endpoint, body: bytes, headers: Headers, record: Record) -> Call:
-        """Reads a request: what it asks, who asks, and where it goes."""
-        asked = request_headers.parse_headers(headers)
+    def _parse(self, endpoint: Endpoint, body: bytes, headers: Headers, record: Record) -> Call:
+        """Parses headers and body, and resolves tenant and model; raises ApiError for what is wrong."""
+        options = request_headers.parse_headers(headers)
         request = parse_body(endpoint.body, body, self._fleet.extra_fields)
         record.requested, record.streamed = request.model, bool(request.stream)
-        tenant = find_tenant(self._fleet.tenants, asked.tenant)
+        tenant = find_tenant(self._fleet.tenants, options.tenant)
         record.tenant = tenant.id
         target = self.resolve(request, endpoint)
         served, dialect = target.served, endpoint.dialect
         record.model, record.variant, record.family = target.name, served.variant, served.family
         record.route_reason = target.reason
-        ending = stop_conditions(request, served.model)
-        payload = with_fields(body, rewrites(request, target.name, served.model, dialect, ending))
-        patience = self._patience[served.id]
+        stops = stop_conditions(request, served.model)
+        payload = with_fields(body, rewrites(request, target.name, served.model, dialect, stops))
+        timeouts = self._timeouts[served.id]
         return Call(
             request=request,
             path=endpoint.path,
@@ -114,121 +114,123 @@ class Relay:
             target=target,
             upstream=self._upstreams[served.id],
             tenant=tenant,
-            priority=effective_priority(tenant, asked.priority),
-            options=asked,
-            timeouts=patience,
+            priority=effective_priority(tenant, options.priority),
+            options=options,
+            timeouts=timeouts,
             record=record,
             body=body,
-            wire=post_request(endpoint.path, payload, record.request_id),
-            redact_stop_reason=ending.redact_stop_reason(dialect),
-            deadline=record.started + min(asked.timeout or patience.whole.total, patience.whole.total),
+            upstream_request=post_request(endpoint.path, payload, record.request_id),
+            redact_stop_reason=stops.redact_stop_reason(dialect),
+            deadline=record.started + min(options.timeout or timeouts.unstreamed.total, timeouts.unstreamed.total),
         )
 
     async def _run(self, call: Call, receive: Receive, send: Send, extra: ServerExtension | None) -> None:
-        """Has the request answered unless its client leaves; what fails within a stream becomes the stream's end."""
-        outlet = ResponseWriter(send, call.dialect, extra)
+        """Processes the request until its client disconnects; an error within a stream ends it with an error event."""
+        writer = ResponseWriter(send, call.dialect, extra)
         with CancelOnDisconnect(receive, extra) as client:
             self._running.add(client.task)
             try:
-                await self._serve(call, outlet, client)
+                await self._process(call, writer, client)
             except ApiError as error:
-                await outlet.fail(error, call.record)
+                await writer.fail(error, call.record)
             except asyncio.CancelledError:
-                # By `end`, if not by a client that left or a server that stops as well.
+                # Cancelled by `end`, unless the client's disconnect or the server has cancelled it too.
                 if not self._ended or client.task.uncancel():
                     raise
-                stopped = ApiError(ErrorCode.SHUTTING_DOWN, "The service stops.", retry_after=1.0)
-                await outlet.fail(stopped, call.record)
+                stopped = ApiError(ErrorCode.SHUTTING_DOWN, "The service is shutting down.", retry_after=1.0)
+                await writer.fail(stopped, call.record)
             finally:
                 self._running.discard(client.task)
 
-    async def _serve(self, call: Call, outlet: ResponseWriter, client: CancelOnDisconnect) -> None:
+    async def _process(self, call: Call, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
         self._dispatcher.check(call)
-        with self._enter(call) as place:
-            if place.is_waiting:
-                await self._wait(call, place, outlet)
+        with self._acquire_slot(call) as slot:
+            if slot.is_queued:
+                await self._wait_in_queue(call, slot, writer)
             call.record.admitted = self._clock()
             try:
-                await self._answer(call, place, outlet, client)
+                await self._respond(call, slot, writer, client)
             finally:
-                place.ended(call.tokens)
+                slot.report_usage(call.tokens)
             self._dispatcher.completed(call)
 
-    async def _answer(self, call: Call, place: Slot, outlet: ResponseWriter, client: CancelOnDisconnect) -> None:
-        """Has a replica answer, and passes the answer on."""
-        reply = await self._dispatcher.begin(call, place)
+    async def _respond(self, call: Call, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
+        """Gets the response of a replica and sends it to the client."""
+        response = await self._dispatcher.dispatch(call, slot)
         try:
-            headers = _headers(call, reply.replica)
-            # A client that takes nothing of its answer is as good as gone.
-            reply.exchange.on_client_timeout = client.disconnect
-            if reply.watch:
-                await self._stream(call, reply, reply.watch, headers, outlet)
+            headers = _headers(call, response.replica)
+            # A client that reads nothing for too long is treated as disconnected.
+            response.exchange.on_client_timeout = client.disconnect
+            if response.watcher:
+                await self._stream(call, response, response.watcher, headers, writer)
             else:
-                await outlet.answer(reply.first, headers)
+                await writer.respond(response.buffered, headers)
         finally:
-            self._dispatcher.end(reply)
+            self._dispatcher.finish(response)
 
-    def _enter(self, call: Call) -> Slot:
-        """A place for the request, or its place in the queue; raises ApiError where there is no use in waiting."""
+    def _acquire_slot(self, call: Call) -> Slot:
+        """A slot, held or queued for; raises ApiError if the model is not ready and will not be in time."""
         now, upstream = self._clock(), call.upstream
-        timeouts = call.timeouts.queue
+        timeout = call.timeouts.queue
         if not upstream.usable(now):
             condition, _ = upstream.condition()
             if call.served.min_replicas == 0 and condition != "failed":
-                timeouts = call.timeouts.activation
+                timeout = call.timeouts.activation
             elif condition != "ready":
                 raise not_ready(upstream, now)
-        return self._admission.enter(
+        return self._admission.acquire(
             call.served,
             call.tenant,
             call.priority,
             call.cost,
             lambda: upstream.capacity(self._clock()),
             now,
-            max(0.001, min(timeouts, call.deadline - now)),
+            max(0.001, min(timeout, call.deadline - now)),
         )
 
-    async def _wait(self, call: Call, place: Slot, outlet: ResponseWriter) -> None:
-        """Waits until the request is let in; a stream says meanwhile that it waits, and for what."""
-        every = call.options.sse_heartbeat_interval or self._settings.sse_heartbeat_interval
+    async def _wait_in_queue(self, call: Call, slot: Slot, writer: ResponseWriter) -> None:
+        """Waits until the request is admitted; a stream gets comments meanwhile, which say what it waits for."""
+        interval = call.options.sse_heartbeat_interval or self._settings.sse_heartbeat_interval
         try:
-            while not await place.granted(every):
+            while not await slot.wait_admitted(interval):
                 if call.upstream.condition()[0] == "failed":
                     raise not_ready(call.upstream, self._clock())
                 if call.record.streamed:
-                    await outlet.comment(self._state(call, place))
+                    await writer.comment(self._queue_status(call, slot))
         except ApiError:
             if call.upstream.condition()[0] != "ready":
                 raise not_ready(call.upstream, self._clock()) from None
             raise
 
-    def _state(self, call: Call, place: Slot) -> str:
+    def _queue_status(self, call: Call, slot: Slot) -> str:
         condition, phase = call.upstream.condition()
         if condition == "ready":
-            return f"queued at place {place.position}"
+            return f"queued at position {slot.position}"
         return f"waiting for {call.served.id}: {condition.replace('_', ' ')}{f', {phase}' if phase else ''}"
 
-    async def _stream(self, call: Call, reply: Reply, watch: Watch, headers: Headers, outlet: ResponseWriter) -> None:
-        """Passes the stream on. From here on the status is sent, so what fails becomes one error event."""
-        feed, redact_stop_reason, write_now, clock = watch.feed, call.redact_stop_reason, outlet.write_now, self._clock
+    async def _stream(
+        self, call: Call, response: UpstreamResponse, watcher: StreamWatcher, headers: Headers, writer: ResponseWriter
+    ) -> None:
+        """Forwards the stream. Its status is sent first, so that from here on an error can only become an event."""
+        feed, redact, write_now, clock = watcher.feed, call.redact_stop_reason, writer.write_now, self._clock
 
-        def take(raw: bytes) -> bool:
-            events = redact_stop_reason(feed(raw, clock()))
+        def sink(raw: bytes) -> bool:
+            events = redact(feed(raw, clock()))
             return write_now(events) if events else True
 
-        await outlet.open(headers)
-        await outlet.pass_on(reply.first)
+        await writer.open(headers)
+        await writer.send_events(response.buffered)
         try:
-            await reply.exchange.stream_to(take, outlet.flush)
-            if not watch.finished:
+            await response.exchange.stream_to(sink, writer.flush)
+            if not watcher.finished:
                 raise BrokenStreamError
         except (TransportError, BrokenStreamError) as error:
-            reply.exchange.close()
-            if not watch.finished:
+            response.exchange.close()
+            if not watcher.finished:
                 if isinstance(error, BrokenStreamError) and error.passed:
-                    await outlet.pass_on(error.passed)
-                raise await self._dispatcher.broke(call, reply, error) from None
-        await outlet.close()
+                    await writer.send_events(error.passed)
+                raise await self._dispatcher.stream_failed(call, response, error) from None
+        await writer.close()
 
 
 def _headers(call: Call, replica: Replica) -> list[tuple[bytes, bytes]]:

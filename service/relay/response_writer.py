@@ -1,4 +1,4 @@
-"""What one client is sent: a whole answer, or a stream of which each step is known."""
+"""The response to one client: sent whole, or as an event stream."""
 
 import json
 
@@ -11,64 +11,65 @@ EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
 class ResponseWriter:
-    """A client's end of a request. Once `begun`, its status is sent, and what fails from there on becomes an event.
+    """Writes one response. Once `started`, the stream's status has been sent, and an error can only become an event.
 
-    `write_now` sends a piece of a stream at once where the server is ours, which `extra` says.
+    `write_now` sends events of a stream synchronously and returns whether it can take more; if not, await `flush`. With
+    a server that has no such extension (`extra` is None) it buffers them for `flush`.
     """
 
     def __init__(self, send: Send, dialect: Dialect, extra: ServerExtension | None = None) -> None:
         self._send, self._dialect, self._extra = send, dialect, extra
-        self._held = b""
-        self.write_now = extra.write_now if extra else self._hold
-        self.begun = False
+        self._buffered = b""
+        self.write_now = extra.write_now if extra else self._buffer
+        self.started = False
 
-    async def answer(self, body: bytes, headers: Headers) -> None:
-        """Sends a whole answer."""
+    async def respond(self, body: bytes, headers: Headers) -> None:
+        """Sends a whole JSON response with status 200."""
         if self._extra:
             await self._extra.respond(200, (JSON, *headers), body)
         else:
             await respond(self._send, 200, body, (JSON, *headers))
 
     async def open(self, headers: Headers = ()) -> None:
-        """Sends the status of a stream, unless that was done."""
-        if not self.begun:
-            self.begun = True
+        """Sends the status and headers of a stream, unless that was done."""
+        if not self.started:
+            self.started = True
             start = [EVENT_STREAM, (b"cache-control", b"no-cache"), *headers]
             await self._send({"type": "http.response.start", "status": 200, "headers": start})
 
-    async def pass_on(self, events: bytes) -> None:
-        """Sends whole events."""
+    async def send_events(self, events: bytes) -> None:
+        """Sends complete events of a stream that is open."""
         await self._send({"type": "http.response.body", "body": events, "more_body": True})
 
-    def _hold(self, events: bytes) -> bool:
-        self._held += events
+    def _buffer(self, events: bytes) -> bool:
+        self._buffered += events
         return False
 
     async def flush(self) -> None:
-        """Waits until `write_now` has room for more."""
-        held, self._held = self._held, b""
-        await self.pass_on(held)
+        """Sends what is buffered, and waits until `write_now` can take more."""
+        buffered, self._buffered = self._buffered, b""
+        await self.send_events(buffered)
 
     async def comment(self, text: str) -> None:
-        """Sends a line that every reader of events skips, so that nothing on the way takes the stream for dead."""
+        """Sends an SSE comment, which clients ignore, so that no proxy on the way times the stream out."""
         await self.open()
-        await self.pass_on(f": {text}\n\n".encode())
+        await self.send_events(f": {text}\n\n".encode())
 
     async def close(self) -> None:
         """Ends the stream."""
         await self._send({"type": "http.response.body", "body": b""})
 
     async def fail(self, error: ApiError, record: Record) -> None:
-        """Ends a stream with the one event that says why; raises the error where nothing has been sent yet."""
-        if not self.begun:
+        """Ends a stream with one error event; raises `error` if nothing has been sent yet."""
+        if not self.started:
             raise error
         record.fail(error)
-        await self.pass_on(error_event(error, self._dialect))
+        await self.send_events(error_event(error, self._dialect))
         await self.close()
 
 
 def error_event(error: ApiError, dialect: Dialect) -> bytes:
-    """The one event that ends a broken stream, in the dialect of its endpoint."""
+    """The event that ends a failed stream, in the dialect of its endpoint."""
     if dialect == "openai":
         return b"data: " + openai_body(error) + b"\n\n"
     if dialect == "messages":

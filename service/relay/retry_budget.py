@@ -1,23 +1,23 @@
-"""How many requests may be asked again at the same time, so that retries cannot bury engines that struggle already."""
+"""A bound on concurrent retries, so that they cannot multiply the load of engines that already struggle."""
 
-LEAST = 3
-SHARE = 0.1
+MIN_CONCURRENT = 3  # retries that are always allowed
+SHARE = 0.1  # of the requests in flight that may be retries
 
 
 class RetryBudget:
-    """Bounds the second attempts that run at the same time: a share of the requests in flight, and always a few."""
+    """Bounds the retries that run at the same time to a share of the requests in flight, and at least a few."""
 
-    def __init__(self, least: int = LEAST, share: float = SHARE) -> None:
-        self._least, self._share = least, share
+    def __init__(self, min_concurrent: int = MIN_CONCURRENT, share: float = SHARE) -> None:
+        self._min_concurrent, self._share = min_concurrent, share
         self.running = 0
 
-    def take(self, in_flight: int) -> bool:
-        """Whether one more may run now, with so many requests in flight; if so, give it back when it has ended."""
-        if self.running >= max(self._least, int(in_flight * self._share)):
+    def acquire(self, in_flight: int) -> bool:
+        """Whether one more retry may run, with `in_flight` requests in flight; if so, `release` it at its end."""
+        if self.running >= max(self._min_concurrent, int(in_flight * self._share)):
             return False
         self.running += 1
         return True
 
-    def give_back(self) -> None:
-        """One that was taken has ended."""
+    def release(self) -> None:
+        """Ends a retry that was acquired."""
         self.running -= 1

@@ -1,1 +1,1 @@
-"""From a requested model name to a served model, and from there to one of its replicas."""
+"""Routing: the `model` of a request to a served model, and the request to one of its replicas."""

@@ -1,4 +1,4 @@
-"""The rules that choose a replica: pure functions, registered by the name the fleet file uses."""
+"""Load balancing policies: pure functions that pick a replica, registered by their name in the fleet file."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,108 +8,122 @@ from zlib import crc32
 
 from service.upstreams.replica import Replica
 
-FULL = 0.9  # of the KV cache in use: from here on an engine may have to put requests back
-AHEAD = 0.25  # how far above its share of the load a replica may be kept, and the least for few requests as variances:
-CONTEXTS = 2.0  # a context of many conversations, which other replicas would soon know as well
-CONVERSATIONS = 4.0  # one conversation, which they would not
-ODD = 0x9E3779B97F4A7C15
-BITS = 2**64 - 1
+KV_CACHE_FULL = 0.9  # share of the KV cache in use from which on an engine may have to preempt requests
+# The load bound of affinity: this share above the fair load, or at low load the square root of so many times it.
+EXCESS = 0.25
+CONTEXT_VARIANCE = 2.0  # for a context that many conversations share: other replicas would soon have it cached too
+CONVERSATION_VARIANCE = 4.0  # for one conversation, which no other replica has cached
+GOLDEN_RATIO = 0x9E3779B97F4A7C15
+MASK = 2**64 - 1
 
 
 class PolicyInput(NamedTuple):
-    """What a policy may go by: the count of the model's requests, and what this one has in common with others.
+    """What a policy knows of a request: how many the model has had before, and its prefix key.
 
-    `key` is of 64 bits, see `affinity.key`: the upper half for what many conversations share, the lower for this one.
+    `key` has 64 bits, see `prefix_key.key`: the upper half stands for the shared context, the lower for the
+    conversation. 0 is no affinity.
     """
 
     request_count: int
     key: int
 
 
-# The replicas are those that may be asked, at least one.
+# The replicas are the candidates, at least one.
 Policy = Callable[[Sequence[Replica], PolicyInput], Replica]
 
 
-def least_load(replicas: Sequence[Replica], choice: PolicyInput) -> Replica:
-    """The one that is busy with the least part of what it can do; among equals each in its turn."""
-    first = choice.request_count % len(replicas)
-    return min([*replicas[first:], *replicas[:first]], key=load)
+def least_load(replicas: Sequence[Replica], request: PolicyInput) -> Replica:
+    """The replica with the lowest load; equally loaded ones in turn."""
+    start = request.request_count % len(replicas)
+    return min([*replicas[start:], *replicas[:start]], key=load)
 
 
-def power_of_two(replicas: Sequence[Replica], choice: PolicyInput) -> Replica:
-    """The less loaded of two that are drawn: gateways that do not know of each other rarely agree on the same one."""
+def power_of_two(replicas: Sequence[Replica], request: PolicyInput) -> Replica:
+    """The less loaded of two random replicas.
+
+    Several gateways with the same, outdated view of the load do not all pick the same replica. M. Mitzenmacher, "The
+    power of two choices in randomized load balancing", IEEE TPDS 12(10), 2001.
+    """
     count = len(replicas)
     if count == 1:
         return replicas[0]
-    drawn = ((choice.key ^ choice.request_count) * ODD & BITS) >> 32
-    first, step = drawn % count, 1 + drawn // count % (count - 1)
-    return min(replicas[first], replicas[(first + step) % count], key=load)
+    random_bits = ((request.key ^ request.request_count) * GOLDEN_RATIO & MASK) >> 32
+    start, step = random_bits % count, 1 + random_bits // count % (count - 1)
+    return min(replicas[start], replicas[(start + step) % count], key=load)
 
 
-def prefix_affinity(replicas: Sequence[Replica], choice: PolicyInput) -> Replica:
-    """The one that has probably read most of this prompt before, unless it has more than its share to do.
+def prefix_affinity(replicas: Sequence[Replica], request: PolicyInput) -> Replica:
+    """The replica that probably has most of the prompt in its prefix cache, unless that exceeds its load bound.
 
-    Where the replica of a shared context is busy, the conversations spread over the others, each to one of its own.
+    Rendezvous hashing with bounded loads, applied first to the shared context and then to the conversation: if the
+    replica of a context is at its bound, the conversations over it spread over the others, each to one of its own.
+    V. Mirrokni, M. Thorup and M. Zadimoghaddam, "Consistent hashing with bounded loads", SODA 2018.
     """
-    if not choice.key:
-        return least_load(replicas, choice)
+    if not request.key:
+        return least_load(replicas, request)
     loads = [busy(replica) for replica in replicas]
-    share = sum(loads) / sum([replica.limit for replica in replicas])
-    context, conversation = choice.key >> 32, choice.key & 0xFFFFFFFF
-    away: Replica | None = None
+    load_per_slot = sum(loads) / sum([replica.limit for replica in replicas])
+    context, conversation = request.key >> 32, request.key & 0xFFFFFFFF
+    busy_home: Replica | None = None
     if context != conversation:
-        home = _preferred(replicas, context)
-        if loads[replicas.index(home)] < _bound(share * home.limit, CONTEXTS):
+        home = _rendezvous(replicas, context)
+        if loads[replicas.index(home)] < _load_bound(load_per_slot * home.limit, CONTEXT_VARIANCE):
             return home
-        away = home
-    own = _preferred(replicas, conversation)
-    if own is not away and loads[replicas.index(own)] < _bound(share * own.limit, CONVERSATIONS):
-        return own
-    others = [
+        busy_home = home
+    target = _rendezvous(replicas, conversation)
+    if target is not busy_home and loads[replicas.index(target)] < _load_bound(
+        load_per_slot * target.limit, CONVERSATION_VARIANCE
+    ):
+        return target
+    under_bound = [
         replica
         for replica, load in zip(replicas, loads, strict=True)
-        if replica is not away and load < _bound(share * replica.limit, CONVERSATIONS)
+        if replica is not busy_home and load < _load_bound(load_per_slot * replica.limit, CONVERSATION_VARIANCE)
     ]
-    return _preferred(others, conversation)
+    return _rendezvous(under_bound, conversation)
 
 
-def round_robin(replicas: Sequence[Replica], choice: PolicyInput) -> Replica:
-    """Each in its turn."""
-    return replicas[choice.request_count % len(replicas)]
+def round_robin(replicas: Sequence[Replica], request: PolicyInput) -> Replica:
+    """Each replica in turn."""
+    return replicas[request.request_count % len(replicas)]
 
 
 def load(replica: Replica) -> float:
-    """The part of what it can do that a replica is busy with; 1 is all of it."""
+    """The requests at a replica relative to its limit; 1 is full."""
     return busy(replica) / replica.limit
 
 
 def busy(replica: Replica) -> float:
-    """How many requests a replica is busy with, a KV cache that is nearly full counted as if they were more."""
+    """The effective number of requests at a replica: those in flight, and more while its KV cache is nearly full."""
     stats, count = replica.stats, float(replica.in_flight)
     if stats is None:
         return count
-    # Our count is of now, the engine's is up to a second old and was seen by every gateway: what it has more than we
-    # know of counts half, or all gateways would turn to the same replica at once.
-    seen = stats.running + stats.waiting
-    if seen > count:
-        count += (seen - count) / 2
-    if stats.kv_usage > FULL:
-        count += (stats.kv_usage - FULL) / (1 - FULL) * replica.limit
+    # Our count is current but only ours; the engine's counts all gateways but is up to a second old, and all gateways
+    # see it. The difference counts half, or all of them would turn to the same replica at once.
+    reported = stats.running + stats.waiting
+    if reported > count:
+        count += (reported - count) / 2
+    if stats.kv_usage > KV_CACHE_FULL:
+        count += (stats.kv_usage - KV_CACHE_FULL) / (1 - KV_CACHE_FULL) * replica.limit
     return count
 
 
-def _preferred(replicas: Sequence[Replica], key: int) -> Replica:
-    """The highest of rendezvous hashing: where replicas come or go, only their own keys move."""
-    ranks = [crc32(replica.id.encode(), key) * ODD & BITS for replica in replicas]
+def _rendezvous(replicas: Sequence[Replica], key: int) -> Replica:
+    """The replica with the highest hash of id and key: when replicas come or go, only their own keys move.
+
+    D. Thaler and C. Ravishankar, "Using name-based mappings to increase hit rates", IEEE/ACM ToN 6(1), 1998.
+    """
+    ranks = [crc32(replica.id.encode(), key) * GOLDEN_RATIO & MASK for replica in replicas]
     return replicas[ranks.index(max(ranks))]
 
 
-def _bound(fair: float, variances: float) -> float:
-    """Below how many requests a replica may be given more than its fair share.
+def _load_bound(fair_load: float, variance: float) -> float:
+    """The number of requests below which a replica may get one more, with `fair_load` its fair share of all requests.
 
-    Chance alone makes counts differ by their square root, so a bound without it would part conversations for nothing.
+    Random arrivals alone make counts differ by about their square root, so a tighter bound would move conversations for
+    nothing.
     """
-    return fair - 1 + max(AHEAD * fair, math.sqrt(variances * (1 + fair)))
+    return fair_load - 1 + max(EXCESS * fair_load, math.sqrt(variance * (1 + fair_load)))
 
 
 POLICIES: Mapping[str, Policy] = MappingProxyType({

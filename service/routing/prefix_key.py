@@ -1,8 +1,9 @@
-"""What two requests must have in common to be better off at the same replica, as a number.
+"""The prefix key of a request: equal for requests whose prompts begin alike, so that they share a prefix cache.
 
-A replica keeps what it has read: a prompt that begins like an earlier one costs only what is new. Each key has two
-halves, the coarse and the fine: the long context that many conversations may share, and the one conversation. Where no
-context is long enough to be worth it both halves are the conversation. Every process of every gateway gets the same.
+An engine caches the prefixes of the prompts it has processed; of a prompt with a cached prefix it computes only the
+rest. A key has two halves: the coarse one for a long context that many conversations may share, such as a system
+prompt, and the fine one for the single conversation. Without a context that is long enough, both are the conversation.
+Keys are the same in every gateway process. Pure.
 """
 
 from array import array
@@ -12,66 +13,70 @@ from zlib import crc32
 
 from service.protocol.requests import Body, ChatRequest, CompletionRequest, CountRequest, ResponsesRequest
 
-CONTEXT = 4096  # characters, about a thousand tokens: so long a beginning is worth sharing
-PREFIX = 1024  # characters of a prompt without turns that tell it from others
-GREETING = 32  # characters: who has said less may have said the same as many others
-EXCERPT = 1024  # characters of either end by which a long text is known
-TOKEN = 4  # characters
-SYSTEM = ("system", "developer")
+CONTEXT_CHARS = 4096  # about 1,000 tokens: a shared beginning of this length is worth a replica of its own
+PREFIX_CHARS = 1024  # the beginning that identifies a completion prompt
+GREETING_CHARS = 32  # user text shorter than this, such as a greeting, does not identify a conversation
+EXCERPT_CHARS = 1024  # of either end of a long text, which identify it
+CHARS_PER_TOKEN = 4
+SYSTEM_ROLES = ("system", "developer")
 
 Turn = tuple[str | None, Any]
 
 
 def key(request: Body, tenant: str, session: str | None = None) -> int:
-    """The request's key, 64 bits, the upper half coarse; 0 where nothing is gained by being at the same replica.
+    """The prefix key, of 64 bits with the coarse half on top; 0 for requests that gain nothing from a prefix cache.
 
-    Tenants never share. A `session` is a client's own word for what belongs together, and wins. The key of a
-    conversation stays the same while it grows. Its cost does not grow with the request.
+    Different tenants have different keys. A `session`, which a client sets itself, replaces the prompt. The key of a
+    conversation stays the same while it grows. The cost of computing it does not grow with the request.
     """
-    start = crc32(tenant.encode())
+    seed = crc32(tenant.encode())
     if session is not None:
-        return _joined(_hashed(session, start), None)
+        return _join(_hash(session, seed), None)
     if isinstance(request, ChatRequest):
         turns: Iterable[Turn] = ((message.role, message.content) for message in request.messages)
-        return _conversation(turns, start, request.prompt_cache_key)
+        return _conversation(turns, seed, request.prompt_cache_key)
     if isinstance(request, CompletionRequest):
-        return _prompt(request.prompt, start)
+        return _prompt(request.prompt, seed)
     if isinstance(request, ResponsesRequest):
-        return _conversation(_items(request), start, request.prompt_cache_key)
+        return _conversation(_items(request), seed, request.prompt_cache_key)
     if isinstance(request, CountRequest):
-        said = ((message.role, message.content) for message in request.messages)
-        return _conversation([("system", request.system), *said], start, None)
+        turns = ((message.role, message.content) for message in request.messages)
+        return _conversation([("system", request.system), *turns], seed, None)
     return 0
 
 
-def _conversation(turns: Iterable[Turn], start: int, label: str | None) -> int:
-    """Known by its opening: what the system says and the first words, up to the first that are more than a greeting."""
-    opening, length, said = [], 0, 0
+def _conversation(turns: Iterable[Turn], seed: int, cache_key: str | None) -> int:
+    """The key of a conversation, by its opening: up to the first user message that is more than a greeting."""
+    opening, length, user_length = [], 0, 0
     for role, content in turns:
         text = _text(content)
         opening.append(text)
         length += len(text)
-        if role not in SYSTEM:
-            said += len(text)
-            if said >= GREETING:
+        if role not in SYSTEM_ROLES:
+            user_length += len(text)
+            if user_length >= GREETING_CHARS:
                 break
-    own = start if label is None else _hashed(label, start)
+    fine = seed if cache_key is None else _hash(cache_key, seed)
     for text in opening:
-        own = _hashed(text if len(text) <= 2 * EXCERPT else f"{text[:EXCERPT]}{len(text)}{text[-EXCERPT:]}", own)
-    if length < CONTEXT:
-        return _joined(own, None)
-    return _joined(own, _hashed("".join([text[:CONTEXT] for text in opening])[:CONTEXT], start))
+        fine = _hash(_excerpt(text), fine)
+    if length < CONTEXT_CHARS:
+        return _join(fine, None)
+    return _join(fine, _hash("".join([text[:CONTEXT_CHARS] for text in opening])[:CONTEXT_CHARS], seed))
 
 
-def _prompt(prompt: str | list[Any], start: int) -> int:
-    """Known by its beginning: it has no turns that would say where what is shared ends."""
+def _excerpt(text: str) -> str:
+    return text if len(text) <= 2 * EXCERPT_CHARS else f"{text[:EXCERPT_CHARS]}{len(text)}{text[-EXCERPT_CHARS:]}"
+
+
+def _prompt(prompt: str | list[Any], seed: int) -> int:
+    """The key of a completion, by its beginning: without messages nothing tells where a shared context ends."""
     first = prompt[0] if isinstance(prompt, list) else prompt
     if isinstance(first, str):
-        own = _hashed(first[:PREFIX], start)
-        return _joined(_hashed(first[:CONTEXT], start), own) if len(first) >= CONTEXT else _joined(own, None)
-    own = _numbers(prompt[: PREFIX // TOKEN], start)
-    long = len(prompt) >= CONTEXT // TOKEN
-    return _joined(_numbers(prompt[: CONTEXT // TOKEN], start), own) if long else _joined(own, None)
+        prefix = _hash(first[:PREFIX_CHARS], seed)
+        return _join(_hash(first[:CONTEXT_CHARS], seed), prefix) if len(first) >= CONTEXT_CHARS else _join(prefix, None)
+    prefix = _hash_tokens(prompt[: PREFIX_CHARS // CHARS_PER_TOKEN], seed)
+    size = CONTEXT_CHARS // CHARS_PER_TOKEN
+    return _join(_hash_tokens(prompt[:size], seed), prefix) if len(prompt) >= size else _join(prefix, None)
 
 
 def _items(request: ResponsesRequest) -> Iterator[Turn]:
@@ -83,7 +88,7 @@ def _items(request: ResponsesRequest) -> Iterator[Turn]:
 
 
 def _text(content: Any) -> str:
-    """The beginning of a message's text, as far as it can matter."""
+    """The text of a message; of many parts only as much of the beginning as matters for the key."""
     if isinstance(content, str):
         return content
     pieces, length = [], 0
@@ -91,18 +96,18 @@ def _text(content: Any) -> str:
         if part.text:
             pieces.append(part.text)
             length += len(part.text)
-            if length >= CONTEXT:
+            if length >= CONTEXT_CHARS:
                 break
     return "".join(pieces)
 
 
-def _hashed(text: str, start: int) -> int:
-    return crc32(text.encode(), start)
+def _hash(text: str, seed: int) -> int:
+    return crc32(text.encode(), seed)
 
 
-def _numbers(tokens: Any, start: int) -> int:
-    return crc32(array("I", tokens).tobytes(), start)
+def _hash_tokens(tokens: Any, seed: int) -> int:
+    return crc32(array("I", tokens).tobytes(), seed)
 
 
-def _joined(fine: int, coarse: int | None) -> int:
+def _join(fine: int, coarse: int | None) -> int:
     return (fine if coarse is None else coarse) << 32 | fine

@@ -1,4 +1,4 @@
-"""Who may enter: at once, after a wait, or not at all; and that everything is given back once."""
+"""Admission: at once, after queueing, or not at all; and every slot and budget is given back exactly once."""
 
 import asyncio
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from service.auth.tenants import Tenant
 from service.config.settings import Settings
 from service.errors import ApiError
 from service.fleet.fleet import Fleet
-from tests.admission.gates import Gate, Seats, Time
+from tests.admission.harness import FakeClock, FakeReplica, Harness
 from tests.support import fleets
 from tests.support.waiting import PATIENCE, until
 
@@ -23,364 +23,361 @@ def fleet(tmp_path: Path) -> Fleet:
 
 
 @pytest.fixture
-def door(fleet: Fleet) -> Gate:
-    """Two places, and three to wait."""
-    return Gate(fleet.served[0])
+def harness(fleet: Fleet) -> Harness:
+    """A model with two slots, and a queue of three."""
+    return Harness(fleet.served[0])
 
 
-def refusal(door: Gate, *asked: object, **more: object) -> ApiError:
+def rejection(harness: Harness, *args: object, **kwargs: object) -> ApiError:
     with pytest.raises(ApiError) as caught:
-        door.enter(*asked, **more)  # type: ignore[arg-type]
+        harness.acquire(*args, **kwargs)  # type: ignore[arg-type]
     return caught.value
 
 
-async def raised(place: Slot) -> ApiError:
+async def rejected(slot: Slot) -> ApiError:
     with pytest.raises(ApiError) as caught:
-        await place.granted(PATIENCE)
+        await slot.wait_admitted(PATIENCE)
     return caught.value
 
 
-async def test_where_there_is_room_nobody_waits(door: Gate) -> None:
-    with door.enter() as place:
-        assert not place.is_waiting
-        assert (place.position, place.ahead) == (0, 0)
-        assert await place.granted(0.0)
-        assert (door.load, door.queued) == (1, 0)
-    assert (door.load, door.queued) == (0, 0)
+async def test_request_is_admitted_at_once_while_slots_are_free(harness: Harness) -> None:
+    with harness.acquire() as slot:
+        assert not slot.is_queued
+        assert (slot.position, slot.ahead) == (0, 0)
+        assert await slot.wait_admitted(0.0)
+        assert (harness.load, harness.queued) == (1, 0)
+    assert (harness.load, harness.queued) == (0, 0)
 
 
-async def test_who_comes_then_waits_for_the_first_who_leaves(door: Gate) -> None:
-    one, other = door.assign(door.enter()), door.assign(door.enter())
-    with door.enter() as third, door.enter() as fourth:
+async def test_queued_requests_are_admitted_in_order_as_slots_are_released(harness: Harness) -> None:
+    one, other = harness.assign(harness.acquire()), harness.assign(harness.acquire())
+    with harness.acquire() as third, harness.acquire() as fourth:
         assert [third.position, fourth.position] == [1, 2]
         assert [third.ahead, fourth.ahead] == [0, 1]
-        assert (door.load, door.queued, door.admission.demand(door.served.id)) == (2, 2, 4)
-        assert not await third.granted(0.001)
-        waiting = asyncio.create_task(third.granted(PATIENCE))
+        assert (harness.load, harness.queued, harness.admission.demand(harness.served.id)) == (2, 2, 4)
+        assert not await third.wait_admitted(0.001)
+        waiting = asyncio.create_task(third.wait_admitted(PATIENCE))
         await asyncio.sleep(0)
-        one.leave()
+        one.release()
         assert await waiting
-        assert not third.is_waiting
+        assert not third.is_queued
         assert [third.position, fourth.position] == [0, 1]
-        other.leave()
-        assert await fourth.granted(PATIENCE)
-    assert (door.load, door.queued, door.room()) == (0, 0, 2)
+        other.release()
+        assert await fourth.wait_admitted(PATIENCE)
+    assert (harness.load, harness.queued, harness.capacity()) == (0, 0, 2)
 
 
-def test_a_place_is_one_share_of_the_model_until_its_request_sits_somewhere(door: Gate) -> None:
-    places = [door.enter(), door.enter()]
-    assert door.room() == 2  # no replica knows of them yet
-    with door.enter() as third:
-        assert third.is_waiting
-        door.assign(places[0])
-        door.wake_waiters()
-        assert third.is_waiting
-        places[0].unassign()  # its replica failed: it looks for another one
-        door.wake_waiters()
-        assert third.is_waiting
-        door.assign(places[0]).leave()
-        assert not third.is_waiting
-    assert door.load == 1
+def test_a_slot_counts_against_capacity_whether_or_not_it_is_assigned_to_a_replica(harness: Harness) -> None:
+    slots = [harness.acquire(), harness.acquire()]
+    assert harness.capacity() == 2  # no replica knows of them yet
+    with harness.acquire() as third:
+        assert third.is_queued
+        harness.assign(slots[0])
+        harness.wake_waiters()
+        assert third.is_queued
+        slots[0].unassign()  # its replica failed, and it will be assigned to another one
+        harness.wake_waiters()
+        assert third.is_queued
+        harness.assign(slots[0]).release()
+        assert not third.is_queued
+    assert harness.load == 1
 
 
-def test_leaving_twice_frees_one_place(door: Gate) -> None:
-    one, other = door.assign(door.enter()), door.assign(door.enter())
-    third = door.enter()
+def test_releasing_a_slot_twice_frees_it_once(harness: Harness) -> None:
+    one, other = harness.assign(harness.acquire()), harness.assign(harness.acquire())
+    third = harness.acquire()
     for _ in range(2):
-        third.leave()
-    assert (door.load, door.queued) == (2, 0)
+        third.release()
+    assert (harness.load, harness.queued) == (2, 0)
     for _ in range(2):
-        one.leave()
-    assert (door.load, door.room()) == (1, 1)
-    other.leave()
-    assert (door.load, door.room()) == (0, 2)
+        one.release()
+    assert (harness.load, harness.capacity()) == (1, 1)
+    other.release()
+    assert (harness.load, harness.capacity()) == (0, 2)
 
 
-async def test_a_place_granted_at_the_moment_of_leaving_goes_to_the_next(door: Gate) -> None:
-    one, _ = door.enter(), door.enter()
-    third, fourth = door.enter(), door.enter()
+async def test_slot_of_a_request_cancelled_as_it_is_admitted_goes_to_the_next(harness: Harness) -> None:
+    one, _ = harness.acquire(), harness.acquire()
+    third, fourth = harness.acquire(), harness.acquire()
 
-    async def ask() -> None:
+    async def request() -> None:
         with third:
-            await third.granted(PATIENCE)
+            await third.wait_admitted(PATIENCE)
             await asyncio.Event().wait()
 
-    asking = asyncio.create_task(ask())
+    task = asyncio.create_task(request())
     await asyncio.sleep(0)
-    one.leave()  # grants the third its place, but before it hears of it …
-    asking.cancel()  # … its client is gone
+    one.release()  # admits the third request, but before its task runs …
+    task.cancel()  # … its client disconnects
     with pytest.raises(asyncio.CancelledError):
-        await asking
-    assert await fourth.granted(0.0)
-    assert (door.load, door.queued) == (2, 0)
+        await task
+    assert await fourth.wait_admitted(0.0)
+    assert (harness.load, harness.queued) == (2, 0)
 
 
-def test_the_queue_is_bounded(door: Gate) -> None:
+def test_request_beyond_max_queued_is_rejected_with_503(harness: Harness) -> None:
     with ExitStack() as stack:
         for _ in range(5):
-            stack.enter_context(door.enter())
-        error = refusal(door)
+            stack.enter_context(harness.acquire())
+        error = rejection(harness)
         assert (error.status, error.code, error.code.type) == (503, "overloaded", "overloaded_error")
-        assert error.message == (
-            "'pebble-chat' is busy: this request finds 3 others waiting, as many as may. Try again in 2 s."
-        )
+        assert error.message == ("'pebble-chat' is busy: its queue is full (3 requests). Try again in 2 s.")
         assert error.headers == {"retry-after": "2"}
-        assert (door.load, door.queued) == (2, 3)
-    assert (door.load, door.queued) == (0, 0)
+        assert (harness.load, harness.queued) == (2, 3)
+    assert (harness.load, harness.queued) == (0, 0)
 
 
-def test_without_a_queue_nobody_waits(door: Gate) -> None:
-    door.served = replace(door.served, max_queued=0)
-    with door.enter(), door.enter():
-        assert refusal(door).code == "overloaded"
-        assert door.queued == 0
-    assert not door.enter().is_waiting
+def test_with_max_queued_0_requests_are_rejected_instead_of_queued(harness: Harness) -> None:
+    harness.served = replace(harness.served, max_queued=0)
+    with harness.acquire(), harness.acquire():
+        assert rejection(harness).code == "overloaded"
+        assert harness.queued == 0
+    assert not harness.acquire().is_queued
 
 
-async def test_a_newcomer_takes_the_place_of_one_who_has_many(door: Gate) -> None:
+async def test_full_queue_drops_the_newest_request_of_the_tenant_with_most_queued(harness: Harness) -> None:
     for _ in range(2):
-        door.enter("noisy")
-    waiting = [door.enter("noisy") for _ in range(3)]
-    with door.enter("quiet") as newcomer:
-        assert newcomer.is_waiting
+        harness.acquire("noisy")
+    waiting = [harness.acquire("noisy") for _ in range(3)]
+    with harness.acquire("quiet") as newcomer:
+        assert newcomer.is_queued
         assert newcomer.position == 2
-        error = await raised(waiting[-1])
+        error = await rejected(waiting[-1])
         assert (error.status, error.code) == (503, "overloaded")
-        assert waiting[-1].is_waiting
-        assert door.queued == 3
-    for place in waiting:
-        place.leave()
-    assert door.queued == 0
+        assert waiting[-1].is_queued
+        assert harness.queued == 3
+    for slot in waiting:
+        slot.release()
+    assert harness.queued == 0
 
 
-async def test_whoever_waits_hears_at_once_what_became_of_it(door: Gate) -> None:
-    running, _ = door.enter("noisy"), door.enter("noisy")
-    waiting = [door.enter("noisy", patience=10 * PATIENCE) for _ in range(3)]
-    first, middle, last = [asyncio.create_task(place.granted(10 * PATIENCE)) for place in waiting]
+async def test_admission_and_rejection_wake_the_waiting_task(harness: Harness) -> None:
+    running, _ = harness.acquire("noisy"), harness.acquire("noisy")
+    waiting = [harness.acquire("noisy", timeout=10 * PATIENCE) for _ in range(3)]
+    first, middle, last = [asyncio.create_task(slot.wait_admitted(10 * PATIENCE)) for slot in waiting]
     await asyncio.sleep(0)
-    door.enter("quiet")
+    harness.acquire("quiet")
     await until(last.done)
     assert isinstance(last.exception(), ApiError)
-    running.leave()
+    running.release()
     await until(first.done)
     assert first.result()
     middle.cancel()
 
 
-async def test_who_has_waited_too_long_is_refused(fleet: Fleet) -> None:
-    door = Gate(fleet.served[0], asyncio.get_running_loop().time, seats=[Seats(0)])
-    with door.enter(patience=0.02) as place:
-        error = await raised(place)
+async def test_request_queued_beyond_its_timeout_is_rejected_with_503(fleet: Fleet) -> None:
+    harness = Harness(fleet.served[0], asyncio.get_running_loop().time, replicas=[FakeReplica(0)])
+    with harness.acquire(timeout=0.02) as slot:
+        error = await rejected(slot)
         assert (error.status, error.code) == (503, "overloaded")
-        assert "has found no free place for as long as it may wait" in error.message
-        assert door.queued == 0
+        assert "timed out in the queue" in error.message
+        assert harness.queued == 0
 
 
 @pytest.mark.parametrize(
-    ("waits", "setting", "asked", "patience"),
+    ("timeouts", "setting", "given", "expected"),
     [("", 7.0, None, 7.0), ("\ntimeouts: {queue: 5}", 7.0, None, 5.0), ("\ntimeouts: {queue: 5}", 7.0, 3.0, 3.0)],
     ids=["of the settings", "of the fleet", "of the request"],
 )
-async def test_whose_patience_counts(
-    tmp_path: Path, waits: str, setting: float, asked: float | None, patience: float
+async def test_queue_timeout_of_request_wins_over_fleet_and_settings(
+    tmp_path: Path, timeouts: str, setting: float, given: float | None, expected: float
 ) -> None:
-    served = fleets.only(tmp_path, "model: pebble-chat" + waits)
-    clock = Time()
-    door = Gate(served, clock, Settings(queue_timeout=setting), seats=[Seats(0)])
-    place = door.enter(patience=asked)
-    assert place.deadline == clock.now + patience
-    clock.now += patience - 0.001
-    assert not await place.granted(0.0)
+    served = fleets.only(tmp_path, "model: pebble-chat" + timeouts)
+    clock = FakeClock()
+    harness = Harness(served, clock, Settings(queue_timeout=setting), replicas=[FakeReplica(0)])
+    slot = harness.acquire(timeout=given)
+    assert slot.deadline == clock.now + expected
+    clock.now += expected - 0.001
+    assert not await slot.wait_admitted(0.0)
     clock.now += 0.001
-    await raised(place)
+    await rejected(slot)
 
 
-async def test_who_may_not_wait_at_all_gets_what_is_free_and_nothing_else(door: Gate) -> None:
+async def test_timeout_0_is_admitted_only_if_a_slot_is_free(harness: Harness) -> None:
     for _ in range(2):
-        assert await door.enter(patience=0.0).granted(0.0)
-    with door.enter(patience=0.0) as place:
-        assert (await raised(place)).code == "overloaded"
+        assert await harness.acquire(timeout=0.0).wait_admitted(0.0)
+    with harness.acquire(timeout=0.0) as slot:
+        assert (await rejected(slot)).code == "overloaded"
 
 
-async def test_whoever_can_no_longer_wait_gets_no_place(door: Gate) -> None:
-    clock = door.clock = Time()
-    door.__post_init__()
-    running = [door.assign(door.enter()) for _ in range(2)]
-    late, patient = door.enter(patience=5.0), door.enter(patience=50.0)
+async def test_freed_slot_skips_a_queued_request_past_its_deadline(harness: Harness) -> None:
+    clock = harness.clock = FakeClock()
+    harness.__post_init__()
+    running = [harness.assign(harness.acquire()) for _ in range(2)]
+    expired, next_one = harness.acquire(timeout=5.0), harness.acquire(timeout=50.0)
     clock.now += 5.0
-    running[0].leave()
-    assert not patient.is_waiting
-    assert (await raised(late)).code == "overloaded"
+    running[0].release()
+    assert not next_one.is_queued
+    assert (await rejected(expired)).code == "overloaded"
 
 
-def test_who_would_wait_too_long_is_refused_at_once(door: Gate) -> None:
-    clock = door.clock = Time()
-    door.__post_init__()
+def test_expected_wait_beyond_the_timeout_is_rejected_at_once(harness: Harness) -> None:
+    clock = harness.clock = FakeClock()
+    harness.__post_init__()
     for _ in range(200):  # each takes 10 s, two at a time
-        with door.assign(door.enter()), door.assign(door.enter()):
+        with harness.assign(harness.acquire()), harness.assign(harness.acquire()):
             clock.now += 10.0
-    door.assign(door.enter())
-    door.assign(door.enter())
-    first = door.enter(patience=6.0)
-    assert first.is_waiting
-    error = refusal(door, patience=6.0)
+    harness.assign(harness.acquire())
+    harness.assign(harness.acquire())
+    first = harness.acquire(timeout=6.0)
+    assert first.is_queued
+    error = rejection(harness, timeout=6.0)
     assert (error.status, error.code) == (503, "overloaded")
     assert error.message == (
-        "'pebble-chat' is busy: this request would take about 10 s to get a place, longer than it may wait. "
-        "Try again in 10 s."
+        "'pebble-chat' is busy: the expected wait of 10 s exceeds this request's queue timeout. Try again in 10 s."
     )
-    assert refusal(door, "quiet", "batch", patience=6.0).code == "overloaded"
-    assert door.enter("quiet", "interactive", patience=6.0).is_waiting
-    assert door.queued == 2
+    assert rejection(harness, "quiet", "batch", timeout=6.0).code == "overloaded"
+    assert harness.acquire("quiet", "interactive", timeout=6.0).is_queued
+    assert harness.queued == 2
 
 
-async def test_where_no_engine_runs_requests_wait_for_one(door: Gate) -> None:
-    door.seats = []
-    waiting = [door.enter(patience=600.0) for _ in range(3)]
-    assert refusal(door, patience=600.0).headers == {"retry-after": "10"}
-    door.wake_waiters()
-    assert all(place.is_waiting for place in waiting)
-    door.seats = [Seats(2)]
-    door.admission.wake_waiters()
-    assert [place.is_waiting for place in waiting] == [False, False, True]
-    assert await waiting[0].granted(0.0)
+async def test_requests_queue_while_there_is_no_replica(harness: Harness) -> None:
+    harness.replicas = []
+    waiting = [harness.acquire(timeout=600.0) for _ in range(3)]
+    assert rejection(harness, timeout=600.0).headers == {"retry-after": "10"}
+    harness.wake_waiters()
+    assert all(slot.is_queued for slot in waiting)
+    harness.replicas = [FakeReplica(2)]
+    harness.admission.wake_waiters()
+    assert [slot.is_queued for slot in waiting] == [False, False, True]
+    assert await waiting[0].wait_admitted(0.0)
 
 
-def test_a_newcomer_finds_the_room_that_nobody_was_told_of(door: Gate) -> None:
-    door.seats = []
-    waiting = door.enter()
-    door.seats = [Seats(2)]
-    newcomer, third = door.enter(), door.enter()
-    assert [place.is_waiting for place in (waiting, newcomer, third)] == [False, False, True]
+def test_new_request_admits_queued_ones_if_capacity_has_grown_unnoticed(harness: Harness) -> None:
+    harness.replicas = []
+    waiting = harness.acquire()
+    harness.replicas = [FakeReplica(2)]
+    newcomer, third = harness.acquire(), harness.acquire()
+    assert [slot.is_queued for slot in (waiting, newcomer, third)] == [False, False, True]
 
 
-def test_a_stir_at_one_model_leaves_another_alone(fleet: Fleet) -> None:
-    door = Gate(fleet.served[0], seats=[])
-    waiting = door.enter()
-    door.seats = [Seats(1)]
-    door.admission.wake_waiters(fleet.served[1].id)
-    assert waiting.is_waiting
-    door.admission.wake_waiters(fleet.served[0].id)
-    assert not waiting.is_waiting
+def test_wake_waiters_of_one_model_admits_no_request_of_another(fleet: Fleet) -> None:
+    harness = Harness(fleet.served[0], replicas=[])
+    waiting = harness.acquire()
+    harness.replicas = [FakeReplica(1)]
+    harness.admission.wake_waiters(fleet.served[1].id)
+    assert waiting.is_queued
+    harness.admission.wake_waiters(fleet.served[0].id)
+    assert not waiting.is_queued
 
 
-def test_a_full_model_keeps_nobody_from_another(fleet: Fleet) -> None:
-    door = Gate(fleet.served[0], seats=[Seats(1)])
-    with door.assign(door.enter()), door.enter() as second:
-        assert second.is_waiting
-        door.served, door.seats = fleet.served[1], [Seats(1)]
-        assert not door.enter().is_waiting
+def test_full_model_does_not_delay_another(fleet: Fleet) -> None:
+    harness = Harness(fleet.served[0], replicas=[FakeReplica(1)])
+    with harness.assign(harness.acquire()), harness.acquire() as second:
+        assert second.is_queued
+        harness.served, harness.replicas = fleet.served[1], [FakeReplica(1)]
+        assert not harness.acquire().is_queued
 
 
 @pytest.mark.parametrize(
-    ("bound", "what"),
+    ("limit", "message"),
     [
         ({"max_in_flight": 1}, "1 requests in flight"),
         ({"requests_per_minute": 1}, "1 requests per minute"),
         ({"tokens_per_minute": 100}, "100 tokens per minute"),
     ],
 )
-def test_a_tenant_has_its_budget(door: Gate, bound: dict[str, int], what: str) -> None:
-    tenant = Tenant("crawler", **bound)  # type: ignore[arg-type]
-    with door.enter(tenant):
-        error = refusal(door, tenant)
-        seconds = "1" if "flight" in what else "60"
+def test_tenant_over_a_limit_gets_429(harness: Harness, limit: dict[str, int], message: str) -> None:
+    tenant = Tenant("crawler", **limit)  # type: ignore[arg-type]
+    with harness.acquire(tenant):
+        error = rejection(harness, tenant)
+        seconds = "1" if "flight" in message else "60"
         assert (error.status, error.code, error.code.type) == (429, "rate_limit_exceeded", "rate_limit_error")
-        assert error.message == f"Tenant 'crawler' has used up its {what}. Try again in {seconds} s."
+        assert error.message == f"Tenant 'crawler' is at its limit of {message}. Try again in {seconds} s."
         assert error.headers == {"retry-after": seconds}
-        assert not door.enter("another").is_waiting
-    assert door.load == 1
+        assert not harness.acquire("another").is_queued
+    assert harness.load == 1
 
 
-def test_a_budget_is_of_all_models_together(fleet: Fleet) -> None:
-    door, tenant = Gate(fleet.served[0]), Tenant("x", max_in_flight=1)
-    with door.enter(tenant):
-        door.served = fleet.served[1]
-        assert refusal(door, tenant).status == 429
-    assert not door.enter(tenant).is_waiting
+def test_tenant_limits_span_all_models(fleet: Fleet) -> None:
+    harness, tenant = Harness(fleet.served[0]), Tenant("x", max_in_flight=1)
+    with harness.acquire(tenant):
+        harness.served = fleet.served[1]
+        assert rejection(harness, tenant).status == 429
+    assert not harness.acquire(tenant).is_queued
 
 
-def test_gateways_share_budgets(door: Gate) -> None:
-    door.settings = Settings(workers=2, gateway_replicas=2)
-    door.__post_init__()
+def test_gateway_processes_share_a_limit(harness: Harness) -> None:
+    harness.settings = Settings(workers=2, gateway_replicas=2)
+    harness.__post_init__()
     tenant = Tenant("x", requests_per_minute=8)
     for _ in range(2):
-        door.enter(tenant).leave()
-    assert refusal(door, tenant).headers == {"retry-after": "30"}
+        harness.acquire(tenant).release()
+    assert rejection(harness, tenant).headers == {"retry-after": "30"}
 
 
-def test_only_who_gets_a_place_spends(door: Gate) -> None:
+def test_requests_never_admitted_do_not_count_against_rate_limits(harness: Harness) -> None:
     tenant = Tenant("x", requests_per_minute=2, tokens_per_minute=200, max_in_flight=2)
     for _ in range(2):
-        door.enter()
+        harness.acquire()
     for _ in range(5):
-        with door.enter(tenant) as place:  # it waits, and its client leaves
-            assert place.is_waiting
+        with harness.acquire(tenant) as slot:  # it is queued, and its client disconnects
+            assert slot.is_queued
     for _ in range(3):
-        door.enter("z")
-    with door.enter("z", "interactive"):  # the queue is full
+        harness.acquire("z")
+    with harness.acquire("z", "interactive"):  # the queue is full
         for _ in range(3):
-            assert refusal(door, tenant, "batch").status == 503
-    door.seats[0].limit = 10
-    door.wake_waiters()
-    with door.enter(tenant), door.enter(tenant):
-        assert refusal(door, tenant).status == 429
+            assert rejection(harness, tenant, "batch").status == 503
+    harness.replicas[0].limit = 10
+    harness.wake_waiters()
+    with harness.acquire(tenant), harness.acquire(tenant):
+        assert rejection(harness, tenant).status == 429
 
 
-def test_a_budget_is_charged_for_what_was_really_taken(door: Gate) -> None:
+def test_tokens_per_minute_are_charged_by_reported_usage(harness: Harness) -> None:
     tenant = Tenant("x", tokens_per_minute=1000)
-    with door.enter(tenant, cost=1000) as place:
-        assert refusal(door, tenant, cost=100).status == 429
-        place.ended(400)
-    with door.enter(tenant, cost=600):
+    with harness.acquire(tenant, cost=1000) as slot:
+        assert rejection(harness, tenant, cost=100).status == 429
+        slot.report_usage(400)
+    with harness.acquire(tenant, cost=600):
         pass
-    assert refusal(door, tenant, cost=100).headers == {"retry-after": "6"}  # without a word the estimate counts
+    assert rejection(harness, tenant, cost=100).headers == {"retry-after": "6"}  # without a report the estimate counts
 
 
-async def test_a_tenant_waits_for_what_its_requests_really_took(fleet: Fleet) -> None:
-    door = Gate(replace(fleet.served[0], max_queued=50), seats=[Seats(1)])
-    running = door.assign(door.enter("z"))
-    waiting = [door.enter(name) for _ in range(10) for name in "ab"]
+async def test_fair_queueing_charges_reported_usage(fleet: Fleet) -> None:
+    harness = Harness(replace(fleet.served[0], max_queued=50), replicas=[FakeReplica(1)])
+    running = harness.assign(harness.acquire("z"))
+    waiting = [harness.acquire(name) for _ in range(10) for name in "ab"]
     order = []
     for _ in range(8):
-        running.leave()
-        (running,) = [place for place in waiting if not place.is_waiting and place.position == 0 and place not in order]
-        order.append(door.assign(running))
+        running.release()
+        (running,) = [slot for slot in waiting if not slot.is_queued and slot.position == 0 and slot not in order]
+        order.append(harness.assign(running))
         name = running.ticket.tenant.id if running.ticket else ""
-        running.ended(300 if name == "a" else 100)
-    assert "".join(place.ticket.tenant.id for place in order if place.ticket) == "abbbabbb"
+        running.report_usage(300 if name == "a" else 100)
+    assert "".join(slot.ticket.tenant.id for slot in order if slot.ticket) == "abbbabbb"
 
 
-def test_a_changed_fleet_forgets_what_is_gone_when_it_is_idle(fleet: Fleet) -> None:
-    door = Gate(fleet.served[0])
+def test_reload_keeps_requests_of_a_removed_model_until_they_end(fleet: Fleet) -> None:
+    harness = Harness(fleet.served[0])
     tenant = Tenant("x", max_in_flight=5)
     smaller = replace(fleet, served=fleet.served[1:])
-    with door.enter(tenant), door.enter(tenant), door.enter(tenant) as waiting:
-        door.admission.apply(smaller)
-        assert (door.load, door.queued) == (2, 1)
-        door.seats[0].limit = 3
-        door.admission.apply(replace(smaller, tenants={"x": tenant}))
-        assert not waiting.is_waiting
-    assert door.load == 0
+    with harness.acquire(tenant), harness.acquire(tenant), harness.acquire(tenant) as waiting:
+        harness.admission.apply(smaller)
+        assert (harness.load, harness.queued) == (2, 1)
+        harness.replicas[0].limit = 3
+        harness.admission.apply(replace(smaller, tenants={"x": tenant}))
+        assert not waiting.is_queued
+    assert harness.load == 0
 
 
-def test_what_comes_back_with_the_fleet_starts_anew(door: Gate, fleet: Fleet) -> None:
-    clock, slow = Time(), Tenant("slow", requests_per_minute=1)
-    door.clock = clock
-    door.__post_init__()
+def test_model_and_tenant_that_return_after_a_reload_start_with_no_history(harness: Harness, fleet: Fleet) -> None:
+    clock, slow = FakeClock(), Tenant("slow", requests_per_minute=1)
+    harness.clock = clock
+    harness.__post_init__()
     for _ in range(10):
-        with door.enter(), door.enter():
+        with harness.acquire(), harness.acquire():
             clock.now += 10.0
-    door.enter(slow).leave()
-    assert refusal(door, slow).status == 429
-    door.admission.apply(replace(fleet, served=fleet.served[1:], tenants={}))
-    with door.enter(slow), door.enter():
-        assert door.enter(patience=1.0).is_waiting  # nobody knows how long requests take at this model
+    harness.acquire(slow).release()
+    assert rejection(harness, slow).status == 429
+    harness.admission.apply(replace(fleet, served=fleet.served[1:], tenants={}))
+    with harness.acquire(slow), harness.acquire():
+        assert harness.acquire(timeout=1.0).is_queued  # the service rate of this model is unknown again
 
 
-async def test_a_request_is_let_in_even_while_its_relay_does_something_else(door: Gate) -> None:
-    running = [door.assign(door.enter()) for _ in range(2)]
-    waiting = door.enter()
-    running[0].leave()
-    assert not waiting.is_waiting
-    assert await waiting.granted(0.0)
+async def test_queued_request_is_admitted_without_a_task_waiting_for_it(harness: Harness) -> None:
+    running = [harness.assign(harness.acquire()) for _ in range(2)]
+    waiting = harness.acquire()
+    running[0].release()
+    assert not waiting.is_queued
+    assert await waiting.wait_admitted(0.0)

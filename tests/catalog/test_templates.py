@@ -19,7 +19,7 @@ from service.catalog.infill import Order, infill
 from service.catalog.model import Model
 from service.errors import ApiError
 from service.fleet.served_model import ServedModel
-from service.protocol.answers import upstream_error
+from service.protocol.responses import upstream_error
 from tests.support.fleets import CATALOG, ROOT, only
 
 Message = dict[str, Any]

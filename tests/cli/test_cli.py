@@ -105,23 +105,25 @@ def test_fleet_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def options(case: Case) -> list[str]:
     """The options that describe the request of a case."""
-    need = case.need
+    need = case.requirements
     flags = {"--suffix": need.kind == "infill", "--code": need.code, "--tools": need.tools}
     endpoint = ENDPOINT.get(need.kind, "/v1/chat/completions")
     return ["--endpoint", endpoint, "--turns", str(need.turns), *(flag for flag, is_set in flags.items() if is_set)]
 
 
 # One case for each kind of request and outcome in a section.
-DISTINCT = list({(case.section, case.need, type(case.expected)): case for case in CASES}.values())
+DISTINCT = list({(case.section, case.requirements, type(case.expected)): case for case in CASES}.values())
 
 
-@pytest.mark.parametrize("case", DISTINCT, ids=lambda case: f"{case.fleet}: {case.requested} for {case.need.kind}")
+@pytest.mark.parametrize(
+    "case", DISTINCT, ids=lambda case: f"{case.fleet}: {case.requested} for {case.requirements.kind}"
+)
 def test_route_agrees_with_the_router(tmp_path: Path, case: Case) -> None:
     result = run("route", case.requested, *options(case), "--fleet", write(tmp_path, FLEETS[case.fleet]))
     if isinstance(case.expected, str):
         assert result.exit_code == 0, result.stderr
         assert result.stdout.startswith(f"{case.requested} -> {case.expected} (")
-        assert result.stdout.endswith(f"because of {case.why}\n")
+        assert result.stdout.endswith(f"because of {case.reason}\n")
     else:
         assert result.exit_code == 1
         assert result.stderr.startswith(f"{case.expected.status} {case.expected.code}: ")

@@ -9,16 +9,16 @@ REAL, SUPERVISOR = "tests/vllm/test_deaths.py", "tests/engine/test_supervisor.py
 MATRIX: dict[str, tuple[str, ...]] = {
     # an engine is killed within a stream; its core dies and its API server lives on
     "F1": (
-        f"{RELAY}::test_death_at_any_byte",
-        f"{RELAY}::test_death_between_two_events",
-        f"{RELAY}::test_an_engine_dies_under_running_requests",
+        f"{RELAY}::test_stream_broken_at_any_byte_ends_with_one_error_event",
+        f"{RELAY}::test_stream_broken_between_two_events_ends_with_one_error_event",
+        f"{RELAY}::test_an_engine_that_crashes_fails_only_its_own_streams",
         f"{CONNECTIONS}::test_a_reset_within_streams_hurts_only_those_there",
         f"{REAL}::test_core_stopped_then_killed",
     ),
     # it is killed before the first byte
     "F2": (
-        f"{RELAY}::test_another_replica_is_asked",
-        f"{RELAY}::test_no_more_than_two_are_asked",
+        f"{RELAY}::test_failure_before_output_is_retried_on_another_replica",
+        f"{RELAY}::test_a_request_is_tried_at_most_twice",
         f"{CONNECTIONS}::test_a_pooled_connection_that_is_reset_is_not_the_clients_concern",
         f"{CONNECTIONS}::test_with_nobody_left_the_refusal_is_immediate_and_says_when_to_return",
     ),
@@ -27,7 +27,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
     # it hangs and says that it is healthy
     "F4": (
         f"{CONNECTIONS}::test_a_hung_engine_that_says_it_is_healthy",
-        f"{RELAY}::test_an_engine_that_falls_silent_within_a_stream",
+        f"{RELAY}::test_a_stream_that_stalls_ends_with_a_timeout_event",
         "tests/vllm/test_remote.py::test_an_engine_starts_hangs_recovers_and_dies",
         "tests/engine/test_watchdog.py::test_a_hung_engine_core_is_detected",
     ),
@@ -40,26 +40,26 @@ MATRIX: dict[str, tuple[str, ...]] = {
     ),
     # clients leave
     "F6": (
-        f"{RELAY}::test_a_client_leaves_before_the_first_byte",
-        f"{RELAY}::test_clients_leave_at_any_moment",
-        f"{WAITING}::test_who_leaves_while_waiting_is_gone",
+        f"{RELAY}::test_disconnect_before_the_first_byte_frees_the_engine",
+        f"{RELAY}::test_disconnects_at_random_moments_leak_nothing",
+        f"{WAITING}::test_disconnect_while_queued_leaves_the_queue",
         f"{CLIENTS}::test_a_client_that_leaves_takes_what_it_sent_ahead_along",
         f"{CLIENTS}::test_requests_that_come_together_are_answered_in_turn",
         "tests/vllm/test_contract.py::test_a_client_that_disconnects_frees_the_engine",
     ),
     # overload, by many or by one
-    "F7": (OVERLOAD, "tests/admission/test_overload.py", f"{WAITING}::test_a_full_queue_refuses_at_once"),
+    "F7": (OVERLOAD, "tests/admission/test_overload.py", f"{WAITING}::test_request_beyond_max_queued_gets_503"),
     # deadlines
     "F8": (
-        f"{RELAY}::test_an_engine_that_is_silent_for_too_long",
-        f"{WAITING}::test_who_waits_too_long_never_reaches_an_engine",
+        f"{RELAY}::test_an_engine_without_a_response_in_time_is_a_504",
+        f"{WAITING}::test_queue_timeout_is_a_503_and_reaches_no_engine",
     ),
     # the end of the gateway, and of one engine
     "F9": (
         "tests/end_to_end/test_lifecycle.py",
         "tests/gateway/test_shutdown.py",
         ENDING,
-        f"{RELAY}::test_a_draining_engine_loses_nothing",
+        f"{RELAY}::test_a_draining_engine_loses_no_request",
     ),
     # a request that crashes engines
     "F10": (f"{ENDING}::test_a_request_that_was_in_flight_at_two_crashes_is_refused", "tests/relay/test_quarantine.py"),
@@ -81,8 +81,8 @@ MATRIX: dict[str, tuple[str, ...]] = {
     ),
     # engines that start slowly
     "F15": (
-        f"{WAITING}::test_many_first_requests_wake_one_engine",
-        f"{WAITING}::test_a_model_that_does_not_wake_in_time",
+        f"{WAITING}::test_many_first_requests_activate_one_replica",
+        f"{WAITING}::test_activation_timeout_is_a_503_model_loading",
         "tests/upstreams/test_remote.py::test_a_slow_start",
     ),
     # slow readers
@@ -95,7 +95,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
         f"{ANSWERS}::test_what_is_no_answer_is_an_error_in_our_words",
         f"{ANSWERS}::test_where_a_stream_is_cut_makes_no_difference",
         f"{ANSWERS}::test_a_stream_that_turns_into_something_else",
-        f"{RELAY}::test_an_engines_own_words_stay_inside",
+        f"{RELAY}::test_the_text_of_an_engine_error_never_leaks",
     ),
     # the wrong model at an address
     "F18": (

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.observability.record import Record
-from service.protocol.streams import BrokenStreamError, Watch
+from service.protocol.streams import BrokenStreamError, StreamWatcher
 from tests.conftest import Start
 from tests.fake_engine import Fault
 from tests.support.exchanges import CHAT, TALKING, Case, broken_off, events_of, is_refusal, label, sent
@@ -108,13 +108,13 @@ pieces = st.one_of(
 def watched(parts: list[bytes]) -> tuple[bytes, Record, bool]:
     """What a client gets of a stream that arrives in these parts; its record; and whether the engine failed."""
     record = Record("x", CHAT.path, 0.0, streamed=True)
-    watch, got = Watch(record, "openai", hide_usage=True), b""
+    watcher, got = StreamWatcher(record, "openai", hide_usage=True), b""
     try:
         for part in parts:
-            got += watch.feed(part, 1.0)
+            got += watcher.feed(part, 1.0)
     except BrokenStreamError as error:
         return got + error.passed, record, True
-    return got, record, not watch.finished
+    return got, record, not watcher.finished
 
 
 @given(st.lists(pieces, max_size=12).map(b"".join), st.data())

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from service.gateway import app, middleware
-from service.protocol.streams import Watch
+from service.protocol.streams import StreamWatcher
 from service.relay.relay import Relay
 from tests.conftest import Start
 from tests.support.exchanges import CASES, CHAT, COUNT, MESSAGE, RESPONSE, Case, error_in, is_refusal, label
@@ -228,15 +228,15 @@ async def test_internal_error_hides_its_cause(case: Case, start: Start, monkeypa
 
 
 async def test_internal_error_in_a_stream_closes_the_connection(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = Watch.feed, []
+    original, calls = StreamWatcher.feed, []
 
-    def feed(watch: Watch, data: bytes, now: float) -> bytes:
+    def feed(watcher: StreamWatcher, data: bytes, now: float) -> bytes:
         calls.append(data)
         if len(calls) > 3:
             raise RuntimeError("a secret")
-        return original(watch, data, now)
+        return original(watcher, data, now)
 
-    monkeypatch.setattr(Watch, "feed", feed)
+    monkeypatch.setattr(StreamWatcher, "feed", feed)
     gateway = await start(ONE)
     gateway.engines[0].gap = 0.02
     gateway.expected_errors = 1

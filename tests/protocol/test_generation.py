@@ -1,11 +1,11 @@
-"""What a body visibly needs, for every generation endpoint."""
+"""What the requests of each generation endpoint require of a model."""
 
 import json
 from typing import Any, get_args
 
 import pytest
 
-from service.protocol.generation import GENERATION, Kind, Need
+from service.protocol.generation import GENERATION, Kind, Requirements
 from service.protocol.parse_body import parse_body
 
 ENDPOINTS = {endpoint.path: endpoint for endpoint in GENERATION}
@@ -23,28 +23,28 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 FENCE = "Explain:\n```\nx\n```"
 
 
-def need(path: str, **fields: Any) -> Need:
-    """The need that the endpoint reads from its minimal body with these fields."""
+def requirements(path: str, **fields: Any) -> Requirements:
+    """The requirements of the endpoint's minimal body with these fields."""
     endpoint = ENDPOINTS[path]
-    return endpoint.need(parse_body(endpoint.body, json.dumps(MINIMAL[path] | fields).encode()))
+    return endpoint.requirements(parse_body(endpoint.body, json.dumps(MINIMAL[path] | fields).encode()))
 
 
-def seen(need: Need) -> tuple[Kind, int, bool, bool]:
-    """All that a need says."""
-    return need.kind, need.turns, need.tools, need.code
+def facts(requirements: Requirements) -> tuple[Kind, int, bool, bool]:
+    """All that the requirements state, in a form that can be compared."""
+    return requirements.kind, requirements.turns, requirements.tools, requirements.code
 
 
 def turn(role: str, content: Any = "hi") -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
-def text(words: str) -> dict[str, str]:
-    return {"type": "text", "text": words}
+def text(content: str) -> dict[str, str]:
+    return {"type": "text", "text": content}
 
 
-def test_every_endpoint_has_a_minimal_body_and_every_kind_an_endpoint() -> None:
+def test_the_cases_cover_every_endpoint_and_kind() -> None:
     assert set(MINIMAL) == set(ENDPOINTS)
-    assert {need(path).kind for path in MINIMAL} | {"infill"} == set(get_args(Kind))
+    assert {requirements(path).kind for path in MINIMAL} | {"infill"} == set(get_args(Kind))
 
 
 @pytest.mark.parametrize(
@@ -58,46 +58,46 @@ def test_every_endpoint_has_a_minimal_body_and_every_kind_an_endpoint() -> None:
         (EMBEDDINGS, "embedding"),
     ],
 )
-def test_the_plainest_request(path: str, kind: Kind) -> None:
-    assert seen(need(path)) == seen(Need(kind))
+def test_kind_of_a_minimal_request(path: str, kind: Kind) -> None:
+    assert facts(requirements(path)) == facts(Requirements(kind))
 
 
 @pytest.mark.parametrize(
     ("path", "fields", "expected"),
     [
-        (COMPLETIONS, {"suffix": "x"}, Need("infill")),
-        (COMPLETIONS, {"suffix": ""}, Need("infill")),
-        (COMPLETIONS, {"suffix": None}, Need("completion")),
-        (COMPLETIONS, {"prompt": "def f(x):"}, Need("completion", contents=[FENCE])),
-        (COMPLETIONS, {"prompt": ["a", "import os"]}, Need("completion", contents=[FENCE])),
-        (COMPLETIONS, {"prompt": [1, 2, 3]}, Need("completion")),
-        (COMPLETIONS, {"prompt": "class f", "suffix": "x"}, Need("infill", contents=[FENCE])),
-        (CHAT, {"tools": [TOOL]}, Need("chat", tools=True)),
-        (CHAT, {"tools": []}, Need("chat")),
-        (CHAT, {"messages": [turn("system"), turn("user")]}, Need("chat")),
-        (CHAT, {"messages": [turn("user"), turn("assistant"), turn("user")]}, Need("chat", 2)),
-        (CHAT, {"messages": [turn("user", FENCE)]}, Need("chat", contents=[FENCE])),
-        (CHAT, {"messages": [turn("user", [text("hi"), text(FENCE)])]}, Need("chat", contents=[FENCE])),
-        (CHAT, {"messages": [turn("system", FENCE), turn("user")]}, Need("chat", contents=[FENCE])),
-        (CHAT, {"messages": [turn("assistant", None), turn("user")]}, Need("chat")),
-        (RESPONSES, {"input": FENCE}, Need("chat", contents=[FENCE])),
-        (RESPONSES, {"input": [turn("user"), turn("user", [text(FENCE)])]}, Need("chat", 2, contents=[FENCE])),
-        (RESPONSES, {"input": [{"type": "function_call_output", "output": "x"}]}, Need("chat", 0)),
-        (RESPONSES, {"input": [turn("user", [{}, {"type": "input_image"}])]}, Need("chat")),
-        (RESPONSES, {"tools": [TOOL]}, Need("chat", tools=True)),
-        (MESSAGES, {"messages": [turn("user"), turn("assistant"), turn("user")]}, Need("chat", 2)),
-        (MESSAGES, {"messages": [turn("user", [text(FENCE)])]}, Need("chat", contents=[FENCE])),
-        (MESSAGES, {"tools": [TOOL]}, Need("chat", tools=True)),
-        (COUNT, {"messages": [turn("user", FENCE)]}, Need("chat", contents=[FENCE])),
-        (EMBEDDINGS, {"input": "def f(): pass"}, Need("embedding")),
+        (COMPLETIONS, {"suffix": "x"}, Requirements("infill")),
+        (COMPLETIONS, {"suffix": ""}, Requirements("infill")),
+        (COMPLETIONS, {"suffix": None}, Requirements("completion")),
+        (COMPLETIONS, {"prompt": "def f(x):"}, Requirements("completion", contents=[FENCE])),
+        (COMPLETIONS, {"prompt": ["a", "import os"]}, Requirements("completion", contents=[FENCE])),
+        (COMPLETIONS, {"prompt": [1, 2, 3]}, Requirements("completion")),
+        (COMPLETIONS, {"prompt": "class f", "suffix": "x"}, Requirements("infill", contents=[FENCE])),
+        (CHAT, {"tools": [TOOL]}, Requirements("chat", tools=True)),
+        (CHAT, {"tools": []}, Requirements("chat")),
+        (CHAT, {"messages": [turn("system"), turn("user")]}, Requirements("chat")),
+        (CHAT, {"messages": [turn("user"), turn("assistant"), turn("user")]}, Requirements("chat", 2)),
+        (CHAT, {"messages": [turn("user", FENCE)]}, Requirements("chat", contents=[FENCE])),
+        (CHAT, {"messages": [turn("user", [text("hi"), text(FENCE)])]}, Requirements("chat", contents=[FENCE])),
+        (CHAT, {"messages": [turn("system", FENCE), turn("user")]}, Requirements("chat", contents=[FENCE])),
+        (CHAT, {"messages": [turn("assistant", None), turn("user")]}, Requirements("chat")),
+        (RESPONSES, {"input": FENCE}, Requirements("chat", contents=[FENCE])),
+        (RESPONSES, {"input": [turn("user"), turn("user", [text(FENCE)])]}, Requirements("chat", 2, contents=[FENCE])),
+        (RESPONSES, {"input": [{"type": "function_call_output", "output": "x"}]}, Requirements("chat", 0)),
+        (RESPONSES, {"input": [turn("user", [{}, {"type": "input_image"}])]}, Requirements("chat")),
+        (RESPONSES, {"tools": [TOOL]}, Requirements("chat", tools=True)),
+        (MESSAGES, {"messages": [turn("user"), turn("assistant"), turn("user")]}, Requirements("chat", 2)),
+        (MESSAGES, {"messages": [turn("user", [text(FENCE)])]}, Requirements("chat", contents=[FENCE])),
+        (MESSAGES, {"tools": [TOOL]}, Requirements("chat", tools=True)),
+        (COUNT, {"messages": [turn("user", FENCE)]}, Requirements("chat", contents=[FENCE])),
+        (EMBEDDINGS, {"input": "def f(): pass"}, Requirements("embedding")),
     ],
 )
-def test_what_a_request_shows(path: str, fields: dict[str, Any], expected: Need) -> None:
-    assert seen(need(path, **fields)) == seen(expected)
+def test_requirements_of_a_request(path: str, fields: dict[str, Any], expected: Requirements) -> None:
+    assert facts(requirements(path, **fields)) == facts(expected)
 
 
 @pytest.mark.parametrize(
-    ("words", "is_code"),
+    ("content", "is_code"),
     [
         ("def f(x):", True),
         ("    return x\n    def g():", True),
@@ -115,12 +115,12 @@ def test_what_a_request_shows(path: str, fields: dict[str, Any], expected: Need)
         ("", False),
     ],
 )
-def test_what_counts_as_code(words: str, is_code: bool) -> None:
-    assert need(CHAT, messages=[turn("user", words)]).code == is_code
+def test_code_is_detected(content: str, is_code: bool) -> None:
+    assert requirements(CHAT, messages=[turn("user", content)]).code == is_code
 
 
 @pytest.mark.parametrize("filler", ["\n", " ", "\n ", "from a", "x" * 100 + "\n"])
-def test_looking_for_code_takes_no_longer_than_reading(filler: str) -> None:
-    # Of a search that goes back over blank lines nobody would see the end.
-    assert not need(CHAT, messages=[turn("user", filler * 500_000)]).code
-    assert need(CHAT, messages=[turn("user", filler * 100 + "\ndef f(x):")]).code
+def test_searching_for_code_takes_linear_time(filler: str) -> None:
+    # A search that backtracks over blank lines would not end.
+    assert not requirements(CHAT, messages=[turn("user", filler * 500_000)]).code
+    assert requirements(CHAT, messages=[turn("user", filler * 100 + "\ndef f(x):")]).code

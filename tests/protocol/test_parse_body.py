@@ -1,4 +1,4 @@
-"""A body read whole: what the fleet lets through, and the bytes an engine gets."""
+"""Parsing a body with the fleet's extra fields, and the bytes that an engine gets."""
 
 import json
 from typing import Any, cast
@@ -9,32 +9,32 @@ from hypothesis import strategies as st
 from service.protocol.parse_body import parse_body, with_fields
 from service.protocol.requests import ChatRequest
 from tests.protocol.test_generation import CHAT, ENDPOINTS, turn
-from tests.protocol.test_requests import body, refusal
+from tests.protocol.test_requests import body, rejection
 
-# What the fleet lets through
+# Extra fields
 
 
-def test_the_fleet_may_open_fields() -> None:
+def test_extra_fields_of_the_fleet_are_allowed() -> None:
     raw = body(CHAT, guided_json={"a": [1]}, min_tokens=4)
     assert parse_body(ENDPOINTS[CHAT].body, raw, ("guided_json", "min_tokens")).model == "m"
-    assert refusal(CHAT, raw, ("guided_json",)).param == "min_tokens"
-    assert refusal(CHAT, raw).code == "unknown_parameter"
+    assert rejection(CHAT, raw, ("guided_json",)).param == "min_tokens"
+    assert rejection(CHAT, raw).code == "unknown_parameter"
 
 
-def test_a_field_that_is_known_is_read_even_if_the_fleet_opens_it() -> None:
+def test_a_known_field_is_validated_even_if_it_is_an_extra_field() -> None:
     known = parse_body(
         ENDPOINTS[CHAT].body, body(CHAT, stop_token_ids=[7], min_tokens=4), ("stop_token_ids", "min_tokens")
     )
     assert cast(ChatRequest, known).stop_token_ids == [7]
 
 
-def test_an_open_field_opens_no_other_place() -> None:
+def test_extra_fields_are_allowed_only_at_the_top_level() -> None:
     raw = body(CHAT, messages=[turn("user") | {"min_tokens": 1}])
-    assert refusal(CHAT, raw, ("min_tokens",)).param == "messages[0].min_tokens"
-    assert refusal(CHAT, body(CHAT, temperature=3, min_tokens=4), ("min_tokens",)).param == "temperature"
+    assert rejection(CHAT, raw, ("min_tokens",)).param == "messages[0].min_tokens"
+    assert rejection(CHAT, body(CHAT, temperature=3, min_tokens=4), ("min_tokens",)).param == "temperature"
 
 
-# What the engine gets
+# Appended fields
 
 KEYS = st.sampled_from(["model", "prompt", "suffix", "stop", "stream_options", "a"])
 VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3))
@@ -42,17 +42,17 @@ OBJECTS = st.dictionaries(KEYS, VALUES, max_size=5)
 
 
 @given(OBJECTS.filter(bool), OBJECTS, st.sampled_from([None, 2]), st.sampled_from(["", " ", "\n", "\t\r\n "]))
-def test_edited_sets_fields_and_leaves_the_clients_bytes(
-    theirs: dict[str, Any], ours: dict[str, Any], indent: int | None, space: str
+def test_fields_are_replaced_and_other_bytes_kept(
+    original: dict[str, Any], replaced: dict[str, Any], indent: int | None, space: str
 ) -> None:
-    raw = (space + json.dumps(theirs, indent=indent, ensure_ascii=False) + space).encode()
-    result = with_fields(raw, ours)
-    assert json.loads(result) == theirs | ours
+    raw = (space + json.dumps(original, indent=indent, ensure_ascii=False) + space).encode()
+    result = with_fields(raw, replaced)
+    assert json.loads(result) == original | replaced
     assert result.startswith(raw.rstrip()[:-1])
-    if not ours:
+    if not replaced:
         assert result is raw
 
 
-def test_edited_keeps_what_json_would_rewrite() -> None:
+def test_bytes_that_reencoding_would_change_are_kept() -> None:
     raw = b'{"temperature": 1.0, "seed": 1e2, "model":\t"a\\u0062" }'
     assert with_fields(raw, {"model": "x"}) == b'{"temperature": 1.0, "seed": 1e2, "model":\t"a\\u0062" ,"model": "x"}'

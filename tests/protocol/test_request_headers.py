@@ -1,9 +1,9 @@
-"""What a client may say in its headers."""
+"""The options that a client sets in request headers."""
 
 import pytest
 
 from service.errors import ApiError
-from service.protocol.request_headers import NONE, READERS, RequestOptions, parse_headers
+from service.protocol.request_headers import NO_OPTIONS, PARSERS, RequestOptions, parse_headers
 
 GOOD = {
     "x-roundhouse-tenant": ("acme", RequestOptions(tenant="acme")),
@@ -27,34 +27,37 @@ def headers(**named: str) -> list[tuple[bytes, bytes]]:
     return [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in named.items()]
 
 
-def test_every_header_is_tried_here() -> None:
-    assert {name.decode() for name in READERS} == GOOD.keys() == BAD.keys()
+def test_the_cases_cover_every_header() -> None:
+    assert {name.decode() for name in PARSERS} == GOOD.keys() == BAD.keys()
 
 
-def test_who_says_nothing_wishes_nothing() -> None:
-    assert parse_headers([]) is NONE
-    assert parse_headers(headers(authorization="Bearer x", user_agent="curl", content_type="application/json")) is NONE
+def test_without_headers_there_are_no_options() -> None:
+    assert parse_headers([]) is NO_OPTIONS
+    assert (
+        parse_headers(headers(authorization="Bearer x", user_agent="curl", content_type="application/json"))
+        is NO_OPTIONS
+    )
 
 
-@pytest.mark.parametrize(("name", "value", "wishes"), [(name, *row) for name, row in GOOD.items()])
-def test_a_wish(name: str, value: str, wishes: RequestOptions) -> None:
-    assert parse_headers([*headers(host="x"), (name.encode(), f" {value} ".encode())]) == wishes
+@pytest.mark.parametrize(("name", "value", "options"), [(name, *row) for name, row in GOOD.items()])
+def test_each_header_sets_its_option(name: str, value: str, options: RequestOptions) -> None:
+    assert parse_headers([*headers(host="x"), (name.encode(), f" {value} ".encode())]) == options
 
 
-def test_all_of_them_together() -> None:
-    every = parse_headers([(name.encode(), value.encode()) for name, (value, _) in GOOD.items()])
-    assert None not in vars(every).values()
+def test_all_headers_together() -> None:
+    options = parse_headers([(name.encode(), value.encode()) for name, (value, _) in GOOD.items()])
+    assert None not in vars(options).values()
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
-def test_a_wrong_one_is_named(name: str, value: str) -> None:
+def test_an_invalid_value_is_rejected_and_the_header_named(name: str, value: str) -> None:
     with pytest.raises(ApiError) as caught:
         parse_headers([(name.encode(), value.encode("latin-1"))])
     assert (caught.value.status, caught.value.code) == (400, "invalid_header")
     assert f"'{name}'" in caught.value.message
 
 
-def test_an_unknown_one_is_refused_with_those_that_exist() -> None:
+def test_an_unknown_header_is_rejected_and_the_known_ones_listed() -> None:
     with pytest.raises(ApiError) as caught:
         parse_headers(headers(x_roundhouse_tenent="acme"))
     assert caught.value.code == "unknown_header"

@@ -1,4 +1,4 @@
-"""Request bodies: every field there is, what is refused and how it is said."""
+"""Request bodies: every field is accepted with a valid value, and what is invalid is rejected by name."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ from tests.protocol.test_generation import (
     turn,
 )
 
-# A good value for every field of every endpoint; with a path before it where endpoints differ.
+# A valid value for every field of every endpoint; keys with a path are for that endpoint only.
 GOOD: dict[str, Any] = {
     "model": "m",
     "stream": True,
@@ -93,7 +93,7 @@ def body(path: str, **fields: Any) -> bytes:
     return json.dumps(MINIMAL[path] | fields).encode()
 
 
-def refusal(path: str, raw: bytes, extra_fields: tuple[str, ...] = ()) -> ApiError:
+def rejection(path: str, raw: bytes, extra_fields: tuple[str, ...] = ()) -> ApiError:
     with pytest.raises(ApiError) as caught:
         parse_body(ENDPOINTS[path].body, raw, extra_fields)
     error = caught.value
@@ -102,31 +102,31 @@ def refusal(path: str, raw: bytes, extra_fields: tuple[str, ...] = ()) -> ApiErr
     return error
 
 
-# What exists
+# Fields
 
 
 @pytest.mark.parametrize(("path", "field"), FIELDS, ids=lambda part: part.removeprefix("/v1/"))
-def test_every_field_is_taken(path: str, field: str) -> None:
+def test_every_field_is_accepted(path: str, field: str) -> None:
     value = GOOD.get(f"{path} {field}", GOOD[field])
     fields = {field: value} | WITH.get(field, {}) | WITH.get(f"{path} {field}", {})
     parse_body(ENDPOINTS[path].body, body(path, **fields))
 
 
 @pytest.mark.parametrize(("path", "field"), FIELDS, ids=lambda part: part.removeprefix("/v1/"))
-def test_a_required_field_is_missed_by_name(path: str, field: str) -> None:
+def test_a_missing_required_field_is_named(path: str, field: str) -> None:
     if field not in MINIMAL[path]:
         return
-    error = refusal(path, json.dumps({key: value for key, value in MINIMAL[path].items() if key != field}).encode())
+    error = rejection(path, json.dumps({key: value for key, value in MINIMAL[path].items() if key != field}).encode())
     assert (error.param, error.code) == (field, "missing_required_parameter")
 
 
-# Words of pydantic's own locations, and words that are no words, are a client's fields all the same.
+# Including names that occur in validators' own error paths, and unusual ones.
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize(
     "name", ["best_off", "guided_json", "str", "TextPart", "foo-bar", "a b", "0", "", "模型", "x" * 999]
 )
-def test_any_other_field_is_refused_by_name(path: str, name: str) -> None:
-    error = refusal(path, body(path, **{name: 1}))
+def test_an_unknown_field_is_rejected_by_name(path: str, name: str) -> None:
+    error = rejection(path, body(path, **{name: 1}))
     assert (error.param, error.code) == (name[:64], "unknown_parameter")
     assert error.message == f"Unknown parameter: '{name[:64]}'. Leave it out."
 
@@ -180,8 +180,8 @@ def test_any_other_field_is_refused_by_name(path: str, name: str) -> None:
         (CHAT, {"model": "x" * 129}, "model", "invalid_value", "at most 128 characters"),
         (CHAT, {"model": None}, "model", "invalid_value", "should be a string, not null"),
         (COMPLETIONS, {"prompt": ["a"], "suffix": "b"}, None, "invalid_request", "must be one string"),
-        (COMPLETIONS, {"echo": True, "logprobs": 1}, None, "invalid_request", "do not go together"),
-        (COMPLETIONS, {"echo": True, "suffix": "b"}, None, "invalid_request", "do not go together"),
+        (COMPLETIONS, {"echo": True, "logprobs": 1}, None, "invalid_request", "cannot be combined"),
+        (COMPLETIONS, {"echo": True, "suffix": "b"}, None, "invalid_request", "cannot be combined"),
         (COMPLETIONS, {"infill_order": "suffix_first"}, None, "invalid_request", "only allowed with suffix"),
         (COMPLETIONS, {"suffix": "b", "infill_order": "x"}, "infill_order", "invalid_value", "'suffix_first'"),
         (COMPLETIONS, {"stop_token_ids": [-1]}, "stop_token_ids[0]", "invalid_value", "at least 0"),
@@ -212,8 +212,10 @@ def test_any_other_field_is_refused_by_name(path: str, name: str) -> None:
         (EMBEDDINGS, {"encoding_format": "hex"}, "encoding_format", "invalid_value", "should be 'base64' or 'float'"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_is_named(path: str, fields: dict[str, Any], param: str | None, code: str, part: str) -> None:
-    error = refusal(path, body(path, **fields))
+def test_an_invalid_value_is_rejected_by_name(
+    path: str, fields: dict[str, Any], param: str | None, code: str, part: str
+) -> None:
+    error = rejection(path, body(path, **fields))
     assert (error.param, error.code) == (param, code), error.message
     assert part in error.message
     assert param is None or f"'{param}'" in error.message
@@ -245,37 +247,37 @@ BROKEN = [
 AFTER = [b" {}", b",", b"}", b"\x00"]
 
 
-open_or_not = pytest.mark.parametrize("extra_fields", [(), ("messages", "a")], ids=["closed", "open"])
+with_and_without_extra_fields = pytest.mark.parametrize("extra_fields", [(), ("messages", "a")], ids=["none", "extra"])
 
 
-@open_or_not
+@with_and_without_extra_fields
 @pytest.mark.parametrize("raw", BROKEN, ids=lambda raw: repr(raw[:20]))
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_what_is_no_json_object_is_said_to_be_none(path: str, raw: bytes, extra_fields: tuple[str, ...]) -> None:
-    error = refusal(path, raw, extra_fields)
+def test_a_body_that_is_no_json_object_is_rejected(path: str, raw: bytes, extra_fields: tuple[str, ...]) -> None:
+    error = rejection(path, raw, extra_fields)
     assert (error.code, error.param) == ("invalid_json", None), error.message
     assert len(error.message) < 200
 
 
-@open_or_not
+@with_and_without_extra_fields
 @pytest.mark.parametrize("after", AFTER)
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_nothing_may_follow_the_object(path: str, after: bytes, extra_fields: tuple[str, ...]) -> None:
-    error = refusal(path, body(path) + after, extra_fields)
+def test_bytes_after_the_object_are_rejected(path: str, after: bytes, extra_fields: tuple[str, ...]) -> None:
+    error = rejection(path, body(path) + after, extra_fields)
     assert (error.code, error.param) == ("invalid_json", None), error.message
     assert len(error.message) < 200
 
 
-@open_or_not
+@with_and_without_extra_fields
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_lists_without_an_end_are_refused(path: str, extra_fields: tuple[str, ...]) -> None:
+def test_deeply_nested_lists_are_rejected(path: str, extra_fields: tuple[str, ...]) -> None:
     field = next(name for name in ("messages", "prompt", "input") if name in MINIMAL[path])
     depth = b"[" * 200_000 + b"]" * 200_000
-    error = refusal(path, b'{"model":"m","%b":%b,"a":1}' % (field.encode(), depth), extra_fields)
+    error = rejection(path, b'{"model":"m","%b":%b,"a":1}' % (field.encode(), depth), extra_fields)
     assert len(error.message) < 200
 
 
-# Of what is only passed on nothing is made, so it may be as large as it likes; but it must be JSON.
+# What is forwarded unread may have any contents and size, but must be a JSON object.
 @pytest.mark.parametrize(
     ("tool", "code"),
     [
@@ -297,26 +299,26 @@ def test_lists_without_an_end_are_refused(path: str, extra_fields: tuple[str, ..
     ],
     ids=lambda part: repr(part[:20]) if isinstance(part, bytes) else part,
 )
-@open_or_not
+@with_and_without_extra_fields
 @pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, COUNT])
-def test_what_is_only_passed_on_is_an_object_all_the_same(
+def test_opaque_objects_must_be_json_objects(
     path: str, tool: bytes, code: str | None, extra_fields: tuple[str, ...]
 ) -> None:
     raw = body(path)[:-1] + b',"tools":[' + tool + b"]}"
     if code is None:
         parse_body(ENDPOINTS[path].body, raw, extra_fields)
     else:
-        assert refusal(path, raw, extra_fields).code == code
+        assert rejection(path, raw, extra_fields).code == code
 
 
 @given(st.binary())
-def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
+def test_any_bytes_are_rejected_with_a_400(raw: bytes) -> None:
     for path in ENDPOINTS:
-        refusal(path, raw)
+        rejection(path, raw)
 
 
 @given(st.data())
-def test_any_value_of_any_field_is_read_or_refused(data: st.DataObject) -> None:
+def test_any_value_of_any_field_is_accepted_or_rejected_with_a_400(data: st.DataObject) -> None:
     path, field = data.draw(st.sampled_from(FIELDS))
     try:
         parse_body(ENDPOINTS[path].body, body(path, **{field: data.draw(ANYTHING)}))
@@ -324,6 +326,6 @@ def test_any_value_of_any_field_is_read_or_refused(data: st.DataObject) -> None:
         assert error.status == 400
 
 
-def test_the_last_of_two_fields_with_one_name_counts() -> None:
+def test_the_last_of_two_fields_with_the_same_name_counts() -> None:
     raw = b'{"model": "a", "prompt": "hi", "model": "b", "mod\\u0065l": "c"}'
     assert parse_body(ENDPOINTS[COMPLETIONS].body, raw).model == "c"

@@ -57,19 +57,19 @@ async def test_a_connection_that_breaks_is_no_crash(start: Start) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-async def test_an_engine_that_died_is_left_alone_at_once(stream: bool, start: Start) -> None:
-    """Its API server lives on for seconds, and would answer that it is dead."""
+async def test_a_dead_engine_is_ejected_at_once(stream: bool, start: Start) -> None:
+    """Its API server lives on for seconds, and would answer every request with an error."""
     gateway = await start(TWO)
     for engine in gateway.engines:
         engine.script(DEADLY)
     await gateway.post(CHAT.path, CHAT.body(stream))
-    asked = [replica for replica, engine in zip(gateway.replicas, gateway.engines, strict=True) if engine.requests]
-    assert len(asked) == (1 if stream else 2)  # what has not begun is asked elsewhere
-    assert not any(replica.usable(gateway.clock()) for replica in asked)
+    tried = [replica for replica, engine in zip(gateway.replicas, gateway.engines, strict=True) if engine.requests]
+    assert len(tried) == (1 if stream else 2)  # without output it is retried
+    assert not any(replica.usable(gateway.clock()) for replica in tried)
 
 
-async def test_who_has_no_time_left_reaches_no_engine(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its connection would fail at once, and that be held against a replica which did nothing wrong."""
+async def test_a_request_past_its_deadline_reaches_no_engine(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connect without time left would fail, and count as a failure of the replica."""
     gateway = await start(TWO)
 
     async def slowly_refused(*_: object) -> None:
@@ -83,11 +83,11 @@ async def test_who_has_no_time_left_reaches_no_engine(start: Start, monkeypatch:
     gateway.expected_unseen = None
 
 
-# The end of the service
+# Shutdown
 
 
 @pytest.mark.parametrize("case", STREAMING, ids=label)
-async def test_streams_that_run_too_long_end_with_an_event(case: Case, start: Start) -> None:
+async def test_shutdown_ends_running_streams_with_an_error_event(case: Case, start: Start) -> None:
     gateway = await start(HOUSE)
     (engine,) = (engine for engine in gateway.engines if engine.model == case.model)
     engine.always = Fault(events=6, end="hang")
@@ -101,17 +101,17 @@ async def test_streams_that_run_too_long_end_with_an_event(case: Case, start: St
     await until(lambda: gateway.in_flight() == 0)
 
 
-async def test_whole_answers_that_run_too_long_are_errors(start: Start) -> None:
+async def test_shutdown_answers_running_requests_with_503(start: Start) -> None:
     gateway = await start(ONE)
     gateway.engines[0].script(Fault(gap=3600))
-    asked = asyncio.create_task(gateway.post(CHAT.path, CHAT.body()))
+    request = asyncio.create_task(gateway.post(CHAT.path, CHAT.body()))
     await until(lambda: len(gateway.seen) == 1)
     gateway.gateway.abort_requests()
-    assert is_refusal(CHAT, await asked, 503, "shutting_down")
+    assert is_refusal(CHAT, await request, 503, "shutting_down")
     await until(gateway.seen[0].closed.is_set)
 
 
-async def test_a_gateway_that_drains_says_so_and_still_answers(start: Start) -> None:
+async def test_a_draining_gateway_is_not_ready_and_closes_connections(start: Start) -> None:
     gateway = await start(ONE)
     assert gateway.gateway.is_ready()
     gateway.gateway.start_draining()
@@ -122,10 +122,12 @@ async def test_a_gateway_that_drains_says_so_and_still_answers(start: Start) -> 
         assert response.status_code in (200, 400)
 
 
-# Another fleet
+# Reload
 
 
-async def test_a_model_taken_out_ends_what_it_began(start: Start, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_a_model_removed_by_a_reload_finishes_its_requests(
+    start: Start, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     gateway = await start("models: [{model: pebble-chat}, {model: pebble-instruct}]")
     gateway.engines[0].gap = 0.05
     line = await gateway.connect()
@@ -139,7 +141,7 @@ async def test_a_model_taken_out_ends_what_it_began(start: Start, tmp_path_facto
     assert b"[DONE]" in await line.rest()
 
 
-async def test_new_limits_hold_at_once(start: Start, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_limits_of_a_reload_apply_at_once(start: Start, tmp_path_factory: pytest.TempPathFactory) -> None:
     gateway = await start("models: [{model: pebble-chat, max_in_flight: 1, max_queued: 0}]")
     gateway.engines[0].script(Fault(gap=3600))
     line = await gateway.connect()

@@ -1,4 +1,4 @@
-"""What becomes of a request when an engine, or the client, fails it: at every stage, on every endpoint."""
+"""Failures of engines and clients at every stage of a request, on every endpoint."""
 
 import asyncio
 import json
@@ -47,27 +47,27 @@ def chunk(data: bytes) -> bytes:
 ABORTED = b'data: {"choices":[{"delta":{"content":""},"finish_reason":"abort"}]}\n\n'
 NO_USAGE = b'data: {"choices":[],"usage":{]}}\n\n'
 
-# What an engine can do before any of its answer is there: streamed or not, another one may be asked.
+# Failures of an engine before any output, which are retried; EARLY applies to streamed and other requests alike.
 EARLY: dict[str, Fault] = {
     "accepts and closes": Fault(accept=True),
     "reads and closes": Fault(cut=0),
     "reads and resets": Fault(cut=0, end="reset"),
-    "breaks off its head": Fault(cut=40),
+    "breaks off its headers": Fault(cut=40),
     "speaks another protocol": Fault(raw=b"SSH-2.0-x\r\n"),
     "is full": Fault(status=503, body=BUSY_BODY),
     "is stopping": Fault(status=500, body=DRAINING_BODY),
     "aborts": Fault(finish="abort"),
 }
 EARLY_STREAMED = {
-    "closes after its head": Fault(events=0),
-    "resets after its head": Fault(events=0, end="reset"),
-    "dies after its head": Fault(events=0, dead=True),
-    "ends before it began": Fault(raw=STREAM + chunk(b"")),
+    "closes after its headers": Fault(events=0),
+    "resets after its headers": Fault(events=0, end="reset"),
+    "dies after its headers": Fault(events=0, dead=True),
+    "ends without an event": Fault(raw=STREAM + chunk(b"")),
     "sends no events": Fault(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\n<html></html>"),
-    "sends usage that is none": Fault(events=0, garble=chunk(NO_USAGE), end="hang"),
-    "aborts with a word": Fault(raw=STREAM + chunk(ABORTED) + chunk(b"")),
+    "sends invalid usage": Fault(events=0, garble=chunk(NO_USAGE), end="hang"),
+    "aborts without output": Fault(raw=STREAM + chunk(ABORTED) + chunk(b"")),
 }
-EARLY_WHOLE = {
+EARLY_UNSTREAMED = {
     "breaks off its body": Fault(surplus=7),
     "sends no JSON": Fault(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\n<html></html>"),
     "sends no object": Fault(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]"),
@@ -75,31 +75,33 @@ EARLY_WHOLE = {
         raw=b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\0"
     ),
 }
-DEAD_WHOLE = {"says that it is dead": Fault(dead=True)}
-REPEATED = [
+DEAD_UNSTREAMED = {"reports that it is dead": Fault(dead=True)}
+RETRIED = [
     *((fault, [(case, stream) for case in TALKING for stream in (False, True)]) for fault in EARLY.values()),
     *((fault, [(case, True) for case in TALKING]) for fault in EARLY_STREAMED.values()),
-    *((fault, [(case, False) for case in (*TALKING, COUNT)]) for fault in EARLY_WHOLE.values()),
-    *((fault, [(case, False) for case in TALKING]) for fault in DEAD_WHOLE.values()),
+    *((fault, [(case, False) for case in (*TALKING, COUNT)]) for fault in EARLY_UNSTREAMED.values()),
+    *((fault, [(case, False) for case in TALKING]) for fault in DEAD_UNSTREAMED.values()),
 ]
-NAMES = [*EARLY, *EARLY_STREAMED, *EARLY_WHOLE, *DEAD_WHOLE]
+NAMES = [*EARLY, *EARLY_STREAMED, *EARLY_UNSTREAMED, *DEAD_UNSTREAMED]
 Exchanges = list[tuple[Case, bool]]
 
 
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replica that failed may be asked again at once."""
+def no_ejection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ejected replica is half-open at once."""
     monkeypatch.setattr(breaker, "BASE_EJECTION", 0.0)
 
 
-def befall(gateway: RunningGateway, fault: Fault, path: str) -> None:
-    """Lets the next request of every engine meet the fault."""
+def script_all(gateway: RunningGateway, fault: Fault, path: str) -> None:
+    """Scripts the fault for the next request at every engine."""
     for engine in gateway.engines:
         engine.script(fault, path="" if fault.accept else path)
 
 
-@pytest.mark.parametrize(("fault", "exchanges"), REPEATED, ids=NAMES)
-async def test_another_replica_is_asked(fault: Fault, exchanges: Exchanges, start: Start, patient: None) -> None:
+@pytest.mark.parametrize(("fault", "exchanges"), RETRIED, ids=NAMES)
+async def test_failure_before_output_is_retried_on_another_replica(
+    fault: Fault, exchanges: Exchanges, start: Start, no_ejection: None
+) -> None:
     gateway, unseen = await start(TWO), 0
     for case, stream in exchanges:
         before = len(gateway.lines)
@@ -111,20 +113,20 @@ async def test_another_replica_is_asked(fault: Fault, exchanges: Exchanges, star
         for _ in range(2):
             response = await gateway.post(case.path, case.body(stream))
             assert response.status_code == 200
-            good = gateway.engines[int(response.headers["x-roundhouse-replica"][-1])].requests[-1]
-            assert response.content == (b"".join(visible(events_of(sent(good)))) if stream else sent(good))
+            served_by = gateway.engines[int(response.headers["x-roundhouse-replica"][-1])].requests[-1]
+            assert response.content == (b"".join(visible(events_of(sent(served_by)))) if stream else sent(served_by))
         await gateway.settle()
         lines = gateway.lines[before:]
         assert sorted(line["attempts"] for line in lines) == [1, 2]
-        # Nothing of the attempt that failed is counted.
+        # Nothing of the failed attempt is counted.
         assert len({(line["prompt_tokens"], line["completion_tokens"]) for line in lines}) == 1
     assert gateway.sample("roundhouse_retries_total") == len(exchanges)
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
-@pytest.mark.parametrize(("fault", "exchanges"), REPEATED, ids=NAMES)
-async def test_no_more_than_two_are_asked(
-    fault: Fault, exchanges: Exchanges, replicas: int, start: Start, patient: None
+@pytest.mark.parametrize(("fault", "exchanges"), RETRIED, ids=NAMES)
+async def test_a_request_is_tried_at_most_twice(
+    fault: Fault, exchanges: Exchanges, replicas: int, start: Start, no_ejection: None
 ) -> None:
     gateway, unseen = await start(f"models: [{{model: pebble-chat, min_replicas: {replicas}, policy: least_load}}]"), 0
     busy = fault in (EARLY["is full"], EARLY["is stopping"])
@@ -142,15 +144,15 @@ async def test_no_more_than_two_are_asked(
         assert gateway.lines[-1]["attempts"] == min(2, replicas)
         for engine in gateway.engines:
             engine.forgive()
-        # Two engines that die are enough to suspect the request, so another one is sent.
+        # After two deaths the request is quarantined, so a different one is sent.
         other = {"temperature": 0.5} if fault.dead else {}
         assert (await gateway.post(case.path, case.body(stream) | other)).status_code == 200
 
 
-async def test_a_second_attempt_knows_nothing_of_the_first(start: Start) -> None:
-    """The first ends with a reason, the second one without: it must not be taken for the second's."""
+async def test_a_retry_inherits_nothing_of_the_first_attempt(start: Start) -> None:
+    """The finish reason of the first attempt must not be recorded for the second, which has none."""
     gateway = await start(TWO)
-    first = EARLY_STREAMED["aborts with a word"]
+    first = EARLY_STREAMED["aborts without output"]
     for engine in gateway.engines:
         engine.script(first if engine is gateway.engines[1] else Fault(finish="abort"))
     response = await gateway.post(CHAT.path, CHAT.body(stream=True))
@@ -160,7 +162,7 @@ async def test_a_second_attempt_knows_nothing_of_the_first(start: Start) -> None
     assert gateway.lines[0]["ttft_s"] is None
 
 
-async def test_a_replica_that_breaks_connections_rests(start: Start) -> None:
+async def test_a_replica_that_breaks_connections_is_ejected(start: Start) -> None:
     gateway = await start(TWO)
     gateway.engines[0].script(*[Fault(cut=0)] * 5)
     for _ in range(6):
@@ -168,7 +170,7 @@ async def test_a_replica_that_breaks_connections_rests(start: Start) -> None:
     assert len(gateway.engines[0].requests) == 3
 
 
-async def test_the_only_replica_stays_in_use(start: Start) -> None:
+async def test_the_only_replica_is_not_ejected(start: Start) -> None:
     gateway = await start(ONE)
     gateway.engines[0].script(*[Fault(cut=0)] * 5)
     for _ in range(5):
@@ -176,7 +178,7 @@ async def test_the_only_replica_stays_in_use(start: Start) -> None:
     assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
 
 
-async def test_a_replica_that_is_gone_is_not_asked_again_at_once(start: Start) -> None:
+async def test_a_replica_that_refuses_connections_is_ejected_at_once(start: Start) -> None:
     gateway = await start("models: [{model: pebble-chat, timeouts: {queue: 0.1}}]")
     gateway.engines[0].die("kill")
     response = await gateway.post(CHAT.path, CHAT.body())
@@ -196,11 +198,11 @@ FINAL: dict[str, tuple[Fault, int]] = {
 
 @pytest.mark.parametrize(("case", "stream"), [pair for pair in EXCHANGES if pair[0] in TALKING], ids=label)
 @pytest.mark.parametrize(("fault", "status"), FINAL.values(), ids=FINAL.keys())
-async def test_what_may_be_the_requests_own_fault_is_not_repeated(
+async def test_an_error_that_the_request_may_have_caused_is_not_retried(
     fault: Fault, status: int, case: Case, stream: bool, start: Start
 ) -> None:
     gateway = await start(TWO)
-    befall(gateway, fault, case.path)
+    script_all(gateway, fault, case.path)
     response = await gateway.post(case.path, case.body(stream))
     assert is_refusal(case, response, status, "upstream_error" if status == 502 else "upstream_rejected")
     assert SECRET not in response.text
@@ -209,10 +211,10 @@ async def test_what_may_be_the_requests_own_fault_is_not_repeated(
 
 
 @pytest.mark.parametrize("case", STREAMING, ids=label)
-async def test_what_has_begun_is_not_repeated(case: Case, start: Start) -> None:
+async def test_a_stream_that_has_begun_is_not_retried(case: Case, start: Start) -> None:
     two = f"{{model: {case.model}, min_replicas: 2, policy: least_load}}\n"
     gateway = await start(HOUSE.replace(f"model: {case.model}\n", two))
-    befall(gateway, Fault(events=len(gateway.engines)), case.path)
+    script_all(gateway, Fault(events=len(gateway.engines)), case.path)
     response = await gateway.post(case.path, case.body(stream=True))
     assert response.status_code == 200
     assert len(gateway.seen) == 1
@@ -230,7 +232,7 @@ LEAKS = [
 
 @pytest.mark.parametrize("case", [CHAT, MESSAGE, RESPONSE], ids=label)
 @pytest.mark.parametrize("status", [301, 400, 401, 404, 413, 422, 429, 500, 501, 502, 503, 504])
-async def test_an_engines_own_words_stay_inside(status: int, case: Case, start: Start) -> None:
+async def test_the_text_of_an_engine_error_never_leaks(status: int, case: Case, start: Start) -> None:
     gateway = await start(ONE)
     for body in LEAKS:
         for stream in (False, True):
@@ -243,22 +245,22 @@ async def test_an_engines_own_words_stay_inside(status: int, case: Case, start: 
             assert response.headers["x-request-id"]
 
 
-# Death within a stream.
+# Failures within a stream
 
 ENDINGS: dict[str, dict[str, Any]] = {
     "close": {},
     "reset": {"end": "reset"},
     "dead": {"dead": True},
-    "no chunk": {"garble": b"zz\r\n"},
+    "invalid chunk": {"garble": b"zz\r\n"},
     "half an event": {"garble": b'20\r\ndata: {"id":"x","choices":[{"in'},
-    "half an event, whole chunk": {"garble": b'10\r\ndata: {"id":"x",\r\n0\r\n\r\n'},
+    "half an event in a complete chunk": {"garble": b'10\r\ndata: {"id":"x",\r\n0\r\n\r\n'},
     "an early end": {"garble": chunk(b"")},
     "malformed usage": {"garble": chunk(NO_USAGE), "end": "hang"},
 }
 
 
-async def whole(gateway: RunningGateway, case: Case) -> tuple[list[bytes], int]:
-    """The events of an answer to which nothing happens, and how many bytes the engine sent."""
+async def complete_stream(gateway: RunningGateway, case: Case) -> tuple[list[bytes], int]:
+    """The events of a stream without a failure, and the number of bytes that the engine sent."""
     response = await gateway.post(case.path, case.body(stream=True))
     assert response.status_code == 200
     seen = gateway.seen[-1]
@@ -266,7 +268,7 @@ async def whole(gateway: RunningGateway, case: Case) -> tuple[list[bytes], int]:
 
 
 def check_broken(case: Case, response: httpx.Response, events: list[bytes]) -> None:
-    """The client got these events, as far as they are for it, then one error event, and nothing more."""
+    """Checks that the client got these events, then one error event, and nothing more."""
     if not begun(events):
         assert is_refusal(case, response, 502, "upstream_error")
         return
@@ -280,11 +282,13 @@ def check_broken(case: Case, response: httpx.Response, events: list[bytes]) -> N
 
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS.keys())
 @pytest.mark.parametrize("case", STREAMING, ids=label)
-async def test_death_between_two_events(case: Case, ending: dict[str, Any], start: Start, patient: None) -> None:
+async def test_stream_broken_between_two_events_ends_with_one_error_event(
+    case: Case, ending: dict[str, Any], start: Start, no_ejection: None
+) -> None:
     gateway = await start(HOUSE)
-    events, _ = await whole(gateway, case)
+    events, _ = await complete_stream(gateway, case)
     for number in range(len(events)):
-        befall(gateway, Fault(events=number, **ending), case.path)
+        script_all(gateway, Fault(events=number, **ending), case.path)
         response = await gateway.post(case.path, case.body(stream=True))
         got = events_of(sent(gateway.seen[-1]))[:number]
         assert len(got) == number
@@ -297,38 +301,40 @@ async def test_death_between_two_events(case: Case, ending: dict[str, Any], star
 
 
 @pytest.mark.parametrize("case", STREAMING, ids=label)
-async def test_death_at_any_byte(case: Case, start: Start, patient: None) -> None:
+async def test_stream_broken_at_any_byte_ends_with_one_error_event(case: Case, start: Start, no_ejection: None) -> None:
     gateway = await start(HOUSE)
-    events, size = await whole(gateway, case)
+    events, size = await complete_stream(gateway, case)
     for cut in [*range(0, size, 29), size - 6, size - 5, size - 1]:
-        befall(gateway, Fault(cut=cut), case.path)
+        script_all(gateway, Fault(cut=cut), case.path)
         response = await gateway.post(case.path, case.body(stream=True))
         seen = gateway.seen[-1]
         assert len(seen.answer) == cut
         got = events_of(sent(seen)) if b"\r\n\r\n" in seen.answer else []
         if len(got) == len(events):
-            # All is there but the end of the framing, and that is not the client's concern.
+            # Only the end of the framing is missing, which does not affect the client.
             assert response.content == b"".join(visible(got))
         else:
             check_broken(case, response, got)
 
 
 @pytest.mark.parametrize("case", STREAMING, ids=label)
-async def test_events_that_come_together_with_the_one_that_ends_them(case: Case, start: Start, patient: None) -> None:
-    """One write holds the last good events, the engine's error and its `[DONE]`."""
+async def test_events_that_arrive_together_with_an_error_are_forwarded(
+    case: Case, start: Start, no_ejection: None
+) -> None:
+    """One write has the last valid events, the engine's error and its `[DONE]`."""
     gateway = await start(HOUSE)
-    events, _ = await whole(gateway, case)
+    events, _ = await complete_stream(gateway, case)
     bad = b'data: {"error": {"message": "EngineCore encountered an issue"}}\n\ndata: [DONE]\n\n'
     first = next(number for number in range(len(events)) if begun(events[:number]))
     together = chunk(b"".join(events[first : first + 2]) + bad) + chunk(b"")
-    befall(gateway, Fault(events=first, garble=together), case.path)
+    script_all(gateway, Fault(events=first, garble=together), case.path)
     response = await gateway.post(case.path, case.body(stream=True))
     got = events_of(sent(gateway.seen[-1]))
     check_broken(case, response, got[: first + 2])
 
 
 @pytest.mark.parametrize("case", STREAMING, ids=label)
-async def test_bytes_that_drip_in_arrive_as_whole_events(case: Case, start: Start) -> None:
+async def test_events_are_forwarded_only_when_complete(case: Case, start: Start) -> None:
     gateway = await start(HOUSE)
     (engine,) = (engine for engine in gateway.engines if engine.model == case.model)
     body = (await gateway.http.post(case.path, json=case.body(stream=True))).content
@@ -344,7 +350,7 @@ async def test_bytes_that_drip_in_arrive_as_whole_events(case: Case, start: Star
 
 @pytest.mark.parametrize("how", ["core", "kill"])
 @pytest.mark.parametrize("case", TALKING, ids=label)
-async def test_an_engine_dies_under_running_requests(case: Case, how: Any, start: Start) -> None:
+async def test_an_engine_that_crashes_fails_only_its_own_streams(case: Case, how: Any, start: Start) -> None:
     gateway = await start(TWO)
     for engine in gateway.engines:
         engine.gap = 0.01
@@ -368,7 +374,7 @@ async def test_an_engine_dies_under_running_requests(case: Case, how: Any, start
         assert (await gateway.post(case.path, case.body())).status_code == 200
 
 
-async def test_a_draining_engine_loses_nothing(start: Start) -> None:
+async def test_a_draining_engine_loses_no_request(start: Start) -> None:
     gateway = await start(TWO)
     for engine in gateway.engines:
         engine.gap = 0.01
@@ -380,23 +386,23 @@ async def test_a_draining_engine_loses_nothing(start: Start) -> None:
         assert response.content.endswith(b"data: [DONE]\n\n")
 
 
-# The client leaves.
+# Disconnects of the client
 
-MOMENTS: dict[str, Fault] = {
-    "before the head": Fault(delay=60),
+DISCONNECTS: dict[str, Fault] = {
+    "before the headers": Fault(delay=60),
     "before the first token": Fault(gap=60),
-    "within the head": Fault(cut=30, end="hang"),
+    "within the headers": Fault(cut=30, end="hang"),
 }
 
 
-async def ask(gateway: RunningGateway, case: Case, stream: bool) -> Any:
+async def send(gateway: RunningGateway, case: Case, stream: bool) -> Any:
     line = await gateway.connect()
     await line.post(case.path, json.dumps(case.body(stream)).encode())
     return line
 
 
-async def gone(gateway: RunningGateway) -> None:
-    """The engine must see its connection closed, and the request must be recorded as what it was."""
+async def check_cancelled(gateway: RunningGateway) -> None:
+    """Checks that the engine's connection is closed, and the request recorded as cancelled."""
     (seen,) = gateway.seen
     await asyncio.wait_for(seen.closed.wait(), 5)
     assert not seen.sent
@@ -406,27 +412,29 @@ async def gone(gateway: RunningGateway) -> None:
     assert all(engine.running == engine.waiting == 0 for engine in gateway.engines)
 
 
-@pytest.mark.parametrize("fault", MOMENTS.values(), ids=MOMENTS.keys())
+@pytest.mark.parametrize("fault", DISCONNECTS.values(), ids=DISCONNECTS.keys())
 @pytest.mark.parametrize(("case", "stream"), EXCHANGES, ids=label)
-async def test_a_client_leaves_before_the_first_byte(case: Case, stream: bool, fault: Fault, start: Start) -> None:
+async def test_disconnect_before_the_first_byte_frees_the_engine(
+    case: Case, stream: bool, fault: Fault, start: Start
+) -> None:
     if fault.gap and case.path not in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"):
-        fault = Fault(delay=60)  # what only counts has no tokens
+        fault = Fault(delay=60)  # count_tokens and embeddings generate no tokens
     gateway = await start(HOUSE)
-    befall(gateway, fault, case.path)
-    line = await ask(gateway, case, stream)
+    script_all(gateway, fault, case.path)
+    line = await send(gateway, case, stream)
     await until(lambda: len(gateway.seen) == 1)
-    assert gateway.in_flight() == 2  # once by the model, once by the replica
+    assert gateway.in_flight() == 2  # counted once for the model, once for the replica
     line.leave()
-    await gone(gateway)
+    await check_cancelled(gateway)
 
 
 @pytest.mark.parametrize("case", STREAMING, ids=label)
-async def test_a_client_leaves_within_a_stream(case: Case, start: Start) -> None:
+async def test_disconnect_within_a_stream_frees_the_engine(case: Case, start: Start) -> None:
     gateway = await start(HOUSE)
-    events, _ = await whole(gateway, case)
+    events, _ = await complete_stream(gateway, case)
     first = next(number for number in range(len(events)) if begun(events[:number]))
-    befall(gateway, Fault(events=first, end="hang"), case.path)
-    line = await ask(gateway, case, stream=True)
+    script_all(gateway, Fault(events=first, end="hang"), case.path)
+    line = await send(gateway, case, stream=True)
     await line.read_until(b"\n\n")
     line.leave()
     await asyncio.wait_for(gateway.seen[-1].closed.wait(), 5)
@@ -435,27 +443,27 @@ async def test_a_client_leaves_within_a_stream(case: Case, start: Start) -> None
     assert gateway.lines[-1]["ttft_s"] is not None
 
 
-async def test_a_client_leaves_a_whole_answer_half_sent(start: Start) -> None:
+async def test_disconnect_within_a_response_that_is_not_streamed_frees_the_engine(start: Start) -> None:
     gateway = await start(ONE)
     gateway.engines[0].script(Fault(cut=400, end="hang"))
-    line = await ask(gateway, CHAT, stream=False)
+    line = await send(gateway, CHAT, stream=False)
     await until(lambda: len(gateway.seen) == 1 and len(gateway.seen[0].answer) == 400)
     line.leave()
-    await gone(gateway)
+    await check_cancelled(gateway)
 
 
-async def test_a_client_that_half_closes_has_left(start: Start) -> None:
+async def test_a_half_closed_connection_is_a_disconnect(start: Start) -> None:
     gateway = await start(ONE)
     gateway.engines[0].script(Fault(gap=60))
-    line = await ask(gateway, CHAT, stream=True)
+    line = await send(gateway, CHAT, stream=True)
     await until(lambda: len(gateway.seen) == 1)
     line.writer.write_eof()
-    await gone(gateway)
+    await check_cancelled(gateway)
     line.leave()
 
 
 @pytest.mark.parametrize("part", [b"", b'{"model":'])
-async def test_a_client_leaves_while_it_sends_its_body(part: bytes, start: Start) -> None:
+async def test_disconnect_within_the_request_body_reaches_no_engine(part: bytes, start: Start) -> None:
     gateway = await start(ONE)
     line = await gateway.connect()
     await line.post(CHAT.path, part, "content-length: 1000")
@@ -466,12 +474,12 @@ async def test_a_client_leaves_while_it_sends_its_body(part: bytes, start: Start
     assert [(one["outcome"], one["status"]) for one in gateway.lines] == [("cancelled", 499)]
 
 
-async def test_a_client_leaves_while_a_second_replica_is_asked(start: Start) -> None:
+async def test_disconnect_during_a_retry_frees_the_engine(start: Start) -> None:
     gateway = await start(TWO)
     for engine in gateway.engines:
         engine.script(Fault(cut=0) if engine is gateway.engines[1] else Fault(gap=60))
         engine.script(Fault(gap=60))
-    line = await ask(gateway, CHAT, stream=True)
+    line = await send(gateway, CHAT, stream=True)
     await until(lambda: len(gateway.engines[0].requests) == 1)
     line.leave()
     await asyncio.wait_for(gateway.engines[0].requests[0].closed.wait(), 5)
@@ -479,24 +487,24 @@ async def test_a_client_leaves_while_a_second_replica_is_asked(start: Start) -> 
     assert gateway.lines[0]["outcome"] == "cancelled"
 
 
-async def test_a_client_may_leave_once_it_has_everything(start: Start) -> None:
+async def test_disconnect_after_the_response_is_complete(start: Start) -> None:
     gateway = await start(ONE)
-    line = await ask(gateway, CHAT, stream=True)
+    line = await send(gateway, CHAT, stream=True)
     await line.read_until(b"0\r\n\r\n")
     line.leave()
     await gateway.settle()
     assert gateway.lines[0]["outcome"] == "complete"
 
 
-async def test_clients_leave_at_any_moment(start: Start) -> None:
+async def test_disconnects_at_random_moments_leak_nothing(start: Start) -> None:
     gateway = await start(TWO)
     for engine in gateway.engines:
         engine.gap = 0.02
-    moments = random.Random(1)
+    rng = random.Random(1)
 
     async def visit() -> None:
-        line = await ask(gateway, moments.choice(TALKING), moments.random() < 0.7)
-        await asyncio.sleep(moments.random() * 0.2)
+        line = await send(gateway, rng.choice(TALKING), rng.random() < 0.7)
+        await asyncio.sleep(rng.random() * 0.2)
         line.leave()
 
     for _ in range(10):
@@ -507,24 +515,24 @@ async def test_clients_leave_at_any_moment(start: Start) -> None:
     assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
 
 
-# Deadlines and slow readers.
+# Timeouts and slow clients
 
-SLOW = {
-    "no head": (True, Fault(delay=60), {"first_token_timeout": 0.1}),
+TIMEOUTS = {
+    "no headers": (True, Fault(delay=60), {"first_token_timeout": 0.1}),
     "no token": (True, Fault(gap=60), {"first_token_timeout": 0.1}),
-    "no token in all the time there is": (True, Fault(gap=60), {"total_timeout": 0.1}),
-    "no answer": (False, Fault(gap=60), {"total_timeout": 0.1}),
-    "half an answer": (False, Fault(cut=400, end="hang"), {"idle_timeout": 0.1}),
+    "no token in the total time": (True, Fault(gap=60), {"total_timeout": 0.1}),
+    "no response": (False, Fault(gap=60), {"total_timeout": 0.1}),
+    "half a response": (False, Fault(cut=400, end="hang"), {"idle_timeout": 0.1}),
 }
 
 
 @pytest.mark.parametrize("case", TALKING, ids=label)
-@pytest.mark.parametrize(("stream", "fault", "limits"), SLOW.values(), ids=SLOW.keys())
-async def test_an_engine_that_is_silent_for_too_long(
+@pytest.mark.parametrize(("stream", "fault", "limits"), TIMEOUTS.values(), ids=TIMEOUTS.keys())
+async def test_an_engine_without_a_response_in_time_is_a_504(
     stream: bool, fault: Fault, limits: dict[str, float], case: Case, start: Start
 ) -> None:
     gateway = await start(TWO, **limits)
-    befall(gateway, fault, case.path)
+    script_all(gateway, fault, case.path)
     response = await gateway.post(case.path, case.body(stream))
     assert is_refusal(case, response, 504, "timeout")
     await asyncio.wait_for(gateway.seen[0].closed.wait(), 5)
@@ -534,11 +542,13 @@ async def test_an_engine_that_is_silent_for_too_long(
 
 @pytest.mark.parametrize("limits", [{"idle_timeout": 0.1}, {"total_timeout": 0.3}], ids=str)
 @pytest.mark.parametrize("case", STREAMING, ids=label)
-async def test_an_engine_that_falls_silent_within_a_stream(case: Case, limits: dict[str, float], start: Start) -> None:
+async def test_a_stream_that_stalls_ends_with_a_timeout_event(
+    case: Case, limits: dict[str, float], start: Start
+) -> None:
     gateway = await start(HOUSE, **limits)
-    events, _ = await whole(gateway, case)
+    events, _ = await complete_stream(gateway, case)
     first = next(number for number in range(len(events)) if begun(events[:number]))
-    befall(gateway, Fault(events=first, end="hang"), case.path)
+    script_all(gateway, Fault(events=first, end="hang"), case.path)
     response = await gateway.post(case.path, case.body(stream=True))
     got = events_of(response.content)
     assert got[:-1] == visible(events_of(sent(gateway.seen[-1])))
@@ -546,7 +556,7 @@ async def test_an_engine_that_falls_silent_within_a_stream(case: Case, limits: d
     await asyncio.wait_for(gateway.seen[-1].closed.wait(), 5)
 
 
-async def test_a_client_that_reads_slowly_holds_the_engine_back(start: Start) -> None:
+async def test_a_slow_client_exerts_backpressure_on_the_engine(start: Start) -> None:
     gateway = await start(ONE, idle_timeout=1.0)
     event = b"data: %b\n\n" % (b"x" * 8000)
     end = b'data: {"choices":[{"delta":{"content":""},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
@@ -561,28 +571,26 @@ async def test_a_client_that_reads_slowly_holds_the_engine_back(start: Start) ->
     while before != len(seen.answer):
         before = len(seen.answer)
         await asyncio.sleep(0.2)
-    await asyncio.sleep(1.2)  # the silence is the client's, and no fault of the engine's
-    # What is under way is in the sockets; the gateway itself holds little of it.
+    await asyncio.sleep(1.2)  # the engine is stalled by the client, so its idle timeout must not apply
+    # Most of it is in socket buffers; the gateway buffers little.
     assert len(seen.answer) < len(body) / 2
     assert (await line.answer()).body == body
     line.leave()
 
 
-# Answers that are no answers.
+# Invalid responses
 
 
-async def test_an_event_without_end_is_not_collected_for_ever(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.protocol.streams.LARGEST_EVENT", 2**16)
+async def test_an_event_over_the_size_limit_breaks_the_stream(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.protocol.streams.MAX_EVENT_BYTES", 2**16)
     gateway = await start(ONE)
     gateway.engines[0].script(Fault(raw=STREAM + chunk(b"x" * 4096) * 31, end="hang"))
     response = await gateway.post(CHAT.path, CHAT.body(stream=True))
     assert is_refusal(CHAT, response, 502, "upstream_error")
 
 
-async def test_a_whole_answer_without_end_is_not_collected_for_ever(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.relay.dispatch.LARGEST_ANSWER", 2**16)
+async def test_a_response_over_the_size_limit_is_a_502(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.relay.dispatch.MAX_RESPONSE_BYTES", 2**16)
     gateway = await start(ONE)
     gateway.engines[0].script(
         Fault(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 999999\r\n\r\n" + b" " * 2**17, end="hang")
@@ -591,7 +599,7 @@ async def test_a_whole_answer_without_end_is_not_collected_for_ever(
     assert is_refusal(CHAT, response, 502, "upstream_error")
 
 
-NO_NUMBERS = [
+INVALID_USAGE = [
     '{"prompt_tokens":"many"}',
     '{"prompt_tokens":-3,"completion_tokens":1}',
     '{"completion_tokens":1.5}',
@@ -599,9 +607,9 @@ NO_NUMBERS = [
 ]
 
 
-@pytest.mark.parametrize("usage", NO_NUMBERS)
+@pytest.mark.parametrize("usage", INVALID_USAGE)
 @pytest.mark.parametrize("stream", [False, True], ids=label)
-async def test_usage_that_is_no_number_is_not_counted(usage: str, stream: bool, start: Start) -> None:
+async def test_invalid_usage_is_not_counted(usage: str, stream: bool, start: Start) -> None:
     gateway = await start(ONE)
     choice = '"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]'
     body = f'{{{choice},"usage":{usage}}}'

@@ -1,4 +1,4 @@
-"""The life of a request that goes well, and of one that is not let in."""
+"""The life of a request that succeeds, and of one that is not admitted."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ from tests.support.waiting import until
 
 
 @pytest.mark.parametrize(("case", "stream"), EXCHANGES, ids=label)
-async def test_what_the_engine_sends_arrives_byte_for_byte(case: Case, stream: bool, start: Start) -> None:
+async def test_the_response_body_is_forwarded_byte_for_byte(case: Case, stream: bool, start: Start) -> None:
     gateway = await start(HOUSE)
     response = await gateway.post(case.path, case.body(stream))
     (seen,) = gateway.seen
@@ -49,7 +49,7 @@ async def test_what_the_engine_sends_arrives_byte_for_byte(case: Case, stream: b
 
 
 @pytest.mark.parametrize(("case", "stream"), EXCHANGES, ids=label)
-async def test_what_is_logged_of_it(case: Case, stream: bool, start: Start) -> None:
+async def test_the_log_line_of_a_request(case: Case, stream: bool, start: Start) -> None:
     gateway = await start(HOUSE)
     response = await gateway.post(case.path, case.body(stream))
     await gateway.settle()
@@ -63,36 +63,36 @@ async def test_what_is_logged_of_it(case: Case, stream: bool, start: Start) -> N
     assert (line["finish_reason"] is not None) == (counted and case is not EMBEDDING)
     assert (line["ttft_s"] is not None) == stream
     assert gateway.sample("roundhouse_time_to_first_token_seconds_count") == stream
-    # Neither prompt nor output is ever written.
+    # Neither prompt nor output is ever logged.
     assert not any(word in gateway.output[0] for word in ("three", "return"))
 
 
 @pytest.mark.parametrize("case", [CHAT, COMPLETION], ids=label)
-async def test_usage_is_sent_to_who_asks_for_it(case: Case, start: Start) -> None:
+async def test_requested_usage_is_forwarded(case: Case, start: Start) -> None:
     gateway = await start(HOUSE)
-    asking = case.body(stream=True, stream_options={"include_usage": True})
-    response = await gateway.post(case.path, asking)
+    requested = case.body(stream=True, stream_options={"include_usage": True})
+    response = await gateway.post(case.path, requested)
     (seen,) = gateway.seen
-    assert seen.json == asking
+    assert seen.json == requested
     assert response.content == sent(seen)
     assert response.content.count(b'"usage":{') == 1
 
 
-OWN = (
+UNUSUAL_JSON = (
     '{ "messages":[{"role": "user", "content": "caf\\u00e9 é \\ud83d\\ude00"}],\n'
     ' "temperature": 0.50,"seed":12345678901234567 ,  "model":"%s"}\n'
 )
 
 
-async def test_the_clients_own_bytes_reach_the_engine(start: Start) -> None:
+async def test_the_request_body_is_forwarded_byte_for_byte(start: Start) -> None:
     gateway = await start(ONE)
-    body = (OWN % "pebble-chat").encode()
+    body = (UNUSUAL_JSON % "pebble-chat").encode()
     response = await gateway.http.post(CHAT.path, content=body, headers={"content-type": "application/json"})
     assert response.status_code == 200
     assert gateway.seen[0].body == body
 
 
-NAMES = [
+RESOLVED = [
     ("gpt-4o-mini", CHAT, "pebble-chat", "alias of pebble-chat"),
     ("pebble", CHAT, "pebble-chat", "family pebble, chat fits chat"),
     ("pebble-1m", COMPLETION, "pebble-base", "family pebble-1m, base fits completion"),
@@ -104,8 +104,8 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "case", "model", "route"), NAMES)
-async def test_other_names(name: str, case: Case, model: str, route: str, start: Start) -> None:
+@pytest.mark.parametrize(("name", "case", "model", "route"), RESOLVED)
+async def test_names_that_are_resolved_to_a_model(name: str, case: Case, model: str, route: str, start: Start) -> None:
     gateway = await start(HOUSE)
     response = await gateway.post(case.path, case.body() | {"model": name})
     assert response.status_code == 200
@@ -116,15 +116,15 @@ async def test_other_names(name: str, case: Case, model: str, route: str, start:
     assert (gateway.lines[0]["requested"], gateway.lines[0]["model"]) == (name, model)
 
 
-async def test_only_the_name_is_edited(start: Start) -> None:
+async def test_only_the_model_name_is_rewritten(start: Start) -> None:
     gateway = await start(HOUSE)
-    body = (OWN % "gpt-4o-mini").encode()
+    body = (UNUSUAL_JSON % "gpt-4o-mini").encode()
     await gateway.http.post(CHAT.path, content=body, headers={"content-type": "application/json"})
     (seen,) = gateway.seen
     assert seen.body == body.rstrip()[:-1] + b',"model": "pebble-chat"}'
 
 
-async def test_only_what_belongs_to_the_request_reaches_the_engine(start: Start) -> None:
+async def test_client_headers_are_not_forwarded(start: Start) -> None:
     gateway = await start(ONE)
     headers = {"authorization": "Bearer secret", "cookie": "secret", "x-request-id": "mine", "x-priority": "1"}
     response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers=headers)
@@ -133,7 +133,7 @@ async def test_only_what_belongs_to_the_request_reaches_the_engine(start: Start)
     assert seen.headers["x-request-id"] == response.headers["x-request-id"] != "mine"
 
 
-async def test_a_suffix_is_written_into_the_prompt(start: Start) -> None:
+async def test_suffix_is_rendered_into_the_prompt(start: Start) -> None:
     gateway = await start(HOUSE)
     for stream in (False, True):
         response = await gateway.post(SUFFIX.path, SUFFIX.body(stream))
@@ -155,7 +155,7 @@ models:
 @pytest.mark.parametrize(
     ("own", "stop"), [({}, ["<E>"]), ({"stop": "x"}, ["x", "<E>"]), ({"stop": ["x", "y"]}, ["x", "y", "<E>"])]
 )
-async def test_what_ends_the_middle_is_added_to_the_clients_stops(
+async def test_infill_stops_are_added_to_those_of_the_client(
     own: dict[str, Any], stop: list[str], start: Start
 ) -> None:
     gateway = await start(STOPS)
@@ -167,7 +167,7 @@ async def test_what_ends_the_middle_is_added_to_the_clients_stops(
     assert plain == fields
 
 
-ENDS = [
+CHAT_STOPS = [
     ("falcon-7b-instruct", CHAT, {"stop": ["\nUser"]}),
     ("falcon-7b-instruct", RESPONSE, {"stop": ["\nUser"]}),
     ("falcon-7b-instruct", MESSAGE, {"stop_sequences": ["\nUser"]}),
@@ -180,8 +180,8 @@ ENDS = [
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=label)
-@pytest.mark.parametrize(("model", "case", "fields"), ENDS, ids=label)
-async def test_what_ends_a_turn_reaches_the_engine(
+@pytest.mark.parametrize(("model", "case", "fields"), CHAT_STOPS, ids=label)
+async def test_chat_stops_of_the_catalogue_are_sent_to_the_engine(
     model: str, case: Case, fields: dict[str, Any], stream: bool, start: Start
 ) -> None:
     gateway = await start(f"models: [{{model: {model}}}]")
@@ -192,31 +192,31 @@ async def test_what_ends_a_turn_reaches_the_engine(
     assert {key: value for key, value in added.items() if key != "chat_template_kwargs"} == fields
 
 
-ENDED = b'{"choices":[{"finish_reason":"stop","stop_reason":%s}],"usage":{"completion_tokens":1}}'
-ENDED_STREAM = (
+STOPPED = b'{"choices":[{"finish_reason":"stop","stop_reason":%s}],"usage":{"completion_tokens":1}}'
+STOPPED_STREAM = (
     b'data: {"choices":[{"delta":{"content":"Hi"},"finish_reason":null}]}\n\n'
     b'data: {"choices":[{"delta":{},"finish_reason":"stop","stop_reason":%s}]}\n\ndata: [DONE]\n\n'
 )
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=label)
-async def test_what_ended_a_turn_is_not_told(stream: bool, start: Start) -> None:
+async def test_stop_reason_of_an_added_stop_is_hidden(stream: bool, start: Start) -> None:
     gateway = await start("models: [{model: falcon-7b-instruct}]")
-    form = ENDED_STREAM if stream else ENDED
-    gateway.engines[0].script(Fault(status=200, body=form % b'"\\nUser"'))
+    template = STOPPED_STREAM if stream else STOPPED
+    gateway.engines[0].script(Fault(status=200, body=template % b'"\\nUser"'))
     response = await gateway.post(CHAT.path, CHAT.body(stream) | {"model": "falcon-7b-instruct"})
-    assert (response.status_code, response.content) == (200, form % b"null")
+    assert (response.status_code, response.content) == (200, template % b"null")
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=label)
-async def test_the_suffix_may_come_first_where_a_model_knows_that(stream: bool, start: Start) -> None:
+async def test_infill_order_suffix_first(stream: bool, start: Start) -> None:
     gateway = await start(STOPS.replace("stop:", 'suffix_first: "<S>{suffix}<P>{prefix}", stop:'))
     fields = {"model": "filler", "prompt": "a", "suffix": "b", "n": 2, "infill_order": "suffix_first", "stream": stream}
     assert (await gateway.post(SUFFIX.path, fields)).status_code == 200
     assert gateway.seen[0].json["prompt"] == "<S>b<P>a"
 
 
-async def test_an_order_that_a_model_does_not_know_is_refused(start: Start) -> None:
+async def test_unsupported_infill_order_gets_400(start: Start) -> None:
     gateway = await start(STOPS)
     fields = {"model": "filler", "prompt": "a", "suffix": "b", "infill_order": "suffix_first"}
     response = await gateway.post(SUFFIX.path, fields)
@@ -226,20 +226,20 @@ async def test_an_order_that_a_model_does_not_know_is_refused(start: Start) -> N
     assert not gateway.seen
 
 
-async def test_a_model_that_cannot_fill_in_names_one_that_can(start: Start) -> None:
+async def test_model_without_infill_gets_400_that_suggests_another(start: Start) -> None:
     gateway = await start(HOUSE)
     response = await gateway.post(SUFFIX.path, SUFFIX.body() | {"model": "pebble-base"})
     assert is_refusal(SUFFIX, response, 400, "unsupported_for_model")
     assert "'pebble-code'" in response.json()["error"]["message"]
 
 
-async def test_replicas_take_turns(start: Start) -> None:
+async def test_requests_are_spread_over_replicas(start: Start) -> None:
     gateway = await start(TWO)
     replicas = [(await gateway.post(CHAT.path, CHAT.body())).headers["x-roundhouse-replica"] for _ in range(4)]
     assert sorted(replicas) == ["pebble-chat-0"] * 2 + ["pebble-chat-1"] * 2
 
 
-async def test_the_replica_with_less_to_do_is_asked(start: Start) -> None:
+async def test_the_less_loaded_replica_is_picked(start: Start) -> None:
     gateway = await start(TWO)
     for engine in gateway.engines:
         engine.always = Fault(gap=60)
@@ -255,7 +255,7 @@ async def test_the_replica_with_less_to_do_is_asked(start: Start) -> None:
 
 
 @pytest.mark.parametrize("case", STREAMING, ids=label)
-async def test_a_connection_to_the_engine_is_kept(case: Case, start: Start) -> None:
+async def test_connections_to_engines_are_reused(case: Case, start: Start) -> None:
     gateway = await start(HOUSE)
     for stream in (True, False, True):
         assert (await gateway.post(case.path, case.body(stream))).status_code == 200
@@ -274,7 +274,7 @@ NOT_READY: list[tuple[Condition, str]] = [
 
 @pytest.mark.parametrize("case", TALKING, ids=label)
 @pytest.mark.parametrize(("condition", "code"), NOT_READY)
-async def test_a_model_that_is_not_ready(condition: Condition, code: str, case: Case, start: Start) -> None:
+async def test_model_that_is_not_ready_gets_503(condition: Condition, code: str, case: Case, start: Start) -> None:
     gateway = await start(ONE)
     gateway.show(0, condition, "loading weights", "/secret/path" if condition == "failed" else None)
     response = await gateway.post(case.path, case.body(stream=True))
@@ -287,7 +287,7 @@ async def test_a_model_that_is_not_ready(condition: Condition, code: str, case: 
     assert [(line["outcome"], line["attempts"]) for line in gateway.lines] == [("refused", 0), ("complete", 1)]
 
 
-async def test_a_model_whose_engine_was_never_seen(start: Start, tmp_path: Path) -> None:
+async def test_model_without_any_engine_state_gets_503(start: Start, tmp_path: Path) -> None:
     gateway = await start(ONE)
     for upstream in gateway.gateway.upstreams:
         upstream.replicas[0].state = None
@@ -295,7 +295,7 @@ async def test_a_model_whose_engine_was_never_seen(start: Start, tmp_path: Path)
     assert is_refusal(CHAT, response, 503, "model_loading")
 
 
-async def test_one_replica_that_is_ready_is_enough(start: Start) -> None:
+async def test_requests_go_to_the_replica_that_is_ready(start: Start) -> None:
     gateway = await start(TWO)
     for order in (0, 1):
         gateway.show(order, "starting")
@@ -307,7 +307,7 @@ async def test_one_replica_that_is_ready_is_enough(start: Start) -> None:
 
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("case", TALKING, ids=label)
-async def test_no_more_than_the_fleet_allows(case: Case, replicas: int, start: Start) -> None:
+async def test_request_beyond_max_in_flight_gets_503(case: Case, replicas: int, start: Start) -> None:
     limits = "max_in_flight: 2, max_queued: 0, policy: least_load"
     gateway = await start(f"models: [{{model: pebble-chat, min_replicas: {replicas}, {limits}}}]")
     for engine in gateway.engines:
@@ -330,12 +330,12 @@ async def test_no_more_than_the_fleet_allows(case: Case, replicas: int, start: S
         line.leave()
 
 
-async def test_another_models_crowd_is_no_hindrance(start: Start) -> None:
+async def test_a_full_model_does_not_affect_another(start: Start) -> None:
     gateway = await start("models: [{model: pebble-chat, max_in_flight: 1, max_queued: 0}, {model: pebble-instruct}]")
     gateway.engines[0].script(Fault(gap=60))
-    crowd = await gateway.connect()
-    await crowd.post(CHAT.path, json.dumps(CHAT.body()).encode())
+    line = await gateway.connect()
+    await line.post(CHAT.path, json.dumps(CHAT.body()).encode())
     await until(lambda: len(gateway.seen) == 1)
     assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 503
     assert (await gateway.post(CHAT.path, CHAT.body() | {"model": "pebble-instruct"})).status_code == 200
-    crowd.leave()
+    line.leave()

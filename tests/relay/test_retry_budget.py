@@ -1,4 +1,4 @@
-"""How many second attempts may run at the same time."""
+"""The bound on concurrent retries."""
 
 import pytest
 from hypothesis import given
@@ -7,38 +7,38 @@ from hypothesis import strategies as st
 from service.relay.retry_budget import RetryBudget
 
 
-@pytest.mark.parametrize(("in_flight", "most"), [(0, 3), (1, 3), (39, 3), (40, 4), (49, 4), (1000, 100)])
-def test_a_tenth_of_what_is_in_flight_and_always_a_few(in_flight: int, most: int) -> None:
-    retries = RetryBudget()
-    assert [retries.take(in_flight) for _ in range(most + 2)] == [True] * most + [False] * 2
+@pytest.mark.parametrize(("in_flight", "allowed"), [(0, 3), (1, 3), (39, 3), (40, 4), (49, 4), (1000, 100)])
+def test_a_tenth_of_the_requests_in_flight_and_at_least_a_few(in_flight: int, allowed: int) -> None:
+    budget = RetryBudget()
+    assert [budget.acquire(in_flight) for _ in range(allowed + 2)] == [True] * allowed + [False] * 2
 
 
-def test_one_given_back_may_be_taken_again() -> None:
-    retries = RetryBudget(least=1)
-    assert retries.take(0)
-    assert not retries.take(0)
-    retries.give_back()
-    assert retries.take(0)
+def test_a_released_retry_can_be_acquired_again() -> None:
+    budget = RetryBudget(min_concurrent=1)
+    assert budget.acquire(0)
+    assert not budget.acquire(0)
+    budget.release()
+    assert budget.acquire(0)
 
 
-def test_a_share_that_shrinks_takes_back_nothing() -> None:
-    retries = RetryBudget(least=1)
-    assert all(retries.take(100) for _ in range(10))
+def test_retries_over_a_shrunken_budget_may_finish() -> None:
+    budget = RetryBudget(min_concurrent=1)
+    assert all(budget.acquire(100) for _ in range(10))
     for left in (9, 8, 7):
-        assert not retries.take(10)
-        retries.give_back()
-        assert retries.running == left
+        assert not budget.acquire(10)
+        budget.release()
+        assert budget.running == left
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 200))))
-def test_never_more_than_allowed(steps: list[tuple[bool, int]]) -> None:
-    retries = RetryBudget()
-    for takes, in_flight in steps:
-        before = retries.running
-        if takes:
-            taken = retries.take(in_flight)
-            assert taken is (before < max(3, in_flight // 10))
-            assert retries.running == before + taken
+def test_the_bound_is_never_exceeded(steps: list[tuple[bool, int]]) -> None:
+    budget = RetryBudget()
+    for acquires, in_flight in steps:
+        before = budget.running
+        if acquires:
+            acquired = budget.acquire(in_flight)
+            assert acquired is (before < max(3, in_flight // 10))
+            assert budget.running == before + acquired
         elif before:
-            retries.give_back()
-            assert retries.running == before - 1
+            budget.release()
+            assert budget.running == before - 1

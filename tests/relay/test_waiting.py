@@ -1,4 +1,4 @@
-"""Requests that wait: for a place at an engine, and for an engine that is started for them."""
+"""Requests that are queued: for a slot, and for the activation of a model that is scaled to zero."""
 
 import asyncio
 import json
@@ -11,14 +11,14 @@ from tests.support.exchanges import CHAT, STREAMING, TALKING, Case, broken_off, 
 from tests.support.gateways import HOUSE, Line, RunningGateway
 from tests.support.waiting import until
 
-NARROW = "models: [{model: pebble-chat, max_in_flight: 1}]"
-WAITING = "x-roundhouse-sse-heartbeat-interval: 0.1"
-LONG = Fault(gap=3600)
+ONE_SLOT = "models: [{model: pebble-chat, max_in_flight: 1}]"
+HEARTBEAT = "x-roundhouse-sse-heartbeat-interval: 0.1"
+HANGING = Fault(gap=3600)
 
 
 async def occupy(gateway: RunningGateway) -> Line:
-    """A request that holds the only place until its client leaves."""
-    gateway.engines[0].script(LONG)
+    """Sends a request that holds the only slot until its client disconnects."""
+    gateway.engines[0].script(HANGING)
     line = await gateway.connect()
     before = len(gateway.seen)
     await line.post(CHAT.path, json.dumps(CHAT.body()).encode())
@@ -27,7 +27,7 @@ async def occupy(gateway: RunningGateway) -> Line:
 
 
 async def queue(gateway: RunningGateway, text: str, *headers: str, stream: bool = False) -> Line:
-    """A request that waits behind what is there; returns once it does."""
+    """Sends a request that is queued; returns once it is."""
     line = await gateway.connect()
     before = gateway.queued()
     body = CHAT.body(stream) | {"messages": [{"role": "user", "content": text}]}
@@ -36,13 +36,13 @@ async def queue(gateway: RunningGateway, text: str, *headers: str, stream: bool 
     return line
 
 
-def texts(gateway: RunningGateway) -> list[str]:
+def served(gateway: RunningGateway) -> list[str]:
     return [seen.json["messages"][0]["content"] for seen in gateway.seen]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_request_without_a_place_waits_for_one(stream: bool, start: Start) -> None:
-    gateway = await start(NARROW)
+async def test_a_request_is_queued_until_a_slot_is_free(stream: bool, start: Start) -> None:
+    gateway = await start(ONE_SLOT)
     first = await occupy(gateway)
     second = await queue(gateway, "second", stream=stream)
     assert len(gateway.seen) == 1
@@ -53,37 +53,37 @@ async def test_a_request_without_a_place_waits_for_one(stream: bool, start: Star
     assert gateway.lines[-1]["time_to_admission_s"] > 0
 
 
-async def test_first_come_first_served(start: Start) -> None:
-    gateway = await start(NARROW)
+async def test_queued_requests_are_served_in_order_of_arrival(start: Start) -> None:
+    gateway = await start(ONE_SLOT)
     first = await occupy(gateway)
     names = [f"number {number}" for number in range(5)]
     lines = [await queue(gateway, name) for name in names]
     first.leave()
     assert [(await line.answer()).status for line in lines] == [200] * 5
-    assert texts(gateway)[1:] == names
+    assert served(gateway)[1:] == names
 
 
-async def test_the_more_urgent_go_first(start: Start) -> None:
-    gateway = await start(NARROW)
+async def test_higher_priority_is_served_first(start: Start) -> None:
+    gateway = await start(ONE_SLOT)
     first = await occupy(gateway)
     order = ("batch", "default", "interactive", "batch", "interactive")
     lines = [await queue(gateway, name, f"x-roundhouse-priority: {name}") for name in order]
     first.leave()
     assert [(await line.answer()).status for line in lines] == [200] * 5
-    assert texts(gateway)[1:] == ["interactive", "interactive", "default", "batch", "batch"]
+    assert served(gateway)[1:] == ["interactive", "interactive", "default", "batch", "batch"]
 
 
-async def test_a_noisy_tenant_waits_behind_itself(start: Start) -> None:
-    gateway = await start(f"{NARROW}\ntenants: {{noisy: {{}}, quiet: {{}}}}")
+async def test_a_noisy_tenant_delays_only_itself(start: Start) -> None:
+    gateway = await start(f"{ONE_SLOT}\ntenants: {{noisy: {{}}, quiet: {{}}}}")
     first = await occupy(gateway)
     lines = [await queue(gateway, "noisy", "x-roundhouse-tenant: noisy") for _ in range(8)]
     lines.append(await queue(gateway, "quiet", "x-roundhouse-tenant: quiet"))
     first.leave()
     assert [(await line.answer()).status for line in lines] == [200] * 9
-    assert texts(gateway)[1:].index("quiet") <= 1
+    assert served(gateway)[1:].index("quiet") <= 1
 
 
-async def test_a_full_queue_refuses_at_once(start: Start) -> None:
+async def test_request_beyond_max_queued_gets_503(start: Start) -> None:
     gateway = await start("models: [{model: pebble-chat, max_in_flight: 1, max_queued: 2}]")
     first = await occupy(gateway)
     lines = [await queue(gateway, "x") for _ in range(2)]
@@ -97,7 +97,7 @@ async def test_a_full_queue_refuses_at_once(start: Start) -> None:
 
 
 @pytest.mark.parametrize("case", TALKING, ids=label)
-async def test_who_waits_too_long_never_reaches_an_engine(case: Case, start: Start) -> None:
+async def test_queue_timeout_is_a_503_and_reaches_no_engine(case: Case, start: Start) -> None:
     gateway = await start("models: [{model: pebble-chat, max_in_flight: 1, timeouts: {queue: 0.05}}]")
     first = await occupy(gateway)
     response = await gateway.post(case.path, case.body())
@@ -107,8 +107,8 @@ async def test_who_waits_too_long_never_reaches_an_engine(case: Case, start: Sta
     first.leave()
 
 
-async def test_a_client_may_wait_for_less(start: Start) -> None:
-    gateway = await start(NARROW)
+async def test_timeout_header_bounds_the_time_in_the_queue(start: Start) -> None:
+    gateway = await start(ONE_SLOT)
     first = await occupy(gateway)
     response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers={"x-roundhouse-timeout": "0.05"})
     assert response.status_code in (503, 504)
@@ -116,38 +116,38 @@ async def test_a_client_may_wait_for_less(start: Start) -> None:
     first.leave()
 
 
-async def test_an_answer_has_the_time_that_its_client_gives_it(start: Start) -> None:
+async def test_timeout_header_bounds_the_response(start: Start) -> None:
     gateway = await start()
-    gateway.engines[0].script(LONG)
+    gateway.engines[0].script(HANGING)
     response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers={"x-roundhouse-timeout": "0.1"})
     assert is_refusal(CHAT, response, 504, "timeout")
     await until(gateway.seen[0].closed.is_set)
 
 
-async def test_who_leaves_while_waiting_is_gone(start: Start) -> None:
-    gateway = await start(NARROW)
+async def test_disconnect_while_queued_leaves_the_queue(start: Start) -> None:
+    gateway = await start(ONE_SLOT)
     first = await occupy(gateway)
     second, third = await queue(gateway, "second"), await queue(gateway, "third")
     second.leave()
     await until(lambda: gateway.queued() == 1)
     first.leave()
     assert (await third.answer()).status == 200
-    assert texts(gateway)[1:] == ["third"]
+    assert served(gateway)[1:] == ["third"]
 
 
 @pytest.mark.parametrize("case", STREAMING, ids=label)
-async def test_a_stream_is_told_its_place(case: Case, start: Start) -> None:
+async def test_a_queued_stream_gets_its_position_as_comments(case: Case, start: Start) -> None:
     gateway = await start(HOUSE.replace(f"model: {case.model}\n", f"{{model: {case.model}, max_in_flight: 1}}\n"))
     (engine,) = (engine for engine in gateway.engines if engine.model == case.model)
-    engine.script(LONG, path=case.path)
+    engine.script(HANGING, path=case.path)
     first = await gateway.connect()
     await first.post(case.path, json.dumps(case.body()).encode())
     await until(lambda: len(engine.requests) > 0 and engine.running == 1)
     second = await gateway.connect()
-    await second.post(case.path, json.dumps(case.body(stream=True)).encode(), "connection: close", WAITING)
-    head = await second.read_until(b": queued at place 1\n\n")
+    await second.post(case.path, json.dumps(case.body(stream=True)).encode(), "connection: close", HEARTBEAT)
+    head = await second.read_until(b": queued at position 1\n\n")
     assert head.startswith(b"HTTP/1.1 200")
-    await second.read_until(b": queued at place 1\n\n")
+    await second.read_until(b": queued at position 1\n\n")
     first.leave()
     raw = await second.rest()
     events = [event for event in events_of(b"\r\n\r\n".join([b"", raw])) if not event.startswith(b":")]
@@ -156,12 +156,12 @@ async def test_a_stream_is_told_its_place(case: Case, start: Start) -> None:
     assert gateway.lines[-1]["outcome"] == "complete"
 
 
-async def test_what_fails_after_comments_is_an_event(start: Start) -> None:
+async def test_error_after_comments_is_an_event(start: Start) -> None:
     gateway = await start("models: [{model: pebble-chat, max_in_flight: 1, timeouts: {queue: 0.5}}]")
     first = await occupy(gateway)
     for case in TALKING:
         line = await gateway.connect()
-        await line.post(case.path, json.dumps(case.body(stream=True)).encode(), "connection: close", WAITING)
+        await line.post(case.path, json.dumps(case.body(stream=True)).encode(), "connection: close", HEARTBEAT)
         answer = await line.answer()
         assert answer.status == 200 and answer.whole
         assert broken_off(case, events_of(answer.body)[-1]) in ("overloaded", "overloaded_error")
@@ -174,15 +174,15 @@ async def test_what_fails_after_comments_is_an_event(start: Start) -> None:
 # Tenants
 
 
-async def test_a_tenant_that_nobody_knows(start: Start) -> None:
+async def test_unknown_tenant_gets_400(start: Start) -> None:
     gateway = await start()
     response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers={"x-roundhouse-tenant": "acme"})
     assert is_refusal(CHAT, response, 400, "unknown_tenant")
 
 
-@pytest.mark.parametrize("budget", ["requests_per_minute: 1", "tokens_per_minute: 1"])
-async def test_a_budget_that_is_used_up(budget: str, start: Start) -> None:
-    gateway = await start(f"models: [{{model: pebble-chat}}]\ntenants: {{acme: {{{budget}}}, other: {{}}}}")
+@pytest.mark.parametrize("limit", ["requests_per_minute: 1", "tokens_per_minute: 1"])
+async def test_tenant_over_its_rate_limit_gets_429(limit: str, start: Start) -> None:
+    gateway = await start(f"models: [{{model: pebble-chat}}]\ntenants: {{acme: {{{limit}}}, other: {{}}}}")
     acme = {"x-roundhouse-tenant": "acme"}
     assert (await gateway.http.post(CHAT.path, json=CHAT.body(), headers=acme)).status_code == 200
     response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers=acme)
@@ -195,9 +195,9 @@ async def test_a_budget_that_is_used_up(budget: str, start: Start) -> None:
     assert [line["tenant"] for line in gateway.lines] == ["acme", "acme", "other", "default"]
 
 
-async def test_a_bound_on_a_tenants_requests_at_once(start: Start) -> None:
+async def test_tenant_over_max_in_flight_gets_429(start: Start) -> None:
     gateway = await start("models: [{model: pebble-chat}]\ntenants: {acme: {max_in_flight: 1}}")
-    gateway.engines[0].script(LONG)
+    gateway.engines[0].script(HANGING)
     line = await gateway.connect()
     await line.post(CHAT.path, json.dumps(CHAT.body()).encode(), "x-roundhouse-tenant: acme")
     await until(lambda: len(gateway.seen) == 1)
@@ -209,17 +209,17 @@ async def test_a_bound_on_a_tenants_requests_at_once(start: Start) -> None:
     assert response.status_code == 200
 
 
-# Models on demand
+# Models scaled to zero
 
-ASLEEP = "models: [{model: pebble-chat, min_replicas: 0, scale_down_after: 3600}]"
+SCALED_TO_ZERO = "models: [{model: pebble-chat, min_replicas: 0, scale_down_after: 3600}]"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_request_wakes_a_model_and_waits_for_it(stream: bool, start: Start) -> None:
-    gateway = await start(ASLEEP)
+async def test_a_request_activates_a_model_scaled_to_zero(stream: bool, start: Start) -> None:
+    gateway = await start(SCALED_TO_ZERO)
     gateway.show(0, "scaled_to_zero")
     assert gateway.wanted() == []
-    line = await queue(gateway, "hello", WAITING, stream=stream)
+    line = await queue(gateway, "hello", HEARTBEAT, stream=stream)
     await until(lambda: gateway.wanted() == [0])
     if stream:
         await line.read_until(b": waiting for pebble-chat: scaled to zero\n\n")
@@ -232,7 +232,7 @@ async def test_a_request_wakes_a_model_and_waits_for_it(stream: bool, start: Sta
     assert len(gateway.seen) == 1
 
 
-async def test_many_first_requests_wake_one_engine(start: Start) -> None:
+async def test_many_first_requests_activate_one_replica(start: Start) -> None:
     gateway = await start("models: [{model: pebble-chat, min_replicas: 0, max_replicas: 3}]")
     for order in range(3):
         gateway.show(order, "scaled_to_zero")
@@ -242,7 +242,7 @@ async def test_many_first_requests_wake_one_engine(start: Start) -> None:
     assert [(await line.answer()).status for line in lines] == [200] * 20
 
 
-async def test_a_model_that_does_not_wake_in_time(start: Start) -> None:
+async def test_activation_timeout_is_a_503_model_loading(start: Start) -> None:
     gateway = await start("models: [{model: pebble-chat, min_replicas: 0, timeouts: {activation: 0.05}}]")
     gateway.show(0, "scaled_to_zero")
     response = await gateway.post(CHAT.path, CHAT.body())
@@ -250,23 +250,23 @@ async def test_a_model_that_does_not_wake_in_time(start: Start) -> None:
     assert int(response.headers["retry-after"]) >= 1
 
 
-async def test_a_model_that_cannot_wake_says_so(start: Start) -> None:
-    gateway = await start(ASLEEP)
+async def test_request_for_a_failed_model_gets_503(start: Start) -> None:
+    gateway = await start(SCALED_TO_ZERO)
     gateway.show(0, "failed", reason="no memory")
     response = await gateway.post(CHAT.path, CHAT.body())
     assert is_refusal(CHAT, response, 503, "model_unavailable")
 
 
-async def test_a_model_that_fails_to_wake_is_not_waited_for(start: Start) -> None:
-    gateway = await start(ASLEEP, sse_heartbeat_interval=0.05)
+async def test_queued_requests_get_503_when_activation_fails(start: Start) -> None:
+    gateway = await start(SCALED_TO_ZERO, sse_heartbeat_interval=0.05)
     gateway.show(0, "scaled_to_zero")
-    asking = asyncio.create_task(gateway.post(CHAT.path, CHAT.body()))
+    request = asyncio.create_task(gateway.post(CHAT.path, CHAT.body()))
     await until(lambda: gateway.gateway.admission.queued("pebble-chat") == 1)
     gateway.show(0, "failed", reason="no memory")
-    assert is_refusal(CHAT, await asking, 503, "model_unavailable")
+    assert is_refusal(CHAT, await request, 503, "model_unavailable")
 
 
-async def test_a_request_too_short_to_be_seen_keeps_its_engine_awake(start: Start) -> None:
+async def test_a_request_shorter_than_a_poll_counts_as_demand(start: Start) -> None:
     gateway = await start("models: [{model: pebble-chat, min_replicas: 0, scale_down_after: 0.001}]")
     assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
     assert gateway.gateway.admission.demand("pebble-chat") == 0
@@ -275,13 +275,13 @@ async def test_a_request_too_short_to_be_seen_keeps_its_engine_awake(start: Star
     assert gateway.gateway.wanted_engines() == []
 
 
-async def test_who_may_sleep_makes_the_gateway_ready(start: Start) -> None:
-    gateway = await start(ASLEEP)
+async def test_gateway_is_ready_with_models_scaled_to_zero(start: Start) -> None:
+    gateway = await start(SCALED_TO_ZERO)
     gateway.show(0, "scaled_to_zero")
     assert gateway.gateway.is_ready()
 
 
-async def test_while_the_only_replica_rests_requests_wait_for_it(start: Start) -> None:
+async def test_requests_are_queued_while_the_only_replica_is_ejected(start: Start) -> None:
     gateway = await start()
     replica = gateway.replicas[0]
     replica.breaker.record_failure(gateway.clock(), refused=True)
@@ -289,7 +289,7 @@ async def test_while_the_only_replica_rests_requests_wait_for_it(start: Start) -
     assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
 
 
-async def test_once_it_answers_again_all_who_wait_go_in(start: Start) -> None:
+async def test_a_successful_trial_request_admits_all_queued(start: Start) -> None:
     gateway = await start()
     gateway.engines[0].script(Fault(events=3, end="hang"))
     replica = gateway.replicas[0]

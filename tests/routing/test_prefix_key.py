@@ -1,4 +1,4 @@
-"""What counts as belonging together."""
+"""Which requests have a prefix key in common."""
 
 import json
 import subprocess
@@ -21,11 +21,11 @@ from service.protocol.requests import (
     ResponsesRequest,
 )
 from service.routing import prefix_key
-from service.routing.prefix_key import CONTEXT, GREETING, PREFIX, TOKEN
+from service.routing.prefix_key import CHARS_PER_TOKEN, CONTEXT_CHARS, GREETING_CHARS, PREFIX_CHARS
 
 QUESTION = "What is the capital of France, and who lives there?"
 OTHER = "Write a poem about the sea in winter, in three lines."
-LONG = "The rules of the house are these. " * (CONTEXT // 30)
+LONG = "The rules of the house are these. " * (CONTEXT_CHARS // 30)
 ANSWER = {"role": "assistant", "content": "Paris is its capital."}
 AND_THEN = {"role": "user", "content": "And what of Spain?"}
 
@@ -35,8 +35,8 @@ def body(kind: type[Body], **fields: Any) -> Body:
 
 
 def chat(*messages: dict[str, Any] | str, **fields: Any) -> Body:
-    """A conversation; what is only text its user says."""
-    turns = [{"role": "user", "content": one} if isinstance(one, str) else one for one in messages]
+    """A conversation; plain strings are user messages."""
+    turns = [{"role": "user", "content": message} if isinstance(message, str) else message for message in messages]
     return body(ChatRequest, messages=turns, **fields)
 
 
@@ -60,15 +60,15 @@ def messages(*turns: Any, **fields: Any) -> Body:
     return body(MessagesRequest, max_tokens=9, messages=list(turns), **fields)
 
 
-def responses(given: Any, **fields: Any) -> Body:
-    return body(ResponsesRequest, input=given, **fields)
+def responses(content: Any, **fields: Any) -> Body:
+    return body(ResponsesRequest, input=content, **fields)
 
 
 def user(content: Any) -> dict[str, Any]:
     return {"role": "user", "content": content}
 
 
-# A request, what it has become later, and one that has nothing to do with it.
+# The first request of a conversation, a later one of it, and one of another conversation.
 GROWING = {
     "chat": (chat(QUESTION), chat(QUESTION, ANSWER, AND_THEN), chat(OTHER)),
     "chat with a system prompt": (
@@ -101,25 +101,25 @@ GROWING = {
         messages(user(QUESTION), ANSWER, AND_THEN, system="Be kind."),
         messages(user(OTHER), system="Be kind."),
     ),
-    "counting before asking": (
+    "count_tokens, then messages": (
         body(CountRequest, messages=[user(QUESTION)]),
         messages(user([{"type": "text", "text": QUESTION}])),
         body(CountRequest, messages=[user(OTHER)]),
     ),
     "a completion": (
-        body(CompletionRequest, prompt="x = 1\n" * PREFIX),
-        body(CompletionRequest, prompt="x = 1\n" * PREFIX + "y = 2"),
-        body(CompletionRequest, prompt="x = 2\n" * PREFIX),
+        body(CompletionRequest, prompt="x = 1\n" * PREFIX_CHARS),
+        body(CompletionRequest, prompt="x = 1\n" * PREFIX_CHARS + "y = 2"),
+        body(CompletionRequest, prompt="x = 2\n" * PREFIX_CHARS),
     ),
     "a completion of tokens": (
-        body(CompletionRequest, prompt=list(range(CONTEXT))),
-        body(CompletionRequest, prompt=list(range(CONTEXT + 9))),
-        body(CompletionRequest, prompt=list(range(1, CONTEXT))),
+        body(CompletionRequest, prompt=list(range(CONTEXT_CHARS))),
+        body(CompletionRequest, prompt=list(range(CONTEXT_CHARS + 9))),
+        body(CompletionRequest, prompt=list(range(1, CONTEXT_CHARS))),
     ),
-    "several completions": (
-        body(CompletionRequest, prompt=["x" * PREFIX, "y"]),
-        body(CompletionRequest, prompt=["x" * PREFIX + "z"]),
-        body(CompletionRequest, prompt=["y", "x" * PREFIX]),
+    "a list of completions": (
+        body(CompletionRequest, prompt=["x" * PREFIX_CHARS, "y"]),
+        body(CompletionRequest, prompt=["x" * PREFIX_CHARS + "z"]),
+        body(CompletionRequest, prompt=["y", "x" * PREFIX_CHARS]),
     ),
 }  # fmt: skip
 
@@ -131,88 +131,90 @@ def test_a_conversation_keeps_its_key_while_it_grows(first: Body, later: Body, o
 
 
 @pytest.mark.parametrize(("first", "_", "__"), GROWING.values(), ids=GROWING)
-def test_tenants_share_nothing_and_a_key_is_of_64_bits(first: Body, _: Body, __: Body) -> None:
-    ours, theirs = key(first, "ours"), key(first, "theirs")
-    assert 0 < ours < 2**64
-    assert ours >> 32 != theirs >> 32
-    assert ours & 0xFFFFFFFF != theirs & 0xFFFFFFFF
+def test_tenants_have_different_keys_of_64_bits(first: Body, _: Body, __: Body) -> None:
+    acme, other = key(first, "acme"), key(first, "other")
+    assert 0 < acme < 2**64
+    assert acme >> 32 != other >> 32
+    assert acme & 0xFFFFFFFF != other & 0xFFFFFFFF
 
 
-def test_every_generation_endpoint_has_a_key_where_prompts_are_kept() -> None:
+def test_every_generation_endpoint_has_a_key_where_prompts_are_cached() -> None:
     kinds = {endpoint.body for endpoint in GENERATION}
     assert kinds == {type(first) for first, *_ in GROWING.values()} | {CountRequest, EmbeddingsRequest}
 
 
-def test_conversations_over_a_long_context_share_its_half() -> None:
-    one, other = chat(system(LONG), QUESTION), chat(system(LONG), OTHER)
-    assert coarse(one) == coarse(other)
-    assert fine(one) != fine(other)
-    assert coarse(chat(system(LONG.upper()), QUESTION)) != coarse(one)
+def test_conversations_over_a_long_context_share_the_coarse_half() -> None:
+    first, other = chat(system(LONG), QUESTION), chat(system(LONG), OTHER)
+    assert coarse(first) == coarse(other)
+    assert fine(first) != fine(other)
+    assert coarse(chat(system(LONG.upper()), QUESTION)) != coarse(first)
 
 
-def test_a_long_first_message_is_a_context_too() -> None:
-    one, other = chat(system("Be kind."), LONG + QUESTION), chat(system("Be kind."), LONG + OTHER)
-    assert coarse(one) == coarse(other)
-    assert fine(one) != fine(other)
+def test_a_long_first_message_is_a_shared_context_too() -> None:
+    first, other = chat(system("Be kind."), LONG + QUESTION), chat(system("Be kind."), LONG + OTHER)
+    assert coarse(first) == coarse(other)
+    assert fine(first) != fine(other)
 
 
-def test_a_short_context_is_not_worth_sharing() -> None:
-    one, other = chat(system("Be kind."), QUESTION), chat(system("Be kind."), OTHER)
-    assert coarse(one) == fine(one)
-    assert coarse(one) != coarse(other)
+def test_a_short_context_is_not_shared() -> None:
+    first, other = chat(system("Be kind."), QUESTION), chat(system("Be kind."), OTHER)
+    assert coarse(first) == fine(first)
+    assert coarse(first) != coarse(other)
 
 
-@pytest.mark.parametrize("greeting", ["Hi", "", "x" * (GREETING - 2)])
-def test_those_who_only_greet_part_at_their_next_words(greeting: str) -> None:
-    one, other = (chat(greeting, {"role": "assistant", "content": "?"}, said) for said in (QUESTION, OTHER))
-    assert key(one) != key(other)
-    assert key(one) == key(chat(greeting, {"role": "assistant", "content": "?"}, QUESTION, ANSWER, AND_THEN))
+@pytest.mark.parametrize("greeting", ["Hi", "", "x" * (GREETING_CHARS - 2)])
+def test_conversations_that_begin_with_a_greeting_differ_by_the_next_message(greeting: str) -> None:
+    first, other = (chat(greeting, {"role": "assistant", "content": "?"}, message) for message in (QUESTION, OTHER))
+    assert key(first) != key(other)
+    assert key(first) == key(chat(greeting, {"role": "assistant", "content": "?"}, QUESTION, ANSWER, AND_THEN))
 
 
-def test_only_greetings_are_waited_for() -> None:
-    said = "x" * GREETING
-    assert key(chat(said)) == key(chat(said, ANSWER, QUESTION)) == key(chat(said, ANSWER, OTHER))
+def test_a_first_message_longer_than_a_greeting_is_the_key() -> None:
+    message = "x" * GREETING_CHARS
+    assert key(chat(message)) == key(chat(message, ANSWER, QUESTION)) == key(chat(message, ANSWER, OTHER))
 
 
-def test_a_message_without_text_says_nothing() -> None:
+def test_a_message_without_text_does_not_change_the_key() -> None:
     call = {"role": "assistant", "tool_calls": [{"id": "1"}]}
     assert key(chat(call, QUESTION)) == key(chat(QUESTION))
 
 
-@pytest.mark.parametrize("size", [PREFIX, CONTEXT - 1])
-def test_a_prompt_is_known_by_its_beginning(size: int) -> None:
-    one, other = (body(CompletionRequest, prompt="x" * size + end) for end in ("", "!"))
-    assert coarse(one) == coarse(other)
-    assert coarse(body(CompletionRequest, prompt="x" * (PREFIX - 1) + "y")) != coarse(one)
+@pytest.mark.parametrize("size", [PREFIX_CHARS, CONTEXT_CHARS - 1])
+def test_a_completion_is_identified_by_its_beginning(size: int) -> None:
+    first, other = (body(CompletionRequest, prompt="x" * size + end) for end in ("", "!"))
+    assert coarse(first) == coarse(other)
+    assert coarse(body(CompletionRequest, prompt="x" * (PREFIX_CHARS - 1) + "y")) != coarse(first)
 
 
-def test_long_prompts_that_begin_alike_share_their_beginning_only() -> None:
-    one, other = (body(CompletionRequest, prompt="x" * PREFIX + end * CONTEXT) for end in "ab")
-    assert coarse(one) == coarse(other)
-    assert fine(one) != fine(other)
+def test_long_prompts_that_begin_alike_share_the_coarse_half_only() -> None:
+    first, other = (body(CompletionRequest, prompt="x" * PREFIX_CHARS + end * CONTEXT_CHARS) for end in "ab")
+    assert coarse(first) == coarse(other)
+    assert fine(first) != fine(other)
 
 
-def test_tokens_are_known_by_as_much_as_text() -> None:
-    several = [body(CompletionRequest, prompt=[7] * (PREFIX // TOKEN) + rest) for rest in ([], [1], [2, 3])]
-    assert len({key(one) for one in several}) == 1
-    assert fine(body(CompletionRequest, prompt=[8] * PREFIX)) != fine(several[0])
+def test_token_ids_are_identified_by_as_much_as_text() -> None:
+    several = [
+        body(CompletionRequest, prompt=[7] * (PREFIX_CHARS // CHARS_PER_TOKEN) + rest) for rest in ([], [1], [2, 3])
+    ]
+    assert len({key(first) for first in several}) == 1
+    assert fine(body(CompletionRequest, prompt=[8] * PREFIX_CHARS)) != fine(several[0])
 
 
-def test_a_session_wins() -> None:
+def test_a_session_replaces_the_prompt() -> None:
     assert key(chat(QUESTION), session="a") == key(chat(OTHER), session="a") != key(chat(QUESTION), session="b")
     assert key(chat(QUESTION), "ours", "a") != key(chat(QUESTION), "theirs", "a")
     assert key(chat(QUESTION), session="a") != key(chat(QUESTION))
 
 
 @pytest.mark.parametrize("kind", [ChatRequest, ResponsesRequest])
-def test_a_cache_key_parts_what_begins_alike(kind: type[Body]) -> None:
+def test_prompt_cache_key_separates_conversations_that_begin_alike(kind: type[Body]) -> None:
     opening: dict[str, Any] = {"messages": [user(QUESTION)]} if kind is ChatRequest else {"input": QUESTION}
-    one, other = (body(kind, prompt_cache_key=name, **opening) for name in ("one", "other"))
-    assert fine(one) != fine(other)
-    assert fine(one) == fine(body(kind, prompt_cache_key="one", **opening))
+    first, other = (body(kind, prompt_cache_key=name, **opening) for name in ("one", "other"))
+    assert fine(first) != fine(other)
+    assert fine(first) == fine(body(kind, prompt_cache_key="one", **opening))
 
 
-def test_embeddings_have_nothing_to_share() -> None:
+def test_embeddings_have_no_key() -> None:
     assert key(body(EmbeddingsRequest, input=QUESTION)) == 0
 
 
@@ -222,15 +224,15 @@ def test_any_text_has_a_key(first: str, second: str, third: str) -> None:
     assert 0 <= key(body(CompletionRequest, prompt=first)) < 2**64
 
 
-def test_the_middle_of_a_huge_text_costs_nothing() -> None:
-    """A key is made of the same few thousand characters however long the prompt is."""
+def test_the_middle_of_a_long_text_is_not_hashed() -> None:
+    """The cost of a key is bounded, however long the prompt is."""
     texts = ["a" * 10_000 + letter + "a" * 10_000 for letter in "xy"]
-    one, other = (chat(system(text), QUESTION) for text in texts)
-    assert key(one) == key(other)
-    assert key(chat(system(texts[0] + "!"), QUESTION)) != key(one)
+    first, other = (chat(system(text), QUESTION) for text in texts)
+    assert key(first) == key(other)
+    assert key(chat(system(texts[0] + "!"), QUESTION)) != key(first)
 
 
-def test_another_process_has_the_same_keys() -> None:
+def test_keys_are_the_same_in_every_process() -> None:
     program = (
         "from service.routing.prefix_key import key\n"
         "from service.protocol.requests import CompletionRequest\n"

@@ -1,4 +1,4 @@
-"""Every case of docs/routing.md, and the laws that hold whatever is asked."""
+"""Every case of docs/routing.md, and properties of resolving any name."""
 
 import re
 from pathlib import Path
@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from service.errors import ApiError
 from service.fleet.fleet import Fleet
 from service.fleet.schema import RESERVED
-from service.protocol.generation import Need
-from service.routing.resolve import PREFERENCES, automatic, resolve
-from tests.routing.cases import CASES, CONDITIONS, FLEETS, Case, Refusal, document
+from service.protocol.generation import Requirements
+from service.routing.resolve import PREFERENCES, auto_variants, resolve
+from tests.routing.cases import CASES, CONDITIONS, FLEETS, Case, ExpectedError, document
 from tests.support import fleets
 from tests.support.fleets import CATALOG, ROOT
 
@@ -22,39 +22,42 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fleet]:
     return {name: fleets.load(tmp_path_factory.mktemp(name), text) for name, text in FLEETS.items()}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.fleet}: {case.requested} for {case.need.kind}")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.fleet}: {case.requested} for {case.requirements.kind}")
 def test_case(case: Case, served: dict[str, Fleet]) -> None:
     fleet = served[case.fleet]
     if isinstance(case.expected, str):
-        target = resolve(case.requested, case.need, fleet, CATALOG)
-        assert (target.name, target.reason) == (case.expected, case.why)
-        assert case.need.kind in target.served.capabilities
+        target = resolve(case.requested, case.requirements, fleet, CATALOG)
+        assert (target.name, target.reason) == (case.expected, case.reason)
+        assert case.requirements.kind in target.served.capabilities
     else:
-        refuses(case, case.expected, fleet)
+        check_error(case, case.expected, fleet)
 
 
-def refuses(case: Case, expected: Refusal, fleet: Fleet) -> None:
+def check_error(case: Case, expected: ExpectedError, fleet: Fleet) -> None:
     with pytest.raises(ApiError) as caught:
-        resolve(case.requested, case.need, fleet, CATALOG)
+        resolve(case.requested, case.requirements, fleet, CATALOG)
     error = caught.value
     assert (error.status, error.code, error.param) == (expected.status, expected.code, "model")
-    offer = re.search(r"(?:Use|Did you mean) (.+)", error.message)
-    assert tuple(re.findall(r"'([^']+)'", offer[1] if offer else "")) == expected.offers, error.message
-    if not offer:
+    match = re.search(r"(?:Use|Did you mean) (.+)", error.message)
+    suggestions = tuple(re.findall(r"'([^']+)'", match[1] if match else ""))
+    assert suggestions == expected.suggestions, error.message
+    if not match:
         assert re.search(r"No model served here can do that|Served here: '|Tasks are: ", error.message)
 
 
-def test_there_are_many_cases_and_no_two_alike() -> None:
+def test_there_are_many_cases_and_no_duplicates() -> None:
     assert len(CASES) >= 60
-    assert len({(case.fleet, case.requested, case.need) for case in CASES}) == len(CASES)
+    assert len({(case.fleet, case.requested, case.requirements) for case in CASES}) == len(CASES)
 
 
-def test_the_cases_cover_every_word_of_the_rules() -> None:
-    asked = {case.requested for case in CASES}
-    assert asked >= set(RESERVED)
-    assert asked >= {f"task:{task}" for task in CATALOG.tasks}
-    assert {case.need.kind for case in CASES} == set(PREFERENCES)
-    assert {case.need for case in CASES if case.requested == "auto"} == {need for _, need in CONDITIONS}
+def test_the_cases_cover_every_rule() -> None:
+    requested = {case.requested for case in CASES}
+    assert requested >= set(RESERVED)
+    assert requested >= {f"task:{task}" for task in CATALOG.tasks}
+    assert {case.requirements.kind for case in CASES} == set(PREFERENCES)
+    assert {case.requirements for case in CASES if case.requested == "auto"} == {
+        requirements for _, requirements in CONDITIONS
+    }
     assert {case.fleet for case in CASES} == set(FLEETS)
 
 
@@ -64,45 +67,45 @@ def test_the_document_is_up_to_date() -> None:
     )
 
 
-SAID = st.sampled_from([(), ("```",)])
-NEEDS = st.builds(Need, st.sampled_from(sorted(PREFERENCES)), st.integers(1, 3), st.booleans(), SAID)
+CONTENTS = st.sampled_from([(), ("```",)])
+NEEDS = st.builds(Requirements, st.sampled_from(sorted(PREFERENCES)), st.integers(1, 3), st.booleans(), CONTENTS)
 WORDS = sorted({case.requested for case in CASES})
 
 
 @given(st.sampled_from(sorted(FLEETS)), st.sampled_from(WORDS) | st.text(min_size=1, max_size=128), NEEDS)
-def test_a_target_fits_and_a_refusal_is_a_4xx_about_the_model(
-    served: dict[str, Fleet], fleet: str, requested: str, need: Need
+def test_any_name_is_resolved_to_a_model_that_fits_or_to_a_4xx(
+    served: dict[str, Fleet], fleet: str, requested: str, requirements: Requirements
 ) -> None:
     try:
-        target = resolve(requested, need, served[fleet], CATALOG)
+        target = resolve(requested, requirements, served[fleet], CATALOG)
     except ApiError as error:
         assert error.status in (400, 404)
         assert error.param == "model"
     else:
-        assert need.kind in target.served.capabilities
+        assert requirements.kind in target.served.capabilities
         assert target.reason.isprintable() and target.reason.isascii()
 
 
 @given(NEEDS)
-def test_auto_tries_every_variant_that_the_request_would(need: Need) -> None:
-    assert set(automatic(need)[1]) == set(PREFERENCES[need.kind])
+def test_auto_tries_every_variant_that_supports_the_request(requirements: Requirements) -> None:
+    assert set(auto_variants(requirements)[1]) == set(PREFERENCES[requirements.kind])
 
 
 @pytest.mark.parametrize("name", sorted(FLEETS))
-def test_an_id_leads_to_itself_or_nowhere(served: dict[str, Fleet], name: str) -> None:
-    for one in served[name].served:
+def test_an_id_is_resolved_to_that_model_or_an_error(served: dict[str, Fleet], name: str) -> None:
+    for served_model in served[name].served:
         for kind in PREFERENCES:
             try:
-                target = resolve(one.id, Need(kind), served[name], CATALOG)
+                target = resolve(served_model.id, Requirements(kind), served[name], CATALOG)
             except ApiError as error:
                 assert error.code == "unsupported_for_model"
-                assert kind not in one.capabilities
+                assert kind not in served_model.capabilities
             else:
-                assert target.served is one
+                assert target.served is served_model
 
 
-@pytest.mark.parametrize("reordered", ["llama-2-7b-chat", "llama-2-13b-chat"])
-def test_the_first_of_several_sizes_answers(tmp_path: Path, reordered: str) -> None:
-    others = {"llama-2-7b-chat", "llama-2-13b-chat"} - {reordered}
-    text = "models:\n" + "".join(f"  - model: {name}\n" for name in (reordered, *others))
-    assert resolve("llama-2", Need("chat"), fleets.load(tmp_path, text), CATALOG).name == reordered
+@pytest.mark.parametrize("first", ["llama-2-7b-chat", "llama-2-13b-chat"])
+def test_the_first_of_several_sizes_is_chosen(tmp_path: Path, first: str) -> None:
+    others = {"llama-2-7b-chat", "llama-2-13b-chat"} - {first}
+    text = "models:\n" + "".join(f"  - model: {name}\n" for name in (first, *others))
+    assert resolve("llama-2", Requirements("chat"), fleets.load(tmp_path, text), CATALOG).name == first

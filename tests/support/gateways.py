@@ -222,7 +222,7 @@ class RunningGateway:
 
     def kept(self) -> str:
         """What the gateway still holds of requests, beside what `in_flight` counts."""
-        relay, places = self.gateway._relay, self.gateway.admission._places.values()
+        relay, pools = self.gateway._relay, self.gateway.admission._pools.values()
         asking, cache = relay._dispatcher, relay._idempotency
         counts = {
             "answers": len(relay._running),
@@ -230,8 +230,8 @@ class RunningGateway:
             "retries": asking._retry_budget.running,
             "running keys": len(cache._running),
             "cached bytes": cache.size - sum(one.size for one in cache._cached.values()),
-            "places": sum(abs(one.held) + abs(one.unassigned) + len(one.waiting) for one in places),
-            "budgets": sum(one.in_flight for one in self.gateway.admission._budgets._budgets.values()),
+            "slots": sum(abs(one.held) + abs(one.unassigned) + len(one.queued) for one in pools),
+            "limiters": sum(one.in_flight for one in self.gateway.admission._limiter._limiters.values()),
             # Each connection that an engine sees is one that the gateway may use again.
             "connections": sum(len(engine._lines) for engine in self.engines[: self.here]) - self.pooled(),
         }

@@ -180,7 +180,7 @@ def completion(prompt: str, tokens: int) -> dict[str, Any]:
 
 
 def header_names(headers: dict[str, str]) -> dict[str, str]:
-    """`keep_alive` → `x-roundhouse-keep-alive`."""
+    """`sse_heartbeat_interval` → `x-roundhouse-sse-heartbeat-interval`."""
     return {f"x-roundhouse-{name.replace('_', '-')}": value for name, value in headers.items()}
 
 

@@ -91,7 +91,7 @@ async def test_an_api_server_is_killed(pair: Pair) -> None:
 
 async def test_a_request_activates_a_model_that_then_scales_to_zero(pair: Pair) -> None:
     """Meanwhile the engine that was killed restarts."""
-    async with pair.stream("activate", 100, ON_DEMAND, keep_alive="1") as stream:
+    async with pair.stream("activate", 100, ON_DEMAND, sse_heartbeat_interval="1") as stream:
         await stream.read_events(1)
         processes = pair.processes(ON_DEMAND_ORDER)
         await stream.read_to_end()

@@ -1,4 +1,4 @@
-"""Whole answers, and the refusals of a real engine, word for word: what they become, and what must not leak."""
+"""Responses that are not streamed, and the error responses of a real engine: what clients get of them."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from service.errors import anthropic_body, openai_body
 from service.fleet.served_model import ServedModel
 from service.observability.record import Record
-from service.protocol.answers import BrokenAnswerError, record_answer, upstream_error
+from service.protocol.responses import InvalidResponseError, record_response, upstream_error
 from tests.support.fleets import only
 
 
@@ -23,11 +23,11 @@ def record() -> Record:
     return Record("id", "/v1", started=0.0)
 
 
-# What was used
+# Usage
 
 
 @pytest.mark.parametrize(
-    ("answer", "noted"),
+    ("response", "expected"),
     [
         ({"choices": [{"finish_reason": "stop"}], "usage": {"prompt_tokens": 6, "completion_tokens": 4}},
          (6, 4, "stop")),
@@ -41,10 +41,12 @@ def record() -> Record:
         ({"choices": [], "usage": {}}, (0, 0, None)),
     ],
 )  # fmt: skip
-def test_usage_and_finish_reason_of_every_dialect(answer: dict[str, Any], noted: tuple[int, int, str | None]) -> None:
-    one = record()
-    record_answer(one, json.dumps(answer).encode())
-    assert (one.prompt_tokens, one.completion_tokens, one.finish_reason) == noted
+def test_usage_and_finish_reason_of_every_dialect(
+    response: dict[str, Any], expected: tuple[int, int, str | None]
+) -> None:
+    observed = record()
+    record_response(observed, json.dumps(response).encode())
+    assert (observed.prompt_tokens, observed.completion_tokens, observed.finish_reason) == expected
 
 
 @pytest.mark.parametrize(
@@ -56,16 +58,16 @@ def test_usage_and_finish_reason_of_every_dialect(answer: dict[str, Any], noted:
     ],
     ids=lambda body: body[:20],
 )  # fmt: skip
-def test_what_is_no_answer_is_not_passed_on(body: bytes) -> None:
-    with pytest.raises(BrokenAnswerError):
-        record_answer(record(), body)
+def test_an_invalid_or_aborted_response_raises(body: bytes) -> None:
+    with pytest.raises(InvalidResponseError):
+        record_response(record(), body)
 
 
-# Refusals
+# Errors
 
 
 def error(message: str, kind: str = "BadRequestError", param: str | None = None, code: int = 400) -> bytes:
-    """The envelope of vLLM 0.32."""
+    """An error response as vLLM 0.32 sends it."""
     return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()
 
 
@@ -92,8 +94,8 @@ BUSY = "The engine is currently busy and cannot accept new requests. Please try 
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 ANTHROPIC = b'{"type":"error","error":{"type":"BadRequestError","message":"' + LONG.encode() + b'"}}'
 
-# the engine's status and body; our status, code and param, and a part of our message
-REFUSALS: list[tuple[int, bytes, int, str, str | None, str]] = [
+# status and body of the engine; our status, code and param, and a part of our message
+ERRORS: list[tuple[int, bytes, int, str, str | None, str]] = [
     (400, error(LONG, param="input_tokens"), 400, "context_length_exceeded", None, "at least 1025 tokens"),
     (400, ANTHROPIC, 400, "context_length_exceeded", None, "the context of 'pebble-chat' is 1024 tokens"),
     (400, error(MANY, param="max_tokens"), 400, "context_length_exceeded", "max_tokens", "max_tokens is 5000"),
@@ -101,7 +103,7 @@ REFUSALS: list[tuple[int, bytes, int, str, str | None, str]] = [
     (400, error("Conversation roles must alternate user/assistant"), 400, "invalid_conversation", "messages", "roles"),
     (400, error("expected user, found assistant in the template"), 400, "invalid_conversation", "messages", "roles"),
     (400, error("User and assistant must take turns, user first: expected user, found assistant."), 400,
-     "invalid_conversation", "messages", "where one of role 'user' should stand there is one of role 'assistant'"),
+     "invalid_conversation", "messages", "expects a message of role 'user' where there is one of role 'assistant'"),
     (400, error("This model has no tools: leave out tools."), 400, "invalid_conversation", "messages",
      "leave out 'tools'"),
     (400, error("This model calls one tool at a time: x."), 400, "invalid_conversation", "messages",
@@ -122,19 +124,19 @@ REFUSALS: list[tuple[int, bytes, int, str, str | None, str]] = [
     (404, error("The model `x` does not exist. Valid aliases: pebble-chat.", "NotFoundError", "model", 404), 502,
      "upstream_error", None, "failed (status 404)"),
 ]  # fmt: skip
-OF_THE_ENGINE = ("EngineCore", "pydantic", "validation error", "parameter=", "stack trace", "transformers", "--enable",
+ENGINE_WORDS = ("EngineCore", "pydantic", "validation error", "parameter=", "stack trace", "transformers", "--enable",
                  "body.", "Valid aliases", "multimodal", "parsing the body", "different instance", "FIM")  # fmt: skip
 
 
-@pytest.mark.parametrize(("theirs", "body", "status", "code", "param", "part"), REFUSALS)
-def test_a_refusal_is_told_in_our_words(
-    served: ServedModel, theirs: int, body: bytes, status: int, code: str, param: str | None, part: str
+@pytest.mark.parametrize(("engine_status", "body", "status", "code", "param", "part"), ERRORS)
+def test_an_engine_error_is_translated(
+    served: ServedModel, engine_status: int, body: bytes, status: int, code: str, param: str | None, part: str
 ) -> None:
-    ours = upstream_error(theirs, body, served)
+    ours = upstream_error(engine_status, body, served)
     assert (ours.status, ours.code, ours.param) == (status, code, param)
     assert part in ours.message and "'pebble-chat'" in ours.message
     for rendered in (openai_body(ours), anthropic_body(ours)):
-        assert not [words for words in OF_THE_ENGINE if words.encode() in rendered]
+        assert not [word for word in ENGINE_WORDS if word.encode() in rendered]
 
 
 SECRET = "/srv/weights/secret prompt 4711"
@@ -154,12 +156,12 @@ SECRET = "/srv/weights/secret prompt 4711"
         SECRET.encode(),
     ],
 )
-def test_the_engines_own_text_never_leaks(served: ServedModel, status: int, body: bytes) -> None:
+def test_text_of_the_engine_never_leaks(served: ServedModel, status: int, body: bytes) -> None:
     ours = upstream_error(status, body, served)
     for rendered in (openai_body(ours), anthropic_body(ours)):
         assert b"secret" not in rendered and b"4711" not in rendered
 
 
 @given(body=st.binary(), status=st.integers(300, 599))
-def test_any_refusal_is_an_error_of_ours(served: ServedModel, body: bytes, status: int) -> None:
+def test_any_error_response_is_translated(served: ServedModel, body: bytes, status: int) -> None:
     assert upstream_error(status, body, served).status in (400, 502, 503)
