@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from service.engine.process import TAIL, EngineProcess
-from tests.support.waiting import until
+from tests.support.waiting import patience, until
 
 HERE = dict(os.environ)
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ class Run:
         self.process = EngineProcess(self.lines.append)
 
     async def status(self) -> int:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patience()):
             return await asyncio.shield(self.process.ended)
 
     async def pids(self) -> list[int]:
@@ -203,7 +203,7 @@ async def test_its_keeper_is_not_impressed_by_signals(number: signal.Signals, be
     run = await begin(*python(ENGINE))
     pids = await run.pids()
     os.kill(os.getsid(pids[0]), number)
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.3)  # three looks of the keeper at its engine: by then it would have passed the signal on
     assert not run.process.ended.done()
     assert not gone(pids[:1])
     assert "draining" not in run.lines

@@ -16,8 +16,9 @@ import psutil
 import pytest
 
 from service.config.settings import Settings
-from service.engine import demand, gateway_registry, memory_check, readiness, state, supervisor
+from service.engine import demand, engine_stats, gateway_registry, memory_check, readiness, state, supervisor
 from service.engine.command import child_environment
+from service.engine.engine_stats import Reading
 from service.engine.probe import probe
 from service.engine.state import Condition, EngineState
 from service.engine.supervisor import Supervisor
@@ -33,6 +34,8 @@ from tests.support.waiting import until
 
 PROGRAM = f"/usr/bin/env PYTHONPATH={ROOT} {sys.executable} -m tests.support.stand_in"
 PATIENT = Deadlines(connect=5, first_byte=10, idle=10, total=10)
+# Seconds after which what must not happen would have happened: several looks of a supervisor, or knocks at an engine.
+LOOKS, KNOCKS = 0.25, 0.6
 
 
 class House:
@@ -81,6 +84,10 @@ class House:
         said = [line.removeprefix(f"{name}  ") for line in self.said if line.startswith(name)]
         return [line.partition(" after ")[0] for line in said]
 
+    def log(self) -> str:
+        """What the first engine's log says."""
+        return (self.run_dir / "pebble-chat-0.log").read_text()
+
     def speak(self) -> None:
         (self.run_dir / "speak").touch()
 
@@ -92,8 +99,10 @@ Open = Callable[..., House]
 async def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
     """Starts the supervisors of a fleet; afterwards they have stopped, and nothing of them is left."""
     monkeypatch.setattr(supervisor, "BACKOFF", (0.05, 0.1))
-    monkeypatch.setattr(readiness, "KNOCK", Deadlines(connect=1, first_byte=0.5, idle=0.5, total=0.5))
+    monkeypatch.setattr(readiness, "KNOCK", Deadlines(connect=1, first_byte=0.25, idle=0.25, total=0.25))
     monkeypatch.setattr(memory_check, "need", lambda served: 1)
+    monkeypatch.setattr(supervisor, "POLL", 0.05)
+    monkeypatch.setattr(readiness, "POLL", 0.05)
     monkeypatch.setattr(supervisor, "LOOK", 0.05)
     monkeypatch.setattr(supervisor, "SEEN", 0.1)
     houses: list[House] = []
@@ -124,6 +133,27 @@ async def ask(house: House, request: bytes, order: int = 0) -> tuple[int, bytes]
         exchange.close()
 
 
+async def stats(house: House) -> Reading:
+    """The figures of the first engine."""
+    found = engine_stats.read((await ask(house, get("/metrics")))[1], 0.0)
+    assert found
+    return found
+
+
+async def asked_for_long(house: House) -> "asyncio.Task[tuple[int, bytes]]":
+    """A long request that runs at the first engine."""
+    asking = asyncio.create_task(ask(house, post(CHAT.path, json.dumps(LONG).encode())))
+    await until_running(house)
+    return asking
+
+
+async def until_running(house: House) -> None:
+    async def runs() -> bool:
+        return (await stats(house)).running == 1
+
+    await until(runs, "the request to run")
+
+
 async def test_from_the_start_to_the_first_token(open_house: Open) -> None:
     house = open_house()
     assert house.state().condition == "waiting"
@@ -152,7 +182,7 @@ async def test_it_is_ready_when_it_has_answered_and_not_before(open_house: Open)
     house = open_house(fleet("mute"))
     await until(lambda: house.state().phase == "waiting for its first token")
     assert (await ask(house, get("/health")))[0] == 200
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(KNOCKS)
     assert house.state().condition == "starting"
     house.speak()
     await house.until("ready")
@@ -161,7 +191,7 @@ async def test_it_is_ready_when_it_has_answered_and_not_before(open_house: Open)
 async def test_a_socket_where_nobody_answers_yet(open_house: Open) -> None:
     house = open_house(fleet("early"))
     await until(lambda: state.socket_path(house.run_dir, 0).exists())
-    await asyncio.sleep(0.7)  # more than one knock
+    await asyncio.sleep(KNOCKS)
     assert house.state().condition == "starting"
     house.speak()
     await house.until("ready")
@@ -306,7 +336,7 @@ async def test_stopping_lets_running_requests_finish(stream: bool, open_house: O
     house = open_house()
     await house.until("ready")
     running = asyncio.create_task(ask(house, post(CHAT.path, json.dumps(LONG | {"stream": stream}).encode())))
-    await asyncio.sleep(0.2)
+    await until_running(house)
     await house.supervisors[0].stop()
     status, body = await running
     assert status == 200
@@ -338,7 +368,7 @@ async def test_stopping_at_any_moment(moment: str, open_house: Open, monkeypatch
         await house.until("failed")
     await house.supervisors[0].stop()
     assert not house.processes()
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(LOOKS)
     assert (house.state().condition, house.state().reason) == ("stopped", None)
     assert not house.processes()
 
@@ -369,7 +399,7 @@ async def test_while_the_first_starts_the_others_wait(open_house: Open, monkeypa
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     house = open_house(THREE)
     await house.until("starting")
-    await asyncio.sleep(0.7)  # more than one look at the others
+    await asyncio.sleep(LOOKS)
     assert house.conditions() == ["starting", "waiting", "waiting"]
 
 
@@ -468,7 +498,7 @@ async def test_one_that_hangs_is_started_again(number: signal.Signals, metrics: 
     assert first.pid
     os.kill(first.pid, number)
     if number == signal.SIGUSR1:
-        await asyncio.sleep(0.3)
+        await until(lambda: "frozen" in house.log())
         assert (await ask(house, get("/health")))[0] == 200
         assert house.state().condition == "ready"
     await until(lambda: house.state().restarts == 1 and house.state().condition == "ready", f"a restart {house.said}")
@@ -482,7 +512,12 @@ async def test_one_that_hangs_is_started_again(number: signal.Signals, metrics: 
 async def test_an_idle_engine_is_left_in_peace(open_house: Open) -> None:
     house = open_house(hang_timeout=0.4)
     await house.until("ready")
-    await asyncio.sleep(2)
+    before = (await stats(house)).tokens
+
+    async def was_asked_often() -> bool:
+        return (await stats(house)).tokens >= before + 10
+
+    await until(was_asked_often, "answers that show that it works")
     assert house.phases()[-1] == "ready"
 
 
@@ -491,7 +526,7 @@ async def test_a_start_that_hangs(open_house: Open, monkeypatch: pytest.MonkeyPa
     house = open_house(fleet("early"), start_timeout=4.5)
     await until(lambda: house.state().restarts == 1, f"a restart (it said: {house.said})")
     (reason,) = {line for line in house.phases() if line.startswith("failed")}
-    assert "it hangs in its start: no line of its log for 1.5 s, and no byte for 0.5 s" in reason
+    assert "it hangs in its start: no line of its log for 1.5 s, and no byte for 0.25 s" in reason
     house.speak()
     await house.until("ready")
 
@@ -504,7 +539,7 @@ async def test_a_replica_on_demand_sleeps_until_it_is_wanted(open_house: Open) -
     house = open_house(fleet("", **ON_DEMAND))
     assert house.conditions() == ["waiting", "asleep"]
     await house.until("ready", 0)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(LOOKS)
     assert house.state(1).condition == "asleep"
     assert not [process for process in house.processes() if "e1.sock" in " ".join(process.cmdline())]
     demand.write(house.run_dir, GATEWAY, [1])
@@ -535,7 +570,7 @@ async def test_two_that_wake_together_start_in_turn(open_house: Open) -> None:
     house = open_house(json.dumps({"models": entries, "start": "in_turn"}))
     demand.write(house.run_dir, GATEWAY, [0, 1])
     await house.until("starting", 0)
-    await asyncio.sleep(0.7)
+    await asyncio.sleep(LOOKS)
     assert house.conditions() == ["starting", "waiting"]
     house.speak()
     await house.until("ready", 1)
@@ -545,8 +580,7 @@ async def test_what_runs_when_nobody_wants_more_is_finished(open_house: Open) ->
     house = open_house(fleet("", min=0))
     demand.write(house.run_dir, GATEWAY, [0])
     await house.until("ready")
-    running = asyncio.create_task(ask(house, post(CHAT.path, json.dumps(LONG).encode())))
-    await asyncio.sleep(0.2)
+    running = await asked_for_long(house)
     demand.write(house.run_dir, GATEWAY, [])
     status, body = await running
     assert (status, body.count(b"word") >= 40, body.endswith(b"data: [DONE]\n\n")) == (200, True, True)
@@ -571,8 +605,7 @@ async def test_stopping_one_that_is_going_to_sleep_lets_requests_finish(
     house = open_house(fleet("", min=0))
     demand.write(house.run_dir, GATEWAY, [0])
     await house.until("ready")
-    running = asyncio.create_task(ask(house, post(CHAT.path, json.dumps(LONG).encode())))
-    await asyncio.sleep(0.2)
+    running = await asked_for_long(house)
     monkeypatch.setattr(supervisor, "TAKEDOWN", 0.1)
     demand.write(house.run_dir, GATEWAY, [])
     await house.until("stopping")
@@ -590,7 +623,7 @@ async def test_stopping_one_on_demand(moment: str, open_house: Open, monkeypatch
         demand.write(house.run_dir, GATEWAY, [])
         await house.until("stopping")
     await house.supervisors[0].stop()
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(LOOKS)
     assert house.state().condition == "stopped"
     assert not house.processes()
 
@@ -601,7 +634,7 @@ async def test_gateways_that_stop_too_are_done_first(open_house: Open) -> None:
     gateway_registry.enter(house.run_dir, GATEWAY)
     gateway_registry.drain(house.run_dir, GATEWAY)
     stopping = asyncio.create_task(house.supervisors[0].stop())
-    await asyncio.sleep(1)
+    await asyncio.sleep(LOOKS)
     assert house.state().condition == "ready", "what the gateway has accepted may still come"
     assert (await ask(house, post(CHAT.path, json.dumps(CHAT.body()).encode())))[0] == 200
     gateway_registry.leave(house.run_dir, GATEWAY)

@@ -15,6 +15,7 @@ import uvicorn
 from service.engine import gateway_registry
 from service.gateway import shutdown
 from service.gateway.shutdown import Door, Leaving
+from tests.support.servers import serving
 from tests.support.waiting import PATIENCE, until
 
 PID = os.getpid()
@@ -141,14 +142,10 @@ async def house(shared: bool = False) -> AsyncIterator[House]:
         raise AssertionError
 
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+        port = free.getsockname()[1]  # one that was asked for is kept when the socket is shut down
     with socket.create_server(("127.0.0.1", port)) as ours, socket.socket(fileno=os.dup(ours.fileno())) as theirs:
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
-        server.config.load()
-        server.lifespan = server.config.lifespan_class(server.config)
-        await server.startup(sockets=[ours])
-        yield House(server, Door(server, shared), theirs)
-        await server.shutdown(sockets=[ours])
+        async with serving(app, ours, lifespan="off") as server:
+            yield House(server, Door(server, shared), theirs)
 
 
 async def test_nobody_connects_to_a_server_that_has_left() -> None:

@@ -9,7 +9,7 @@ from service.observability.record import Record
 from service.relay.idempotency import PIECE, Once, Run
 from service.server.asgi import Message, Receive, Send
 from tests.support.gateways import Line
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, patience, until
 
 KEY = ("acme", "key-1")
 ASKED, OTHER = b"fingerprint", b"another"
@@ -163,7 +163,7 @@ async def opened() -> AsyncIterator[House]:
     yield house
     for line in house.lines:
         line.leave()
-    await asyncio.wait_for(asyncio.gather(*(one.task for one in house.clients), return_exceptions=True), PATIENCE)
+    await asyncio.wait_for(asyncio.gather(*(one.task for one in house.clients), return_exceptions=True), patience())
     await until(lambda: asyncio.all_tasks() - before <= {asyncio.current_task()}, "the end of every task")
     assert not [message for generation in house.generations for message in generation.heard]
     house.now += TTL

@@ -12,7 +12,8 @@ from service.errors import ApiError, upstream_failed
 from service.relay.idempotency import PIECE
 from service.server.asgi import ClientGoneError, Receive, Scope, Send, respond
 from tests.relay.shared_answers import ASKED, END, Client, Generation, House, opened
-from tests.support.gateways import Answer, Line, serving
+from tests.support.gateways import Answer, Line
+from tests.support.servers import serving
 from tests.support.waiting import until
 
 

@@ -70,7 +70,7 @@ async def test_answers_wait_for_a_client_that_takes_none() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
         writer.write(request("/") * 7 + request("/", CLOSE))
         await until(lambda: app.answered > 0)
-        for _ in range(20):
+        for _ in range(20):  # turns of the loop, in which the rest would be answered
             await asyncio.sleep(0.01)
         assert app.answered < 8
         assert (await reader.read()).count(app.body) == 8

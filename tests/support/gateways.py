@@ -15,19 +15,18 @@ from typing import Any
 from unittest import mock
 
 import httpx
-import uvicorn
 
 from service.config.settings import Settings
 from service.engine import demand, state
 from service.engine.state import Condition, EngineState
 from service.gateway import app
 from service.server.asgi import EXTRA, Extra, Headers, Message, Receive, Scope, Send
-from service.server.connection import Connection
 from service.transport.pool import Transport
 from service.upstreams.replica import Replica
 from tests.fake_engine import FakeEngine, Seen
 from tests.support import fleets, ledger
 from tests.support.ledger import Given
+from tests.support.servers import serving
 from tests.support.waiting import PATIENCE, until
 
 ONE = "models: [{model: pebble-chat}]"
@@ -399,21 +398,3 @@ def noting(send: Any, unsent: list[str]) -> Any:
             raise
 
     return sending
-
-
-@asynccontextmanager
-async def serving(app: Any, listener: socket.socket) -> AsyncIterator[None]:
-    """Serves an app as BentoML does, in the running loop."""
-    config = uvicorn.Config(app, http=Connection, lifespan="on", log_config=None, server_header=False)
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[listener])
-    try:
-        yield
-    finally:
-        for one in server.servers:
-            one.close()
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
-        await server.lifespan.shutdown()

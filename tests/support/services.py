@@ -20,6 +20,7 @@ from service.config.settings import PREFIX
 from service.engine import state
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0  # seconds for what processes of a service do at once
 START_LIMIT = 600.0  # seconds for four engines; about two minutes on two idle cores
 
 

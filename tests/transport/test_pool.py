@@ -11,6 +11,7 @@ import pytest
 
 from service.transport import connect
 from service.transport import exchange as exchanges
+from service.transport import pool as pools
 from service.transport.pool import (
     DeadlineError,
     Deadlines,
@@ -206,7 +207,7 @@ async def test_a_connection_that_the_replica_closed_while_idle_is_not_used_again
 async def test_a_connection_idle_for_long_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with listening(tmp_path, saying(PLAIN)) as peer:
         pool, _ = await rested(peer)
-        monkeypatch.setattr(pool, "IDLE_POOL", 0.0)
+        monkeypatch.setattr(pools, "IDLE_POOL", 0.0)
         again = await pool.send(peer.address, REQUEST, PATIENT)
         assert not again.reused
         assert len(peer.writers) == 2
@@ -219,7 +220,7 @@ async def test_what_nobody_uses_is_not_kept(tmp_path: Path, monkeypatch: pytest.
         pool, exchange = await rested(peer)
         pool.expire()
         assert exchange.reusable
-        monkeypatch.setattr(pool, "IDLE_POOL", 0.0)
+        monkeypatch.setattr(pools, "IDLE_POOL", 0.0)
         pool.expire()
         assert not exchange.reusable
         assert not pool._idle
@@ -433,7 +434,7 @@ async def test_no_deadline_outlives_its_answer(tmp_path: Path) -> None:
         exchange = await pool.send(peer.address, REQUEST, Deadlines(1, 0.05, 0.05, 0.05))
         assert await rest(exchange) == b"hello"
         pool.release(peer.address, exchange)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # longer than each of the deadlines, here and below
         again = await pool.send(peer.address, REQUEST, PATIENT)
         await asyncio.sleep(0.1)
         assert (again.reused, await rest(again)) == (True, b"hello")
@@ -490,7 +491,7 @@ async def test_silence_after_a_pause_is_the_replicas_again(tmp_path: Path) -> No
 
     async with listening(tmp_path, script) as peer:
         exchange = await Transport().send(peer.address, REQUEST, Deadlines(1, 0.05, 0.05, 30))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # longer than the deadlines, which hold only for who reads
         got = 0
         with pytest.raises(DeadlineError, match="no byte"):
             while True:
@@ -655,7 +656,7 @@ async def test_nothing_is_said_of_a_connection_that_was_released(tmp_path: Path)
         exchange.on_slow = lambda: told.append(True)
         assert await rest(exchange) == b"hello"
         pool.release(peer.address, exchange)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # long after the reader would have been called slow
         again = await pool.send(peer.address, REQUEST, PATIENT)
         assert (again.reused, await rest(again), told) == (True, b"hello", [])
         again.close()

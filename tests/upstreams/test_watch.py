@@ -90,7 +90,7 @@ async def test_an_engine_here_is_asked_for_its_load(stack: AsyncExitStack, tmp_p
     await until(lambda: not first.ready)
     looks = len(engine.looks)
     watched.clock.now += 1.0
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # many looks at the clock: an engine that is ready would have been asked again
     assert len(engine.looks) <= looks + 1, "who is not ready is not asked"
 
 
