@@ -12,7 +12,6 @@ from tests.support import gateways
 from tests.support.gateways import ONE, RunningGateway
 from tests.support.services import ROOT, Service, serving
 
-
 pytest_plugins = ("tests.support.event_loop", "tests.support.scheduling", "tests.support.time_limits")
 
 # How long an example takes says nothing on a machine that is busy.

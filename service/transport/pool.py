@@ -36,6 +36,10 @@ class Transport:
         exchange.start(request, deadlines, max(0.0, left + began - loop.time()))
         return exchange
 
+    def idle(self, address: str) -> int:
+        """How many connections to this replica could take the next request."""
+        return sum(exchange.reusable for exchange in self._idle.get(address, ()))
+
     def release(self, address: str, exchange: Exchange) -> None:
         """Takes the connection back for the next request, or closes it when the answer was not read to its end."""
         if exchange.rest():

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from service.catalog.engine_args import OURS, EngineValue
 from service.engine.argv import ALWAYS, DEFAULTS, ENVIRONMENT, argv, environment, optional, unknown_flags
+from service.engine.command import child_environment
 from service.fleet.fleet import Served
+from service.transport.pool import IDLE_POOL
 from tests.support.fleets import CATALOG, ROOT, only
 
 SOCKET = Path("/run/e0.sock")
@@ -134,6 +136,11 @@ def test_local_weights_ask_no_hub(tmp_path: Path, entry: str, offline: bool) -> 
 def test_the_operators_environment_has_the_last_word(tmp_path: Path) -> None:
     found = environment(only(tmp_path, "model: pebble-chat\nenv: {HF_HUB_OFFLINE: 0, MINE: x}"))
     assert (found["HF_HUB_OFFLINE"], found["MINE"]) == ("0", "x")
+
+
+def test_an_engine_keeps_idle_connections_for_longer_than_the_gateway(tmp_path: Path) -> None:
+    inside = child_environment(only(tmp_path, "model: pebble-chat"), {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "5"})
+    assert float(inside["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]) > 2 * IDLE_POOL
 
 
 def test_nobody_is_told_about_usage() -> None:

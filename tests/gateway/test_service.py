@@ -1,6 +1,7 @@
 """The BentoML side of the gateway: which services there are, what was taken out of BentoML, who gets which GPU."""
 
 import asyncio
+import gc
 import importlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,15 @@ from service.fleet import fleet
 from service.gateway import app
 from service.server.asgi import Receive, Scope, Send
 from tests.support.waiting import until
+
+
+@pytest.fixture(autouse=True)
+def garbage() -> Iterator[None]:
+    """The settings of the garbage collector, which belong to the whole process, are ours again afterwards."""
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -87,6 +97,13 @@ def test_bentoml_s_probes_stay(gateway: ModuleType) -> None:
         assert client.get("/livez").status_code == 200
         assert client.get("/readyz").status_code == 503  # no engine has said that it is ready
         assert client.get("/metrics").text.startswith("# HELP roundhouse_")
+
+
+def test_what_start_has_made_is_no_work_for_the_garbage_collector(gateway: ModuleType) -> None:
+    assert gc.get_freeze_count() == 0
+    with TestClient(app_of(gateway)):
+        assert gc.get_freeze_count() > 100_000
+        assert gc.get_threshold()[0] == gateway.YOUNG > 2_000
 
 
 GPUS = "models:\n  - {model: llama-2-7b-chat, gpus: 2, replicas: 2}\n  - {model: llama-2-7b, gpus: 1}\n"

@@ -96,11 +96,12 @@ async def test_what_takes_too_long_is_ended(tmp_path: Path) -> None:
 
 
 async def test_who_has_left_is_not_ended(tmp_path: Path) -> None:
-    service = started(tmp_path, grace=600.0)
+    service = started(tmp_path, grace=0.05, limit=0.1)
     os.kill(PID, signal.SIGTERM)
     await until(lambda: "drain" in service.asked)
     service.leaving.leave()
-    assert [timer.cancelled() for timer in service.leaving._timers] == [True, True]
+    await asyncio.sleep(0.2)  # longer than both
+    assert service.asked == ["drain"]
 
 
 async def test_a_run_folder_that_cannot_be_written_keeps_nobody(
@@ -193,21 +194,37 @@ async def test_a_door_that_others_share_stays_open() -> None:
         socket.create_connection(one.address, timeout=PATIENCE).close()
 
 
+class Steps:
+    """A door that notes in `asked` what it is told; somebody waits at it for the first two looks."""
+
+    def __init__(self, asked: list[str], shared: bool) -> None:
+        self._asked, self._crowds = asked, [True, True]
+        asked.append("shared" if shared else "last")
+
+    def shut(self) -> None:
+        self._asked.append("shut")
+
+    def crowded(self) -> bool:
+        return bool(self._crowds) and self._crowds.pop()
+
+    def leave(self) -> None:
+        assert not self._crowds
+        self._asked.append("leave")
+
+    def refuse(self) -> None:
+        self._asked.append("refuse")
+
+
 @pytest.mark.parametrize("others", [True, False])
-async def test_it_leaves_the_door_to_other_gateways(
+async def test_the_door_is_shut_then_left_then_refuses_and_is_left_to_other_gateways(
     others: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    doors: list[bool] = []
-
-    def door(server: object, shared: bool) -> Door:
-        doors.append(shared)
-        return Door(None)
-
-    monkeypatch.setattr(shutdown, "Door", door)
+    monkeypatch.setattr(shutdown, "LAST_WORDS", 0.01)
     if others:
         gateway_registry.enter(tmp_path, os.getppid())
     service = started(tmp_path)
+    monkeypatch.setattr(shutdown, "Door", lambda server, shared: Steps(service.asked, shared))
     os.kill(PID, signal.SIGTERM)
     await until(lambda: "close" in service.asked)
-    assert doors == [others]
+    assert service.asked == ["drain", "shared" if others else "last", "shut", "leave", "refuse", "close"]
     service.leaving.leave()

@@ -231,14 +231,14 @@ class RunningGateway:
             "places": sum(abs(one.held) + abs(one.standing) + len(one.waiting) for one in places),
             "budgets": sum(one.in_flight for one in self.gateway.admission._budgets._budgets.values()),
             # Each connection that an engine sees is one that the gateway may use again.
-            "connections": sum(len(engine._lines) for engine in self.engines[: self.here]) - self.pooled(),
+            "connections": sum(engine.connections for engine in self.engines[: self.here]) - self.pooled(),
         }
         return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
     def pooled(self) -> int:
         """The connections to engines here that carry nothing at the moment."""
-        pools = self.gateway.transport._idle.items()
-        return sum(one.reusable for address, idle in pools if address.startswith("/") for one in idle)
+        sockets = (str(state.socket_path(self.run_dir, order)) for order in range(self.here))
+        return sum(map(self.gateway.transport.idle, sockets))
 
     def look(self) -> None:
         """Checks the bounds that hold at any moment; what a new fleet lowered may still be exceeded for a while."""

@@ -223,7 +223,7 @@ async def test_what_nobody_uses_is_not_kept(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(pools, "IDLE_POOL", 0.0)
         pool.expire()
         assert not exchange.reusable
-        assert not pool._idle
+        assert pool.idle(peer.address) == 0
         await until(peer.left.is_set)
 
 
