@@ -1,4 +1,4 @@
-"""Tests that fail, or hang, for `test_time_limits.py` to run: every one must end as a failure. Nothing else collects them."""
+"""Tests that fail or hang, for `test_time_limits.py` to run: each must end as a failure. Nothing else collects them."""
 
 import asyncio
 import socket

@@ -1,9 +1,9 @@
 """A pytest plugin: no test, and no teardown, lasts longer than its limit, whatever it is that it waits for.
 
-pytest-timeout raises an error in the test when its `timeout` has passed. That does not help where no Python code runs (a
-loop that is being closed, a lock), and after a test that has failed pytest-timeout looks no more. So the teardown gets a
-limit of its own, `timeout_teardown`, and where the error has changed nothing `timeout_grace` later, the process shows
-all its stacks and ends: a run without `-n` ends there, a worker of xdist is replaced and its test has failed.
+pytest-timeout raises an error in the test when its `timeout` has passed. That does not help where no Python code runs
+(a loop that is being closed, a lock), and after a test that has failed pytest-timeout looks no more. So the teardown
+gets a limit of its own, `timeout_teardown`, and where the error has changed nothing `timeout_grace` later, the process
+shows all its stacks and ends: a run without `-n` ends there, a worker of xdist is replaced and its test has failed.
 """
 
 import faulthandler
