@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+SLOW = ("bench", "end_to_end", "engine")  # folders of tests that start services
+
 
 class Shared(LoadScopeScheduling):  # type: ignore[misc]
     """Of several processes (`-n`) one gets all files that share the engines of `pebble`; no file is torn."""
@@ -35,9 +37,16 @@ def source(file: Path) -> str:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shared:
+    config.option.loadscopereorder = False
     return Shared(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Those that take longest go first.
-    items.sort(key=lambda item: "mark.engine" not in source(item.path))
+    items.sort(key=lambda item: rank(item.path))
+
+
+def rank(file: Path) -> int:
+    """Those that take longest go first: so no process is left alone with one of them in the end."""
+    if "mark.engine" in source(file):
+        return 0
+    return 1 if file.parent.name in SLOW else 2

@@ -8,6 +8,7 @@ shows all its stacks and ends: a run without `-n` ends there, a worker of xdist 
 
 import faulthandler
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -25,6 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A job in a shell's background does not hear Ctrl-C, and nor would what the tests start, and end that way.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # pytest replaces the descriptor itself while a test runs.
     config.stash[STDERR] = os.dup(sys.__stderr__.fileno() if sys.__stderr__ else 2)
 
