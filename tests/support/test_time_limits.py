@@ -27,14 +27,14 @@ ENDS = {
 
 
 def run(file: str, *options: str) -> "subprocess.CompletedProcess[str]":
-    """pytest on a file beside this one, with limits of a second; fails if it does not end."""
+    """pytest on a file beside this one, with limits of two seconds; fails if it does not end."""
     command = [sys.executable, "-m", "pytest", f"tests/support/{file}", "-p", "no:cacheprovider", *options]
-    command += [f"-o{name}=1" for name in ("timeout", "timeout_teardown", "timeout_grace")]
+    command += [f"-o{name}=2" for name in ("timeout", "timeout_teardown", "timeout_grace")]
     # Without what takes long to import, and without what has a test fail for what the one before it has left behind.
     command += ["--noconftest", *(f"-ptests.support.{name}" for name in ("event_loop", "scheduling", "time_limits"))]
     command += [f"-pno:{name}" for name in ("hypothesispytest", "anyio", "unraisableexception")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3 * PATIENCE)
 
 
 def verdict(kind: str, name: str, output: str) -> str | None:

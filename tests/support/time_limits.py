@@ -15,7 +15,10 @@ from collections.abc import Iterator
 import pytest
 from pytest_timeout import Settings
 
+from tests.support.scheduling import SLOW
+
 ENGINE = 900.0  # seconds for a test that needs an engine: the start of a whole fleet counts to the first that uses it
+SERVICES = 300.0  # seconds for one that may start services, with small programs in place of engines
 LIMITS = pytest.StashKey[Settings]()
 STDERR = pytest.StashKey[int]()
 
@@ -40,8 +43,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if needs_engine(item) and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(ENGINE))
+        seconds = ENGINE if needs_engine(item) else SERVICES if item.path.parent.name in SLOW else None
+        if seconds and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(seconds))
 
 
 @pytest.hookimpl(tryfirst=True)
