@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   := requirements/$(DEVICE).lock
 STAMP  := $(VENV)/.installed-$(DEVICE)
+TESTS  := $(VENV)/.installed-tests
+BENTOFILE := $(if $(filter cuda,$(DEVICE)),deploy/bento/cuda.yaml,bentofile.yaml)
 NODE   := tests/node/node_modules/.package-lock.json
 MINUTES := 25
 MUTANTS_MINUTES := 15
@@ -12,13 +14,13 @@ MUTANTS_SEED := 1
 export BENTOML_DO_NOT_TRACK := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast coverage mutants lint types check gpu docs lock clean
+.PHONY: help install serve bento test test-fast coverage mutants lint types check gpu docs lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  DEVICE=cpu|cuda forces the choice of vLLM build (found here: $(DEVICE)); ROUNDHOUSE_FLEET names another fleet file"
 
-install: $(STAMP)  ## Create .venv and install everything, pinned
+install: $(STAMP)  ## Create .venv and install what serving needs, pinned
 
 $(STAMP): $(LOCK) pyproject.toml
 	@test -f $(LOCK) || { echo "DEVICE is '$(DEVICE)'; it must be cpu or cuda."; exit 2; }
@@ -27,33 +29,42 @@ $(STAMP): $(LOCK) pyproject.toml
 	@echo "Installing Roundhouse with vLLM for $(DEVICE) into $(VENV): about 4 GB, a few minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "'$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv"; exit 2; }
 	@# --no-deps: the lock is complete, and leaves out the torchvision, torchaudio and torchcodec that break the CPU build.
-	@$(BIN)/python -m pip install --no-deps -r $(LOCK) && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . || { \
+	@$(BIN)/python -m pip install --no-deps --require-hashes -r $(LOCK) && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . || { \
 	  echo; echo "The install failed; the last lines above say at which package."; \
 	  echo "  - no network or a proxy: make pip reach a package index (pip config, PIP_INDEX_URL), then run the same command again: it goes on where it stopped."; \
 	  echo "  - 'torch==...+cpu' not found: pip must also see PyTorch's CPU wheels: set PIP_EXTRA_INDEX_URL to PyTorch's CPU index, or PIP_FIND_LINKS to a folder with the wheel."; \
+	  echo "  - hashes do not match: the index serves another file than the one that was tested, or none for this Python: try python3.11."; \
 	  echo "  - no space: 8 GB free are needed here ($$(df -h . | awk 'NR == 2 { print $$4 }') are)."; \
 	  echo "  - half-installed: make clean && make install"; exit 2; }
+	@touch $@
+
+$(TESTS): $(STAMP) requirements/test.lock
+	@echo "Installing the tools that tests and checks need."
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/test.lock
 	@touch $@
 
 serve: $(STAMP)  ## Serve the fleet on 127.0.0.1:3000 (the embedded Pebble models unless ROUNDHOUSE_FLEET says otherwise)
 	@exec $(BIN)/roundhouse serve
 
-test: $(STAMP) $(NODE)  ## Lint, type-check and run every test, real vLLM included
+bento: $(STAMP)  ## Build a Bento with the run-time packages of DEVICE
+	$(BIN)/bentoml build -f $(BENTOFILE)
+
+test: $(TESTS) $(NODE)  ## Lint, type-check and run every test, real vLLM included
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --no-loadscope-reorder
 
-test-fast: $(STAMP)  ## The tests that need no engine
+test-fast: $(TESTS)  ## The tests that need no engine
 	$(BIN)/pytest -n 2 -m "not engine"
 
-coverage: $(STAMP)  ## Which branches of service/ the tests without an engine take: the table, and build/coverage
+coverage: $(TESTS)  ## Which branches of service/ the tests without an engine take: the table, and build/coverage
 	rm -rf build/coverage && mkdir -p build/coverage
 	$(BIN)/pytest -n 2 -m "not engine" --cov --cov-report= --cov-fail-under=0
 	@$(BIN)/coverage html --quiet --fail-under=0 -d build/coverage/html
 	@$(BIN)/coverage report --sort=cover > build/coverage/report.txt; status=$$?; \
 	  head -n 17 build/coverage/report.txt; grep -A 2 '^TOTAL' build/coverage/report.txt; exit $$status
 
-mutants: $(STAMP)  ## Change the pure packages a little, MUTANTS_MINUTES (15) long, and list what no test notices
+mutants: $(TESTS)  ## Change the pure packages a little, MUTANTS_MINUTES (15) long, and list what no test notices
 	$(BIN)/python -m tests.mutants --minutes $(MUTANTS_MINUTES) --seed $(MUTANTS_SEED)
 
 $(NODE): tests/node/package-lock.json
@@ -61,10 +72,10 @@ $(NODE): tests/node/package-lock.json
 	cd tests/node && npm ci --no-audit --no-fund
 	@touch $@
 
-lint: $(STAMP)  ## Check style
+lint: $(TESTS)  ## Check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: $(STAMP)  ## Check types
+types: $(TESTS)  ## Check types
 	$(BIN)/mypy
 
 check: $(STAMP)  ## Validate catalogue and fleet without starting anything
@@ -73,8 +84,10 @@ check: $(STAMP)  ## Validate catalogue and fleet without starting anything
 gpu: $(STAMP)  ## Measure what the fleet does on this machine's GPU in MINUTES (25), and write docs/gpu.md
 	bench/gpu/run --minutes $(MINUTES) && bench/gpu/report
 
-docs: $(STAMP)  ## Regenerate what is generated: models/schema.json, docs/{routing,models,choosing,gpu}.md
+docs: $(TESTS)  ## Regenerate what is generated: models/schema.json, docs/{configuration,errors,routing,models,choosing,gpu}.md
 	$(BIN)/python -m service.catalog.catalog > models/schema.json
+	$(BIN)/python -m service.config.reference > docs/configuration.md
+	$(BIN)/python -m service.cli.error_reference > docs/errors.md
 	$(BIN)/python -m tests.routing.cases > docs/routing.md
 	$(BIN)/python -m service.cli.reference > docs/models.md
 	$(BIN)/python -m tests.planner.choosing > docs/choosing.md

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from service.transport.pool import Deadlines, Transport, post
+from service.transport.pool import ConnectionPool, Deadlines, post_request
 
 PATIENT = Deadlines(connect=5.0, first_byte=300.0, idle=300.0, total=600.0)
 PATH = "/v1/chat/completions"
@@ -24,11 +24,11 @@ class Answer:
     duration: float
 
 
-async def ask(transport: Transport, address: str, fields: dict[str, Any]) -> Answer:
+async def ask(transport: ConnectionPool, address: str, fields: dict[str, Any]) -> Answer:
     """One streamed chat completion from `address` (a socket's path or host:port)."""
     began = time.perf_counter()
     body = json.dumps({**fields, "stream": True, "stream_options": {"include_usage": True}}).encode()
-    exchange = await transport.send(address, post(PATH, body), PATIENT)
+    exchange = await transport.send(address, post_request(PATH, body), PATIENT)
     try:
         status = await exchange.head()
         raw, first = [], 0.0
@@ -53,13 +53,13 @@ async def load(address: str, streams: int, requests: list[dict[str, Any]]) -> tu
 
 
 async def work(
-    ask: Callable[[Transport, str, dict[str, Any]], Awaitable[T]],
+    ask: Callable[[ConnectionPool, str, dict[str, Any]], Awaitable[T]],
     address: str,
     streams: int,
     requests: Iterable[dict[str, Any]],
 ) -> tuple[float, list[T]]:
     """As `load`, with any way to `ask`; what that raises comes as an ExceptionGroup."""
-    transport, waiting, answers = Transport(), iter(requests), list[T]()
+    transport, waiting, answers = ConnectionPool(), iter(requests), list[T]()
 
     async def client() -> None:
         for fields in waiting:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 
 PR_SET_PDEATHSIG = 1
 PATIENCE = 15.0  # seconds that a process may take to end before it is killed

@@ -92,7 +92,7 @@ async def run(soak: Soak, keep: Path | None = None) -> dict[str, Any]:
             await asyncio.sleep(max(0.0, began + soak.seconds - time.monotonic()))
             await befalling
             ended = await _at_rest(traffic, service.pid, port)
-        in_flight = await asyncio.to_thread(_sample, port, "roundhouse_in_flight")
+        in_flight = await asyncio.to_thread(_sample, port, "roundhouse_requests_in_flight")
         return figures(soak, faults, traffic, settled, ended) | {
             "in_flight_at_rest": in_flight,
             "tracebacks": _text(log).count("Traceback (most recent call last)"),
@@ -102,7 +102,7 @@ async def run(soak: Soak, keep: Path | None = None) -> dict[str, Any]:
 def figures(
     soak: Soak, faults: list[Fault], traffic: Traffic, settled: tuple[Usage, float], ended: tuple[Usage, float]
 ) -> dict[str, Any]:
-    """What a soak found; memory in 10^6 bytes, `kept_mb` the part of it that is answers kept for their keys."""
+    """What a soak found; memory in 10^6 bytes, `kept_mb` the part of it that is the idempotency cache."""
     return {
         "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -139,7 +139,7 @@ def report(figures: dict[str, Any]) -> str:
         f"duplicated {figures['duplicated']}, keys generated twice {figures['generated_twice']}",
         *(f"  {count:7d}  {what}" for what, count in sorted(figures["reasons"].items(), key=lambda row: -row[1])),
         f"gateway at rest, from {SETTLED:.0%} of the time to its end: RSS {rss} → {rss_end} MB "
-        f"({rss_end - rss:+.1f}), answers kept for their keys {kept} → {kept_end} MB ({kept_end - kept:+.1f}), "
+        f"({rss_end - rss:+.1f}), idempotency cache {kept} → {kept_end} MB ({kept_end - kept:+.1f}), "
         f"files {files} → {files_end} ({files_end - files:+d})",
         f"requests in flight at rest: {figures['in_flight_at_rest']:g}; tracebacks in its log: {figures['tracebacks']}",
     ]
@@ -147,17 +147,17 @@ def report(figures: dict[str, Any]) -> str:
 
 
 def _fleet(folder: Path, engines: list[Station]) -> Path:
-    entry = {"model": MODEL, "at": [one.proxy.address for one in engines], "waits": WAITS}
+    entry = {"model": MODEL, "addresses": [one.proxy.address for one in engines], "timeouts": WAITS}
     path = folder / "fleet.yaml"
     path.write_text(yaml.safe_dump({"models": [entry]}))
     return path
 
 
 async def _at_rest(traffic: Traffic, service: int, port: int) -> tuple[Usage, float]:
-    """What the service uses when nobody asks anything, and the bytes of it that are answers kept for their keys."""
+    """What the service uses when nobody asks anything, and the bytes of it that are the idempotency cache."""
     await traffic.rest()
     await asyncio.sleep(1)
-    return processes.usage(service), await asyncio.to_thread(_sample, port, "roundhouse_kept_answers_bytes")
+    return processes.usage(service), await asyncio.to_thread(_sample, port, "roundhouse_idempotency_cache_bytes")
 
 
 async def _until_ready(port: int, engines: int, log: Path) -> None:

@@ -1,119 +1,270 @@
-"""The errors a client can see, and the one place where they are rendered."""
+"""The errors that a client can get: the one table of their codes, and how an error is rendered.
+
+docs/errors.md is generated from the table; `python -m service.cli.error_reference` writes it.
+"""
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Every error code. A row is the code, its HTTP status, when it happens and what the client can do about it."""
+
+    status: int
+    when: str
+    remedy: str
+
+    def __new__(cls, code: str, status: int, when: str, remedy: str) -> "ErrorCode":
+        """A string with the rest of its row as attributes."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.status, member.when, member.remedy = status, when, remedy
+        return member
+
+    @property
+    def type(self) -> str:
+        """The `type` of OpenAI's envelope."""
+        return OPENAI_TYPES.get(self.status, "invalid_request_error")
+
+    @property
+    def anthropic_type(self) -> str:
+        """The `type` of Anthropic's envelope."""
+        return ANTHROPIC_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
+
+    # fmt: off
+    # The request itself
+    INVALID_REQUEST = (
+        "invalid_request", 400,
+        "Fields of the body, or headers, do not go together.",
+        "Leave one of them out; the message names them.",
+    )
+    INVALID_JSON = (
+        "invalid_json", 400,
+        "The body is not valid JSON, not UTF-8, nested too deeply, or not a JSON object.",
+        "Fix the body; the message says what is wrong with it.",
+    )
+    MISSING_REQUIRED_PARAMETER = (
+        "missing_required_parameter", 400,
+        "A field that the endpoint requires is missing.",
+        "Add the field that `param` names.",
+    )
+    UNKNOWN_PARAMETER = (
+        "unknown_parameter", 400,
+        "The body has a field that the endpoint does not know.",
+        "Leave it out. A field that only your engines know can be allowed with `extra_fields` in the fleet file.",
+    )
+    INVALID_VALUE = (
+        "invalid_value", 400,
+        "A field has a value of the wrong type or out of range.",
+        "Correct the field that `param` names; the message says what it should be.",
+    )
+    UNKNOWN_HEADER = (
+        "unknown_header", 400,
+        "There is an `x-roundhouse-…` header that does not exist.",
+        "Use one of those that the message lists.",
+    )
+    INVALID_HEADER = (
+        "invalid_header", 400,
+        "An `x-roundhouse-…` header or `Idempotency-Key` has a value that it cannot have.",
+        "Correct the header that the message names.",
+    )
+    UNKNOWN_TENANT = (
+        "unknown_tenant", 400,
+        "`x-roundhouse-tenant` names a tenant that the fleet file does not have.",
+        "Send a tenant of the fleet file, or no such header.",
+    )
+    UNKNOWN_URL = (
+        "unknown_url", 404,
+        "There is no endpoint with this path.",
+        "Check the base URL of the client: for OpenAI's libraries it ends in `/v1`, for Anthropic's it does not.",
+    )
+    METHOD_NOT_ALLOWED = (
+        "method_not_allowed", 405,
+        "The endpoint exists, but not with this method.",
+        "Use a method that the `Allow` header lists.",
+    )
+    REQUEST_TIMEOUT = (
+        "request_timeout", 408,
+        "The rest of the request body did not arrive in time.",
+        "Send it again over a faster connection, or raise `ROUNDHOUSE_BODY_TIMEOUT`.",
+    )
+    REQUEST_TOO_LARGE = (
+        "request_too_large", 413,
+        "The body is larger than the gateway accepts.",
+        "Send less, or raise `ROUNDHOUSE_MAX_BODY_BYTES`.",
+    )
+    UNSUPPORTED_MEDIA_TYPE = (
+        "unsupported_media_type", 415,
+        "The body is compressed, or its `Content-Type` is not `application/json`.",
+        "Send plain JSON with `Content-Type: application/json`.",
+    )
+    HEADERS_TOO_LARGE = (
+        "headers_too_large", 431,
+        "There are too many headers, or too many bytes of them.",
+        "Send fewer (cookies are a common cause), or raise `ROUNDHOUSE_MAX_HEADER_BYTES`.",
+    )
+
+    # The model
+    MODEL_NOT_FOUND = (
+        "model_not_found", 404,
+        "No served model has this name, variant or task.",
+        "Use a name that `GET /v1/models` lists; the message suggests the nearest ones.",
+    )
+    UNSUPPORTED_FOR_MODEL = (
+        "unsupported_for_model", 400,
+        "The model is served but cannot do this: a conversation without a chat template, `suffix` without infilling, "
+        "embeddings with a model that generates text, or the reverse.",
+        "Use one of the models that the message names.",
+    )
+    UNSUPPORTED_INFILL_ORDER = (
+        "unsupported_infill_order", 400,
+        "The model was not trained on this `infill_order`.",
+        "Send an order that the message names, or none.",
+    )
+    NO_CHAT_TEMPLATE = (
+        "no_chat_template", 400,
+        "Neither the catalogue nor the model's files have a chat template, so the engine cannot render a conversation.",
+        "Name a template in the fleet file, or use `/v1/completions`.",
+    )
+    TOOLS_NOT_SERVED = (
+        "tools_not_served", 400,
+        "The request has `tools`, but the engine was started without a parser for tool calls.",
+        "Set `enable_auto_tool_choice` and `tool_call_parser` in the model's engine settings, or leave out `tools`.",
+    )
+    INVALID_CONVERSATION = (
+        "invalid_conversation", 400,
+        "The model's chat template cannot render these messages, for example because of the order of their roles.",
+        "Change the messages as the message says; [prompts.md](prompts.md) has each format's rules.",
+    )
+    CONTEXT_LENGTH_EXCEEDED = (
+        "context_length_exceeded", 400,
+        "The prompt, or what it leaves for `max_tokens`, does not fit the model's context.",
+        "Shorten the prompt or lower `max_tokens`.",
+    )
+    UPSTREAM_REJECTED = (
+        "upstream_rejected", 400,
+        "The engine rejected the request for a reason that has no code of its own.",
+        "Look at the field that `param` names. The engine's own words are in its log, in the run folder.",
+    )
+
+    # Repeated requests
+    IDEMPOTENCY_IN_PROGRESS = (
+        "idempotency_in_progress", 409,
+        "The answer to the first request with this `Idempotency-Key` is still being generated.",
+        "Send the request again later, with the same key.",
+    )
+    IDEMPOTENCY_CONFLICT = (
+        "idempotency_conflict", 422,
+        "The `Idempotency-Key` was used for another request.",
+        "Use a new key for each new request.",
+    )
+    REQUEST_QUARANTINED = (
+        "request_quarantined", 422,
+        "Engines crashed repeatedly while this request was running, so it is refused for some minutes.",
+        "Do not repeat it. Look for the cause in the engine's log.",
+    )
+
+    # Capacity
+    RATE_LIMIT_EXCEEDED = (
+        "rate_limit_exceeded", 429,
+        "The tenant has used up its requests or tokens per minute, or has too many requests in flight.",
+        "Wait as long as `Retry-After` says, or raise the tenant's limits in the fleet file.",
+    )
+    OVERLOADED = (
+        "overloaded", 503,
+        "The model's queue is full, or the request would wait in it, or has waited, longer than it may.",
+        "Wait as long as `Retry-After` says. Where it happens often, add replicas.",
+    )
+    MODEL_LOADING = (
+        "model_loading", 503,
+        "The model's engines are starting.",
+        "Wait as long as `Retry-After` says; `GET /v1/models/{id}` shows how far they are.",
+    )
+    MODEL_UNAVAILABLE = (
+        "model_unavailable", 503,
+        "No replica of the model can be used: all have failed, hang or cannot be reached.",
+        "`GET /v1/models/{id}` has the reason. Replicas are retried on their own.",
+    )
+    SHUTTING_DOWN = (
+        "shutting_down", 503,
+        "The gateway stopped before the answer was complete.",
+        "Send the request again; another gateway, or the restarted one, will take it.",
+    )
+
+    # The service
+    INTERNAL_ERROR = (
+        "internal_error", 500,
+        "A defect of the gateway.",
+        "Report it with the log's lines for the answer's `x-request-id`.",
+    )
+    UPSTREAM_ERROR = (
+        "upstream_error", 502,
+        "The engine crashed, closed the connection or sent something that is not an answer, and a retry elsewhere was "
+        "not possible or failed too.",
+        "Send the request again. Where it happens often, look at the engine's log.",
+    )
+    TIMEOUT = (
+        "timeout", 504,
+        "The answer, or the next part of it, did not come in time.",
+        "Ask for less at a time, or raise the timeouts of [configuration.md](configuration.md) or of the fleet file.",
+    )
+    # fmt: on
+
+
+OPENAI_TYPES = {
+    429: "rate_limit_error", 500: "server_error", 502: "server_error", 503: "overloaded_error", 504: "timeout_error",
+}  # fmt: skip
+ANTHROPIC_TYPES = {
+    404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error",
+    504: "timeout_error",
+}  # fmt: skip
 
 
 @dataclass(eq=False)
 class ApiError(Exception):
     """An error that is its own HTTP answer.
 
-    `code` is a stable string for programs, `message` tells a person what was wrong and what to do, `param` names the
-    offending field of the request when there is one.
+    `message` tells a person what was wrong and what to do; `param` names the offending field of the request where there
+    is one. `retry_after` is in seconds; `allow` lists the methods that a path has.
     """
 
+    code: ErrorCode
     message: str
     param: str | None = None
-    code: str = "internal_error"
-    status: int = 500
-    type: str = "server_error"
-    headers: Mapping[str, str] = field(default_factory=dict)
+    _: KW_ONLY
+    retry_after: float | None = None
+    allow: str | None = None
 
     def __str__(self) -> str:
         return self.message
 
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.code.status
 
-def invalid(message: str, param: str | None = None, code: str = "invalid_request") -> ApiError:
-    """400: the request itself is wrong."""
-    return ApiError(message, param, code, 400, "invalid_request_error")
-
-
-def unknown_model(message: str) -> ApiError:
-    """404: nothing is served under that name."""
-    return ApiError(message, "model", "model_not_found", 404, "invalid_request_error")
-
-
-def unknown_path(method: str, path: str) -> ApiError:
-    """404: no such endpoint."""
-    return ApiError(
-        f"There is no endpoint {method} {path}. docs/architecture.md lists the endpoints.",
-        code="unknown_url",
-        status=404,
-        type="invalid_request_error",
-    )
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that the answer has because of the error."""
+        retry_after = None if self.retry_after is None else str(whole_seconds(self.retry_after))
+        values = {"retry-after": retry_after, "allow": self.allow}
+        return {name: value for name, value in values.items() if value is not None}
 
 
-def wrong_method(method: str, path: str, allowed: str) -> ApiError:
-    """405, naming the methods that the path has."""
-    message = f"{path} does not take {method}; use {allowed}."
-    return ApiError(message, None, "method_not_allowed", 405, "invalid_request_error", {"allow": allowed})
-
-
-def too_large(message: str, code: str = "request_too_large", status: int = 413) -> ApiError:
-    """413 or 431: a bound of the gateway is exceeded."""
-    return ApiError(message, None, code, status, "invalid_request_error")
-
-
-def wrong_media_type(message: str) -> ApiError:
-    """415: the body is not plain JSON."""
-    return ApiError(message, None, "unsupported_media_type", 415, "invalid_request_error")
-
-
-def conflicting(message: str, code: str = "idempotency_conflict", status: int = 422) -> ApiError:
-    """409 or 422: the request's `Idempotency-Key` stands for another answer."""
-    return ApiError(message, None, code, status, "invalid_request_error")
-
-
-def quarantined(message: str, retry_after: float) -> ApiError:
-    """422: engines died of this request. `Retry-After` says in how many seconds it may be tried again."""
-    headers = {"retry-after": str(math.ceil(retry_after))}
-    return ApiError(message, None, "request_quarantined", 422, "invalid_request_error", headers)
-
-
-def rate_limited(message: str, retry_after: float) -> ApiError:
-    """429 with `Retry-After` in whole seconds: the tenant's budget is used up until then."""
-    seconds = str(max(1, math.ceil(retry_after)))
-    return ApiError(message, None, "rate_limit_exceeded", 429, "rate_limit_error", {"retry-after": seconds})
-
-
-def unavailable(message: str, code: str, retry_after: float) -> ApiError:
-    """503 with `Retry-After` in whole seconds: the model exists, but cannot answer now."""
-    seconds = str(max(1, round(retry_after)))
-    return ApiError(message, None, code, 503, "overloaded_error", {"retry-after": seconds})
-
-
-def upstream_failed(message: str) -> ApiError:
-    """502: the engine died or answered something that is no answer."""
-    return ApiError(message, None, "upstream_error", 502, "server_error")
-
-
-def too_slow(message: str) -> ApiError:
-    """504: a deadline of the gateway passed."""
-    return ApiError(message, None, "timeout", 504, "timeout_error")
-
-
-ANTHROPIC_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
+def whole_seconds(seconds: float) -> int:
+    """A wait as a client is told it: whole seconds, never too early and never none."""
+    return max(1, math.ceil(seconds))
 
 
 def openai_body(error: ApiError) -> bytes:
     """The error in OpenAI's envelope; `code` is always a string."""
-    fields = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    fields = {"message": error.message, "type": error.code.type, "param": error.param, "code": error.code}
     return json.dumps({"error": fields}, ensure_ascii=False).encode()
 
 
 def anthropic_body(error: ApiError) -> bytes:
     """The error in the envelope of Anthropic's Messages API."""
-    kind = ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-    fields = {"type": kind, "message": error.message}
+    fields = {"type": error.code.anthropic_type, "message": error.message}
     return json.dumps({"type": "error", "error": fields}, ensure_ascii=False).encode()

@@ -10,12 +10,11 @@ import pytest
 from tests.support.fleets import ROOT
 
 SERVICE = ROOT / "service"
-# A room imports only from rooms before it. Within a room that is a folder any order does that has no circle.
-ROOMS = (
-    "errors", "config", "server", "transport", "observability", "auth", "architectures", "weights", "catalog", "fleet",
-    "planner", "onboarding", "protocol", "engine", "admission", "upstreams", "conformance", "routing", "relay",
-    "gateway", "cli",
-)  # fmt: skip
+# The import order, as docs/architecture.md opens with it: a module imports only from packages to the left of its own.
+# Packages between two dots stand on one floor and import nothing of each other.
+ORDER = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("```")[1]
+FLOORS = [[name.strip() for name in floor.split(",")] for floor in ORDER.replace("\n", " ").split("·")]
+PACKAGES = [name for floor in FLOORS for name in floor]
 FILES = sorted(SERVICE.rglob("*.py"))
 LONGEST = 300  # lines
 MUTABLE = ("list", "dict", "set", "bytearray", "defaultdict", "deque", "Counter", "OrderedDict", "ContextVar")
@@ -58,22 +57,23 @@ def ours(path: Path) -> set[str]:
     return {name for name in imported(path) if name.split(".")[0] == "service"}
 
 
-def room(module: str) -> str:
+def package(module: str) -> str:
     return module.split(".")[1]
 
 
-def test_every_room_is_in_the_order() -> None:
-    assert {room(name) for name in MODULES if name != "service"} == set(ROOMS)
+def test_every_package_is_in_the_order() -> None:
+    assert {package(name) for name in MODULES if name != "service"} == set(PACKAGES)
 
 
 @every_file
-def test_a_module_imports_only_from_rooms_before_its_own(path: Path) -> None:
+def test_a_module_imports_only_from_packages_before_its_own(path: Path) -> None:
     if name_of(path) == "service":
         assert not ours(path)
         return
-    here = room(name_of(path))
-    later = ROOMS[ROOMS.index(here) + 1 :]
-    assert not [name for name in ours(path) if room(name) in later]
+    here = package(name_of(path))
+    floor = next(number for number, names in enumerate(FLOORS) if here in names)
+    allowed = {here, *(name for names in FLOORS[:floor] for name in names)}
+    assert not [name for name in ours(path) if package(name) not in allowed]
 
 
 def test_no_folder_imports_in_a_circle() -> None:

@@ -1,77 +1,107 @@
-"""Errors that are their own HTTP answers, in the envelopes of both dialects."""
+"""Errors that are their own HTTP answers: one table of codes, in the envelopes of both dialects."""
 
+import ast
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from service import errors
-from service.errors import ANTHROPIC_TYPES, ApiError, anthropic_body, openai_body
+from service.errors import ANTHROPIC_TYPES, ApiError, ErrorCode, anthropic_body, openai_body, whole_seconds
+from service.server.request import STATUS_LINES
+from tests.support.fleets import ROOT
 
-# error, status, type, code
-ROWS: list[tuple[ApiError, int, str, str]] = [
-    (ApiError("Oops."), 500, "server_error", "internal_error"),
-    (errors.invalid("Bad."), 400, "invalid_request_error", "invalid_request"),
-    (errors.invalid("Bad.", "stop", "too_many"), 400, "invalid_request_error", "too_many"),
-    (errors.unknown_model("None."), 404, "invalid_request_error", "model_not_found"),
-    (errors.unknown_path("GET", "/x"), 404, "invalid_request_error", "unknown_url"),
-    (errors.wrong_method("GET", "/x", "POST"), 405, "invalid_request_error", "method_not_allowed"),
-    (errors.too_large("Big."), 413, "invalid_request_error", "request_too_large"),
-    (errors.too_large("Big.", "headers_too_large", 431), 431, "invalid_request_error", "headers_too_large"),
-    (errors.wrong_media_type("XML."), 415, "invalid_request_error", "unsupported_media_type"),
-    (errors.conflicting("Other."), 422, "invalid_request_error", "idempotency_conflict"),
-    (errors.conflicting("Soon.", "busy", 409), 409, "invalid_request_error", "busy"),
-    (errors.quarantined("Deadly.", 9.2), 422, "invalid_request_error", "request_quarantined"),
-    (errors.rate_limited("Spent.", 2.4), 429, "rate_limit_error", "rate_limit_exceeded"),
-    (errors.unavailable("Full.", "overloaded", 2.4), 503, "overloaded_error", "overloaded"),
-    (errors.upstream_failed("Dead."), 502, "server_error", "upstream_error"),
-    (errors.too_slow("Late."), 504, "timeout_error", "timeout"),
-]
-every_error = pytest.mark.parametrize(("error", "status", "kind", "code"), ROWS, ids=[row[3] for row in ROWS])
+SOURCES = [path for path in sorted((ROOT / "service").rglob("*.py")) if path != Path(errors.__file__)]
+every_code = pytest.mark.parametrize("code", ErrorCode)
+every_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-def test_every_way_to_make_an_error_is_here() -> None:
-    makers = {
-        name for name, one in vars(errors).items() if getattr(one, "__annotations__", {}).get("return") is ApiError
+def used(path: Path) -> Iterator[str]:
+    """The names of the codes that a file's code mentions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ErrorCode":
+            yield node.attr
+
+
+def codes_given(path: Path) -> Iterator[ast.expr]:
+    """What a file's calls of ApiError give as the code."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ApiError":
+            named = [one.value for one in node.keywords if one.arg == "code"]
+            yield (node.args or named)[0]
+
+
+def test_every_code_of_the_table_is_raised_somewhere() -> None:
+    reference = ROOT / "service/cli/error_reference.py"  # it shows one as an example, and raises none
+    assert {name for path in SOURCES if path != reference for name in used(path)} == set(ErrorCode.__members__)
+
+
+@every_source
+def test_every_error_that_is_raised_has_a_code_of_the_table(path: Path) -> None:
+    assert set(used(path)) <= set(ErrorCode.__members__)
+    # A name stands for one that was chosen before; mypy knows that it is of the table.
+    assert all(isinstance(code, ast.Attribute | ast.Name) for code in codes_given(path))
+
+
+@every_code
+def test_a_row_is_complete(code: ErrorCode) -> None:
+    assert code.name == code.upper()
+    assert code.status in STATUS_LINES
+    assert code.when.endswith(".")
+    assert code.remedy.endswith(".")
+
+
+def test_the_types_are_those_of_the_libraries() -> None:
+    types = {code.status: (code.type, code.anthropic_type) for code in ErrorCode}
+    assert types == {
+        400: ("invalid_request_error", "invalid_request_error"),
+        404: ("invalid_request_error", "not_found_error"),
+        405: ("invalid_request_error", "invalid_request_error"),
+        408: ("invalid_request_error", "invalid_request_error"),
+        409: ("invalid_request_error", "invalid_request_error"),
+        413: ("invalid_request_error", "request_too_large"),
+        415: ("invalid_request_error", "invalid_request_error"),
+        422: ("invalid_request_error", "invalid_request_error"),
+        429: ("rate_limit_error", "rate_limit_error"),
+        431: ("invalid_request_error", "invalid_request_error"),
+        500: ("server_error", "api_error"),
+        502: ("server_error", "api_error"),
+        503: ("overloaded_error", "overloaded_error"),
+        504: ("timeout_error", "timeout_error"),
     }
-    assert makers == {
-        "invalid", "unknown_model", "unknown_path", "wrong_method", "too_large", "wrong_media_type", "conflicting",
-        "quarantined", "rate_limited", "unavailable", "upstream_failed", "too_slow",
-    }  # fmt: skip
+    assert set(ANTHROPIC_TYPES) <= set(types)
 
 
-@every_error
-def test_in_openais_envelope(error: ApiError, status: int, kind: str, code: str) -> None:
-    assert error.status == status
-    fields = {"message": str(error), "type": kind, "param": error.param, "code": code}
+@every_code
+@pytest.mark.parametrize("param", [None, "stop"])
+def test_in_openais_envelope(code: ErrorCode, param: str | None) -> None:
+    error = ApiError(code, "Oops.", param)
+    fields = {"message": str(error), "type": code.type, "param": param, "code": code.value}
+    assert error.status == code.status
     assert json.loads(openai_body(error)) == {"error": fields}
 
 
-@every_error
-def test_in_anthropics_envelope(error: ApiError, status: int, kind: str, code: str) -> None:
-    body = json.loads(anthropic_body(error))
-    known = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    assert body == {"type": "error", "error": {"type": known, "message": error.message}}
+@every_code
+def test_in_anthropics_envelope(code: ErrorCode) -> None:
+    body = json.loads(anthropic_body(ApiError(code, "Oops.")))
+    assert body == {"type": "error", "error": {"type": code.anthropic_type, "message": "Oops."}}
 
 
-@pytest.mark.parametrize(("wait", "seconds"), [(0.0, "1"), (0.4, "1"), (1.6, "2"), (29.9, "30")])
-def test_waits_are_whole_seconds_and_never_none(wait: float, seconds: str) -> None:
-    assert errors.unavailable("Full.", "overloaded", wait).headers == {"retry-after": seconds}
+@pytest.mark.parametrize(("wait", "seconds"), [(-3.0, 1), (0.0, 1), (0.4, 1), (1.0, 1), (1.2, 2), (7.4, 8), (30.0, 30)])
+def test_a_wait_is_whole_seconds_never_too_early_and_never_none(wait: float, seconds: int) -> None:
+    assert whole_seconds(wait) == seconds
+    assert ApiError(ErrorCode.OVERLOADED, "Full.", retry_after=wait).headers == {"retry-after": str(seconds)}
 
 
-@pytest.mark.parametrize(("wait", "seconds"), [(0.0, "1"), (0.4, "1"), (1.2, "2"), (30.0, "30")])
-def test_a_budget_is_never_said_to_suffice_too_early(wait: float, seconds: str) -> None:
-    assert errors.rate_limited("Spent.", wait).headers == {"retry-after": seconds}
-
-
-def test_a_wrong_method_is_told_the_right_one() -> None:
-    error = errors.wrong_method("PUT", "/v1/models", "GET")
-    assert error.headers == {"allow": "GET"}
-    assert error.message == "/v1/models does not take PUT; use GET."
+def test_the_methods_that_a_path_has_are_a_header() -> None:
+    assert ApiError(ErrorCode.METHOD_NOT_ALLOWED, "No.", allow="GET, POST").headers == {"allow": "GET, POST"}
+    assert ApiError(ErrorCode.INVALID_JSON, "No.").headers == {}
 
 
 @pytest.mark.parametrize("text", ['"', "\n\r\0", "模型 \u2028", "</script>"])
 def test_what_a_message_repeats_cannot_break_out(text: str) -> None:
     for render in (openai_body, anthropic_body):
-        body = render(errors.invalid(text, text))
+        body = render(ApiError(ErrorCode.UNKNOWN_PARAMETER, text, text))
         assert json.loads(body)["error"]["message"] == text
         assert b"\n" not in body

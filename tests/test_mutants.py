@@ -46,8 +46,10 @@ def test_what_was_found_is_read_from_all_files(folder: Path) -> None:
 def test_the_report_counts_by_package_and_shows_what_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     diff = "# service.routing.policies: survived\n--- a\n+++ b\n@@ -1 +1 @@\n-    a < b\n+    a <= b\n"
     monkeypatch.setattr(mutants, "mutmut", lambda *words: diff)
-    codes = {f"{MODULE}.x_a__mutmut_1": 0, f"{MODULE}.x_a__mutmut_2": 1, "service.planner.cost.x_b__mutmut_1": 36,
-             "service.planner.cost.x_c__mutmut_1": 33}  # fmt: skip
+    codes: dict[str, int | None] = {
+        f"{MODULE}.x_a__mutmut_1": 0, f"{MODULE}.x_a__mutmut_2": 1, "service.planner.cost.x_b__mutmut_1": 36,
+        "service.planner.cost.x_c__mutmut_1": 33,
+    }  # fmt: skip
     said = "\n".join(mutants.report(codes, 1000, 7, 15.0))
     assert "4 of 1000 mutants, drawn with seed 7" in said
     assert "| planner | 2 | 0 | 1 | 0 | 1 | 50 % |" in said

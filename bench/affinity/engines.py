@@ -14,8 +14,8 @@ import yaml
 from bench import processes
 from bench.load import ask
 from service.engine import state
-from service.engine.probe import ask as fetch
-from service.transport.pool import Deadlines, Transport, get
+from service.engine.probe import fetch
+from service.transport.pool import ConnectionPool, Deadlines, get_request
 
 MODEL = "pebble-chat"
 POLICIES = ("round_robin", "prefix_affinity")
@@ -70,7 +70,7 @@ def _fleet(policy: str, replicas: int) -> dict[str, Any]:
         "enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 32,
         "block_size": BLOCK, "num_gpu_blocks_override": BLOCKS,
     }  # fmt: skip
-    model = {"model": MODEL, "replicas": replicas, "policy": policy}
+    model = {"model": MODEL, "min_replicas": replicas, "policy": policy}
     return {"models": [model], "engine": engine, "env": ENVIRONMENT}
 
 
@@ -97,9 +97,9 @@ def _page(port: int) -> str:
 
 async def _counts(socket: str) -> tuple[float, float]:
     """How many tokens of prompts an engine has looked up in its cache so far, and how many it had."""
-    transport = Transport()
+    transport = ConnectionPool()
     try:
-        _, page = await fetch(transport, socket, get("/metrics"), PATIENT)
+        _, page = await fetch(transport, socket, get_request("/metrics"), PATIENT)
     finally:
         transport.close()
     lines = page.decode().splitlines()
@@ -112,7 +112,7 @@ async def _counts(socket: str) -> tuple[float, float]:
 
 async def _converse(address: str, chats: Chats) -> None:
     """Lets every user have their conversations, each with an answer read before the next thing is said."""
-    transport = Transport()
+    transport = ConnectionPool()
 
     async def user(number: int) -> None:
         rng = random.Random(number)

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from service.engine.engine_stats import Reading
+from service.engine.engine_stats import EngineStats
 from service.protocol.requests import Body, ChatRequest, CompletionRequest, Message
-from service.routing.policies import POLICIES, Choice
+from service.routing.policies import POLICIES, PolicyInput
 from service.routing.prefix_key import key
 from service.upstreams.replica import Replica
 
@@ -45,10 +45,10 @@ def chat(system: str, *said: str) -> ChatRequest:
 def choice(policy: str, count: int, times: int) -> float:
     """Microseconds for one choice among so many replicas that all have something to do."""
     replicas = [
-        Replica(f"pebble-chat-{number}", f"/{number}", in_flight=8, reading=Reading(0.0, 8, 0, 0.5, 0.0))
+        Replica(f"pebble-chat-{number}", f"/{number}", in_flight=8, stats=EngineStats(0.0, 8, 0, 0.5, 0.0))
         for number in range(count)
     ]
-    asked = Choice(turn=7, key=key(chat("You help. " * 2400, QUESTION), "tenant"))
+    asked = PolicyInput(request_count=7, key=key(chat("You help. " * 2400, QUESTION), "tenant"))
     return price(partial(POLICIES[policy], replicas, asked), times)
 
 

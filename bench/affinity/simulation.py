@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.affinity.workloads import CHARACTERS, Conversation, Workload
-from service.routing.policies import Choice, Policy
+from service.routing.policies import Policy, PolicyInput
 from service.routing.prefix_key import key
 from service.upstreams.replica import Replica
 
@@ -129,7 +129,7 @@ class Simulation:
 
     def _ask(self, now: float, conversation: Conversation, user: int, tally: Tally) -> None:
         self._turn += 1
-        chosen = self._policy(self._replicas, Choice(self._turn, key(conversation.request, TENANT)))
+        chosen = self._policy(self._replicas, PolicyInput(self._turn, key(conversation.request, TENANT)))
         engine = self._engines[self._replicas.index(chosen)]
         blocks, tokens = read(conversation), conversation.tokens
         known = engine.cache.known(blocks) * BLOCK

@@ -21,7 +21,7 @@ import uvloop
 from bench import processes
 from bench.cost.stub import WORD, WORDS
 from bench.processes import MB, Usage
-from service.transport.pool import post
+from service.transport.pool import post_request
 
 PATH = "/v1/chat/completions"
 MARK = WORD.encode()
@@ -143,7 +143,7 @@ def request(model: str, tokens: int) -> bytes:
     fields: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": PROMPT}]}
     if tokens:
         fields |= {"stream": True, "max_tokens": tokens}
-    return post(PATH, json.dumps(fields).encode())
+    return post_request(PATH, json.dumps(fields).encode())
 
 
 async def run(port: int, model: str, load: Load, watched: dict[str, int]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def roundhouse(place: Place) -> Iterator[Peer]:
     """The service as `make serve` runs it, behind BentoML, with all that is on by default."""
     with tempfile.TemporaryDirectory(prefix="rh-", dir=place.folder) as name:
         port, fleet = processes.free_port(), Path(name) / "fleet.yaml"
-        entry = {"model": MODEL, "at": [f"127.0.0.1:{place.stub}"], "max_in_flight": 1024}
+        entry = {"model": MODEL, "addresses": [f"127.0.0.1:{place.stub}"], "max_in_flight": 1024}
         fleet.write_text(yaml.safe_dump({"models": [entry]}))
         with _answering(processes.serve(fleet, port), port, place, {"ROUNDHOUSE_RUN_DIR": name}) as peer:
             yield peer

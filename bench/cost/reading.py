@@ -16,7 +16,7 @@ from bench.affinity.prices import price
 from bench.serve import machine
 from service.errors import ApiError
 from service.protocol.generation import GENERATION
-from service.protocol.parse_body import edited, read
+from service.protocol.parse_body import parse_body, with_fields
 from service.routing.prefix_key import key
 
 CHAT = GENERATION[0]
@@ -63,12 +63,12 @@ def row(name: str, body: bytes) -> dict[str, Any]:
 def taken(body: bytes) -> None:
     """All that is done with a body before an engine gets it; one that is wrong is refused."""
     try:
-        request = read(CHAT.body, body)
+        request = parse_body(CHAT.body, body)
     except ApiError:
         return
     assert CHAT.need(request).code is False
     key(request, "tenant")
-    edited(body, {"model": "another"})
+    with_fields(body, {"model": "another"})
 
 
 def milliseconds(call: Callable[[], object]) -> float:

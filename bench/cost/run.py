@@ -21,7 +21,7 @@ from bench.cost import peers, table
 from bench.cost.load import Load
 from bench.cost.peers import MODEL, PEERS, RIVALS, PeerError, Place
 from bench.serve import machine
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 
 WARM = Load("warm", 16, seconds=2.0, warm=0.1)
 LOADS = (

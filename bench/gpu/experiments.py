@@ -66,9 +66,9 @@ def on_card(catalog: Catalog, gpu: Gpu) -> tuple[list[Experiment], list[Unfit]]:
     return found, unfit
 
 
-def in_small(catalog: Catalog) -> list[Experiment]:
+def scaled_down(catalog: Catalog) -> list[Experiment]:
     """The rehearsal: every kind of measure on two small networks, in as few starts as will do."""
-    reduced = {case.name: case.in_small() for case in cases(catalog, [REFERENCE, "phi-3-mini-4k-instruct"])[0]}
+    reduced = {case.name: case.scaled_down() for case in cases(catalog, [REFERENCE, "phi-3-mini-4k-instruct"])[0]}
     first, second = (Subject(model, "bf16", 512) for model in reduced.values())
     engine: dict[str, EngineValue] = {"enforce_eager": True, "max_num_seqs": 8}
     env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1",

@@ -1,38 +1,41 @@
-"""Unpacks and installs what the kit packed: python3 install.py NAME.json DESTINATION
+"""Unpacks and installs what the kit packed: python3 install.py DESTINATION
 
-It travels beside the bundle to a machine without a network and needs nothing there but Python 3.9 with pip. Everything
-goes into DESTINATION; what is installed on that machine is used and not changed.
+It is carried beside the bundle to a machine without a network, and needs coreutils, tar and Python 3.9 with pip there.
+Everything goes into DESTINATION; what is installed on that machine is used and not changed.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 SITE, PROJECT, LAUNCHER = "site", "project", "python"
 
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    if len(arguments) != 2:
-        sys.exit("usage: python3 install.py NAME.json DESTINATION")
-    index_path, destination = Path(arguments[0]), Path(arguments[1]).absolute()
-    unbundle = _beside("unbundle")
-    try:
-        index = unbundle.unpack(index_path, destination)
-    except unbundle.BundleError as error:
-        sys.exit(f"{error}\nNothing was put in place.")
-    if index.get("requirements"):
-        _install(destination, destination / index["requirements"])
+    if len(arguments) != 1:
+        sys.exit("usage: python3 install.py DESTINATION")
+    destination = Path(arguments[0]).absolute()
+    _unpack(Path(__file__).absolute().parent, destination)
+    for requirements in sorted(destination.glob("wheels/*.lock")):
+        _install(destination, requirements)
     launcher = _launcher(destination)
-    print(f"{len(index['files'])} files are unpacked and as they were packed; {launcher} is a Python that sees them.")
+    print(f"The bundle is unpacked; {launcher} is a Python that sees it.")
     run = destination / PROJECT / "bench/gpu/run"
     if run.exists():
         print(f"  PYTHON={shlex.quote(str(launcher))} {shlex.quote(str(run))} --minutes 25")
+
+
+def _unpack(bundle: Path, destination: Path) -> None:
+    if subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=bundle, check=False).returncode:
+        sys.exit("Parts are missing or damaged, as sha256sum says above. Nothing was unpacked.")
+    destination.mkdir(parents=True, exist_ok=True)
+    command = f"cat ./*.tar.part-* | tar --extract --directory {shlex.quote(str(destination))}"
+    if subprocess.run(["sh", "-c", command], cwd=bundle, check=False).returncode:
+        sys.exit("tar could not unpack the bundle, as it says above.")
 
 
 def _install(destination: Path, requirements: Path) -> None:
@@ -52,19 +55,6 @@ def _launcher(destination: Path) -> Path:
     )
     launcher.chmod(0o755)
     return launcher
-
-
-def _beside(name: str) -> Any:
-    # Python's isolated mode does not look beside a program for what it imports.
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    if spec is None or spec.loader is None:
-        sys.exit(f"{name}.py is missing beside {__file__}.")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except FileNotFoundError:
-        sys.exit(f"{name}.py is missing beside {__file__}.")
-    return module
 
 
 if __name__ == "__main__":

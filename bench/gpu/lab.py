@@ -25,20 +25,21 @@ import yaml
 from bench.gpu import machine, weights
 from bench.gpu.schedule import Setup, Subject
 from service.catalog import catalog
-from service.config.settings import ROOT, Settings
+from service.config.paths import ROOT
+from service.config.settings import Settings
 from service.engine import state
 from service.engine.argv import argv, unknown_flags
 from service.engine.command import program
 from service.engine.keeper import PR_SET_PDEATHSIG
 from service.fleet import fleet
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 from service.transport import pool
-from service.transport.pool import Deadlines, Transport, TransportError
+from service.transport.pool import ConnectionPool, Deadlines, TransportError
 
 UTILIZATION = 0.92  # vLLM 0.32's own default, said aloud so that other releases do the same
 QUICK = Deadlines(connect=5.0, first_byte=120.0, idle=120.0, total=120.0)
 STOP = 60.0  # seconds that a service may take to end
-DRAIN = Settings.drain_timeout
+DRAIN = Settings().drain_timeout
 MOST = 1024  # requests in hand: more than any measurement sends
 
 
@@ -60,7 +61,7 @@ class Running:
     setup: Setup
     folder: Path
     address: str
-    served: tuple[Served, ...]
+    served: tuple[ServedModel, ...]
     process: "subprocess.Popen[bytes]"
     began: float
     ready: float
@@ -85,8 +86,8 @@ class Running:
 
     async def fetch(self, path: str, number: int = 0, body: bytes | None = None) -> bytes:
         """An answer of engine `number`, asked past the gateway; TransportError where it is not a success."""
-        client, address = Transport(), self.socket(number)
-        wire = pool.get(path) if body is None else pool.post(path, body)
+        client, address = ConnectionPool(), self.socket(number)
+        wire = pool.get_request(path) if body is None else pool.post_request(path, body)
         try:
             exchange = await client.send(address, wire, QUICK)
             try:
@@ -136,13 +137,13 @@ async def until_ready(running: Running, limit: float) -> float:
     return time.monotonic() - running.began
 
 
-async def _until_known(address: str, served: tuple[Served, ...]) -> None:
+async def _until_known(address: str, served: tuple[ServedModel, ...]) -> None:
     """Waits until the gateway has seen that these are ready: it looks a few times a second."""
-    client = Transport()
+    client = ConnectionPool()
     try:
         async with asyncio.timeout(QUICK.total):
             while True:
-                exchange = await client.send(address, pool.get("/v1/models"), QUICK)
+                exchange = await client.send(address, pool.get_request("/v1/models"), QUICK)
                 try:
                     await exchange.head()
                     rows = json.loads(await exchange.read_all(2**20))["data"]
@@ -157,7 +158,7 @@ async def _until_known(address: str, served: tuple[Served, ...]) -> None:
         client.close()
 
 
-def _commands(folder: Path, served: tuple[Served, ...]) -> list[list[str]]:
+def _commands(folder: Path, served: tuple[ServedModel, ...]) -> list[list[str]]:
     """The command lines of engines, without where this machine keeps things."""
     vllm = program(os.environ.get("ROUNDHOUSE_ENGINE_PROGRAM", ""))
     whole = [
@@ -171,13 +172,13 @@ def _commands(folder: Path, served: tuple[Served, ...]) -> list[list[str]]:
             for words in whole]  # fmt: skip
 
 
-def _fleet(setup: Setup, folder: Path, gpus: int) -> tuple[Served, ...]:
+def _fleet(setup: Setup, folder: Path, gpus: int) -> tuple[ServedModel, ...]:
     models = [_entry(one, weights.write(one.model, folder / one.model.id, one.context), setup, gpus)
               for one in setup.subjects]  # fmt: skip
     written: dict[str, Any] = {"models": models, "extra_fields": ["ignore_eos"]}
     if len(models) > 1 and gpus:
         # An engine measures the card's memory while it starts, and another one's start would be taken for its own.
-        written["start"] = "in_turn"
+        written["startup"] = "sequential"
     (folder / "fleet.yaml").write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
     return fleet.load(folder / "fleet.yaml", catalog.load(ROOT / "models")).served
 
@@ -220,7 +221,7 @@ def _environment(folder: Path, limit: float) -> dict[str, str]:
 
 
 async def _until_ready(
-    setup: Setup, folder: Path, process: "subprocess.Popen[bytes]", served: tuple[Served, ...], limit: float
+    setup: Setup, folder: Path, process: "subprocess.Popen[bytes]", served: tuple[ServedModel, ...], limit: float
 ) -> None:
     deadline = time.monotonic() + limit
     while True:

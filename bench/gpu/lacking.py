@@ -39,8 +39,8 @@ def lacking(lock: str, have: Mapping[str, str | None], python: str, keep: Iterab
     patterns = [canonicalize_name(one) if "*" not in one else one.lower() for one in keep]
     needed = []
     for line in lock.splitlines():
-        text = line.partition(" #")[0].strip()
-        if not text or text.startswith("#"):
+        text = line.partition(" #")[0].strip().removesuffix("\\").strip()
+        if not text or text.startswith(("#", "--hash=")):
             continue
         try:
             one = Requirement(text)

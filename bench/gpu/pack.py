@@ -1,7 +1,7 @@
 """Packs what a machine without a network lacks to run the kit: `bench/gpu/pack OUT --target packages.json`.
 
-`packages.json` is what `python3 -m pip list --format json` says there; OUT.000, OUT.001 … with OUT.json, unbundle.py
-and install.py are what to carry. There, `python3 install.py OUT.json DESTINATION` does the rest.
+`packages.json` is what `python3 -m pip list --format json` says there; OUT.tar.part-0000 … with SHA256SUMS and
+install.py are what to carry. There, `python3 install.py DESTINATION` does the rest.
 """
 
 import argparse
@@ -16,8 +16,8 @@ import click
 from bench.gpu import install
 from bench.gpu.lacking import LockError, installed, lacking
 from service.cli.packing import Size
-from service.config.settings import ROOT
-from service.weights import bundle, unbundle
+from service.config.paths import ROOT
+from service.weights import bundle
 from service.weights.digests import sha256
 from service.weights.store import WeightsError
 
@@ -44,8 +44,8 @@ def fetch(packages: list[str], folder: Path, python: str, glibc: int, machine: s
         raise WeightsError("pip could not fetch all wheels, as it says above; --wheel-dir names a folder with them")
 
 
-def pack(out: Path, needed: list[str], wheels: Path, part_size: int, project: bool) -> Path:
-    """Writes the bundle with `needed` from the folder `wheels`, and the installer beside it; returns its index."""
+def pack(out: Path, needed: list[str], wheels: Path, part_size: int, project: bool) -> list[Path]:
+    """Writes the bundle with `needed` from the folder `wheels`, and the installer beside it; returns its parts."""
     with tempfile.TemporaryDirectory() as scratch:
         lock = Path(scratch) / "needed.lock"
         lock.write_text("".join(f"{line}\n" for line in needed), encoding="utf-8")
@@ -53,9 +53,9 @@ def pack(out: Path, needed: list[str], wheels: Path, part_size: int, project: bo
         items += bundle.of_project(ROOT) if project else []
         if not items:
             raise WeightsError("nothing to pack: the target has every package already")
-        index = bundle.pack(out, items, [], f"{unbundle.WHEELS}/{lock.name}" if needed else None, part_size)
+        parts = bundle.pack(out, items, part_size)
     shutil.copyfile(install.__file__, out.with_name("install.py"))
-    return index
+    return parts
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,12 +68,12 @@ def main(arguments: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory(prefix="roundhouse-wheels-") as scratch:
             if needed and not asked.wheel_dir:
                 fetch(needed, Path(scratch), asked.python, asked.glibc, asked.machine)
-            index = pack(asked.out, needed, asked.wheel_dir or Path(scratch), asked.part_size, not asked.no_project)
+            parts = pack(asked.out, needed, asked.wheel_dir or Path(scratch), asked.part_size, not asked.no_project)
     except (LockError, WeightsError, OSError) as error:
         sys.exit(str(error))
-    parts = unbundle.read_index(index)["parts"]
-    print(f"{len(parts)} parts of at most {asked.part_size / 1e6:g} MB and {index}, SHA-256 {sha256(index)}")
-    print(f"Carry them with unbundle.py and install.py, and there: python3 install.py {index.name} DESTINATION")
+    sums = asked.out.with_name(bundle.SUMS)
+    print(f"{len(parts)} parts of at most {asked.part_size / 1e6:g} MB and {sums}, SHA-256 {sha256(sums)}")
+    print("Carry them with install.py, and there: python3 install.py DESTINATION")
 
 
 def _size(text: str) -> int:

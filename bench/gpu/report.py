@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.gpu import results, tables
 from bench.gpu.results import Result
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 
 RESULTS, PAGE = ROOT / "bench/results", ROOT / "docs/gpu.md"
 PREFACE = Path(__file__).with_name("preface.md")

@@ -26,7 +26,7 @@ from bench.gpu.results import Result
 from bench.gpu.schedule import Experiment, Setup
 from bench.gpu.streams import LoadError
 from service.catalog import catalog
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from service.planner import gpus
 from service.planner.gpus import Gpu
 from service.transport.pool import TransportError
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     known, card = catalog.load(ROOT / "models"), machine.card()
     if card is None and not asked.rehearse:
         sys.exit("nvidia-smi shows no card here, so there is nothing to measure; --rehearse tries the kit on the CPU.")
-    gpu, planned, unfit = None, experiments.in_small(known), list[experiments.Unfit]()
+    gpu, planned, unfit = None, experiments.scaled_down(known), list[experiments.Unfit]()
     if card and not asked.rehearse:
         gpu = machine.known(card, gpus.load(ROOT / "deploy/gpus.yaml"))
         planned, unfit = experiments.on_card(known, gpu or machine.assumed(card))

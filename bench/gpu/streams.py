@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import load
-from service.transport.pool import Transport, TransportError, post
+from service.transport.pool import ConnectionPool, TransportError, post_request
 
 PATH = "/v1/completions"
 TOOL = "bench.gpu.streams"
@@ -63,12 +63,12 @@ class Stream:
     duration: float
 
 
-async def ask(transport: Transport, address: str, fields: dict[str, Any]) -> Stream:
+async def ask(transport: ConnectionPool, address: str, fields: dict[str, Any]) -> Stream:
     """One streamed completion from `address`, a socket's path or host:port."""
     body = json.dumps({**fields, "stream": True, "stream_options": {"include_usage": True}}).encode()
     began = time.perf_counter()
     try:
-        exchange = await transport.send(address, post(PATH, body), load.PATIENT)
+        exchange = await transport.send(address, post_request(PATH, body), load.PATIENT)
         try:
             status = await exchange.head()
             pieces, times = [], []

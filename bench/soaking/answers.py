@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from bench.soaking.requests import CHAT, Ask
 
-Ending = Literal["complete", "failed", "quota", "left", "lost", "duplicated"]
+Ending = Literal["complete", "failed", "quota", "running", "left", "lost", "duplicated"]
 DONE = "[DONE]"
 
 
@@ -24,7 +24,11 @@ class Told:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a request ended, and why in a word or two; `id` is that of its answer, where it has one."""
+    """How a request ended, and why in a word or two; `id` is that of its answer, where it has one.
+
+    *quota* and *running* are refusals that ask to come again later: a budget is used up, or the first request with the
+    same key is still running.
+    """
 
     ending: Ending
     why: str = ""
@@ -57,8 +61,8 @@ def same(verdicts: list[Verdict]) -> bool:
 
 
 def availability(endings: Counter[str]) -> float:
-    """The share of requests that did not fail, of all but those refused for a tenant's quota."""
-    counted = endings.total() - endings["quota"]
+    """The share of requests that did not fail, of all but those that were asked to come again later."""
+    counted = endings.total() - endings["quota"] - endings["running"]
     return (endings["complete"] + endings["left"]) / counted if counted else 1.0
 
 
@@ -67,6 +71,8 @@ def _refused(told: Told) -> Verdict:
         code = str(json.loads(told.body)["error"]["code"])
     except (ValueError, LookupError, TypeError):
         return Verdict("left") if told.left else Verdict("lost", f"status {told.status} without an error")
+    if told.status == 409:
+        return Verdict("running", code)
     return Verdict("quota" if told.status == 429 else "failed", code)
 
 

@@ -74,7 +74,7 @@ class Traffic:
         if ask.key is None:
             self._count(await self._asked(ask))
             return
-        # Twice at the same time, one of which may leave, and once more when there is an answer.
+        # Twice at the same time, of which the second is refused and one may leave, and once more when that is over.
         leaving = source.uniform(0.0, 0.5) if source.random() < 0.5 else None
         both = await asyncio.gather(self._asked(ask), self._asked(replace(ask, leaving=leaving)))
         verdicts = [*both, await self._asked(ask)]

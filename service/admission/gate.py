@@ -1,16 +1,16 @@
 """Who may enter now: the one door to every model's places, and the budgets that are looked at there."""
 
-import math
 from collections.abc import Callable
 
 from service.admission.queue import Ticket
-from service.admission.rate_limits import Budget, Budgets, Lack
+from service.admission.rate_limits import Budget, Budgets, LimitExceeded
 from service.admission.service_rate import retry_after
-from service.admission.slots import Clock, Place, Places, Room
+from service.admission.slots import Capacity, Clock, Slot, SlotPool
 from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
-from service.errors import ApiError, rate_limited
-from service.fleet.fleet import Fleet, Served
+from service.errors import ApiError, ErrorCode, whole_seconds
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 
 
 class Admission:
@@ -20,48 +20,48 @@ class Admission:
     """
 
     def __init__(self, settings: Settings, clock: Clock, chance: Callable[[], float]) -> None:
-        self._patience, self._clock, self._chance = settings.queue_timeout, clock, chance
-        self._budgets = Budgets(settings.workers * settings.gateways)
-        self._places: dict[str, Places] = {}
+        self._timeout, self._clock, self._chance = settings.queue_timeout, clock, chance
+        self._budgets = Budgets(settings.gateway_processes)
+        self._places: dict[str, SlotPool] = {}
 
     def enter(
         self,
-        served: Served,
+        served: ServedModel,
         tenant: Tenant,
         priority: Priority,
         cost: float,
-        room: Room,
+        capacity: Capacity,
         now: float,
-        patience: float | None = None,
-    ) -> Place:
-        """A place at the model's replicas, or in its queue for `patience` seconds: by default as the fleet says.
+        timeout: float | None = None,
+    ) -> Slot:
+        """A place at the model's replicas, or in its queue for `timeout` seconds: by default as the fleet says.
 
-        `cost` is the request's tokens, prompt and answer, as far as one can know. `room` is asked again whenever
+        `cost` is the request's tokens, prompt and answer, as far as one can know. `capacity` is asked again whenever
         somebody may go in, so it looks the replicas up each time. Raises 429 where the tenant's budget does not allow
         the request, and 503 where too many wait, or it would wait longer than it may.
         """
         places = self._places.get(served.id) or self._open(served.id)
-        places.room = room
+        places.capacity = capacity
         cost = cost if cost > 1.0 else 1.0
         budget = self._budgets.of(tenant, now)
-        if budget and (lack := budget.lack(cost, now)):
-            raise self._exceeded(budget, lack, places)
+        if budget and (exceeded := budget.exceeded(cost, now)):
+            raise self._exceeded(budget, exceeded, places)
         if places.waiting:
             places.fill(now)  # there may be room since the last one left
-        if not places.waiting and room() > places.standing:
-            place = Place(places, budget, cost)
+        if not places.waiting and capacity() > places.unassigned:
+            place = Slot(places, budget, cost)
             places.take(now)
         else:
             ticket = Ticket(tenant, priority, cost)
-            if patience is None:
-                patience = served.waits.queue or self._patience
-            place = Place(places, budget, cost, ticket, now + patience)
-            places.line_up(place, ticket, served.max_queued, now)
+            if timeout is None:
+                timeout = served.timeouts.queue or self._timeout
+            place = Slot(places, budget, cost, ticket, now + timeout)
+            places.enqueue(place, ticket, served.max_queued, now)
         if budget:
             budget.enter(cost)
         return place
 
-    def stir(self, model_id: str | None = None) -> None:
+    def wake_waiters(self, model_id: str | None = None) -> None:
         """Lets in whom there is room for now, as when replicas changed; without an id at every model."""
         now = self._clock()
         for places in self._places.values():
@@ -73,7 +73,7 @@ class Admission:
         ids = {served.id for served in fleet.served}
         self._places = {name: one for name, one in self._places.items() if name in ids or one.held or one.waiting}
         self._budgets.keep(fleet.tenants)
-        self.stir()
+        self.wake_waiters()
 
     def load(self, model_id: str) -> int:
         """How many requests hold a place at this model."""
@@ -89,7 +89,7 @@ class Admission:
         """How many requests this model has, in places and waiting."""
         return self.load(model_id) + self.queued(model_id)
 
-    def peak(self, model_id: str) -> int:
+    def peak_demand(self, model_id: str) -> int:
         """The most requests that this model had at once since this was last asked: none is too short to be seen."""
         places = self._places.get(model_id)
         if places is None:
@@ -97,10 +97,11 @@ class Admission:
         most, places.most = places.most, places.held + len(places.waiting)
         return most
 
-    def _open(self, model_id: str) -> Places:
-        return self._places.setdefault(model_id, Places(model_id, self._clock, self._chance))
+    def _open(self, model_id: str) -> SlotPool:
+        return self._places.setdefault(model_id, SlotPool(model_id, self._clock, self._chance))
 
-    def _exceeded(self, budget: Budget, lack: Lack, places: Places) -> ApiError:
-        seconds = lack.seconds or retry_after(1, places.drain.rate(budget.in_flight), self._chance())
-        message = f"Tenant '{budget.tenant.id}' has used up its {lack.bound}. Try again in {math.ceil(seconds)} s."
-        return rate_limited(message, seconds)
+    def _exceeded(self, budget: Budget, exceeded: LimitExceeded, places: SlotPool) -> ApiError:
+        seconds = exceeded.seconds or retry_after(1, places.service_rate.rate(budget.in_flight), self._chance())
+        wait = whole_seconds(seconds)
+        message = f"Tenant '{budget.tenant.id}' has used up its {exceeded.bound}. Try again in {wait} s."
+        return ApiError(ErrorCode.RATE_LIMIT_EXCEEDED, message, retry_after=seconds)

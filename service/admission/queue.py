@@ -62,7 +62,7 @@ class Flow:
         return min(len(self.waiting), 1 + int(gap * self.weight * len(self.waiting) / self.tokens)) if gap >= 0 else 0
 
 
-class Line:
+class PriorityClass:
     """The requests of one class. `time` is its virtual time: that of the tenant who was let in last, and never back."""
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class Queue:
     """The requests that wait for one model. How many may is for its owner to say."""
 
     def __init__(self) -> None:
-        self._lines = {priority: Line() for priority in PRIORITIES}
+        self._lines = {priority: PriorityClass() for priority in PRIORITIES}
         self._length = self._count = 0
 
     def __len__(self) -> int:
@@ -184,6 +184,6 @@ class Queue:
             return newcomer
         return newest
 
-    def _down_to(self, priority: Priority) -> list[Line]:
+    def _down_to(self, priority: Priority) -> list[PriorityClass]:
         """The classes that go first, and this one."""
         return [self._lines[one] for one in PRIORITIES[: PRIORITIES.index(priority) + 1]]

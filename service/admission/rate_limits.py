@@ -44,7 +44,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Lack:
+class LimitExceeded:
     """The bound that is reached, in words, and the seconds until it allows the request; None where nobody can tell."""
 
     bound: str
@@ -63,22 +63,22 @@ class Budget:
     def change(self, tenant: Tenant, gateways: int, now: float) -> None:
         """Takes the bounds of `tenant`, of which one of so many gateways grants its part."""
         self.tenant = tenant
-        part = tenant.shared(gateways)
+        part = tenant.per_gateway(gateways)
         self._most = part.max_in_flight
         self._requests = _changed(self._requests, part.requests_per_minute, now)
         self._tokens = _changed(self._tokens, part.tokens_per_minute, now)
 
-    def lack(self, cost: float, now: float) -> Lack | None:
+    def exceeded(self, cost: float, now: float) -> LimitExceeded | None:
         """What keeps a request of `cost` tokens from coming in now."""
         if self._most is not None and self.in_flight >= self._most:
-            return Lack(f"{self.tenant.max_in_flight} requests in flight", None)
+            return LimitExceeded(f"{self.tenant.max_in_flight} requests in flight", None)
         requests = self._requests.wait(1, now) if self._requests else 0.0
         tokens = self._tokens.wait(cost, now) if self._tokens else 0.0
         if not (requests or tokens):
             return None
         if requests > tokens:
-            return Lack(f"{self.tenant.requests_per_minute} requests per minute", requests)
-        return Lack(f"{self.tenant.tokens_per_minute} tokens per minute", tokens)
+            return LimitExceeded(f"{self.tenant.requests_per_minute} requests per minute", requests)
+        return LimitExceeded(f"{self.tenant.tokens_per_minute} tokens per minute", tokens)
 
     def enter(self, cost: float) -> None:
         """A request comes in that is thought to take `cost` tokens."""
@@ -94,7 +94,7 @@ class Budget:
         if self._tokens:
             self._tokens.spend(tokens - cost)
 
-    def turn_away(self, cost: float) -> None:
+    def cancel(self, cost: float) -> None:
         """It goes and was never let in: it has spent nothing."""
         self.in_flight -= 1
         if self._requests:

@@ -1,6 +1,6 @@
 """How fast places become free, as measured, and the honest wait that follows from it: pure, with the time passed in."""
 
-import math
+from service.errors import whole_seconds
 
 MEMORY = 64  # ends: those before the last so many count for less and less
 ROUNDS = 4  # but so many of each place are remembered: the requests of a burst end together
@@ -9,7 +9,7 @@ UNKNOWN = 10.0  # seconds that those are told to wait who come while nothing run
 SPREAD = 0.5  # of the wait: by how much one answer may exceed it, so that not all who were refused come back at once
 
 
-class Drain:
+class ServiceRate:
     """Measures at what rate the requests that hold a place end. Times are monotonic seconds.
 
     It counts ends for each second that a place was held. So idle time says nothing, a burst after it finds the rate
@@ -49,5 +49,5 @@ class Drain:
 def retry_after(position: int, rate: float, chance: float) -> float:
     """Whole seconds, at least 1, until so many places have become free; `chance`, from 0 to 1, adds to them."""
     wait = position / rate if rate > 0 else UNKNOWN
-    least = max(1, math.ceil(min(wait, LONGEST)))
+    least = whole_seconds(min(wait, LONGEST))
     return float(least + int(chance * (1 + SPREAD * least)))

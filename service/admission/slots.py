@@ -7,47 +7,48 @@ from typing import Literal, Protocol
 
 from service.admission.queue import Queue, Ticket
 from service.admission.rate_limits import Budget
-from service.admission.service_rate import Drain, retry_after
-from service.errors import ApiError, unavailable
+from service.admission.service_rate import ServiceRate, retry_after
+from service.errors import ApiError, ErrorCode
 
 Clock = Callable[[], float]  # monotonic seconds
-Room = Callable[[], int]  # how many more requests the usable replicas of a model take
+Capacity = Callable[[], int]  # how many more requests the usable replicas of a model take
 
 
-class Seat(Protocol):
+class Assignable(Protocol):
     """A replica, as far as admission knows one."""
 
     in_flight: int
 
 
-class Places:
-    """One model's: `held` places in all, of them `standing` by requests that are at no replica at the moment.
+class SlotPool:
+    """The slots of one model: `held` counts them all, `unassigned` those that are at no replica at the moment.
 
-    `room` looks at the replicas, who know nothing of those standing. `waiting` is who waits, `queue` who of them goes
-    next, `most` how many of both there were at once since somebody looked. `chance` gives numbers from 0 to 1.
+    `capacity` asks the replicas, which do not know of unassigned slots. `waiting` holds the queued requests, `queue`
+    decides who of them is next, and `most` is the peak of both together since it was last read. `chance` gives numbers
+    from 0 to 1.
     """
 
     def __init__(self, model_id: str, clock: Clock, chance: Callable[[], float]) -> None:
         self.model_id, self.clock, self._chance = model_id, clock, chance
-        self.room: Room = int
-        self.held = self.standing = self.most = 0
+        self.capacity: Capacity = int
+        self.held = self.unassigned = self.most = 0
         self.queue = Queue()
-        self.drain = Drain(clock())
-        self.waiting: dict[Ticket, Place] = {}
+        self.service_rate = ServiceRate(clock())
+        self.waiting: dict[Ticket, Slot] = {}
 
     def take(self, now: float) -> None:
         """A request is let in."""
-        self.drain.hold(now, self.held)
+        self.service_rate.hold(now, self.held)
         self.held += 1
-        self.standing += 1
+        self.unassigned += 1
         self._count()
 
-    def give_back(self, place: "Place", tokens: float) -> None:
+    def give_back(self, place: "Slot", tokens: float) -> None:
         """A request that was let in has ended, and took so many tokens: the next one's turn."""
         now = self.clock()
-        self.drain.end(now, self.held)
+        self.service_rate.end(now, self.held)
         self.held -= 1
-        self.standing -= 1
+        self.unassigned -= 1
         if place.ticket:
             self.queue.ended(place.ticket, tokens)
         if self.waiting:
@@ -55,7 +56,7 @@ class Places:
 
     def fill(self, now: float) -> None:
         """Lets in as many of those who wait as there is room for."""
-        free = self.room() - self.standing if self.waiting else 0
+        free = self.capacity() - self.unassigned if self.waiting else 0
         while free > 0 and self.waiting:
             ticket = self.queue.first()
             place = self.waiting[ticket]
@@ -68,14 +69,14 @@ class Places:
             place.grant()
             free -= 1
 
-    def line_up(self, place: "Place", ticket: Ticket, most: int, now: float) -> None:
+    def enqueue(self, place: "Slot", ticket: Ticket, most: int, now: float) -> None:
         """Lets a request wait, among `most` at most; raises 503 where it would wait in vain."""
         self.queue.push(ticket)
         self.waiting[ticket] = place
         self._count()
-        self.drain.hold(now, self.held)
-        if self.drain.knows(self.held):
-            wait = (self.queue.ahead(ticket) + 1) / self.drain.rate(self.held)
+        self.service_rate.hold(now, self.held)
+        if self.service_rate.knows(self.held):
+            wait = (self.queue.ahead(ticket) + 1) / self.service_rate.rate(self.held)
             if wait > place.deadline - now:
                 raise self._refused(ticket, f"would take about {wait:.0f} s to get a place, longer than it may wait")
         if len(self.waiting) > most:
@@ -86,7 +87,7 @@ class Places:
                 raise error
             loser.refuse(error)
 
-    def expire(self, place: "Place", ticket: Ticket) -> None:
+    def expire(self, place: "Slot", ticket: Ticket) -> None:
         """Refuses a request that has waited for as long as it may."""
         place.refuse(self._refused(ticket, "has found no free place for as long as it may wait"))
 
@@ -104,12 +105,12 @@ class Places:
         """Takes a request out of the queue, and says why and when to come again."""
         position = self.queue.ahead(ticket) + 1
         self.withdraw(ticket)
-        seconds = retry_after(position, self.drain.rate(self.held), self._chance())
+        seconds = retry_after(position, self.service_rate.rate(self.held), self._chance())
         message = f"'{self.model_id}' is busy: this request {why}. Try again in {seconds:g} s."
-        return unavailable(message, "overloaded", seconds)
+        return ApiError(ErrorCode.OVERLOADED, message, retry_after=seconds)
 
 
-class Place:
+class Slot:
     """A request's place at a model's replicas, or in the queue for one. As a context it frees at the end what it has.
 
     Once let in, the request takes its place to a replica with `sit`, and away from there with `rise`: the place stays
@@ -121,7 +122,7 @@ class Place:
 
     def __init__(
         self,
-        places: Places,
+        places: SlotPool,
         budget: Budget | None,
         cost: float,
         ticket: Ticket | None = None,
@@ -133,12 +134,12 @@ class Place:
         self.ticket = ticket
         self.deadline = deadline
         self._state: Literal["waiting", "in", "refused", "left"] = "waiting" if ticket else "in"
-        self._seat: Seat | None = None
+        self._seat: Assignable | None = None
         self._error: ApiError | None = None
         self._future: asyncio.Future[None] | None = None
 
     @property
-    def waits(self) -> bool:
+    def is_waiting(self) -> bool:
         """Whether the request has not been let in yet."""
         return self._state == "waiting" or self._state == "refused"
 
@@ -165,17 +166,17 @@ class Place:
             raise self._error
         return self._state == "in"
 
-    def sit(self, seat: Seat) -> None:
+    def assign(self, seat: Assignable) -> None:
         """Takes the place to a replica, which counts it from now on."""
         seat.in_flight += 1
-        self._places.standing -= 1
+        self._places.unassigned -= 1
         self._seat = seat
 
-    def rise(self) -> None:
+    def unassign(self) -> None:
         """Takes the place away from its replica, if it is at one."""
         if self._seat:
             self._seat.in_flight -= 1
-            self._places.standing += 1
+            self._places.unassigned += 1
             self._seat = None
 
     def ended(self, tokens: float) -> None:
@@ -197,17 +198,17 @@ class Place:
         state, self._state = self._state, "left"
         if state == "in":
             if self._seat:
-                self.rise()
+                self.unassign()
             if self._budget:
                 self._budget.leave(self._cost, self._tokens)
             self._places.give_back(self, self._tokens)
         elif state != "left":
             if self._budget:
-                self._budget.turn_away(self._cost)
+                self._budget.cancel(self._cost)
             if state == "waiting" and self.ticket:
                 self._places.withdraw(self.ticket)
 
-    def __enter__(self) -> "Place":
+    def __enter__(self) -> "Slot":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,1 @@
+"""Tenants: their weights, priorities and limits."""

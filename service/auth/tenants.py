@@ -1,4 +1,4 @@
-"""Who asks: what a tenant may do and how much of the service is theirs."""
+"""Tenants as the fleet file declares them, and what each may use: weight, priority, limits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,12 +7,12 @@ from typing import Literal
 from pydantic import PositiveFloat, PositiveInt
 
 from service.config.strict_yaml import Frozen
-from service.errors import invalid
+from service.errors import ApiError, ErrorCode
 
 Priority = Literal["interactive", "default", "batch"]
 
-DEFAULT = "default"  # whoever does not say who they are
-PRIORITIES: tuple[Priority, ...] = ("interactive", "default", "batch")  # the first goes first
+DEFAULT_TENANT = "default"  # of a request that names none
+PRIORITIES: tuple[Priority, ...] = ("interactive", "default", "batch")  # highest first
 
 
 class TenantEntry(Frozen):
@@ -27,9 +27,10 @@ class TenantEntry(Frozen):
 
 @dataclass(frozen=True)
 class Tenant:
-    """One tenant. `weight` is its share where requests wait; `priority` the highest that it may ask for.
+    """One tenant. `weight` is its relative share in the fair queue; `priority` the highest that it may request.
 
-    The budgets are of all gateways together; None is no bound. Tokens are those of prompts and answers.
+    The limits hold for all gateway processes together; None means unlimited. `tokens_per_minute` counts prompt and
+    completion tokens.
     """
 
     id: str
@@ -39,27 +40,27 @@ class Tenant:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
 
-    def shared(self, gateways: int) -> "Tenant":
-        """The part of this tenant's budgets that one of so many gateways grants."""
-        bounds = {
-            name: max(1, bound // gateways)
+    def per_gateway(self, gateways: int) -> "Tenant":
+        """This tenant with its limits divided by the number of gateway processes; each is at least 1."""
+        shares = {
+            name: max(1, limit // gateways)
             for name in ("max_in_flight", "requests_per_minute", "tokens_per_minute")
-            if (bound := getattr(self, name)) is not None
+            if (limit := getattr(self, name)) is not None
         }
-        return replace(self, **bounds)
+        return replace(self, **shares)
 
 
-def priority(tenant: Tenant, asked: Priority | None) -> Priority:
-    """What a request of this tenant gets: what it asked for, `default` where it did not say, never above its own."""
-    asked = asked or "default"
-    return asked if PRIORITIES.index(asked) >= PRIORITIES.index(tenant.priority) else tenant.priority
+def effective_priority(tenant: Tenant, requested: Priority | None) -> Priority:
+    """The priority of a request: `default` if it requests none, and never above the tenant's own."""
+    requested = requested or "default"
+    return requested if PRIORITIES.index(requested) >= PRIORITIES.index(tenant.priority) else tenant.priority
 
 
-def find(tenants: Mapping[str, Tenant], name: str | None) -> Tenant:
-    """The tenant that a request names, or the default one; raises 400 for one that the fleet file does not know."""
-    found = tenants.get(name or DEFAULT)
+def find_tenant(tenants: Mapping[str, Tenant], name: str | None) -> Tenant:
+    """The tenant of that name, the default one for None; raises ApiError 400 if the fleet file does not list it."""
+    found = tenants.get(name or DEFAULT_TENANT)
     if found:
         return found
     if name is None:
-        return Tenant(DEFAULT)
-    raise invalid(f"There is no tenant '{name[:64]}' here. The fleet file lists them.", code="unknown_tenant")
+        return Tenant(DEFAULT_TENANT)
+    raise ApiError(ErrorCode.UNKNOWN_TENANT, f"There is no tenant '{name[:64]}' here. The fleet file lists them.")

@@ -1,0 +1,1 @@
+"""What a model is: its family, its checkpoint, its name, its prompts, and the engine arguments it needs."""

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 EngineValue = str | int | float | bool | None | list[str | int] | dict[str, str | int | float | bool | list[int]]
 
 # Set from elsewhere or by the gateway; a second value would contradict it or open the engine to others.
-OURS: Mapping[str, str] = MappingProxyType(
+RESERVED_FLAGS: Mapping[str, str] = MappingProxyType(
     {
         "model": "the entry's 'model' or 'weights'",
         "served_model_name": "the entry's 'id'",
@@ -32,11 +32,11 @@ OURS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def _theirs(key: str) -> str:
-    if key in OURS:
-        raise ValueError(f"is set by {OURS[key]}")
+def _unreserved(key: str) -> str:
+    if key in RESERVED_FLAGS:
+        raise ValueError(f"is set by {RESERVED_FLAGS[key]}")
     return key
 
 
-EngineKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$"), AfterValidator(_theirs)]
+EngineKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$"), AfterValidator(_unreserved)]
 EngineSettings = dict[EngineKey, EngineValue]

@@ -1,16 +1,15 @@
 """`roundhouse` itself: the group of all commands."""
 
-from dataclasses import fields
-
 import click
 
 from service.cli import adding, catalogue, packing, planning, proving, serving, weights
-from service.config.settings import PREFIX, Settings
+from service.config.settings import VARIABLES, summary
 
 
 def _settings_help() -> str:
-    rows = (f"  {PREFIX}{row.name.upper():<20} {row.metadata['help']}" for row in fields(Settings))
-    return "Settings come from the environment:\n\n\b\n" + "\n".join(rows)
+    width = max(map(len, VARIABLES))
+    rows = (f"  {variable:<{width}}  {summary(name)}" for variable, name in VARIABLES.items())
+    return "Settings come from the environment; docs/configuration.md explains them:\n\n\b\n" + "\n".join(rows)
 
 
 @click.group(epilog=_settings_help())

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +16,15 @@ from service.catalog.model import Model
 from service.catalog.names import Specialty, Variant
 from service.cli.configured import settings_and_catalog
 from service.cli.proving import ENVIRONMENT
+from service.config.paths import BUNDLED
 from service.config.settings import Settings
 from service.conformance import run
 from service.conformance.cases import cases
 from service.conformance.run import ProofError, Verdict
+from service.gateway.prerequisites import wrong_platform
 from service.onboarding import writing
 from service.onboarding.description import DESCRIBING, Description, IntakeError, describe
-from service.onboarding.draft import Draft, Said, draft
+from service.onboarding.draft import EntryDraft, Overrides, draft
 from service.weights.store import REPOSITORY, WeightsError
 
 LARGEST = 2 * 2**30  # bytes of weights that are proven as they are; of larger ones only the structure is, in small
@@ -49,7 +52,7 @@ def add(
     is_path = Path(source).expanduser().is_dir()
     if is_path:
         source = str(Path(source).expanduser().resolve())
-    said = Said(source, is_path, identifier, family, variant, specialty, template)
+    said = Overrides(source, is_path, identifier, family, variant, specialty, template)
     with _told():
         description = describe(Path(source)) if is_path else _fetched(source)
         drafted = draft(said, description)
@@ -58,12 +61,22 @@ def add(
         _show(place, drafted)
         if dry_run:
             return
+        _check_catalogue(known.folder)
         if no_proof:
             click.echo("Not tried on the engine: --no-proof.")
         else:
             _prove(would_be, drafted.fields["id"], description, Path(source) if is_path else None, settings)
         writing.write(known.folder, drafted)
     click.echo(f"Added to {place}. Serve it with '- model: {drafted.fields['id']}' in a fleet file.")
+
+
+def _check_catalogue(folder: Path) -> None:
+    """Raises IntakeError where the catalogue belongs to an installed package."""
+    if folder.resolve() == BUNDLED / "models":
+        raise IntakeError(
+            f"the next release would replace what is added to {folder}, which is part of the installed package. Copy "
+            f"the catalogue: cp -r {folder} ~/models && export ROUNDHOUSE_MODELS=~/models"
+        )
 
 
 @contextmanager
@@ -89,11 +102,11 @@ def _fetched(repository: str) -> Description:
     with tempfile.TemporaryDirectory() as scratch:
         for file in listing.files:
             if file.name in DESCRIBING:
-                hub.fetch(file, listing.revision, Path(scratch) / file.name, lambda _: None)
+                hub.fetch(file, listing.revision, Path(scratch))
         return describe(Path(scratch))
 
 
-def _show(place: Path, drafted: Draft) -> None:
+def _show(place: Path, drafted: EntryDraft) -> None:
     click.echo(f"The entry for {place}:\n\n{writing.yaml_of(drafted.fields)}")
     if drafted.unknown:
         click.echo("What is missing:")
@@ -106,6 +119,8 @@ def _prove(
     would_be: Catalog, identifier: str, description: Description, weights: Path | None, settings: Settings
 ) -> None:
     """Tries the model on the engine; raises ProofError where it does not do what transformers does."""
+    if wrong := wrong_platform(sys.platform, "Proving"):
+        raise ProofError(f"the model was not added. {wrong} --no-proof adds it without")
     model = would_be.models[identifier]
     with tempfile.TemporaryDirectory(prefix="roundhouse-add-") as scratch:
         folder = Path(scratch)
@@ -118,7 +133,7 @@ def _prove(
                 click.echo(f"Not tried on the engine: {unproven[0].why}.")
                 return
             click.echo("Trying its structure in small on the engine against transformers …")
-            asyncio.run(run.build({found[0].name: run.in_small(found[0])}, folder, lambda _: None))
+            asyncio.run(run.build({found[0].name: run.scaled_down(found[0])}, folder, lambda _: None))
             verdict = asyncio.run(run.run(found[0], folder, ENVIRONMENT, settings))
     if verdict.outcome != "equal":
         what = "The engine does not run it" if verdict.outcome == "refused" else "The engine answers otherwise"

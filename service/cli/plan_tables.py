@@ -11,10 +11,9 @@ from service.catalog.model import Model
 from service.planner import memory
 from service.planner.cost import Prices
 from service.planner.memory import Demand
-from service.planner.plan import Need, Row
+from service.planner.plan import MemoryRequirement, Row
 from service.planner.quantization import GROUP, SCALE_BITS, ZERO_BITS
-from service.planner.ranking import READABLE, Choice
-from service.planner.wish import Wish
+from service.planner.ranking import READABLE, RankedModel, Requirements
 
 WIDTH = 120  # columns where there is no terminal
 
@@ -30,10 +29,12 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=max(found.width, WIDTH))
 
 
-def print_plan(model: Model, need: Need, rows: list[Row], demand: Demand, users: int | None, prices: Prices) -> None:
+def print_plan(
+    model: Model, needed: MemoryRequirement, rows: list[Row], demand: Demand, users: int | None, prices: Prices
+) -> None:
     """The plan of one model: its needs, a row for each GPU and form, and what was assumed."""
     out = console()
-    for line in _needs(model, need, demand):
+    for line in _needs(model, needed, demand):
         out.print(line, highlight=False)
     table = Table("GPU", "as", box=None, header_style="bold", pad_edge=False)
     for column in ("GPUs", "weights", "other", "cache", "blocks", "holds", "alone", "each", "all", "prompt"):
@@ -51,27 +52,29 @@ def print_plan(model: Model, need: Need, rows: list[Row], demand: Demand, users:
         out.print(line, style="dim", highlight=False)
 
 
-def _needs(model: Model, need: Need, demand: Demand) -> Iterable[str]:
-    size = f"{need.parameters / 1e9:.2f} B parameters" if need.parameters else "parameters unknown"
-    if need.active:
-        size += f" ({need.active / 1e9:.2f} B for each token)"
+def _needs(model: Model, needed: MemoryRequirement, demand: Demand) -> Iterable[str]:
+    size = f"{needed.parameters / 1e9:.2f} B parameters" if needed.parameters else "parameters unknown"
+    if needed.active:
+        size += f" ({needed.active / 1e9:.2f} B for each token)"
     context = f"context {model.context:,}" if model.context else "context unknown"
     yield f"[bold]{model.id}[/bold]  {size}, {model.architecture or 'architecture unknown'}, {context}"
-    weights = ", ".join(f"{form} {_gb(size)} GB" if size else f"{form} unknown" for form, size in need.weights.items())
-    published = f"; published in {model.dtype}, {_gb(need.published)} GB" if need.published else ""
+    weights = ", ".join(
+        f"{form} {_gb(size)} GB" if size else f"{form} unknown" for form, size in needed.weights.items()
+    )
+    published = f"; published in {model.dtype}, {_gb(needed.published)} GB" if needed.published else ""
     yield f"weights   {weights}{published}"
-    if need.request is None:
+    if needed.request is None:
         yield "KV cache  unknown"
-    elif need.request == 0:
+    elif needed.request == 0:
         yield "KV cache  none: an encoder"
     else:
         yield (
-            f"KV cache  {need.token:,} bytes for a token in every layer, "
-            f"{_gb(need.request)} GB for a request of {demand.context:,} tokens"
+            f"KV cache  {needed.token:,} bytes for a token in every layer, "
+            f"{_gb(needed.request)} GB for a request of {demand.context:,} tokens"
         )
-    if need.unknown:
-        yield f"unknown   {', '.join(need.unknown)}: what depends on them is left out, not guessed"
-    for remark in need.remarks:
+    if needed.unknown:
+        yield f"unknown   {', '.join(needed.unknown)}: what depends on them is left out, not guessed"
+    for remark in needed.remarks:
         yield f"note      {remark}"
 
 
@@ -125,29 +128,30 @@ def _assumptions(rows: list[Row], demand: Demand, users: int | None, prices: Pri
         )
 
 
-def print_ranking(wish: Wish, choices: list[Choice], catalog: Catalog) -> None:
-    """The models for a wish in their order, then those that do not fit and why."""
+def print_ranking(required: Requirements, models: list[RankedModel], catalog: Catalog) -> None:
+    """The models that fit in their order, then those that do not, and why."""
     out = console()
-    cards, users = f"{wish.cards} x {wish.gpu.name}", "one user" if wish.users == 1 else f"{wish.users} users"
+    gpus = f"{required.gpu_count} x {required.gpu.name}"
+    users = "one user" if required.users == 1 else f"{required.users} users"
     out.print(
-        f"[bold]{wish.word}[/bold]: {' or '.join(wish.task.suits)} models for {users} with "
-        f"{wish.context:,} tokens each, on {cards}",
+        f"[bold]{required.subject}[/bold]: {' or '.join(required.task.suits)} models for {users} with "
+        f"{required.context:,} tokens each, on {gpus}",
         highlight=False,
     )
     out.print()
-    fitting = [choice for choice in choices if choice.grade != "unfit"]
+    fitting = [one for one in models if one.grade != "unfit"]
     table = Table("", "model", "as", "engines", box=None, header_style="bold", pad_edge=False)
     for column in ("parameters", "active", "holds", "each"):
         table.add_column(column, justify="right")
     table.add_column("remarks", overflow="fold")
-    for place, choice in enumerate(fitting, 1):
-        table.add_row(*_choice_cells(place, choice, catalog))
+    for rank, one in enumerate(fitting, 1):
+        table.add_row(*_ranking_cells(rank, one, catalog))
     out.print(table if fitting else "None fits.")
     out.print()
-    if unfit := [choice for choice in choices if choice.grade == "unfit"]:
+    if unfit := [one for one in models if one.grade == "unfit"]:
         others = Table("out of the question", "why", box=None, header_style="bold", pad_edge=False)
-        for choice in unfit:
-            others.add_row(choice.model.id, choice.why)
+        for one in unfit:
+            others.add_row(one.model.id, one.why)
         out.print(others)
         out.print()
     out.print(
@@ -160,23 +164,23 @@ def print_ranking(wish: Wish, choices: list[Choice], catalog: Catalog) -> None:
     out.print(BOUNDS, style="dim", highlight=False)
 
 
-def _choice_cells(place: int, choice: Choice, catalog: Catalog) -> list[str]:
-    assert choice.fit is not None, "it fits"
-    terms = catalog.licence(choice.model)
-    remarks = [choice.why] if choice.why else []
+def _ranking_cells(rank: int, one: RankedModel, catalog: Catalog) -> list[str]:
+    assert one.fit is not None, "it fits"
+    terms = catalog.licence(one.model)
+    remarks = [one.why] if one.why else []
     if terms.commercial is False:
         remarks.append(f"not for commercial use ({terms.name})")
     elif terms.name is None and terms.note is None:
         remarks.append("licence unknown")
     return [
-        str(place) if choice.grade == "grants" else "-",
-        choice.model.id,
-        choice.fit.form,
-        f"{choice.copies} x {choice.fit.degree}",
-        _size(choice.parameters or 0),
-        _size(choice.active) if choice.active else "",
-        f"{choice.held:,}" if choice.held is not None else "",
-        _rate(choice.speed.each if choice.speed else None),
+        str(rank) if one.grade == "meets" else "-",
+        one.model.id,
+        one.fit.form,
+        f"{one.replicas} x {one.fit.degree}",
+        _size(one.parameters or 0),
+        _size(one.active) if one.active else "",
+        f"{one.held:,}" if one.held is not None else "",
+        _rate(one.speed.each if one.speed else None),
         "; ".join(remarks),
     ]
 
@@ -199,21 +203,21 @@ def row_record(row: Row) -> dict[str, Any]:
     }
 
 
-def choice_record(choice: Choice, catalog: Catalog) -> dict[str, Any]:
-    """A choice for a program."""
-    fit = choice.fit
+def ranking_record(one: RankedModel, catalog: Catalog) -> dict[str, Any]:
+    """A ranked model for a program."""
+    fit = one.fit
     return {
-        "model": choice.model.id,
-        "grade": choice.grade,
-        "why": choice.why,
-        "parameters": choice.parameters,
-        "active": choice.active,
+        "model": one.model.id,
+        "grade": one.grade,
+        "why": one.why,
+        "parameters": one.parameters,
+        "active": one.active,
         "form": fit.form if fit else None,
-        "engines": choice.copies,
+        "engines": one.replicas,
         "gpus_each": fit.degree if fit else None,
-        "holds": choice.held,
-        "tokens_per_second_at_most": vars(choice.speed) if choice.speed else None,
-        "licence": catalog.licence(choice.model).model_dump(),
+        "holds": one.held,
+        "tokens_per_second_at_most": vars(one.speed) if one.speed else None,
+        "licence": catalog.licence(one.model).model_dump(),
     }
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from service.config.settings import Settings
 from service.conformance import run
 from service.conformance.cases import Case, Unproven, cases
 from service.conformance.run import ProofError, Verdict
+from service.gateway.prerequisites import wrong_platform
 
 # One core and one gibibyte for each engine, as in the embedded fleet; a GPU build ignores all of it.
 ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -43,6 +45,8 @@ def prove(models: tuple[str, ...], at_once: int, keep: Path | None, only_list: b
     if only_list:
         _print_list(found, unproven)
         return
+    if wrong := wrong_platform(sys.platform, "Proving"):
+        raise click.ClickException(wrong)
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="roundhouse-prove-")))
         if keep:
@@ -79,7 +83,7 @@ async def _run(found: list[Case], folder: Path, settings: Settings, at_once: int
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
         building = progress.add_task("building in small", total=len(found))
-        requests = {case.name: run.in_small(case) for case in found}
+        requests = {case.name: run.scaled_down(case) for case in found}
         await run.build(requests, folder, lambda _: progress.advance(building))
         proving = progress.add_task("proving", total=len(found))
         room = asyncio.Semaphore(at_once)
@@ -135,7 +139,7 @@ def _print(found: list[Case], verdicts: list[Verdict], unproven: list[Unproven])
 
 def _planned(case: Case, one: Verdict) -> tuple[int | None, int | None]:
     """Bytes of weights and blocks of the KV cache as the planner counts them."""
-    count, cache = case.in_small().parameters, run.planned(case.in_small(), one)
+    count, cache = case.scaled_down().parameters, run.planned(case.scaled_down(), one)
     return count and count * run.NUMBER, cache.number if cache else None
 
 

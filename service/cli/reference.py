@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from service.catalog.catalog import Catalog, load
 from service.catalog.model import Family, Model
 from service.cli import portrait
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from service.planner import blocks
 
 INTRODUCTION = """\

@@ -15,11 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from service.cli.configured import configured, fleet_option
-from service.config.settings import PREFIX, ROOT
+from service.config.paths import PACKAGE
+from service.config.settings import Settings, variable
 from service.errors import ApiError
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
+from service.gateway.prerequisites import unmet_here
 from service.planner.memory import Demand
-from service.planner.plan import need
+from service.planner.plan import memory_requirement
 from service.protocol.generation import FENCE, GENERATION, Kind, Need
 from service.routing.resolve import resolve
 
@@ -40,21 +42,21 @@ def check(fleet_file: Path | None) -> None:
         table.add_row(one.id, one.variant, _runs(one), context, _cache(one), ", ".join(sorted(one.capabilities)))
     Console().print(table)
     for one in served.served:
-        click.echo(f"{one.id}: {', '.join(one.at) or one.weights}")
+        click.echo(f"{one.id}: {', '.join(one.addresses) or one.weights}")
     click.echo(f"{fleet_file or settings.fleet}: {len(served.served)} models, nothing wrong.")
 
 
-def _runs(one: Served) -> str:
+def _runs(one: ServedModel) -> str:
     """How many replicas, on what; `0-2` where not all of them always run."""
-    if one.at:
+    if one.addresses:
         return "elsewhere"
-    count = f"{one.replicas}" if one.always == one.replicas else f"{one.always}-{one.replicas}"
+    count = f"{one.max_replicas}" if one.min_replicas == one.max_replicas else f"{one.min_replicas}-{one.max_replicas}"
     return f"{count} x {one.gpus} GPU{'s' * (one.gpus > 1)}" if one.gpus else f"{count} x CPU"
 
 
-def _cache(one: Served) -> str:
+def _cache(one: ServedModel) -> str:
     """What the longest request that the engine takes needs of its KV cache."""
-    size = need(one.model, Demand(one.context)).request if one.context else None
+    size = memory_requirement(one.model, Demand(one.context)).request if one.context else None
     return "?" if size is None else f"{size / 2**20:,.0f} MiB" if size else "-"
 
 
@@ -77,7 +79,7 @@ def route(name: str, endpoint: str, suffix: bool, turns: int, code: bool, tools:
     except ApiError as error:
         click.echo(f"{error.status} {error.code}: {error.message}", err=True)
         raise SystemExit(1) from None
-    click.echo(f"{name} -> {target.name} ({target.served.variant}), because of {target.why}")
+    click.echo(f"{name} -> {target.name} ({target.served.variant}), because of {target.reason}")
 
 
 @click.command()
@@ -98,9 +100,11 @@ def models(url: str) -> None:
 @click.command()
 @fleet_option
 @click.option("--host", help="Address to listen on, if not ROUNDHOUSE_HOST's.")
-@click.option("--port", type=int, help="Port to listen on, if not ROUNDHOUSE_PORT's.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on, if not ROUNDHOUSE_PORT's.")
 def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
     """Serve the fleet until interrupted."""
+    if problems := unmet_here():
+        raise click.ClickException("\n".join(problems))
     settings, _, served = configured(fleet_file)
     host, port = host or settings.host, port or settings.port
     with socket.socket() as probe:
@@ -112,15 +116,28 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
                 f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --port or ROUNDHOUSE_PORT."
             )
             raise click.ClickException(message) from None
-    os.environ[PREFIX + "FLEET"] = str((fleet_file or settings.fleet).absolute())
-    os.environ[PREFIX + "HOST"], os.environ[PREFIX + "PORT"] = host, str(port)
+    options = {"fleet": fleet_file or settings.fleet, "host": host, "port": port}
+    os.environ.update(_environment(settings.model_copy(update=options)))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     names = ", ".join(one.id for one in served.served)
     click.echo(f"roundhouse  starting {names}; http://{host}:{port} answers as soon as a model is ready", err=True)
-    os.chdir(ROOT)
-    grace = str(math.ceil(settings.drain_timeout))
-    command = ["serve", ".", "--host", host, "--port", str(port), "--timeout-graceful-shutdown", grace]
-    os.execv(sys.executable, [sys.executable, "-m", "bentoml", *command])
+    os.execv(sys.executable, [sys.executable, *_bentoml(settings.drain_timeout, host, port)])
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The variables that tell the service what this command was told. Its processes run in another folder."""
+    paths = {name: getattr(settings, name) for name in ("fleet", "models", "weights", "run_dir")}
+    given = {name: str(path.absolute()) for name, path in paths.items() if path}
+    given |= {"host": settings.host, "port": str(settings.port)}
+    return {variable(name): value for name, value in given.items()}
+
+
+def _bentoml(drain_timeout: float, host: str, port: int) -> list[str]:
+    """The words after `python` that serve the service. Nothing is imported from the folder that the user is in."""
+    return [
+        "-P", "-m", "bentoml", "serve", "service.gateway.service:Gateway", "--working-dir", str(PACKAGE.parent),
+        "--host", host, "--port", str(port), "--timeout-graceful-shutdown", str(math.ceil(drain_timeout)),
+    ]  # fmt: skip
 
 
 COMMANDS = (check, route, models, serve)

@@ -1,0 +1,1 @@
+"""What the operator writes: YAML files read strictly, and settings from the environment."""

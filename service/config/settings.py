@@ -1,77 +1,179 @@
-"""What the environment may set: one frozen `Settings`, read once."""
+"""Settings from the environment: one frozen `Settings`, read once at start.
 
-from __future__ import annotations
+docs/configuration.md is generated from the descriptions here; `python -m service.config.reference` writes it.
+"""
 
-import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Annotated
 
-from service.config.strict_yaml import ConfigError
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-ROOT = Path(__file__).resolve().parents[2]
+from service.config.paths import ROOT
+from service.config.strict_yaml import ConfigError, plain
+
 PREFIX = "ROUNDHOUSE_"
-CONVERSIONS: Mapping[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+# What a kubelet sets in every container for each Service of the namespace, here one named roundhouse or roundhouse-…:
+# ROUNDHOUSE_SERVICE_HOST=10.0.0.1, ROUNDHOUSE_PORT=tcp://10.0.0.1:3000, ROUNDHOUSE_PORT_3000_TCP_ADDR=10.0.0.1, …
+SERVICE_LINK = re.compile(
+    r"ROUNDHOUSE_([A-Z0-9_]+_)?("
+    r"SERVICE_HOST=.*|SERVICE_PORT(_[A-Z0-9_]+)?=.*|"
+    r"PORT=(tcp|udp|sctp)://.*|PORT_\d+_(TCP|UDP|SCTP)(_ADDR|_PORT|_PROTO)?=.*)",
+    re.DOTALL,
+)
 
 
-def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text))  # noqa: PTH111  unlike Path's own it does not fail where there is no home
+def _expanded(path: Path) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111  unlike Path's own it does not fail where there is no home
 
 
-def _row(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+UserPath = Annotated[Path, AfterValidator(_expanded)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """One row per variable `ROUNDHOUSE_<NAME>`. Durations are seconds, sizes are bytes."""
+class Settings(BaseSettings):
+    """One field per variable `ROUNDHOUSE_<NAME>`. Durations are seconds; the names of sizes end in `_bytes`.
 
-    fleet: Path = _row(ROOT / "deploy/fleets/pebble.yaml", "the fleet file: which models are served")
-    models: Path = _row(ROOT / "models", "the catalogue's folder")
-    weights: Path = _row(_path("~/.cache/roundhouse/weights"), "folder where pulled weights live")
-    run_dir: Path | None = _row(None, "private folder for sockets and state; a temporary one if unset")
-    host: str = _row("127.0.0.1", "address that `roundhouse serve` listens on")
-    port: int = _row(3000, "port that `roundhouse serve` listens on")
-    engine_program: str = _row("", "command that is vLLM's server, if not the installed one")
-    max_body: int = _row(4 * 2**20, "largest request body")
-    max_headers: int = _row(32 * 2**10, "largest sum of header names and values")
-    body_timeout: float = _row(30.0, "longest wait for the next part of a request body")
-    connect_timeout: float = _row(1.0, "longest wait for a connection to an engine")
-    first_byte_timeout: float = _row(300.0, "longest wait for an engine's first byte")
-    idle_timeout: float = _row(60.0, "longest silence of an engine within an answer")
-    total_timeout: float = _row(1800.0, "longest time for a whole answer")
-    queue_timeout: float = _row(10.0, "longest wait of a request for a place at an engine")
-    wake_timeout: float = _row(600.0, "longest wait of a request for an engine that is started on demand")
-    hang_timeout: float = _row(60.0, "how long an engine may make no progress before it counts as hung")
-    reader_timeout: float = _row(60.0, "how long a client may take nothing of a stream")
-    keep_alive: float = _row(10.0, "how often a stream that waits for its first token says so")
-    workers: int = _row(1, "gateway processes on this machine; each grants its part of the places and budgets")
-    gateways: int = _row(1, "machines or pods that run a gateway for the same engines; places and budgets are divided")
-    start_timeout: float = _row(900.0, "longest time from an engine's start to its first token")
-    drain_grace: float = _row(0.5, "how long new requests are still taken after SIGTERM, while saying that it ends")
-    drain_timeout: float = _row(20.0, "how long running requests may finish after SIGTERM")
+    The text below a field is its description; `roundhouse --help` shows the first line of it.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    fleet: UserPath = ROOT / "deploy/fleets/pebble.yaml"
+    """The fleet file: which models are served, and how."""
+    models: UserPath = ROOT / "models"
+    """Folder of the model catalogue."""
+    weights: UserPath = _expanded(Path("~/.cache/roundhouse/weights"))
+    """Folder where `roundhouse pull` stores weights."""
+    run_dir: UserPath | None = None
+    """Private folder for sockets and state files; a temporary one if unset."""
+    engine_program: str = ""
+    """Command that starts vLLM's server, if not the installed one.
+
+    It is split into words as a shell does; the engine's own arguments are appended.
+    """
+
+    host: str = "127.0.0.1"
+    """Address that `roundhouse serve` listens on."""
+    port: Port = 3000
+    """Port that `roundhouse serve` listens on."""
+
+    max_body_bytes: Bytes = 4 * 2**20
+    """Largest request body; a larger one gets 413 `request_too_large`."""
+    max_header_bytes: Bytes = 32 * 2**10
+    """Largest sum of header names and values; more gets 431 `headers_too_large`."""
+
+    body_timeout: Seconds = 30.0
+    """Longest wait for the next part of a request body; then 408 `request_timeout`."""
+    connect_timeout: Seconds = 1.0
+    """Longest wait for a connection to an engine; then another replica is tried, or 502 `upstream_error`."""
+    first_token_timeout: Seconds = 300.0
+    """Longest wait for the first token of a streamed answer; then 504 `timeout`."""
+    idle_timeout: Seconds = 60.0
+    """Longest pause of an engine within an answer; then 504 `timeout`, or an error event in a stream."""
+    total_timeout: Seconds = 1800.0
+    """Longest time for a whole answer, queueing included; then 504 `timeout`.
+
+    A client can ask for less with the header `x-roundhouse-timeout`.
+    """
+    client_write_timeout: Seconds = 60.0
+    """How long a client may read nothing of its answer before its connection is closed."""
+
+    queue_timeout: Seconds = 10.0
+    """Longest wait of a request in the queue; then 503 `overloaded`."""
+    sse_heartbeat_interval: Seconds = 10.0
+    """How often a stream that is queued, or waits for an engine to start, gets an SSE comment.
+
+    The comments say what it waits for, and keep proxies from closing a silent connection. A client can choose its own
+    interval with the header `x-roundhouse-sse-heartbeat-interval`.
+    """
+    workers: Count = 1
+    """Gateway processes on this machine; each grants its share of the concurrency limits and budgets."""
+    gateway_replicas: Count = 1
+    """Machines or pods that run a gateway for the same engines; limits and budgets are divided among them."""
+
+    start_timeout: Seconds = 900.0
+    """Longest time from an engine's start to its first token; then it is killed and started again."""
+    activation_timeout: Seconds = 600.0
+    """Longest wait of a request for a model that is scaled to zero to start; then 503 `model_loading`."""
+    hang_timeout: Seconds = 60.0
+    """How long an engine may make no progress before it counts as hung.
+
+    A hung engine gets no new requests; one that this service started is killed and restarted.
+    """
+    drain_grace: Seconds = 0.5
+    """How long new requests are still accepted after SIGTERM, while `/readyz` already fails.
+
+    It gives load balancers time to notice, and counts as part of the drain timeout.
+    """
+    drain_timeout: Seconds = 20.0
+    """How long requests in flight may take to finish after SIGTERM; what is left ends with an error."""
+
+    @property
+    def gateway_processes(self) -> int:
+        """How many gateway processes share the engines, and divide limits and budgets among them."""
+        return self.workers * self.gateway_replicas
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
-        """The settings that `environ` asks for; raises ConfigError naming every variable that is unknown or wrong."""
-        known = {PREFIX + row.name.upper(): row for row in fields(cls)}
-        values: dict[str, Any] = {}
-        problems = []
-        for name, text in environ.items():
-            if name.startswith(PREFIX) and name not in known:
-                problems.append(f"environment: {name}: no such setting; known are {', '.join(sorted(known))}")
-            elif name in known and text:
-                row = known[name]
-                try:
-                    value = CONVERSIONS.get(str(row.type), _path)(text)
-                except ValueError:
-                    problems.append(f"environment: {name}: '{text}' is not a number")
-                    continue
-                if isinstance(value, int | float) and not 0 < value < math.inf:
-                    problems.append(f"environment: {name}: '{text}' must be above zero")
-                values[row.name] = value
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Nothing but the arguments: the environment enters through `from_environ` alone, and no .env file does."""
+        return (init_settings,)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
+        """The settings that `environ` asks for; raises ConfigError naming every variable that is unknown or wrong.
+
+        An empty variable counts as unset, and what Kubernetes sets for its Services is ignored.
+        """
+        ours = {
+            name: text
+            for name, text in environ.items()
+            if name.startswith(PREFIX) and not SERVICE_LINK.fullmatch(f"{name}={text}")
+        }
+        problems = list(_unknown(ours))
+        source = EnvSettingsSource(cls)
+        source.env_vars = {name.lower(): text for name, text in ours.items() if name in VARIABLES and text}
+        try:
+            settings = cls(**source())
+        except ValidationError as error:
+            problems += [f"environment: {variable(str(item['loc'][0]))}: {plain(item)}" for item in error.errors()]
         if problems:
             raise ConfigError(problems)
-        return cls(**values)
+        return settings
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting: `port` → `ROUNDHOUSE_PORT`."""
+    return PREFIX + name.upper()
+
+
+# Every variable that there is, and its setting's name.
+VARIABLES: Mapping[str, str] = MappingProxyType({variable(name): name for name in Settings.model_fields})
+
+
+def summary(name: str) -> str:
+    """What a setting is, in one line."""
+    return (Settings.model_fields[name].description or "").partition("\n")[0]
+
+
+def _unknown(names: Mapping[str, str]) -> Iterator[str]:
+    for name in names:
+        if name not in VARIABLES:
+            near = get_close_matches(name.removeprefix(PREFIX).lower(), Settings.model_fields)
+            hint = f"did you mean {' or '.join(map(variable, near))}?" if near else "`roundhouse --help` lists all"
+            yield f"environment: {name}: no such setting; {hint}"

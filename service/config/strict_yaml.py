@@ -114,7 +114,7 @@ class Document:
         except ValidationError as error:
             found = error.errors()
             raise ConfigError(
-                [self.problem(item["loc"], _plain(item)) for item in found if not _is_echo(item, found)]
+                [self.problem(item["loc"], plain(item)) for item in found if not _is_echo(item, found)]
             ) from None
 
 
@@ -135,7 +135,8 @@ def _is_echo(item: Any, found: Sequence[Any]) -> bool:
     return item["type"] == "too_short" and any(other["loc"][: len(at)] == at for other in found if other is not item)
 
 
-def _plain(item: Any) -> str:
+def plain(item: Any) -> str:
+    """What pydantic has against a value, in one sentence; `item` is one of `ValidationError.errors()`."""
     if item["type"] == "extra_forbidden":
         return "unknown key; see the documentation for the keys that exist"
     if item["type"] == "missing":

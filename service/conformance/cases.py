@@ -25,7 +25,7 @@ class Case:
         """The id of the model it was made from."""
         return self.model.id
 
-    def in_small(self) -> Model:
+    def scaled_down(self) -> Model:
         """The model with its small network, as if it were embedded in a folder of its id."""
         tokens, large, little = self.model.tokens, self.model.shape.vocab_size or 0, self.shape.vocab_size or 0
         reduced = Tokens(

@@ -21,10 +21,11 @@ from service.config.settings import Settings
 from service.conformance.cases import Case
 from service.engine import state
 from service.engine.supervisor import Supervisor
-from service.fleet.fleet import Fleet, Served
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 from service.planner.blocks import Blocks, blocks
 from service.transport import pool
-from service.transport.pool import Deadlines, Transport, TransportError
+from service.transport.pool import ConnectionPool, Deadlines, TransportError
 
 Outcome = Literal["equal", "different", "refused"]
 NEW_TOKENS = 32
@@ -65,12 +66,12 @@ class Verdict:
     weight_bytes: int = 0
 
 
-def served(model: Model, weights: Path, env: dict[str, str]) -> Served:
+def served(model: Model, weights: Path, env: dict[str, str]) -> ServedModel:
     """The model as a fleet would serve it from `weights`, computing as exactly as transformers does."""
     own = {key: value for key, value in model.engine.items() if key not in OF_CONVERSATIONS}
     length = min(LENGTH, model.context or LENGTH)
     engine = {**own, **SETTINGS, "max_model_len": length}
-    return Served(model.id, model, "proof", str(weights), template=None, engine=engine, env=env)
+    return ServedModel(model.id, model, "proof", str(weights), chat_template=None, engine=engine, env=env)
 
 
 async def build(requests: Mapping[str, dict[str, Any]], folder: Path, built: Callable[[str], None]) -> None:
@@ -92,9 +93,9 @@ async def build(requests: Mapping[str, dict[str, Any]], folder: Path, built: Cal
         raise ProofError(f"the builder of reference answers failed: {' '.join(last)}")
 
 
-def in_small(case: Case) -> dict[str, Any]:
+def scaled_down(case: Case) -> dict[str, Any]:
     """The request for a case: a small network with random weights."""
-    model = case.in_small()
+    model = case.scaled_down()
     bos, eos = model.tokens.bos, next(iter(model.tokens.eos), None)
     special = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": 0}
     written = config(model.architecture or "", case.network, case.shape, CONTEXT) | special
@@ -121,21 +122,21 @@ def prompts(vocabulary: int) -> list[list[int]]:
 async def run(case: Case, folder: Path, env: dict[str, str], settings: Settings) -> Verdict:
     """Starts the engine on the case's small weights in `folder`, asks it, and compares."""
     weights = folder / case.name
-    one = served(case.in_small(), weights, env)
+    one = served(case.scaled_down(), weights, env)
     verdict = await examine(one, prompts(case.shape.vocab_size or 1), weights, settings)
     return replace(verdict, weight_bytes=tensor_bytes(weights / "model.safetensors"))
 
 
-async def examine(one: Served, texts: list[list[int]], home: Path, settings: Settings) -> Verdict:
+async def examine(one: ServedModel, texts: list[list[int]], home: Path, settings: Settings) -> Verdict:
     """Starts `one` and asks it the prompts that `reference.json` in `home` answers; the engine is gone afterwards."""
     reference = json.loads((home / "reference.json").read_text())
     if error := reference.get("error"):
         return Verdict("refused", error)
-    fleet = Fleet((one,), {}, {}, "together", frozenset())
+    fleet = Fleet((one,), {}, {}, "parallel", frozenset())
     # The name of a socket has at most 107 bytes, and `home` may be deep.
     with TemporaryDirectory(prefix="roundhouse-proof-") as short:
         run_dir = Path(short)
-        supervisor = Supervisor(one, 0, 0, fleet, replace(settings, run_dir=run_dir), lambda _: None)
+        supervisor = Supervisor(one, 0, 0, fleet, settings.model_copy(update={"run_dir": run_dir}), lambda _: None)
         supervisor.start()
         try:
             if reason := await _until_ready(run_dir):
@@ -155,7 +156,7 @@ async def refusal(model: Model, folder: Path, env: dict[str, str], settings: Set
     (weights / "config.json").write_text(json.dumps({**llama, "architectures": [model.architecture]}))
     (weights / "reference.json").write_text("{}")
     engine: dict[str, EngineValue] = {**SETTINGS, "load_format": "dummy", "skip_tokenizer_init": True}
-    one = Served(model.id, model, "proof", str(weights), template=None, engine=engine, env=env)
+    one = ServedModel(model.id, model, "proof", str(weights), chat_template=None, engine=engine, env=env)
     return (await examine(one, [], weights, settings)).detail
 
 
@@ -186,11 +187,11 @@ async def _until_ready(run_dir: Path) -> str | None:
 
 
 async def _compare(model: str, texts: list[list[int]], socket: Path, reference: dict[str, Any], log: str) -> Verdict:
-    client = Transport()
+    client = ConnectionPool()
     differences = []
     cache: dict[str, int] = {}
     try:
-        metrics = await _ask(client, socket, pool.get("/metrics"))
+        metrics = await _ask(client, socket, pool.get_request("/metrics"))
         if (found := BLOCKS.search(metrics.decode())) and (memory := MEMORY.search(log)):
             size = int(float(memory[1] or memory[2]) * 2**30)
             cache = {"blocks": int(found[1]), "block_size": int(found[2]), "cache_bytes": size}
@@ -224,7 +225,7 @@ def vector_difference(vector: list[float], expected: list[float]) -> str | None:
     return None if cosine >= LEAST_COSINE else f"the vectors' cosine is {cosine:.4f}"
 
 
-async def _tokens(client: Transport, socket: Path, model: str, prompt: list[int]) -> list[int]:
+async def _tokens(client: ConnectionPool, socket: Path, model: str, prompt: list[int]) -> list[int]:
     body = {
         "model": model, "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True,
         "return_token_ids": True,
@@ -233,17 +234,17 @@ async def _tokens(client: Transport, socket: Path, model: str, prompt: list[int]
     return answer["choices"][0]["token_ids"] or []
 
 
-async def _vector(client: Transport, socket: Path, model: str, prompt: list[int]) -> list[float]:
+async def _vector(client: ConnectionPool, socket: Path, model: str, prompt: list[int]) -> list[float]:
     body = {"model": model, "input": prompt}
     answer = json.loads(await _ask(client, socket, _post("/v1/embeddings", body)))
     return answer["data"][0]["embedding"] or []
 
 
 def _post(path: str, body: dict[str, Any]) -> bytes:
-    return pool.post(path, json.dumps(body).encode())
+    return pool.post_request(path, json.dumps(body).encode())
 
 
-async def _ask(client: Transport, socket: Path, wire: bytes) -> bytes:
+async def _ask(client: ConnectionPool, socket: Path, wire: bytes) -> bytes:
     exchange = await client.send(str(socket), wire, ANSWER)
     try:
         status = await exchange.head()

@@ -1,1 +1,1 @@
-"""A model as a running vLLM: its command line, its supervised process, and the state that others may read."""
+"""One engine (a `vllm serve` process): command line, supervision, health, and the state file that others read."""

@@ -1,4 +1,4 @@
-"""The command that starts one engine: its words, its environment, and the flags that this vLLM does not know."""
+"""The command that starts one engine, its environment, and which optional flags the installed vLLM lacks."""
 
 import json
 import shlex
@@ -10,39 +10,39 @@ from pathlib import Path
 from service.catalog.chat_templates import generation_config
 from service.config.settings import Settings
 from service.engine import state
-from service.engine.argv import argv, environment, optional
-from service.fleet.fleet import Served
+from service.engine.argv import argv, environment, optional_flags
+from service.fleet.served_model import ServedModel
 
 
 class Command:
-    """The command of the fleet's engine `order`. It remembers the flags that it has to do without."""
+    """The command of the engine with startup order `order`. It remembers which optional flags to leave out."""
 
-    def __init__(self, served: Served, order: int, run_dir: Path, settings: Settings) -> None:
+    def __init__(self, served: ServedModel, order: int, run_dir: Path, settings: Settings) -> None:
         self._served, self._order, self._run_dir, self._settings = served, order, run_dir, settings
         self._unknown: frozenset[str] = frozenset()
 
-    def words(self) -> list[str]:
-        """The whole command line; writes the files that it refers to, and raises OSError where it cannot."""
-        vllm, drain = program(self._settings.engine_program), self._settings.drain_timeout
+    def build(self) -> list[str]:
+        """The whole command line. Writes the files that it refers to; raises OSError where it cannot."""
+        vllm, drain_timeout = program(self._settings.engine_program), self._settings.drain_timeout
         socket = state.socket_path(self._run_dir, self._order)
-        return argv(self._served, vllm, socket, drain, self._generation(), self._unknown)
+        return argv(self._served, vllm, socket, drain_timeout, self._generation_config(), self._unknown)
 
-    def news(self, unknown: frozenset[str]) -> frozenset[str]:
-        """Those of the unknown flags that were not known to be so."""
-        return unknown - self._unknown
+    def newly_unknown(self, flags: frozenset[str]) -> frozenset[str]:
+        """Those of the flags unknown to vLLM that are not left out yet."""
+        return flags - self._unknown
 
-    def learn(self, unknown: frozenset[str]) -> str | None:
-        """Does without these flags from now on; returns why it cannot, if it needs one of them."""
-        needed = sorted(unknown - optional(self._served))
-        if needed:
+    def leave_out(self, flags: frozenset[str]) -> str | None:
+        """Leaves these flags out of the next command; if one of them is required, returns an error message instead."""
+        required = sorted(flags - optional_flags(self._served))
+        if required:
             return (
-                f"this vLLM does not know {', '.join(needed)}: install a release that does, or, for a setting of the "
-                "fleet file, leave it out or mark it 'optional' there"
+                f"this vLLM does not know {', '.join(required)}: install a release that does, or, for a setting of the "
+                "fleet file, remove it or list it in 'optional_flags'"
             )
-        self._unknown |= unknown
+        self._unknown |= flags
         return None
 
-    def _generation(self) -> Path | None:
+    def _generation_config(self) -> Path | None:
         """The folder of the generation_config.json that this engine needs; None where the weights' own will do."""
         config = generation_config(self._served.model, Path(self._served.weights))
         if config is None:
@@ -54,7 +54,7 @@ class Command:
 
 
 def program(configured: str) -> list[str]:
-    """The command that is vLLM's server here: what is configured, or the CLI, or where there is none its module."""
+    """How to run vLLM's server here: the configured command, else vLLM's CLI, else its API server as a module."""
     if configured:
         return shlex.split(configured)
     try:
@@ -65,7 +65,7 @@ def program(configured: str) -> list[str]:
     return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]
 
 
-def child_environment(served: Served, environ: Mapping[str, str]) -> dict[str, str]:
-    """The engine's whole environment: ours without what is meant for BentoML and the gateway."""
+def child_environment(served: ServedModel, environ: Mapping[str, str]) -> dict[str, str]:
+    """The engine's whole environment: `environ` without the variables of BentoML and the gateway, plus the model's."""
     kept = {key: value for key, value in environ.items() if not key.startswith(("ROUNDHOUSE_", "PROMETHEUS_", "BENTO"))}
     return {**kept, **environment(served)}

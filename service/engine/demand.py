@@ -1,4 +1,4 @@
-"""Which replicas the gateways want: those that run on demand start while one is asked for, and sleep afterwards."""
+"""Which on-demand replicas the gateways need: each gateway process keeps a list of them in the run folder."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ KIND = "d"
 
 
 def write(run_dir: Path, pid: int, orders: Iterable[int]) -> None:
-    """Says which replicas, by their order in the fleet, the gateway process `pid` wants running; replaces what it said.
+    """Replaces the list of gateway process `pid`: the replicas that it needs, by their order in the fleet.
 
     Raises OSError where the run folder cannot be written.
     """
@@ -17,5 +17,5 @@ def write(run_dir: Path, pid: int, orders: Iterable[int]) -> None:
 
 
 def wanted(run_dir: Path, order: int) -> bool:
-    """Whether any living gateway wants the replica."""
+    """Whether any live gateway process needs the replica."""
     return any(order in orders for _, orders in process_files.read(run_dir, KIND) if isinstance(orders, list))

@@ -1,4 +1,4 @@
-"""What a running engine says of its load and its progress: a few figures of vLLM's own metrics."""
+"""An engine's load and progress, read from vLLM's Prometheus metrics."""
 
 import math
 from collections.abc import Iterator
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One look at an engine, at the clock's second `at`.
+class EngineStats:
+    """One sample of an engine's metrics, taken at `at`, in seconds of a monotonic clock.
 
-    `running` and `waiting` are requests, `kv_usage` is the used part of the KV cache from 0 to 1, `tokens` counts all
-    that were read and written since the engine began.
+    `running` and `waiting` count requests, `kv_usage` is the used fraction of the KV cache (0 to 1), and `tokens` is
+    the number of prompt and generated tokens since the engine started.
     """
 
     at: float
@@ -21,14 +21,14 @@ class Reading:
 
     @property
     def progress(self) -> tuple[int, int, float, float]:
-        """The engine core reports these at each step, so a change means that it works."""
+        """What the engine core updates at each scheduler step: a change between two samples means that it works."""
         return self.running, self.waiting, self.kv_usage, self.tokens
 
 
-def read(text: bytes, at: float) -> Reading | None:
-    """The reading in a page of metrics; None where the page has none. Counts are summed over the engine's cores.
+def parse(text: bytes, at: float) -> EngineStats | None:
+    """The sample in a page of vLLM's metrics; None if the page has none. Counts are summed over the engine's cores.
 
-    A page has a hundred kilobytes and is read every second, so it is searched rather than parsed.
+    A page has a hundred kilobytes and is fetched every second, so the few metrics are searched for, not all parsed.
     """
     page = b"\n" + text
     try:
@@ -42,19 +42,19 @@ def read(text: bytes, at: float) -> Reading | None:
         return None
     # An encoder has no KV cache.
     usage = sum(usages) / len(usages) if usages else 0.0
-    return Reading(at, int(sum(running)), int(waiting), usage, tokens)
+    return EngineStats(at, int(sum(running)), int(waiting), usage, tokens)
 
 
 def _values(page: bytes, name: bytes) -> Iterator[float]:
-    """The values of a metric, one for each set of labels; raises ValueError for what is no finite number."""
+    """The values of a metric, one for each set of labels; raises ValueError for a value that is not finite."""
     start = b"\nvllm:" + name
     at = page.find(start)
     while at >= 0:
         end = page.find(b"\n", at + 1)
         line = page[at : end if end >= 0 else len(page)]
-        if line[len(start) :].startswith((b"{", b" ")):  # else it is another metric whose name begins so
+        if line[len(start) :].startswith((b"{", b" ")):  # else `name` is only a prefix of another metric's name
             value = float(line.rsplit(b" ", 1)[1])
             if not math.isfinite(value):
-                raise ValueError(f"{value} counts nothing")
+                raise ValueError(f"{value} is not finite")
             yield value
         at = page.find(start, at + len(line))

@@ -1,4 +1,4 @@
-"""Which gateway processes are there, and which of them finish their last requests: engines end after gateways."""
+"""Which gateway processes are running, and which are draining: on shutdown engines stop after the gateways."""
 
 from pathlib import Path
 
@@ -7,23 +7,23 @@ from service.engine import process_files
 KIND = "g"
 
 
-def enter(run_dir: Path, pid: int) -> None:
-    """Says that the gateway process `pid` serves. Raises OSError where the run folder cannot be written."""
+def register(run_dir: Path, pid: int) -> None:
+    """Registers gateway process `pid` as serving. Raises OSError where the run folder cannot be written."""
     process_files.write(run_dir, KIND, pid, {"draining": False})
 
 
-def drain(run_dir: Path, pid: int) -> None:
-    """Says that it was asked to stop and finishes what it has accepted. Raises OSError as `enter` does."""
+def mark_draining(run_dir: Path, pid: int) -> None:
+    """Marks it as finishing the requests that it has accepted. Raises OSError as `register` does."""
     process_files.write(run_dir, KIND, pid, {"draining": True})
 
 
-def leave(run_dir: Path, pid: int) -> None:
-    """Says that its last request has ended."""
+def unregister(run_dir: Path, pid: int) -> None:
+    """Removes it, once its last request has ended."""
     process_files.remove(run_dir, KIND, pid)
 
 
-def present(run_dir: Path) -> dict[int, bool]:
-    """The living gateway processes that have not left, by pid: whether each is draining."""
+def registered(run_dir: Path) -> dict[int, bool]:
+    """The registered gateway processes that are alive, by pid: whether each is draining."""
     return {
         pid: content.get("draining") is True
         for pid, content in process_files.read(run_dir, KIND)

@@ -1,13 +1,15 @@
-"""Holds one engine's processes so that none outlives its supervisor, and none is stopped behind its back.
+"""The keeper: a small process between supervisor and engine that owns all of the engine's processes.
 
-A process manager that stops a service signals all of that service's descendants. vLLM's workers quit at once on
-SIGTERM and break every running request, so the keeper leaves its parent's process tree: only the API server is asked to
-stop, and it drains. The keeper ends everything when its control pipe closes, which the kernel does however the
-supervisor dies.
+It is to an engine what containerd-shim is to a container: a child subreaper in a session of its own. Two things need
+it. A process manager that stops a service signals all of its descendants, and vLLM's workers quit at once on SIGTERM
+and break every running request; the keeper leaves the supervisor's process tree, so that only the API server gets
+SIGTERM, and drains. And no engine process may outlive the supervisor: the kernel closes the control pipe however the
+supervisor dies, and the keeper then kills everything.
 
-Run as a program: `python keeper.py CONTROL REPORT COMMAND...`. The bytes on the pipe CONTROL are the orders: `t` asks
-the engine to drain and stop, `k` or the pipe's end kills it. On REPORT it writes lines: its own pid, which is the
-session of all it starts, the engine's pid, and the engine's exit status once everything has ended.
+Run as a program: `python keeper.py CONTROL STATUS COMMAND...`, where CONTROL and STATUS are file descriptors of pipes.
+On CONTROL it reads one-byte commands: TERMINATE asks the engine to drain and stop; KILL, or the end of the pipe, kills
+it. On STATUS it writes lines: its own pid, which is also the session id of all that it starts, the engine's pid, and
+the engine's exit status once every process has ended.
 """
 
 import contextlib
@@ -21,18 +23,19 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+TERMINATE, KILL = b"t", b"k"
 
 
-def main(control: int, report: int, command: list[str]) -> None:
-    """Starts `command` and follows the orders on `control` until the command has ended."""
+def main(control: int, status: int, command: list[str]) -> None:
+    """Starts `command`, carries out the commands on `control`, and returns when all processes have ended."""
     if os.fork():
         os._exit(0)
     os.setsid()
-    _say(report, f"{os.getpid()}\n")
+    _write(status, f"{os.getpid()}\n")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     libc = ctypes.CDLL(None)
-    # Orphaned workers of the engine become ours, so that the sweep below finds them.
+    # Orphaned workers of the engine become our children, so that `_kill_children` finds them.
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
 
     def prepare() -> None:
@@ -44,34 +47,33 @@ def main(control: int, report: int, command: list[str]) -> None:
         engine = subprocess.Popen(command, preexec_fn=prepare, stdin=subprocess.DEVNULL)
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", flush=True)
-        _say(report, "0\n127\n")
+        _write(status, "0\n127\n")
         return
-    _say(report, f"{engine.pid}\n")
-    _follow(control, engine)
-    status = engine.wait()
-    _sweep()
-    _say(report, f"{status}\n")
+    _write(status, f"{engine.pid}\n")
+    _forward_commands(control, engine)
+    exit_status = engine.wait()
+    _kill_children()
+    _write(status, f"{exit_status}\n")
 
 
-def _follow(control: int, engine: "subprocess.Popen[bytes]") -> None:
-    """Passes orders on until the engine has ended."""
+def _forward_commands(control: int, engine: "subprocess.Popen[bytes]") -> None:
+    """Passes commands on until the engine has ended."""
     while engine.poll() is None:
         ready, _, _ = select.select([control], [], [], 0.1)
         if not ready:
             continue
-        order = os.read(control, 1)
-        if order == b"t":
+        if os.read(control, 1) == TERMINATE:
             engine.terminate()
         else:
             engine.kill()
             engine.wait()
 
 
-def _sweep() -> None:
-    """Kills what the engine left behind: every process whose parent we are, until there is none."""
+def _kill_children() -> None:
+    """Kills what the engine left behind, repeatedly: killing a child hands its own children to us."""
     while True:
-        running = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-        for pid in filter(lambda pid: _parent(pid) == os.getpid(), running):
+        pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+        for pid in filter(lambda pid: _parent(pid) == os.getpid(), pids):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         try:
@@ -88,9 +90,9 @@ def _parent(pid: int) -> int | None:
     return int(stat.rsplit(")", 1)[1].split()[1])
 
 
-def _say(report: int, text: str) -> None:
+def _write(status: int, text: str) -> None:
     with contextlib.suppress(OSError):
-        os.write(report, text.encode())
+        os.write(status, text.encode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether there is memory for another engine, and whether it may start now."""
+"""Admission of engine starts: enough free memory, and the limit on parallel starts."""
 
 import os
 from pathlib import Path
@@ -6,33 +6,36 @@ from pathlib import Path
 import psutil
 
 from service.engine import state
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 
 GIB = 2**30
-BASE_NEED = int(1.2 * GIB)  # what three vLLM processes take beside weights and KV cache
+BASE_MEMORY = int(1.2 * GIB)  # what the three processes of a vLLM engine take beside weights and KV cache
 
 
-def need(served: Served) -> int:
-    """Bytes of memory that an engine without a GPU will take: processes, weights, KV cache."""
+def required_memory(served: ServedModel) -> int:
+    """Bytes of memory that an engine without a GPU takes: processes, weights and KV cache."""
     weights = Path(served.weights)
     size = sum(file.stat().st_size for file in weights.glob("*.safetensors")) if weights.is_dir() else 0
-    return BASE_NEED + size + int(served.env.get("VLLM_CPU_KVCACHE_SPACE", "4")) * GIB
+    return BASE_MEMORY + size + int(served.env.get("VLLM_CPU_KVCACHE_SPACE", "4")) * GIB
 
 
-def shortage(served: Served) -> str | None:
-    """Why there is no room for this engine, if there is none. A GPU's memory is vLLM's own business."""
-    free, wanted = psutil.virtual_memory().available, need(served)
-    if served.gpus or free >= wanted:
+def shortage(served: ServedModel) -> str | None:
+    """Why there is too little memory for this engine; None if there is enough. vLLM itself checks a GPU's memory."""
+    free, required = psutil.virtual_memory().available, required_memory(served)
+    if served.gpus or free >= required:
         return None
     return (
-        f"no memory for another engine: it needs about {wanted / GIB:.1f} GiB and {free / GIB:.1f} GiB are free. "
-        "Serve fewer models or replicas, or lower VLLM_CPU_KVCACHE_SPACE in the fleet file."
+        f"not enough memory for another engine: it needs about {required / GIB:.1f} GiB and {free / GIB:.1f} GiB are "
+        "free. Serve fewer models or replicas, or lower VLLM_CPU_KVCACHE_SPACE in the fleet file."
     )
 
 
-def is_its_turn(served: Served, order: int, run_dir: Path, start: str, engines: int) -> bool:
-    """Whether the engines before number `order` of `engines` are through, as far as cores and memory demand it."""
+def may_start_now(served: ServedModel, order: int, run_dir: Path, startup: str, engines: int) -> bool:
+    """Whether engine number `order` of `engines` may start, given the state files of those before it.
+
+    `startup` is the fleet's setting; with `auto`, cores and free memory limit how many engines start in parallel.
+    """
     free = psutil.virtual_memory().available
-    at_once = state.slots(start, os.cpu_count() or 1, free, need(served))
+    max_parallel = state.parallel_starts(startup, os.cpu_count() or 1, free, required_memory(served))
     earlier = [state.read(run_dir, other) for other in range(order)]
-    return state.may_start(order, earlier, at_once, engines)
+    return state.may_start(order, earlier, max_parallel, engines)

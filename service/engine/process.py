@@ -1,4 +1,4 @@
-"""One engine process, started through its keeper: its log, its pid, its end."""
+"""One engine process, started through its keeper: its log, its pid, its exit status."""
 
 import asyncio
 import os
@@ -14,106 +14,108 @@ import psutil
 
 from service.engine import keeper
 
-LONGEST_LINE = 2**20  # bytes
-TAIL = 400  # lines kept: a cause can stand far above the tracebacks that follow from it
+MAX_LINE_BYTES = 2**20
+TAIL_LINES = 400  # log lines kept in memory: the cause of a crash can stand far above the tracebacks that follow it
 PREFIX = re.compile(r"^\(\w[^)]* pid=\d+\) (?:(?:ERROR|INFO|WARNING) [\d-]+ [\d:]+ \[[^]]*\] ?)?")
 CAUSE = re.compile(r"^ *(?:\w+\.)*(\w*(?:Error|Exception)|\w+\.py: error|Value error)[:,] (.+?)(?: \[type=\w+, .*)?$")
-# What only points at the real cause, which stands before it if it is there at all.
-VAGUE = re.compile(
+# Errors that only wrap the root cause, which stands before them in the log if it is there at all.
+WRAPPER = re.compile(
     r"(?:Engine core|WorkerProc) initialization failed|EngineCore encountered an issue|Worker failed with error"
 )
-# What tells of a single request.
-BESIDE = re.compile(r"VLLMValidationError|cannot schedule new futures")
+# Errors of a single request, which are not why an engine ended.
+REQUEST_ERROR = re.compile(r"VLLMValidationError|cannot schedule new futures")
 
 
 class EngineProcess:
-    """A started engine. `ended` is done when it and all its children are gone and its log has been read.
+    """A started engine. `on_line` is called with each line of its log, without vLLM's prefix.
 
-    Its result is the exit status. `heard` is when its log last grew, in seconds of the monotonic clock.
+    `pid` resolves to the API server's pid. `ended` resolves to the exit status (negative: killed by that signal) when
+    the engine and all its children are gone and the log has been read. `last_output` is when the log last grew, in
+    seconds of the monotonic clock; `tail` holds its last lines.
     """
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
         self._control = -1
         self._terminated = False
-        self.heard = 0.0
-        self.tail: deque[str] = deque(maxlen=TAIL)
+        self.last_output = 0.0
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.pid: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, argv: list[str], environment: dict[str, str]) -> None:
-        """Starts `argv` with exactly `environment`."""
+        """Starts `argv` with exactly `environment`. Raises OSError where the keeper cannot be started."""
         control_read, self._control = os.pipe()
-        report_read, report_write = os.pipe()
+        status_read, status_write = os.pipe()
         try:
             started = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", keeper.__file__, str(control_read), str(report_write), *argv,
+                sys.executable, "-I", keeper.__file__, str(control_read), str(status_write), *argv,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-                pass_fds=(control_read, report_write), env=environment,
+                pass_fds=(control_read, status_write), env=environment,
             )  # fmt: skip
         finally:
             os.close(control_read)
-            os.close(report_write)
+            os.close(status_write)
         assert started.stdout
         log = asyncio.create_task(self._read_log(started.stdout))
-        self._tasks = [log, asyncio.create_task(self._read_report(report_read, log))]
+        self._tasks = [log, asyncio.create_task(self._read_status(status_read, log))]
 
     def terminate(self) -> None:
-        """Asks the engine, once, to finish what it is doing and stop."""
+        """Sends the engine SIGTERM, on which it drains and stops; further calls do nothing."""
         if not self._terminated:
             self._terminated = True
-            self._order(b"t")
+            self._send(keeper.TERMINATE)
 
     def kill(self) -> None:
-        """Ends the engine at once."""
-        self._order(b"k")
+        """Kills the engine and all its processes."""
+        self._send(keeper.KILL)
 
     def cause(self) -> str:
-        """Why it ended, in one line: the last error its log names, or else the log's last line."""
-        found = [match for line in self.tail if (match := CAUSE.match(line)) and not BESIDE.search(line)]
-        plain = [match for match in found if not VAGUE.search(match[0])]
-        if match := next(reversed(plain or found), None):
+        """Why it ended, in one line of at most 500 characters: the last root error in its log, else the last line."""
+        errors = [match for line in self.tail if (match := CAUSE.match(line)) and not REQUEST_ERROR.search(line)]
+        root_errors = [match for match in errors if not WRAPPER.search(match[0])]
+        if match := next(reversed(root_errors or errors), None):
             return f"{match[1]}: {match[2]}"[:500]
-        return self.tail[-1].strip()[:500] if self.tail else "it ended without a word"
+        return self.tail[-1].strip()[:500] if self.tail else "it ended without any output"
 
     def close(self) -> None:
-        """Lets go of the process; a running one is killed by its keeper."""
+        """Closes the control pipe, on which the keeper kills an engine that still runs; may be called twice."""
         if self._control >= 0:
             os.close(self._control)
             self._control = -1
         for task in self._tasks:
             task.cancel()
 
-    def _order(self, order: bytes) -> None:
+    def _send(self, command: bytes) -> None:
         if self._control >= 0 and not self.ended.done():
             try:
-                os.write(self._control, order)
+                os.write(self._control, command)
             except BrokenPipeError:
-                return  # it has just ended
+                return  # the keeper has just exited
 
     async def _read_log(self, log: asyncio.StreamReader) -> None:
-        rest = b""
-        while piece := await log.read(2**16):
-            self.heard = time.monotonic()  # a bar that shows progress ends no line
-            *lines, rest = (rest + piece).split(b"\n")
+        buffer = b""
+        while chunk := await log.read(2**16):
+            self.last_output = time.monotonic()  # chunks, not lines: a progress bar ends none
+            *lines, buffer = (buffer + chunk).split(b"\n")
             for line in lines:
-                self._take(line)
-            if len(rest) > LONGEST_LINE:
-                rest = b""  # what nobody reads would stop the engine
-        self._take(rest)
+                self._add_line(line)
+            if len(buffer) > MAX_LINE_BYTES:
+                buffer = b""  # the pipe has to be read on, or the engine would block on writing
+        self._add_line(buffer)
 
-    def _take(self, raw: bytes) -> None:
+    def _add_line(self, raw: bytes) -> None:
         line = PREFIX.sub("", raw.decode(errors="replace").rstrip())
         if line:
             self.tail.append(line)
             self._on_line(line)
 
-    async def _read_report(self, report: int, log: "asyncio.Task[None]") -> None:
+    async def _read_status(self, status_read: int, log: "asyncio.Task[None]") -> None:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(report, "rb", 0)
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(status_read, "rb", 0)
         )
         try:
             session = (await reader.readline()).strip()
@@ -121,7 +123,7 @@ class EngineProcess:
             status = (await reader.readline()).strip()
             if not status and session:
                 _kill_session(int(session))
-            # The keeper is about to end, and the log with it.
+            # The keeper holds the last writing end of the log's pipe, and is about to exit.
             await asyncio.wait([log], timeout=5)
             self.ended.set_result(int(status) if status else -signal.SIGKILL)
         finally:
@@ -129,7 +131,7 @@ class EngineProcess:
 
 
 def _kill_session(session: int) -> None:
-    """Ends every process of a keeper that was killed before it could do so itself."""
+    """Kills every process in the session of a keeper that was itself killed before it could."""
     for pid in psutil.pids():
         with suppress(ProcessLookupError, PermissionError):
             if os.getsid(pid) == session:

@@ -1,4 +1,4 @@
-"""What a process tells the others: a small JSON file in the run folder that counts only while its writer lives."""
+"""State that one process shares with others: a small JSON file in the run folder, valid while its writer is alive."""
 
 import json
 import re
@@ -8,45 +8,45 @@ from typing import Any
 
 
 def write(run_dir: Path, kind: str, pid: int, content: Any) -> None:
-    """Replaces the note `<kind><pid>.json`; a reader sees the old one or the new one, whole."""
+    """Replaces `<kind><pid>.json` atomically. Raises OSError where the run folder cannot be written."""
     path = _path(run_dir, kind, pid)
-    scratch = path.with_suffix(".new")
-    scratch.write_text(json.dumps({"born": born(pid), "content": content}))
-    scratch.replace(path)
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps({"start_time": start_time(pid), "content": content}))
+    temporary.replace(path)
 
 
 def remove(run_dir: Path, kind: str, pid: int) -> None:
-    """Takes the note back."""
+    """Removes the file, if it exists."""
     _path(run_dir, kind, pid).unlink(missing_ok=True)
 
 
 def read(run_dir: Path, kind: str) -> Iterator[tuple[int, Any]]:
-    """Every note of this kind whose writer lives, as (pid, content). What the dead left behind is removed."""
+    """Every file of this kind whose writer is alive, as (pid, content). Files of dead processes are removed."""
     for path in run_dir.glob(f"{kind}*.json"):
-        if not (named := re.fullmatch(rf"{kind}(\d+)\.json", path.name)):
+        if not (match := re.fullmatch(rf"{kind}(\d+)\.json", path.name)):
             continue
-        pid = int(named[1])
-        birth = born(pid)
-        if birth is None:
+        pid = int(match[1])
+        started = start_time(pid)
+        if started is None:
             path.unlink(missing_ok=True)
             continue
         try:
-            note = json.loads(path.read_text())
-            # A pid may have passed to another process, above all in a container that was started again.
-            if note["born"] == birth:
-                yield pid, note["content"]
+            document = json.loads(path.read_text())
+            # Pids are reused, most of all in a restarted container, so the pid alone does not identify the writer.
+            if document["start_time"] == started:
+                yield pid, document["content"]
         except (OSError, ValueError, TypeError, KeyError):
             continue
 
 
-def born(pid: int) -> int | None:
-    """When the process began, in the kernel's ticks since the machine did; None if it does not live."""
+def start_time(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot (proc(5), field 22); None if it is not running."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
-    condition, *fields = stat.rsplit(")", 1)[1].split()
-    return None if condition in "ZX" else int(fields[18])
+    process_state, *fields = stat.rsplit(")", 1)[1].split()
+    return None if process_state in "ZX" else int(fields[18])
 
 
 def _path(run_dir: Path, kind: str, pid: int) -> Path:

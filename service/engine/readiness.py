@@ -1,78 +1,79 @@
-"""When a starting engine is ready: when it has made a token for us."""
+"""When a starting engine is ready: when it has answered a probe request, since `/health` alone is no proof."""
 
 import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from service.engine.probe import ask, probe
-from service.fleet.fleet import Served
+from service.engine.probe import fetch, probe_request
+from service.fleet.served_model import ServedModel
 from service.transport import pool
-from service.transport.pool import Deadlines, Transport, TransportError
+from service.transport.pool import ConnectionPool, Deadlines, TransportError
 
-HEARTBEAT = 10.0
-POLL = 0.25
-# vLLM binds its socket early and once more when it serves: what was sent in between is never answered. So a knock that
-# gives up soon comes first; the first token may then have to wait for compilation.
-KNOCK = Deadlines(connect=1.0, first_byte=2.0, idle=2.0, total=2.0)
+HEARTBEAT_INTERVAL = 10.0  # seconds between two progress lines about one phase
+POLL_INTERVAL = 0.25  # seconds between two attempts
+# vLLM binds its socket early, and again when it serves: a request sent in between is never answered. So a cheap request
+# with a short timeout comes first; the first token may then have to wait for compilation.
+HEALTH_CHECK = Deadlines(connect=1.0, first_byte=2.0, idle=2.0, total=2.0)
 FIRST_TOKEN = Deadlines(connect=1.0, first_byte=120.0, idle=120.0, total=120.0)
-# Seconds after which a start that says nothing at all counts as hung; a third of the longest start, if that is more.
+# Seconds without any log output after which a start counts as hung; a third of the start timeout, if that is more.
 # Importing and compiling are silent for minutes where engines share few cores.
-QUIET = 300.0
+MAX_SILENCE = 300.0
 
 
 class Readiness:
-    """The start of one engine, which may take `limit` seconds.
+    """Waits for one engine to become ready, for at most `start_timeout` seconds.
 
-    `heard` tells when its log last said something, in seconds of the monotonic clock; `beat` is called now and then.
+    `last_output` returns when its log last grew, in seconds of the monotonic clock. `heartbeat` is called every
+    HEARTBEAT_INTERVAL while the start goes on.
     """
 
     def __init__(
         self,
         socket: Path,
-        served: Served,
-        transport: Transport,
-        limit: float,
-        heard: Callable[[], float],
-        beat: Callable[[], None],
+        served: ServedModel,
+        transport: ConnectionPool,
+        start_timeout: float,
+        last_output: Callable[[], float],
+        heartbeat: Callable[[], None],
     ) -> None:
-        self._socket, self._probe, self._transport = socket, probe(served), transport
-        self._limit, self._heard, self._beat = limit, heard, beat
-        self._answered = 0.0
+        self._socket, self._probe, self._transport = socket, probe_request(served), transport
+        self._start_timeout, self._last_output, self._heartbeat = start_timeout, last_output, heartbeat
+        self._last_response = 0.0
 
     async def wait(self) -> str | None:
-        """Asks for one token until it comes; returns a reason if it does not come in time."""
-        began = beat = time.monotonic()
+        """Probes the engine until it answers; returns None then, or why the start counts as failed."""
+        began = last_heartbeat = time.monotonic()
         problem: str | None = "no socket yet"
         while True:
             if self._socket.exists():
-                problem = await self._ask()
+                problem = await self._attempt()
                 if problem is None:
                     return None
             now = time.monotonic()
-            if now - began > self._limit:
-                return f"no token within {self._limit:g} s of its start: {problem}"
-            # Whatever loads or compiles says so. An API server that was told to stop in the middle never does again.
-            quiet = max(QUIET, self._limit / 3)
-            if now - max(began, self._heard(), self._answered) > quiet:
-                return f"it hangs in its start: no line of its log for {quiet:g} s, and {problem}"
-            if now - beat > HEARTBEAT:
-                beat = now
-                self._beat()
-            await asyncio.sleep(POLL)
+            if now - began > self._start_timeout:
+                return f"not ready within {self._start_timeout:g} s of its start: {problem}"
+            # Loading and compiling write to the log; an API server that got SIGTERM half-way never does again.
+            max_silence = max(MAX_SILENCE, self._start_timeout / 3)
+            if now - max(began, self._last_output(), self._last_response) > max_silence:
+                return f"its start hangs: no log output for {max_silence:g} s, and {problem}"
+            if now - last_heartbeat > HEARTBEAT_INTERVAL:
+                last_heartbeat = now
+                self._heartbeat()
+            await asyncio.sleep(POLL_INTERVAL)
 
-    async def _ask(self) -> str | None:
-        """One token from the engine; returns what went wrong instead."""
+    async def _attempt(self) -> str | None:
+        """Health check, then probe request; returns what went wrong."""
         address = str(self._socket)
-        answered = False
+        responded = False
         try:
-            status, _ = await ask(self._transport, address, pool.get("/health"), KNOCK)
-            answered = True
+            status, _ = await fetch(self._transport, address, pool.get_request("/health"), HEALTH_CHECK)
+            responded = True
             if status == 200:
-                status, _ = await ask(self._transport, address, pool.post(*self._probe), FIRST_TOKEN)
+                status, _ = await fetch(self._transport, address, pool.post_request(*self._probe), FIRST_TOKEN)
         except TransportError as error:
             return str(error)
         finally:
-            if answered:
-                self._answered = time.monotonic()
-        return None if status == 200 else f"its answer to a first request has status {status}"
+            if responded:
+                self._last_response = time.monotonic()
+        return None if status == 200 else f"the probe request got status {status}"

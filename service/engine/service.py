@@ -1,4 +1,4 @@
-"""One replica as a BentoML service: BentoML gives it a process and its GPUs, the supervisor does the rest."""
+"""One replica as a BentoML service: BentoML provides a process and GPUs, the supervisor runs the engine."""
 
 import ctypes
 import signal
@@ -9,27 +9,30 @@ import bentoml
 from service.config.settings import Settings
 from service.engine.keeper import PR_SET_PDEATHSIG
 from service.engine.state import replica_id
-from service.engine.status_writer import Say
+from service.engine.status_writer import PrintProgress
 from service.engine.supervisor import Supervisor
-from service.fleet.fleet import Fleet, Served
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 
 
-def engine_service(served: Served, number: int, order: int, fleet: Fleet, settings: Settings, say: Say) -> Any:
-    """The BentoML service that runs replica `number` of `served`, the fleet's engine `order` in starting order."""
+def engine_service(
+    served: ServedModel, number: int, order: int, fleet: Fleet, settings: Settings, print_progress: PrintProgress
+) -> Any:
+    """The BentoML service that runs replica `number` of `served`, which has startup order `order` in the fleet."""
 
     class Engine:
         def __init__(self) -> None:
-            self.supervisor = Supervisor(served, number, order, fleet, settings, say)
+            self.supervisor = Supervisor(served, number, order, fleet, settings, print_progress)
 
         @bentoml.on_startup
         def start(self) -> None:
-            """Begins in the background: BentoML must not wait for weights to load."""
+            """Starts in the background: BentoML must not wait for weights to load."""
             end_with_parent()
             self.supervisor.start()
 
         @bentoml.on_shutdown
         async def stop(self) -> None:
-            """Drains and ends the engine; nothing of it outlives this process."""
+            """Drains and stops the engine; none of its processes outlives this one."""
             await self.supervisor.stop()
 
     # BentoML turns `gpu` into this worker's CUDA_VISIBLE_DEVICES.
@@ -39,11 +42,11 @@ def engine_service(served: Served, number: int, order: int, fleet: Fleet, settin
 
 
 def end_with_parent() -> None:
-    """Asks the kernel to stop this worker when the process that started it dies, however it dies."""
+    """Has the kernel send this worker SIGTERM when its parent process dies, however it dies."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-# BentoML's own layers cost several times what a request costs us; we log, count and trace ourselves.
+# BentoML's own logging, metrics and tracing cost several times what the gateway spends on a request, which has its own.
 QUIET: dict[str, Any] = {
     "logging": {"access": {"enabled": False}},
     "metrics": {"enabled": False},

@@ -1,17 +1,22 @@
-"""What an engine says about itself: one small file per replica in the run folder, written by its supervisor."""
+"""The state file of a replica: written by its supervisor into the run folder, read by every gateway process."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-Condition = Literal["waiting", "asleep", "starting", "ready", "failed", "stopping", "stopped"]
-CONDITIONS: tuple[Condition, ...] = ("waiting", "asleep", "starting", "ready", "failed", "stopping", "stopped")
+Condition = Literal["waiting", "scaled_to_zero", "starting", "ready", "failed", "stopping", "stopped"]
+CONDITIONS: tuple[Condition, ...] = ("waiting", "scaled_to_zero", "starting", "ready", "failed", "stopping", "stopped")
 
 
 @dataclass(frozen=True)
 class EngineState:
-    """One replica's condition. `since` is Unix time in seconds; `reason` tells a person why it is not ready."""
+    """The state of one replica.
+
+    `order` is its position in the fleet's startup order, from 0. `phase` is what it is doing in this condition, and
+    `reason` why it failed, both for people to read. `since` is Unix time in seconds, `restarts` counts the starts after
+    a crash, and `pid` is the API server's.
+    """
 
     replica: str
     model: str
@@ -30,44 +35,44 @@ def replica_id(model: str, number: int) -> str:
 
 
 def socket_path(run_dir: Path, order: int) -> Path:
-    """Where the engine that starts as number `order` listens. Short, since a socket's path has at most 107 bytes."""
+    """The Unix socket of the engine with this startup order. Short, since such a path has at most 107 bytes."""
     return run_dir / f"e{order}.sock"
 
 
 def state_path(run_dir: Path, order: int) -> Path:
-    """The state file of the engine that starts as number `order`."""
+    """The state file of the engine with this startup order."""
     return run_dir / f"e{order}.json"
 
 
 def write(run_dir: Path, state: EngineState) -> None:
-    """Replaces the replica's state file; a reader sees the old one or the new one, whole."""
+    """Replaces the replica's state file atomically. Raises OSError where the run folder cannot be written."""
     path = state_path(run_dir, state.order)
-    scratch = path.with_suffix(".new")
-    scratch.write_text(json.dumps(asdict(state)))
-    scratch.replace(path)
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(asdict(state)))
+    temporary.replace(path)
 
 
 def read(run_dir: Path, order: int) -> EngineState | None:
-    """The replica's state, or None before its supervisor has written one."""
+    """The replica's state; None before its supervisor has written one, or where the file is malformed."""
     try:
         return EngineState(**json.loads(state_path(run_dir, order).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def slots(start: str, cores: int, free: int, need: int) -> int:
-    """How many engines may start at once. Starting one keeps about a core busy; `free` and `need` are bytes."""
-    if start != "auto":
-        return 1 if start == "in_turn" else 2**16
+def parallel_starts(startup: str, cores: int, free: int, need: int) -> int:
+    """How many engines may start in parallel. A start keeps about one core busy; `free` and `need` are bytes."""
+    if startup != "auto":
+        return 1 if startup == "sequential" else 2**16
     return max(1, min(cores, free // max(1, need)))
 
 
-def may_start(order: int, earlier: list[EngineState | None], at_once: int, engines: int) -> bool:
-    """Whether engine number `order` of `engines` may start, given the states of those before it.
+def may_start(order: int, earlier: list[EngineState | None], max_parallel: int, engines: int) -> bool:
+    """Whether engine number `order` of `engines` may start, given the states of those before it. Pure.
 
-    Where not all can start at once the first one starts alone, so that something answers as soon as possible.
+    Where not all can start in parallel the first one starts alone, so that one model answers as early as possible.
     """
     pending = [state is None or state.condition in ("waiting", "starting") for state in earlier[:order]]
-    if at_once < engines and pending and pending[0]:
+    if max_parallel < engines and pending and pending[0]:
         return False
-    return sum(pending) < at_once
+    return sum(pending) < max_parallel

@@ -1,4 +1,4 @@
-"""What is told of one replica: a state file for the gateways, a log file, and a line for whoever started it."""
+"""Publishes the status of one replica: a state file for the gateways, a log file, progress lines on the terminal."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,8 @@ from pathlib import Path
 from service.engine import state
 from service.engine.state import Condition, EngineState
 
-Say = Callable[[str], None]
+PrintProgress = Callable[[str], None]
+# Text in vLLM's log → the phase of the start that begins with it.
 PHASES = (
     ("non-default args", "reading the model's configuration"),
     ("Initializing a V1 LLM engine", "starting the engine core"),
@@ -20,73 +21,73 @@ PHASES = (
 )
 
 
-class Report:
-    """The report on one replica, which begins with `first`. Files that cannot be written stop nothing."""
+class StatusWriter:
+    """Holds the `state` of one replica and publishes its changes. An unwritable run folder never raises here."""
 
-    def __init__(self, run_dir: Path, first: EngineState, say: Say) -> None:
-        self._run_dir, self._say = run_dir, say
-        self._log = run_dir / f"{first.replica}.log"
-        self._began = 0.0
-        self._unwritten = False
-        self.state = first
+    def __init__(self, run_dir: Path, initial: EngineState, print_progress: PrintProgress) -> None:
+        self._run_dir, self._print_progress = run_dir, print_progress
+        self._log = run_dir / f"{initial.replica}.log"
+        self._started_at = 0.0
+        self._write_failed = False
+        self.state = initial
 
-    def begin(self) -> None:
-        """A life of the engine begins now."""
-        self._began = time.monotonic()
+    def begin_start(self) -> None:
+        """Notes that a start of the engine begins now."""
+        self._started_at = time.monotonic()
 
     @property
     def age(self) -> float:
-        """Seconds since the life of the engine began."""
-        return time.monotonic() - self._began
+        """Seconds since the last start of the engine began."""
+        return time.monotonic() - self._started_at
 
     def show(self, condition: Condition, phase: str = "", reason: str | None = None) -> None:
-        """Tells everybody of a new condition."""
+        """Publishes a new condition."""
         self.state = replace(self.state, condition=condition, phase=phase, reason=reason, since=time.time())
-        words = ", ".join(part for part in (condition, phase, reason) if part)
-        lives = self._began and condition not in ("asleep", "waiting")
-        self._tell(words + (f" after {self.age:.0f} s" if lives else ""))
+        text = ", ".join(part for part in (condition.replace("_", " "), phase, reason) if part)
+        was_started = self._started_at and condition not in ("scaled_to_zero", "waiting")
+        self._print(text + (f" after {self.age:.0f} s" if was_started else ""))
         self.write()
 
-    def died(self, reason: str, pause: float) -> None:
-        """Tells why the engine ended, and that it starts again after `pause` seconds."""
+    def crashed(self, reason: str, delay: float) -> None:
+        """Publishes why the engine ended, and that it is restarted after `delay` seconds."""
         self.state = replace(self.state, restarts=self.state.restarts + 1, pid=None)
-        self.show("failed", f"starts again in {pause:g} s", reason)
+        self.show("failed", f"starts again in {delay:g} s", reason)
 
-    def runs(self, pid: int | None) -> None:
-        """The engine's process; the gateways learn it with the next condition."""
+    def started(self, pid: int | None) -> None:
+        """Sets the pid of the engine's process, which is published with the next condition."""
         self.state = replace(self.state, pid=pid)
 
-    def beat(self) -> None:
-        """Says that the start is still going on."""
-        self._tell(f"{self.state.phase}, {self.age:.0f} s")
+    def heartbeat(self) -> None:
+        """Prints that the current phase is still going on."""
+        self._print(f"{self.state.phase}, {self.age:.0f} s")
 
     def log(self, line: str) -> None:
-        """Takes a line of the engine's log."""
+        """Appends a line of the engine's log to the log file, and publishes the phase that it stands for."""
         try:
             with self._log.open("a") as log:
                 log.write(line + "\n")
         except OSError:
-            pass  # serving goes on without it; that the folder cannot be written is told with the state
+            pass  # serving goes on without a log file; `write` reports that the folder cannot be written
         if self.state.condition == "starting":
-            for mark, phase in PHASES:
-                if mark in line:
+            for text, phase in PHASES:
+                if text in line:
                     self.show("starting", phase)
 
     def write(self) -> None:
-        """Writes the state file; `rewrite` does so later where the disk is full."""
+        """Writes the state file; if that fails, prints why, once, and leaves it to `retry_write`."""
         try:
             state.write(self._run_dir, self.state)
         except OSError as error:
-            if not self._unwritten:
-                self._tell(f"its state cannot be written, and the gateways do not see it: {error}")
-            self._unwritten = True
+            if not self._write_failed:
+                self._print(f"its state file cannot be written, so the gateways do not see this state: {error}")
+            self._write_failed = True
         else:
-            self._unwritten = False
+            self._write_failed = False
 
-    def rewrite(self) -> None:
+    def retry_write(self) -> None:
         """Writes the state file if that failed before."""
-        if self._unwritten:
+        if self._write_failed:
             self.write()
 
-    def _tell(self, words: str) -> None:
-        self._say(f"{self.state.replica}  {words}")
+    def _print(self, text: str) -> None:
+        self._print_progress(f"{self.state.replica}  {text}")

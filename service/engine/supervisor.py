@@ -1,4 +1,4 @@
-"""The life of one replica: sleep until wanted, wait for its turn, start, prove readiness, watch, restart, drain."""
+"""Supervises one replica: scale to zero, startup order, start, readiness, watchdog, restart with backoff, drain."""
 
 import asyncio
 import os
@@ -10,22 +10,23 @@ from service.config.settings import Settings
 from service.engine import demand, gateway_registry, memory_check, state
 from service.engine.argv import unknown_flags
 from service.engine.command import Command, child_environment
-from service.engine.probe import probe
+from service.engine.probe import probe_request
 from service.engine.process import EngineProcess
 from service.engine.readiness import Readiness
 from service.engine.state import EngineState
-from service.engine.status_writer import Report, Say
-from service.engine.watchdog import Pulse
-from service.fleet.fleet import Fleet, Served
-from service.transport.pool import Transport
+from service.engine.status_writer import PrintProgress, StatusWriter
+from service.engine.watchdog import Watchdog
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
+from service.transport.pool import ConnectionPool
 from service.weights import manifest
 
-BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
-STEADY = 300.0  # seconds after which an engine's earlier deaths are forgiven
-POLL = 0.25  # seconds between two looks at what the gateways want, and at whose turn it is
-LOOK = 1.0  # seconds between two looks at a running engine
-SEEN = 0.5  # seconds within which every gateway has read a state file: it looks four times a second
-TAKEDOWN = 15.0  # seconds that vLLM may take, beyond the drain, to end its own processes
+BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds before the first, second … restart in a row
+STABLE_AFTER = 300.0  # seconds since an engine's start after which its earlier crashes no longer count
+PENDING_POLL = 0.25  # seconds between two checks of whether this engine is needed and may start
+WATCH_INTERVAL = 1.0  # seconds between two checks of a ready engine
+PROPAGATION = 0.5  # seconds after which every gateway has seen a new state: they read the files four times a second
+EXIT_TIMEOUT = 15.0  # seconds that vLLM may take, beyond the drain timeout, to end its own processes
 
 
 class _StoppedError(Exception):
@@ -33,105 +34,117 @@ class _StoppedError(Exception):
 
 
 class Supervisor:
-    """Keeps the engine of one replica running until `stop`, always or while a gateway wants it."""
+    """Keeps the engine of one replica running until `stop`: always, or while a gateway needs it.
 
-    def __init__(self, served: Served, number: int, order: int, fleet: Fleet, settings: Settings, say: Say) -> None:
+    `number` counts the replicas of the model, `order` those of the fleet in startup order, both from 0.
+    """
+
+    def __init__(
+        self,
+        served: ServedModel,
+        number: int,
+        order: int,
+        fleet: Fleet,
+        settings: Settings,
+        print_progress: PrintProgress,
+    ) -> None:
         assert settings.run_dir
         self._served, self._order, self._settings, self._run_dir = served, order, settings, settings.run_dir
-        self._always = number < served.always
+        self._always_on = number < served.min_replicas
         self._engines = sum(1 for _ in fleet.replicas())
-        self._start = fleet.start
+        self._startup = fleet.startup
         self._socket = state.socket_path(self._run_dir, order)
         self._command = Command(served, order, self._run_dir, settings)
-        first = EngineState(state.replica_id(served.id, number), served.id, order, "stopped")
-        self._report = Report(self._run_dir, first, say)
-        self._transport = Transport()
+        initial = EngineState(state.replica_id(served.id, number), served.id, order, "stopped")
+        self._status = StatusWriter(self._run_dir, initial, print_progress)
+        self._transport = ConnectionPool()
         self._process: EngineProcess | None = None
         self._task: asyncio.Task[None] | None = None
-        self._following: asyncio.Task[str | None] | None = None
+        self._monitoring: asyncio.Task[str | None] | None = None
         self._stopping = False
 
     def start(self) -> None:
-        """Begins, in the background."""
-        self._await_turn()
-        self._task = asyncio.create_task(self._live())
+        """Starts supervising in the background."""
+        self._show_pending()
+        self._task = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:
         """Lets running requests finish within the drain timeout, then ends the engine and all its processes.
 
-        Gateways that stop too come first: what they have accepted may still be on its way to this engine.
+        Gateways that stop at the same time go first: requests that they have accepted may still be on their way here.
         """
         self._stopping = True
-        serving = self._report.state.condition in ("ready", "stopping")  # the latter on its way to sleep
-        if self._following:
-            self._following.cancel()
+        serving = self._status.state.condition in ("ready", "stopping")  # the latter while scaling down
+        if self._monitoring:
+            self._monitoring.cancel()
         deadline = time.monotonic() + self._settings.drain_timeout
         if serving:
-            await self._until_left(deadline)
-        self._report.show("stopping", "draining")
+            await self._wait_for_draining_gateways(deadline)
+        self._status.show("stopping", "draining")
         if serving:
-            await self._until_left(deadline)
+            await self._wait_for_draining_gateways(deadline)
         if self._process:
             await self._end(self._process, self._settings.drain_timeout if serving else 0.0)
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
         self._transport.close()
-        self._report.show("stopped")
+        self._status.show("stopped")
 
-    async def _live(self) -> None:
-        deaths = 0
+    async def _supervise(self) -> None:
+        """Runs the engine again and again, with backoff after crashes."""
+        crashes = 0
         while True:
             try:
-                reason = await self._life()
+                reason = await self._run_once()
             except OSError as error:
                 reason = f"it could not be started: {error}"
             if self._stopping:
                 return
             if reason is None:
-                deaths = 0
+                crashes = 0
                 continue
-            if self._report.age > STEADY:
-                deaths = 0
-            pause = BACKOFF[min(deaths, len(BACKOFF) - 1)]
-            deaths += 1
-            self._report.died(reason, pause)
-            await asyncio.sleep(pause)
+            if self._status.age > STABLE_AFTER:
+                crashes = 0
+            delay = BACKOFF[min(crashes, len(BACKOFF) - 1)]
+            crashes += 1
+            self._status.crashed(reason, delay)
+            await asyncio.sleep(delay)
 
-    async def _life(self) -> str | None:
-        """One life, from the first wish for it; returns why it ended, None where that was no failure."""
+    async def _run_once(self) -> str | None:
+        """Waits until the engine is needed and may start, then runs it; returns why it failed, None if it did not."""
         while not self._may_start():
-            self._await_turn()
-            self._report.rewrite()
-            await asyncio.sleep(POLL)
-        self._report.begin()
-        return memory_check.shortage(self._served) or await self._mismatch() or await self._run()
+            self._show_pending()
+            self._status.retry_write()
+            await asyncio.sleep(PENDING_POLL)
+        self._status.begin_start()
+        return memory_check.shortage(self._served) or await self._verify_weights() or await self._run_process()
 
-    def _wanted(self) -> bool:
-        return self._always or demand.wanted(self._run_dir, self._order)
+    def _needed(self) -> bool:
+        return self._always_on or demand.wanted(self._run_dir, self._order)
 
     def _may_start(self) -> bool:
-        # Two that wake together have to see each other wait, where there is room for one.
-        if self._report.state.condition == "asleep" or not self._wanted():
+        # An engine scaled to zero is first shown as waiting, so that two activated at once count each other as pending.
+        if self._status.state.condition == "scaled_to_zero" or not self._needed():
             return False
-        return memory_check.is_its_turn(self._served, self._order, self._run_dir, self._start, self._engines)
+        return memory_check.may_start_now(self._served, self._order, self._run_dir, self._startup, self._engines)
 
-    def _await_turn(self) -> None:
-        """Shows what this engine waits for: somebody who wants it, or the engines before it."""
-        shown, wanted = self._report.state.condition, self._wanted()
-        if wanted and shown in ("asleep", "stopped"):
-            self._report.show("waiting", "its turn to start")
-        elif not wanted and shown != "asleep":
-            self._report.show("asleep", "starts when it is asked for")
+    def _show_pending(self) -> None:
+        """Shows what the start waits for: demand, or the startup order."""
+        shown, needed = self._status.state.condition, self._needed()
+        if needed and shown in ("scaled_to_zero", "stopped"):
+            self._status.show("waiting", "queued for startup")
+        elif not needed and shown != "scaled_to_zero":
+            self._status.show("scaled_to_zero", "starts on demand")
 
-    async def _mismatch(self) -> str | None:
-        """How the weights differ from their manifest, if they have one and do. Hashing goes on in threads."""
+    async def _verify_weights(self) -> str | None:
+        """How the weights differ from their manifest, if they have one and do. The hashes are computed in a thread."""
         directory = Path(self._served.weights)
         if not manifest.exists(directory):
             return None
-        self._report.show("starting", "verifying the weights")
+        self._status.show("starting", "verifying the weights")
         try:
-            problems = await asyncio.to_thread(manifest.verify, directory, advance=self._go_on)
+            problems = await asyncio.to_thread(manifest.verify, directory, advance=self._abort_if_stopping)
         except _StoppedError:
             return None
         if not problems:
@@ -139,24 +152,24 @@ class Supervisor:
         more = f", and {len(problems) - 1} more differ" if len(problems) > 1 else ""
         return f"its weights are not what was pulled: {directory / problems[0].file} {problems[0].what}{more}"
 
-    def _go_on(self, count: int) -> None:
-        """Ends a verification that nobody waits for any more."""
+    def _abort_if_stopping(self, _: int) -> None:
+        """Called as the verification advances, since a thread cannot be cancelled."""
         if self._stopping:
             raise _StoppedError
 
-    async def _run(self) -> str | None:
-        """The engine's process, from start to end; returns why it ended, None where that was no failure."""
+    async def _run_process(self) -> str | None:
+        """Runs the engine's process from start to end; returns why it failed, None if it did not."""
         self._socket.unlink(missing_ok=True)
-        process = self._process = EngineProcess(self._report.log)
-        following = self._following = asyncio.create_task(self._follow(process))
+        process = self._process = EngineProcess(self._status.log)
+        monitoring = self._monitoring = asyncio.create_task(self._monitor(process))
         try:
-            self._report.show("starting", "importing vLLM")
-            await process.start(self._command.words(), child_environment(self._served, os.environ))
-            self._report.runs(await process.pid)
-            started: list[asyncio.Future[Any]] = [following, process.ended]
-            await asyncio.wait(started, return_when=asyncio.FIRST_COMPLETED)
-            if not process.ended.done() and not following.cancelled():
-                problem = following.result()
+            self._status.show("starting", "importing vLLM")
+            await process.start(self._command.build(), child_environment(self._served, os.environ))
+            self._status.started(await process.pid)
+            outcomes: list[asyncio.Future[Any]] = [monitoring, process.ended]
+            await asyncio.wait(outcomes, return_when=asyncio.FIRST_COMPLETED)
+            if not process.ended.done() and not monitoring.cancelled():
+                problem = monitoring.result()
                 if problem:
                     process.kill()
                     await process.ended
@@ -164,62 +177,71 @@ class Supervisor:
                     await self._end(process, self._settings.drain_timeout)
                 return problem
             status = await process.ended
-            if new := self._command.news(unknown_flags(process.tail)):
-                return self._without(new)
-            return f"{_died(status)}: {process.cause()}"
+            if flags := self._command.newly_unknown(unknown_flags(process.tail)):
+                return self._retry_without(flags)
+            return f"{_exit_reason(status)}: {process.cause()}"
         finally:
-            following.cancel()
+            monitoring.cancel()
             process.close()
-            self._process = self._following = None
+            self._process = self._monitoring = None
 
-    def _without(self, unknown: frozenset[str]) -> str | None:
-        """Goes on without flags that this vLLM does not know; returns why it cannot, if so."""
-        if problem := self._command.learn(unknown):
+    def _retry_without(self, flags: frozenset[str]) -> str | None:
+        """Leaves flags that this vLLM does not know out of the next start; returns why not, if one is required."""
+        if problem := self._command.leave_out(flags):
             return problem
-        self._report.show("starting", f"again, without {', '.join(sorted(unknown))}: this vLLM does not know it")
-        self._report.log(f"roundhouse: {self._report.state.phase}")
+        self._status.show("starting", f"again without {', '.join(sorted(flags))}, unknown to this vLLM")
+        self._status.log(f"roundhouse: {self._status.state.phase}")
         return None
 
-    async def _follow(self, process: EngineProcess) -> str | None:
-        """Sees the engine become ready, and watches it; returns why it must be killed, None when it is not wanted."""
-        limit, hang = self._settings.start_timeout, self._settings.hang_timeout
+    async def _monitor(self, process: EngineProcess) -> str | None:
+        """Waits for readiness, then watches the engine; returns why to kill it, None when it is no longer needed."""
+        start_timeout, hang_timeout = self._settings.start_timeout, self._settings.hang_timeout
         readiness = Readiness(
-            self._socket, self._served, self._transport, limit, lambda: process.heard, self._report.beat
+            self._socket,
+            self._served,
+            self._transport,
+            start_timeout,
+            lambda: process.last_output,
+            self._status.heartbeat,
         )
         if problem := await readiness.wait():
             return problem
-        self._report.show("ready")
-        pulse = Pulse(str(self._socket), probe(self._served), self._transport, time.monotonic, hang)
+        self._status.show("ready")
+        probe = probe_request(self._served)
+        watchdog = Watchdog(str(self._socket), probe, self._transport, time.monotonic, hang_timeout)
         while True:
-            if not self._wanted():
-                self._report.show("stopping", "nobody asks for it")
-                await asyncio.sleep(SEEN)
-                if not self._wanted():
+            if not self._needed():
+                self._status.show("stopping", "scaling down: no demand")
+                await asyncio.sleep(PROPAGATION)
+                if not self._needed():
                     return None
-                self._report.show("ready")
-            if reason := await pulse.look():
+                self._status.show("ready")
+            if reason := await watchdog.poll():
                 return reason
-            self._report.rewrite()
-            await asyncio.sleep(LOOK)
+            self._status.retry_write()
+            await asyncio.sleep(WATCH_INTERVAL)
 
-    async def _until_left(self, deadline: float) -> None:
-        """Gives the gateways time to say that they stop, or to see that this engine does; waits for those that stop."""
-        if gateway_registry.present(self._run_dir):
-            await asyncio.sleep(SEEN)
+    async def _wait_for_draining_gateways(self, deadline: float) -> None:
+        """Waits until no gateway is draining, or until `deadline`.
+
+        Before that it gives the gateways time to see this engine's state, or to announce that they drain.
+        """
+        if gateway_registry.registered(self._run_dir):
+            await asyncio.sleep(PROPAGATION)
         while time.monotonic() < deadline:
-            if not any(gateway_registry.present(self._run_dir).values()):
+            if not any(gateway_registry.registered(self._run_dir).values()):
                 return
             await asyncio.sleep(0.1)
 
-    async def _end(self, process: EngineProcess, drain: float) -> None:
-        """Ends the engine and all its processes; what it runs may take `drain` seconds to finish."""
+    async def _end(self, process: EngineProcess, drain_timeout: float) -> None:
+        """Stops the engine and all its processes; running requests may take `drain_timeout` seconds to finish."""
         process.terminate()
-        await asyncio.wait([process.ended], timeout=drain + TAKEDOWN)
+        await asyncio.wait([process.ended], timeout=drain_timeout + EXIT_TIMEOUT)
         process.kill()
         await asyncio.wait([process.ended], timeout=5)
 
 
-def _died(status: int) -> str:
+def _exit_reason(status: int) -> str:
     if status >= 0:
         return f"the engine ended with exit status {status}"
     hint = " (out of memory?)" if status == -9 else ""

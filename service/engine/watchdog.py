@@ -1,96 +1,111 @@
-"""Whether an engine still works: `/health` answers for one whose core stands still, so its progress is watched."""
+"""Whether a running engine still makes progress: `/health` says yes even when the engine core hangs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.engine import engine_stats
-from service.engine.engine_stats import Reading
-from service.engine.probe import ask
+from service.engine.engine_stats import EngineStats
+from service.engine.probe import fetch
 from service.transport import pool
-from service.transport.pool import Deadlines, Transport, TransportError
+from service.transport.pool import ConnectionPool, Deadlines, TransportError
 
 # The API server answers from memory, but shares its cores with everything else on the machine.
 SCRAPE = Deadlines(connect=1.0, first_byte=2.0, idle=2.0, total=2.0)
 
 
 @dataclass
-class Silence:
-    """How long nothing was seen of an engine's progress. An engine counts as hung after `hang` seconds of it."""
+class ProgressMonitor:
+    """How long an engine has made no visible progress. Pure; times are seconds of a monotonic clock.
 
-    hang: float
-    since: float
+    It counts as hung when `hang_timeout` seconds have passed since `last_progress`. `progress` is what the last sample
+    of its metrics showed.
+    """
+
+    hang_timeout: float
+    last_progress: float
     progress: tuple[float, ...] | None = None
 
-    def read(self, found: Reading) -> None:
-        """Takes note of a reading: one that differs from the last is progress."""
-        if found.progress != self.progress:
-            self.progress, self.since = found.progress, found.at
+    def observe(self, stats: EngineStats) -> None:
+        """Takes a sample of the engine's metrics: one that differs from the last shows progress."""
+        if stats.progress != self.progress:
+            self.progress, self.last_progress = stats.progress, stats.at
 
-    def answered(self, now: float) -> None:
-        """Takes note of a token that the engine made for us."""
-        self.since = now
+    def probe_succeeded(self, now: float) -> None:
+        """Notes that the engine has answered a probe request."""
+        self.last_progress = now
 
-    def patience(self, now: float) -> float | None:
-        """For how many seconds to wait for a token of our own, if now is the time to ask for one.
+    def probe_timeout(self, now: float) -> float | None:
+        """The timeout in seconds for a probe request, if one is due now.
 
-        An idle engine makes no progress by itself, so silence alone proves nothing before one was asked for in vain.
+        An idle engine's metrics do not change, so their standing still proves nothing unless a probe fails as well.
         """
-        silent = now - self.since
-        return None if silent < self.hang / 2 else round(max(self.hang - silent, self.hang / 4), 2)
+        elapsed = now - self.last_progress
+        if elapsed < self.hang_timeout / 2:
+            return None
+        return round(max(self.hang_timeout - elapsed, self.hang_timeout / 4), 2)
 
-    def broken(self, now: float) -> bool:
-        """Whether it lasted too long."""
-        return now - self.since >= self.hang
+    def stalled(self, now: float) -> bool:
+        """Whether the engine counts as hung."""
+        return now - self.last_progress >= self.hang_timeout
 
 
-class Pulse:
-    """Watches one engine. `probe` is path and body of a request for one token, `hang` is in seconds."""
+class Watchdog:
+    """Watches one ready engine. `probe` is path and body of a probe request; `hang_timeout` is in seconds.
+
+    `stats` is the last sample of its metrics.
+    """
 
     def __init__(
-        self, address: str, probe: tuple[str, bytes], transport: Transport, clock: Callable[[], float], hang: float
+        self,
+        address: str,
+        probe: tuple[str, bytes],
+        transport: ConnectionPool,
+        clock: Callable[[], float],
+        hang_timeout: float,
     ) -> None:
         self._address, self._probe, self._transport, self._clock = address, probe, transport, clock
-        self._silence = Silence(hang, clock())
-        self.reading: Reading | None = None
+        self._progress = ProgressMonitor(hang_timeout, clock())
+        self.stats: EngineStats | None = None
 
-    async def look(self) -> str | None:
-        """One look, once a second or so; returns why the engine counts as hung, if it does.
+    async def poll(self) -> str | None:
+        """Checks the engine, about once a second; returns why it counts as hung, or None.
 
-        It returns late only while it waits for a token from an engine that has been silent for long already.
+        Usually quick: only after half the hang timeout without progress does it wait for a probe request.
         """
         problem = await self._scrape()
-        patience = self._silence.patience(self._clock())
-        if patience is None:
+        timeout = self._progress.probe_timeout(self._clock())
+        if timeout is None:
             return None
-        token = await self._token(patience)
-        if token is None:
-            self._silence.answered(self._clock())
+        probe_problem = await self._send_probe(timeout)
+        if probe_problem is None:
+            self._progress.probe_succeeded(self._clock())
             return None
-        # While we waited in its queue it may have worked for others.
+        # While the probe waited in its queue the engine may have worked on other requests.
         problem = await self._scrape()
-        if not self._silence.broken(self._clock()):
+        if not self._progress.stalled(self._clock()):
             return None
-        metrics = f"its metrics: {problem}" if problem else "its metrics stand still"
-        return f"it hangs: no progress for {self._silence.hang:g} s (a request for one token: {token}; {metrics})"
+        metrics = f"metrics: {problem}" if problem else "metrics unchanged"
+        hang_timeout = self._progress.hang_timeout
+        return f"it hangs: no progress for {hang_timeout:g} s (probe request: {probe_problem}; {metrics})"
 
     async def _scrape(self) -> str | None:
-        """Reads the engine's metrics; returns what went wrong instead."""
+        """Samples the engine's metrics; returns what went wrong."""
         try:
-            status, page = await ask(self._transport, self._address, pool.get("/metrics"), SCRAPE)
+            status, page = await fetch(self._transport, self._address, pool.get_request("/metrics"), SCRAPE)
         except TransportError as error:
             return str(error)
-        found = engine_stats.read(page, self._clock()) if status == 200 else None
-        if found is None:
-            return f"status {status}, and no figures of an engine"
-        self.reading = found
-        self._silence.read(found)
+        stats = engine_stats.parse(page, self._clock()) if status == 200 else None
+        if stats is None:
+            return f"status {status} without vLLM's metrics"
+        self.stats = stats
+        self._progress.observe(stats)
         return None
 
-    async def _token(self, patience: float) -> str | None:
-        """Asks for one token; returns what came instead."""
-        deadlines = Deadlines(connect=min(1.0, patience), first_byte=patience, idle=patience, total=patience)
+    async def _send_probe(self, limit: float) -> str | None:
+        """Sends a probe request, which may take `limit` seconds; returns what went wrong."""
+        deadlines = Deadlines(connect=min(1.0, limit), first_byte=limit, idle=limit, total=limit)
         try:
-            status, _ = await ask(self._transport, self._address, pool.post(*self._probe), deadlines)
+            status, _ = await fetch(self._transport, self._address, pool.post_request(*self._probe), deadlines)
         except TransportError as error:
             return str(error)
         return None if status == 200 else f"status {status}"

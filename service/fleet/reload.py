@@ -1,4 +1,4 @@
-"""The fleet file read again when it changes: checked whole, then applied at once, or refused and the old one kept."""
+"""Reloads the fleet file when it changes: a valid one is applied as a whole, any other is rejected as a whole."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,18 +6,19 @@ from dataclasses import fields
 from pathlib import Path
 
 from service.config.strict_yaml import ConfigError
-from service.fleet.fleet import Fleet, Served
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 
-LOOK = 1.0  # seconds between two looks at the file
-# What the gateway alone decides, and may therefore change while engines run.
-OURS = ("family", "idle", "policy", "max_in_flight", "max_queued", "waits", "aliases")
-Stamp = tuple[int, int, int]
+POLL_INTERVAL = 1.0  # seconds between two checks of the file
+# Fields of ServedModel that only the gateway uses, so that they may change while engines run.
+RELOADABLE = ("family", "scale_down_after", "policy", "max_in_flight", "max_queued", "timeouts", "aliases")
+FileVersion = tuple[int, int, int]
 
 
 class Reload:
-    """Watches the fleet file. `load` reads it and raises ConfigError; `apply` makes a new fleet the one in use.
+    """Watches the fleet file. `load` reads it or raises ConfigError; `apply` replaces the fleet in use.
 
-    `report` gets what came of each attempt: the problems, or none where the new fleet is in use.
+    `report` is called after each attempt with its problems; an empty list means that the new fleet is in use.
     """
 
     def __init__(
@@ -25,24 +26,24 @@ class Reload:
         report: Callable[[list[str]], None],
     ) -> None:  # fmt: skip
         self._path, self._fleet, self._load, self._apply, self._report = path, fleet, load, apply, report
-        self._read = self._seen = stamp(path)
+        self._loaded_version = self._last_version = file_version(path)
 
     async def watch(self) -> None:
-        """Looks for ever."""
+        """Polls the file until cancelled."""
         while True:
-            await asyncio.sleep(LOOK)
-            await self.look()
+            await asyncio.sleep(POLL_INTERVAL)
+            await self.poll()
 
-    async def look(self) -> None:
-        """Reads the file if it has changed and has then been left alone since the last look."""
-        now, before = stamp(self._path), self._seen
-        self._seen = now
-        if now != self._read and now == before:
-            await self.again()
+    async def poll(self) -> None:
+        """Reloads the file if it has changed, but not since the last poll: it may still be being written."""
+        version, previous = file_version(self._path), self._last_version
+        self._last_version = version
+        if version != self._loaded_version and version == previous:
+            await self.reload()
 
-    async def again(self) -> None:
-        """Reads the file now."""
-        self._read = stamp(self._path)
+    async def reload(self) -> None:
+        """Reads the file now, and applies or rejects it."""
+        self._loaded_version = file_version(self._path)
         try:
             fleet = await asyncio.to_thread(self._load)
         except ConfigError as error:
@@ -55,8 +56,11 @@ class Reload:
         self._report(problems)
 
 
-def stamp(path: Path) -> Stamp | None:
-    """What changes with a file's contents, symbolic links followed; None where there is no such file."""
+def file_version(path: Path) -> FileVersion | None:
+    """Modification time, inode and size, symbolic links followed: one of them changes with the contents.
+
+    None where there is no such file.
+    """
     try:
         found = path.stat()
     except OSError:
@@ -65,22 +69,22 @@ def stamp(path: Path) -> Stamp | None:
 
 
 def needs_restart(old: Fleet, new: Fleet) -> list[str]:
-    """What of a new fleet cannot be had while the engines of the old one run. A model may always be taken out."""
-    engines = {one.id: one for one in old.served if not one.at}
+    """The changes that running engines rule out, one message each; removing a model is none of them. Pure."""
+    engines = {served.id: served for served in old.served if not served.addresses}
     problems = []
-    for one in new.served:
-        if one.at:
-            if one.id in engines:
-                problems.append(f"'{one.id}' ran here and is to run elsewhere: restart the service for that")
-        elif one.id not in engines:
-            problems.append(f"'{one.id}' needs an engine here that does not run yet: restart the service for that")
-        elif differing := _differences(engines[one.id], one):
-            problems.append(f"'{one.id}' has other engines with this {differing}: restart the service for that")
-    if old.start != new.start:
-        problems.append("'start' is heeded when the service starts: restart it for that")
-    return problems
+    for served in new.served:
+        if served.addresses:
+            if served.id in engines:
+                problems.append(f"'{served.id}' moves from an engine of this service to 'addresses'")
+        elif served.id not in engines:
+            problems.append(f"'{served.id}' needs a new engine")
+        elif changed := _engine_changes(engines[served.id], served):
+            problems.append(f"'{served.id}' changes {changed}, with which its engines were started")
+    if old.startup != new.startup:
+        problems.append("'startup' takes effect only when the service starts")
+    return [f"{problem}: restart the service to apply the file" for problem in problems]
 
 
-def _differences(old: Served, new: Served) -> str:
-    theirs = (field.name for field in fields(Served) if field.name not in OURS)
-    return ", ".join(f"'{name}'" for name in theirs if getattr(new, name) != getattr(old, name))
+def _engine_changes(old: ServedModel, new: ServedModel) -> str:
+    names = (field.name for field in fields(ServedModel) if field.name not in RELOADABLE)
+    return ", ".join(f"'{name}'" for name in names if getattr(new, name) != getattr(old, name))

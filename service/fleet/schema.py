@@ -1,4 +1,4 @@
-"""The fleet file as written: its keys, their types and bounds. docs/fleet.md explains each."""
+"""The schema of the fleet file: its keys, their types and bounds. docs/fleet.md explains each."""
 
 from typing import Annotated, Literal
 
@@ -10,6 +10,7 @@ from service.catalog.model import Identifier, Infill
 from service.catalog.names import Specialty, Variant
 from service.config.strict_yaml import Frozen
 
+# Names that a request may give instead of a model's, so that no model or alias may have them.
 RESERVED = ("base", "chat", "instruct", "code", "embedding", "auto")
 
 
@@ -20,7 +21,7 @@ def _with_port(address: str) -> str:
 
 
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
-# `host:port`, where a host that is a name stands for all of its addresses, or the path of a Unix socket.
+# `host:port`, where a DNS name stands for all of its addresses; or the absolute path of a Unix socket.
 Address = Annotated[
     str, Field(pattern=r"^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$|^/.{1,106}$"), AfterValidator(_with_port)
 ]
@@ -28,28 +29,28 @@ Policy = Literal["prefix_affinity", "least_load", "power_of_two", "round_robin"]
 
 
 class Adapter(Frozen):
-    """LoRA weights on a served model, with an id of their own."""
+    """LoRA weights on a served model; requests address them by an id of their own."""
 
     id: Identifier
     path: str
 
 
-class Waits(Frozen):
-    """How long a request to this model may wait for what, in seconds; None leaves it to the settings.
+class Timeouts(Frozen):
+    """Timeouts of requests to one model, in seconds; None means the gateway's setting.
 
-    `queue`: for a place at an engine. `wake`: for an engine that is started on demand. `first_token`, `idle`, `total`:
-    for a stream's first output, for more of an answer, for all of it.
+    `queue`: waiting for a slot at a replica. `activation`: waiting for a model that is scaled to zero. `first_token`,
+    `idle`, `total`: until a stream's first output, between two outputs, and for the whole response.
     """
 
     queue: PositiveFloat | None = None
-    wake: PositiveFloat | None = None
+    activation: PositiveFloat | None = None
     first_token: PositiveFloat | None = None
     idle: PositiveFloat | None = None
     total: PositiveFloat | None = None
 
 
-class Entry(Frozen):
-    """One served model as written in the file; docs/fleet.md explains each key."""
+class ModelEntry(Frozen):
+    """One entry of `models`: everything but `model` has a default. `scale_down_after` is in seconds."""
 
     model: str
     id: Identifier | None = None
@@ -60,33 +61,33 @@ class Entry(Frozen):
     size: str | None = None
     specialty: Specialty | None = None
     context: PositiveInt | None = None
-    template: str | None = None
+    chat_template: str | None = None
     infill: Infill | None = None
-    replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    min_replicas: Annotated[int, Field(ge=0, le=64)] = 1
+    max_replicas: Annotated[int, Field(ge=1, le=64)] | None = None
+    scale_down_after: PositiveFloat = 300.0
     gpus: Annotated[int, Field(ge=0, le=64)] = 0
-    min: Annotated[int, Field(ge=0, le=64)] | None = None
-    idle: PositiveFloat = 300.0
-    at: tuple[Address, ...] = ()
+    addresses: tuple[Address, ...] = ()
     policy: Policy = "prefix_affinity"
     max_in_flight: PositiveInt = 256
     max_queued: Annotated[int, Field(ge=0)] = 512
-    waits: Waits = Waits()
+    timeouts: Timeouts = Timeouts()
     aliases: tuple[Alias, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     engine: EngineSettings = Field(default_factory=dict)
-    optional: tuple[EngineKey, ...] = ()
+    optional_flags: tuple[EngineKey, ...] = ()
     env: dict[str, str | int] = Field(default_factory=dict)
 
 
 class FleetFile(Frozen):
-    """The whole file as written."""
+    """The whole file. `engine`, `optional_flags` and `env` apply to every model; an entry adds to or overrides them."""
 
-    models: Annotated[tuple[Entry, ...], Field(min_length=1)]
+    models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
     aliases: dict[Alias, Identifier] = Field(default_factory=dict)
     defaults: dict[Variant, Identifier] = Field(default_factory=dict)
-    start: Literal["auto", "together", "in_turn"] = "auto"
+    startup: Literal["auto", "parallel", "sequential"] = "auto"
     extra_fields: tuple[str, ...] = ()
     tenants: dict[Identifier, TenantEntry] = Field(default_factory=dict)
     engine: EngineSettings = Field(default_factory=dict)
-    optional: tuple[EngineKey, ...] = ()
+    optional_flags: tuple[EngineKey, ...] = ()
     env: dict[str, str | int] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Builds every object of the gateway once and wires them: the order of the middleware is one visible expression."""
+"""Builds the objects of the gateway and wires them together; the order of the middleware is one expression."""
 
 import asyncio
 import contextlib
@@ -16,56 +16,58 @@ from service.config.settings import Settings
 from service.engine import demand
 from service.fleet.fleet import Fleet
 from service.gateway.endpoints import Endpoints
-from service.gateway.middleware import Bounded, Recorded, Rendered
-from service.gateway.scale_to_zero import Waking
+from service.gateway.middleware import ErrorMiddleware, LimitsMiddleware, RecordMiddleware
+from service.gateway.scale_to_zero import Activator
 from service.observability.metrics import Metrics
 from service.relay.relay import Relay
 from service.server.asgi import App, Receive, Scope, Send
-from service.transport.pool import Transport
+from service.transport.pool import ConnectionPool
 from service.upstreams.limit import ceiling
 from service.upstreams.upstreams import Upstreams
 
-TICK = 0.25  # seconds between two looks at which engines are wanted
+TICK = 0.25  # seconds between two runs of the housekeeping
 
 
 class Gateway:
-    """The gateway as an ASGI app, and what its owner does with it.
+    """The gateway as an ASGI app (`app`), and its reload, draining and background tasks.
 
-    `counts` is the folder where the metrics of several workers meet, if there are several.
+    `metrics_dir` is prometheus_client's multiprocess folder; None where there is only one worker.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog, fleet: Fleet, counts: Path | None = None) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, fleet: Fleet, metrics_dir: Path | None = None) -> None:
         assert settings.run_dir
-        self._fleet, self._run_dir, self._gateways = fleet, settings.run_dir, settings.workers * settings.gateways
-        self.metrics, self.transport = Metrics(counts), Transport()
+        self._fleet, self._run_dir, self._gateways = fleet, settings.run_dir, settings.gateway_processes
+        self.metrics, self.transport = Metrics(metrics_dir), ConnectionPool()
         self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)
         self.admission = Admission(settings, time.monotonic, random.random)
         self._relay = Relay(fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic)
-        self._endpoints = Endpoints(fleet, self.upstreams, self._relay, self.show, self.metrics, settings)
-        self._waking = Waking(fleet)
-        self._recorded = Recorded(
-            Rendered(Bounded(self._endpoints, settings.max_headers, settings.max_body)),
-            self.metrics, self._endpoints.name_of, Lines().write,
+        self._endpoints = Endpoints(fleet, self.upstreams, self._relay, self.update_gauges, self.metrics, settings)
+        self._activator = Activator(fleet)
+        self._record_middleware = RecordMiddleware(
+            ErrorMiddleware(LimitsMiddleware(self._endpoints, settings.max_header_bytes, settings.max_body_bytes)),
+            self.metrics, self._endpoints.name_of, LogWriter().write,
         )  # fmt: skip
-        self.app: App = self._recorded
+        self.app: App = self._record_middleware
 
     def is_ready(self) -> bool:
-        """Whether requests should be sent here: some model answers, or wakes for one, and this is not the end."""
-        ready = (one.served.always == 0 or one.condition()[0] == "ready" for one in self.upstreams)
-        return not self._recorded.closing and any(ready)
+        """Whether it should get traffic: it is not draining, and a model is ready or scales from zero on demand."""
+        available = (
+            upstream.served.min_replicas == 0 or upstream.condition()[0] == "ready" for upstream in self.upstreams
+        )
+        return not self._record_middleware.draining and any(available)
 
     def apply(self, fleet: Fleet) -> None:
-        """Makes this the fleet that is served; requests on their way end under the one they began with."""
+        """Serves this fleet from now on; requests in flight finish with the one they started with."""
         self._fleet = fleet
         self.upstreams.apply(fleet)
         self._relay.apply(fleet)
         self._endpoints.apply(fleet)
         self.admission.apply(fleet)
 
-    def reloaded(self, problems: list[str]) -> None:
-        """Makes known what came of a changed fleet file: nothing to say is a success."""
-        self.metrics.reload_failed.set(bool(problems))
-        outcome = "refused: the fleet file as it was stays in use" if problems else "in use"
+    def log_reload(self, problems: list[str]) -> None:
+        """Logs the result of a reload of the fleet file and sets its metric; no problems means success."""
+        self.metrics.last_reload_successful.set(not problems)
+        outcome = "refused: the previous fleet stays in use" if problems else "in use"
         fields = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "event": "reload",
@@ -74,35 +76,36 @@ class Gateway:
         }
         _write(json.dumps(fields, ensure_ascii=False))
 
-    def drain(self) -> None:
-        """Says from now on that this gateway leaves: in its readiness, and to each client in its answer."""
-        self._recorded.closing = True
+    def start_draining(self) -> None:
+        """Makes readiness fail, and closes client connections after their next response."""
+        self._record_middleware.draining = True
 
-    def end(self) -> None:
-        """Breaks off what still runs, with an error that its client sees."""
+    def abort_requests(self) -> None:
+        """Ends all requests in flight; each client gets an error."""
         self._relay.end()
 
-    def show(self) -> None:
-        """Sets the gauges to what holds now."""
-        self.metrics.show_replicas(self.upstreams.counts())
-        self.metrics.kept_bytes.set(self._relay.kept_bytes)
+    def update_gauges(self) -> None:
+        """Sets all gauges to their current values."""
+        self.metrics.set_replicas(self.upstreams.counts())
+        self.metrics.idempotency_cache_bytes.set(self._relay.idempotency_cache_bytes)
         for upstream in self.upstreams:
             model = upstream.served.id
             self.metrics.in_flight.labels(model).set(self.admission.load(model))
             self.metrics.queued.labels(model).set(self.admission.queued(model))
             self.metrics.demand.labels(model).set(self.admission.demand(model))
 
-    def wanted(self) -> list[int]:
-        """The engines on demand that should run now, by their number in starting order."""
-        places = {served.id: ceiling(served, self._gateways) for served in self._fleet.served}
-        demand = {served.id: self.admission.peak(served.id) for served in self._fleet.served}
-        return self._waking.wanted(self._fleet, demand.__getitem__, places.__getitem__, time.monotonic())
+    def wanted_engines(self) -> list[int]:
+        """The on-demand engines that should run now, as indices in start order."""
+        slots = {served.id: ceiling(served, self._gateways) for served in self._fleet.served}
+        demand = {served.id: self.admission.peak_demand(served.id) for served in self._fleet.served}
+        return self._activator.wanted_engines(self._fleet, demand.__getitem__, slots.__getitem__, time.monotonic())
 
     @contextlib.asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
-        """Keeps everything up to date while the context lasts."""
+    async def background_tasks(self) -> AsyncIterator[None]:
+        """Runs the watch over the upstreams and the housekeeping while the context lasts."""
         self.upstreams.refresh()
-        tasks = [asyncio.create_task(one) for one in (self.upstreams.watch(self.admission.stir), self._ask())]
+        loops = (self.upstreams.watch(self.admission.wake_waiters), self._housekeeping())
+        tasks = [asyncio.create_task(loop) for loop in loops]
         try:
             yield
         finally:
@@ -111,49 +114,49 @@ class Gateway:
             await asyncio.wait(tasks)
             self.transport.close()
 
-    async def _ask(self) -> None:
-        """Asks for the engines that are wanted, for ever."""
-        asked: list[int] = []
+    async def _housekeeping(self) -> None:
+        """Every TICK: updates gauges, expires what is stale, and tells the supervisors which engines are wanted."""
+        written: list[int] = []
         while True:
-            self.show()
+            self.update_gauges()
             self._relay.expire()
             self.transport.expire()
-            wanted = self.wanted()
-            if wanted != asked:
-                with contextlib.suppress(OSError):  # a full disk: asked again at the next look
+            wanted = self.wanted_engines()
+            if wanted != written:
+                with contextlib.suppress(OSError):  # a full disk: written again at the next tick
                     demand.write(self._run_dir, os.getpid(), wanted)
-                    asked = wanted
-            due = time.monotonic() + TICK
+                    written = wanted
+            due_at = time.monotonic() + TICK
             await asyncio.sleep(TICK)
-            self.metrics.loop_delay.observe(max(0.0, time.monotonic() - due))
+            self.metrics.event_loop_lag.observe(max(0.0, time.monotonic() - due_at))
 
 
-class Lines:
-    """Standard output, where all lines of one turn of the event loop are written at once: each write costs as much."""
+class LogWriter:
+    """Writes log lines to standard output, those of one event loop iteration in one system call."""
 
     def __init__(self) -> None:
-        self._waiting: list[str] = []
+        self._pending: list[str] = []
 
     def write(self, line: str) -> None:
-        """Writes the line before long."""
-        if not self._waiting:
+        """Queues the line; it is written at the next iteration of the event loop."""
+        if not self._pending:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._waiting.append(line)
+        self._pending.append(line)
 
     def _flush(self) -> None:
-        lines, self._waiting = self._waiting, []
+        lines, self._pending = self._pending, []
         _write("\n".join(lines))
 
 
 def with_lifespan(gateway: Gateway) -> App:
-    """The app for a plain ASGI server, watching its upstreams while it runs. Under BentoML its hooks do that."""
+    """The app for a plain ASGI server, with its background tasks. Under BentoML the service's hooks run those."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             await gateway.app(scope, receive, send)
             return
         await receive()
-        async with gateway.watching():
+        async with gateway.background_tasks():
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
@@ -162,6 +165,6 @@ def with_lifespan(gateway: Gateway) -> App:
 
 
 def _write(line: str) -> None:
-    with contextlib.suppress(OSError):  # a full disk loses lines, and no request
+    with contextlib.suppress(OSError):  # a full disk loses log lines, but fails no request
         sys.stdout.write(line + "\n")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id and record, the bounds on its size, and the rendering of errors."""
+"""The middleware around every request: its id and record, rendering of errors, and limits on its size."""
 
 import asyncio
 import logging
@@ -9,57 +9,68 @@ from collections.abc import Awaitable, Callable
 from itertools import chain
 from typing import Any
 
-from service.errors import ApiError, anthropic_body, invalid, openai_body, too_large, wrong_media_type
+from service.errors import ApiError, ErrorCode, anthropic_body, openai_body
 from service.observability.metrics import Metrics
 from service.observability.record import Record, log_line
-from service.server.asgi import JSON, App, ClientGoneError, Headers, Message, Receive, Scope, Send, extra_of, respond
+from service.server.asgi import (
+    JSON,
+    App,
+    ClientDisconnectedError,
+    Headers,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    extension_of,
+    respond,
+)
 
 log = logging.getLogger("roundhouse")
 
-CLIENT_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}\Z")
+CLIENT_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}\Z")
 MAX_HEADERS = 100
-CLOSE = (b"connection", b"close")
-CLIENT_LEFT = 499  # in logs only
+CONNECTION_CLOSE = (b"connection", b"close")
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for it; appears in logs only
 
 
-class Recorded:
-    """Gives each request an id and a Record in `scope["record"]`, and observes the record once at its end.
+class RecordMiddleware:
+    """Gives each request an id and a Record, in `scope["record"]`; observes and logs the record once at the end.
 
-    While `closing`, each answer asks its client for a new connection next time.
+    While `draining`, each response closes its connection, so that the client opens a new one elsewhere.
     """
 
     def __init__(self, app: App, metrics: Metrics, name_of: Callable[[str], str], write: Callable[[str], None]) -> None:
         self._app, self._metrics, self._name_of, self._write = app, metrics, name_of, write
-        self.closing = False
-        self._second, self._stamp = 0, ""
+        self.draining = False
+        self._timestamp_second, self._timestamp = 0, ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         record = Record(random.randbytes(16).hex(), self._name_of(scope["path"]), time.monotonic())
         scope["record"] = record
-        extra = extra_of(scope)
+        extension = extension_of(scope)
         for name, value in scope["headers"]:
-            if name == b"x-request-id" and CLIENT_ID.match(value):
+            if name == b"x-request-id" and CLIENT_REQUEST_ID.match(value):
                 record.client_request_id = value.decode()
 
-        def heading(status: int) -> Headers:
+        def extra_headers(status: int) -> Headers:
             record.status = status
-            own = (b"x-request-id", record.request_id.encode())
-            return (own, CLOSE) if self.closing else (own,)
+            request_id_header = (b"x-request-id", record.request_id.encode())
+            return (request_id_header, CONNECTION_CLOSE) if self.draining else (request_id_header,)
 
-        async def noting(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"].extend(heading(message["status"]))
+                message["headers"].extend(extra_headers(message["status"]))
             await send(message)
 
-        if extra:
-            extra.heading = heading
+        if extension:
+            extension.extra_headers = extra_headers
         try:
-            await self._app(scope, receive, send if extra else noting)
-        except ClientGoneError:
-            record.outcome, record.status, record.code = "cancelled", CLIENT_LEFT, None
-        except asyncio.CancelledError:  # the server stops
+            await self._app(scope, receive, send if extension else send_with_headers)
+        except ClientDisconnectedError:
+            record.outcome, record.status, record.code = "cancelled", CLIENT_CLOSED_REQUEST, None
+        except asyncio.CancelledError:  # the server is stopping
             record.outcome = "failed"
             raise
         finally:
@@ -68,15 +79,15 @@ class Recorded:
             self._write(log_line(record, self._now()))
 
     def _now(self) -> str:
-        """The time of day, to the second."""
+        """The UTC time in ISO 8601, formatted once per second."""
         second = int(time.time())
-        if second != self._second:
-            self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
-        return self._stamp
+        if second != self._timestamp_second:
+            self._timestamp_second, self._timestamp = second, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
+        return self._timestamp
 
 
-class Rendered:
-    """Turns an error into its answer, in the shape that the endpoint's clients expect."""
+class ErrorMiddleware:
+    """Renders an error as a response, in OpenAI's or Anthropic's format depending on the endpoint."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -84,48 +95,52 @@ class Rendered:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._app(scope, receive, send)
-        except ClientGoneError:
+        except ClientDisconnectedError:
             raise
         except ApiError as error:
             await _render(error, scope, send)
         except Exception:
             log.exception("request %s failed", scope["record"].request_id)
-            await _render(ApiError("Something went wrong here. The request id finds it in our log."), scope, send)
+            message = "Internal error. The gateway's log has the details, by request id."
+            await _render(ApiError(ErrorCode.INTERNAL_ERROR, message), scope, send)
 
 
-class Bounded:
-    """Refuses what is too large or not JSON before any of its body is read."""
+class LimitsMiddleware:
+    """Refuses a request that is too large or not JSON before its body is read."""
 
-    def __init__(self, app: App, max_headers: int, max_body: int) -> None:
-        self._app, self._max_headers, self._max_body = app, max_headers, max_body
+    def __init__(self, app: App, max_header_bytes: int, max_body_bytes: int) -> None:
+        self._app, self._max_header_bytes, self._max_body_bytes = app, max_header_bytes, max_body_bytes
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         headers = scope["headers"]
-        if len(headers) > MAX_HEADERS or sum(map(len, chain.from_iterable(headers))) > self._max_headers:
-            limit = f"{MAX_HEADERS} headers or {self._max_headers} bytes of them"
-            raise too_large(f"There are more than {limit}.", "headers_too_large", 431)
+        if len(headers) > MAX_HEADERS or sum(map(len, chain.from_iterable(headers))) > self._max_header_bytes:
+            limits = f"{MAX_HEADERS} headers or {self._max_header_bytes} bytes of them"
+            raise ApiError(ErrorCode.HEADERS_TOO_LARGE, f"There are more than {limits}.")
         if scope["method"] == "POST":
             self._check_body(dict(headers))
         return self._app(scope, receive, send)
 
     def _check_body(self, headers: dict[bytes, bytes]) -> None:
-        media = headers.get(b"content-type", b"application/json")
-        if media != b"application/json" and media.split(b";")[0].strip().lower() != b"application/json":
-            raise wrong_media_type("Send the body as JSON, with the header 'Content-Type: application/json'.")
+        content_type = headers.get(b"content-type", b"application/json")
+        if content_type != b"application/json" and content_type.split(b";")[0].strip().lower() != b"application/json":
+            text = "Send the body as JSON, with the header 'Content-Type: application/json'."
+            raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise wrong_media_type("Send the body uncompressed, without 'Content-Encoding'.")
+            text = "Send the body uncompressed, without 'Content-Encoding'."
+            raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
         if b"content-length" in headers and b"transfer-encoding" in headers:
-            raise invalid("A request has either 'Content-Length' or 'Transfer-Encoding', not both.")
+            text = "A request has either 'Content-Length' or 'Transfer-Encoding', not both."
+            raise ApiError(ErrorCode.INVALID_REQUEST, text)
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._max_body:
-            raise too_large(f"The body is larger than {self._max_body} bytes.")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"The body is larger than {self._max_body_bytes} bytes.")
 
 
 async def _render(error: ApiError, scope: Scope, send: Send) -> None:
     record: Record = scope["record"]
     record.fail(error)
     if record.status:
-        return  # the answer has begun; the connection's early end is all that can still be said
+        return  # the response has started: closing the connection early is all that is left
     anthropic = scope["path"].startswith("/v1/messages")
     body = anthropic_body(error) if anthropic else openai_body(error)
     headers: list[Any] = [JSON, *((name.encode(), value.encode()) for name, value in error.headers.items())]

@@ -1,41 +1,46 @@
-"""Which engines on demand are wanted now: pure, with the time and the demand passed in."""
+"""Decides which on-demand engines should run. Pure: time and demand are arguments."""
 
 import math
 from collections.abc import Callable
 
-from service.fleet.fleet import Fleet, Served
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 
 
-class Waking:
-    """Remembers when each engine on demand was last needed, so that it is kept for a while without work.
+class Activator:
+    """Activates on-demand engines, and keeps each for `scale_down_after` seconds after it was last needed.
 
-    Engines are numbered in starting order, as `Fleet.replicas` gives them.
+    Engines are numbered in start order, as `Fleet.replicas` gives them.
     """
 
     def __init__(self, fleet: Fleet) -> None:
-        rows = enumerate(fleet.replicas())
-        self._on_demand = {order: (served.id, number) for order, (served, number) in rows if number >= served.always}
+        replicas = enumerate(fleet.replicas())
+        self._on_demand = {
+            order: (served.id, number) for order, (served, number) in replicas if number >= served.min_replicas
+        }
         self._needed_at: dict[int, float] = {}
 
-    def wanted(self, fleet: Fleet, demand: Callable[[str], int], places: Callable[[str], int], now: float) -> list[int]:
-        """The engines on demand that should run, in order.
+    def wanted_engines(
+        self, fleet: Fleet, demand: Callable[[str], int], slots: Callable[[str], int], now: float
+    ) -> list[int]:
+        """The on-demand engines that should run, in start order.
 
-        `demand` is a model's requests, running and waiting; `places` how many one of its replicas takes; `now` is
-        monotonic. A model that is no longer in the fleet wants none.
+        `demand` gives a model's requests, in flight and queued; `slots` how many requests one of its replicas takes;
+        `now` is in monotonic seconds. A model that is no longer in the fleet needs none.
         """
-        served = {one.id: one for one in fleet.served}
+        served = {model.id: model for model in fleet.served}
         wanted = []
         for order, (model_id, number) in self._on_demand.items():
-            one = served.get(model_id)
-            if one is None:
+            model = served.get(model_id)
+            if model is None:
                 continue
-            if number < needed(one, demand(model_id), places(model_id)):
+            if number < replicas_needed(model, demand(model_id), slots(model_id)):
                 self._needed_at[order] = now
-            if now - self._needed_at.get(order, -math.inf) < one.idle:
+            if now - self._needed_at.get(order, -math.inf) < model.scale_down_after:
                 wanted.append(order)
         return wanted
 
 
-def needed(served: Served, demand: int, places: int) -> int:
-    """How many replicas so many requests keep busy, within what the fleet says."""
-    return min(served.replicas, max(served.always, math.ceil(demand / max(1, places))))
+def replicas_needed(served: ServedModel, demand: int, slots: int) -> int:
+    """The replicas that `demand` requests need at `slots` each, between the model's minimum and maximum."""
+    return min(served.max_replicas, max(served.min_replicas, math.ceil(demand / max(1, slots))))

@@ -1,6 +1,6 @@
-"""The composition root: reads what is configured, and declares the BentoML services that run it.
+"""The entry point for BentoML: loads the configuration and builds the gateway service and the engine services.
 
-`bentoml serve` imports this module in every process: once in its own, then in each worker, which runs one service.
+`bentoml serve` imports this module in every process: in its own first, then in each worker, which runs one service.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,82 +22,90 @@ import psutil
 from circus import sighandler
 from prometheus_client import values
 
-from service.catalog import catalog
+from service.catalog import catalog as catalogs
 from service.config.settings import Settings
 from service.config.strict_yaml import ConfigError
 from service.engine.service import QUIET, end_with_parent, engine_service
-from service.fleet import fleet
+from service.fleet import fleet as fleets
 from service.fleet.reload import Reload
 from service.gateway import app
-from service.gateway.shutdown import Leaving
+from service.gateway.prerequisites import unmet_here
+from service.gateway.shutdown import GracefulShutdown
 from service.server.asgi import App, Receive, Scope, Send
 from service.server.connection import Connection
 
-YOUNG = 5_000  # objects made and not yet gone, before the garbage collector looks for circles among them
+GC_THRESHOLD = 5_000  # new container objects before the garbage collector runs; Python's default is 700
 RUN_DIR = "ROUNDHOUSE_RUN_DIR"
 PROBES = ("/livez", "/readyz", "/healthz")
 
 
-class OnlyOurs:
-    """Hides the paths that BentoML adds of its own: only its probes and our table exist."""
+class BypassBentoML:
+    """Sends every path but BentoML's probes to the gateway app, so that BentoML's own endpoints are not exposed."""
 
-    def __init__(self, app: App, ours: App) -> None:
-        self._app, self._ours = app, ours
+    def __init__(self, app: App, gateway_app: App) -> None:
+        self._app, self._gateway_app = app, gateway_app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._ours if scope["type"] == "http" and scope["path"] not in PROBES else self._app
+        app = self._gateway_app if scope["type"] == "http" and scope["path"] not in PROBES else self._app
         await app(scope, receive, send)
 
 
-def configure() -> tuple[Settings, catalog.Catalog, fleet.Fleet]:
-    """Settings, catalogue and fleet, or the end of the process with every mistake named."""
+def check_prerequisites() -> None:
+    """Exits the process with the reason where the service cannot run here."""
+    if problems := unmet_here():
+        sys.exit("\n".join(("Roundhouse cannot start:", *problems)))
+
+
+def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet]:
+    """Settings, catalogue and fleet; exits the process with a list of all mistakes if there are any."""
     try:
         settings = Settings.from_environ(os.environ)
-        known = catalog.load(settings.models)
-        served = fleet.load(settings.fleet, known, settings.weights)
+        catalog = catalogs.load(settings.models)
+        fleet = fleets.load(settings.fleet, catalog, settings.weights)
     except ConfigError as error:
         sys.exit(f"Roundhouse cannot start:\n{error}")
     if settings.run_dir is None:
-        # The workers of `bentoml serve` inherit it: the first process that gets here decides for all, and cleans up.
+        # `bentoml serve` creates it for all its workers, which inherit the variable, and removes it at exit.
         run_dir = tempfile.mkdtemp(prefix="roundhouse-")
         os.environ[RUN_DIR] = run_dir
         atexit.register(shutil.rmtree, run_dir, ignore_errors=True)
-        settings = replace(settings, run_dir=Path(run_dir))
-    return settings, known, served
+        settings = settings.model_copy(update={"run_dir": Path(run_dir)})
+    return settings, catalog, fleet
 
 
-def say(line: str) -> None:
-    """One line of progress for whoever started the service."""
+def print_progress(line: str) -> None:
+    """Writes a line for the operator to standard error."""
     sys.stderr.write(f"roundhouse  {line}\n")
     sys.stderr.flush()
 
 
-def hasten() -> None:
-    """Has every signal after the first reach the workers too: BentoML's first process would only go on waiting.
+def forward_repeated_signals() -> None:
+    """Makes BentoML's first process forward every stop signal after the first to its workers; it would ignore them.
 
-    Raises where circus, which BentoML's first process runs on, hears signals in another way.
+    Patches circus, on which that process runs; raises ImportError for a version without the patched method.
     """
     if not hasattr(sighandler.SysHandler, "quit"):
-        raise ImportError("This circus hears signals elsewhere: adapt service/gateway/service.py to it.")
-    ask = sighandler.SysHandler.quit
+        raise ImportError("This version of circus has no SysHandler.quit: adapt service/gateway/service.py to it.")
+    original_quit = sighandler.SysHandler.quit
 
-    def ask_again(handler: Any) -> None:
+    def quit_and_signal_workers(handler: Any) -> None:
         for worker in psutil.Process().children():
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.terminate()
-        ask(handler)
+        original_quit(handler)
 
-    def ask_once(handler: Any) -> None:
-        handler.quit = partial(ask_again, handler)
-        ask(handler)
+    def quit_on_first_signal(handler: Any) -> None:
+        handler.quit = partial(quit_and_signal_workers, handler)
+        original_quit(handler)
 
-    sighandler.SysHandler.quit = ask_once
+    sighandler.SysHandler.quit = quit_on_first_signal
 
 
-def count_in(folder: Path, workers: int) -> Path | None:
-    """Where the metrics of several workers meet; None where one worker has them all in its memory.
+def setup_multiprocess_metrics(folder: Path, workers: int) -> Path | None:
+    """Configures prometheus_client; returns the multiprocess folder, or None for a single worker.
 
-    BentoML makes prometheus_client write every count to a file, in a folder that outlives the service.
+    BentoML makes it write every value to a file, in a folder that outlives the service. One worker keeps its values in
+    memory instead, and several share a folder in the run folder.
     """
     if workers == 1:
         values.ValueClass = values.MutexValue
@@ -109,75 +116,80 @@ def count_in(folder: Path, workers: int) -> Path | None:
     return shared
 
 
-def lighten() -> None:
-    """Spares each request what a process of BentoML's would otherwise do for it, and every stream the long pauses.
+def tune_gc() -> None:
+    """Removes pauses and overhead from the hot path; called once start-up is complete.
 
-    What start has made, which is most of all there is, is never looked at again by the garbage collector, for which
-    every stream would stand still; and requests alone no longer set it off.
+    Freezes the objects that exist by now, which are most of all, so that collections need not scan them while streams
+    wait; raises the threshold so that requests alone rarely trigger one. Also turns off uvicorn's access log.
     """
     logging.getLogger("uvicorn.access").propagate = False
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG)
+    gc.set_threshold(GC_THRESHOLD)
 
 
-def declare(settings: Settings, known: catalog.Catalog, served: fleet.Fleet) -> Any:
-    """The Gateway service, depending on one Engine service for each replica of the fleet."""
+def build_service(settings: Settings, catalog: catalogs.Catalog, fleet: fleets.Fleet) -> Any:
+    """The BentoML Gateway service, which depends on one Engine service for each replica of the fleet."""
     assert settings.run_dir
-    gateway = app.Gateway(settings, known, served, count_in(settings.run_dir, settings.workers))
-    limit = settings.drain_timeout
-    leaving = Leaving(settings.run_dir, min(settings.drain_grace, limit), limit, gateway.drain, gateway.end)
-    load = partial(fleet.load, settings.fleet, known, settings.weights)
-    reload = Reload(settings.fleet, served, load, gateway.apply, gateway.reloaded)
+    gateway = app.Gateway(settings, catalog, fleet, setup_multiprocess_metrics(settings.run_dir, settings.workers))
+    timeout = settings.drain_timeout
+    shutdown = GracefulShutdown(
+        settings.run_dir, min(settings.drain_grace, timeout), timeout, gateway.start_draining, gateway.abort_requests
+    )
+    load = partial(fleets.load, settings.fleet, catalog, settings.weights)
+    reload = Reload(settings.fleet, fleet, load, gateway.apply, gateway.log_reload)
 
     class Gateway:
         @bentoml.on_startup
         async def start(self) -> None:
             end_with_parent()
-            leaving.enter()
-            if leaving.server:
-                leaving.server.config.http_protocol_class = partial(Connection, ours=gateway.app, theirs=PROBES)
-            self.running = contextlib.AsyncExitStack()
-            await self.running.enter_async_context(gateway.watching())
+            shutdown.install()
+            if shutdown.server:
+                shutdown.server.config.http_protocol_class = partial(
+                    Connection, gateway_app=gateway.app, server_paths=PROBES
+                )
+            self.background = contextlib.AsyncExitStack()
+            await self.background.enter_async_context(gateway.background_tasks())
             tasks = [reload.watch()]
             if bentoml.server_context.worker_index in (None, 1):
-                tasks.append(_greet(gateway, settings))
+                tasks.append(_print_readiness(gateway, settings))
             for task in map(asyncio.create_task, tasks):
-                self.running.callback(task.cancel)
-            lighten()
+                self.background.callback(task.cancel)
+            tune_gc()
 
         @bentoml.on_shutdown
         async def stop(self) -> None:
-            await self.running.aclose()
-            leaving.leave()
+            await self.background.aclose()
+            shutdown.uninstall()
 
         async def __is_ready__(self) -> bool:
             return gateway.is_ready()
 
-    for order, (one, number) in enumerate(served.replicas()):
-        engine = engine_service(one, number, order, served, settings, say)
+    for order, (model, number) in enumerate(fleet.replicas()):
+        engine = engine_service(model, number, order, fleet, settings, print_progress)
         setattr(Gateway, f"engine_{order}", bentoml.depends(engine))
     http = {"host": settings.host, "port": settings.port}
     service = bentoml.service(name="gateway", workers=settings.workers, http=http, **QUIET)(Gateway)
-    service.add_asgi_middleware(OnlyOurs, ours=gateway.app)
+    service.add_asgi_middleware(BypassBentoML, gateway_app=gateway.app)
     return service
 
 
-async def _greet(gateway: app.Gateway, settings: Settings) -> None:
-    """Tells the terminal when the first model answers and when all do."""
-    began, greeted = time.monotonic(), False
+async def _print_readiness(gateway: app.Gateway, settings: Settings) -> None:
+    """Prints when the first model is ready, and when all are. Models that scale to zero do not count."""
+    started, first_printed = time.monotonic(), False
     while True:
-        conditions = [one.condition()[0] for one in gateway.upstreams if one.served.always]
+        conditions = [upstream.condition()[0] for upstream in gateway.upstreams if upstream.served.min_replicas]
         ready = conditions.count("ready")
-        if ready and not greeted:
-            say(f"the first of {len(conditions)} models answers, {time.monotonic() - began:.0f} s after the gateway")
-            say(f"  curl http://{settings.host}:{settings.port}/v1/models")
-            greeted = True
+        if ready and not first_printed:
+            print_progress(f"the first of {len(conditions)} models is ready after {time.monotonic() - started:.0f} s")
+            print_progress(f"  curl http://{settings.host}:{settings.port}/v1/models")
+            first_printed = True
         if ready == len(conditions):
-            say(f"all {ready} models answer, {time.monotonic() - began:.0f} s after the gateway")
+            print_progress(f"all {ready} models are ready after {time.monotonic() - started:.0f} s")
             return
         await asyncio.sleep(0.5)
 
 
-hasten()
-Gateway = declare(*configure())
+check_prerequisites()
+forward_repeated_signals()
+Gateway = build_service(*load_configuration())

@@ -1,4 +1,4 @@
-"""The end of a gateway process: it says that it leaves, finishes what it has accepted, and goes."""
+"""Graceful shutdown of a gateway process: fail readiness, stop accepting connections, finish requests, exit."""
 
 import asyncio
 import contextlib
@@ -18,136 +18,144 @@ from typing import Any
 from service.engine import gateway_registry
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-TWICE = 1.0  # seconds after which a second signal is meant: a terminal and a process manager send one each
-LAST_WORDS = 0.2  # seconds in which a handshake that has begun ends, and a request comes on a connection that was taken
-LOOK = 0.01  # seconds between two looks at whether somebody waits at the door
+# Seconds in which further signals count as the first: a terminal and a process manager may both send one.
+SECOND_SIGNAL_AFTER = 1.0
+SETTLE_TIME = 0.2  # seconds for handshakes in progress to complete, and for requests to arrive on new connections
+POLL_INTERVAL = 0.01  # seconds between two checks for connections that wait to be accepted
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # Linux
-# A packet filter for the kernel: of a TCP packet's flags, SYN and ACK; where it is SYN alone nothing gets through.
-NO_HANDSHAKES = tuple(
-    struct.pack("@HBBI", *one)
-    for one in ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+# A classic BPF program for a TCP socket: drops packets that begin a handshake, and lets all others pass.
+DROP_SYN_FILTER = tuple(
+    struct.pack("@HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # load the flags, byte 13 of the TCP header
+        (0x54, 0, 0, 0x12),  # keep SYN and ACK
+        (0x15, 0, 1, 0x02),  # skip one instruction unless only SYN is set
+        (0x06, 0, 0, 0),  # drop the packet
+        (0x06, 0, 0, 0xFFFFFFFF),  # accept the whole packet
+    )
 )
 
 
-class Leaving:
-    """Stands before the server's own answer to SIGTERM and SIGINT. Durations are float seconds.
+class GracefulShutdown:
+    """Runs on SIGTERM and SIGINT before uvicorn's own signal handlers. Durations are float seconds.
 
-    Asked to stop, it says so by `drain` and in the run folder, and lets new requests in for `grace`, so that whoever
-    sends them can see it. Then the server takes no more and finishes what it has. What still runs after `limit`, or at
-    a second signal, is ended by `end`.
+    At the first signal it calls `start_draining` and marks the process as draining in the run folder, but accepts
+    connections for `grace` seconds more, until load balancers have seen that readiness fails. Then uvicorn stops
+    accepting and finishes the requests in flight. After `timeout`, or at a second signal, `abort_requests` ends those.
     """
 
     def __init__(
-        self, run_dir: Path, grace: float, limit: float, drain: Callable[[], None], end: Callable[[], None]
-    ) -> None:
-        self._run_dir, self._grace, self._limit = run_dir, grace, limit
-        self._drain, self._end = drain, end
-        self._asked_at: float | None = None
+        self, run_dir: Path, grace: float, timeout: float,
+        start_draining: Callable[[], None], abort_requests: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._run_dir, self._grace, self._timeout = run_dir, grace, timeout
+        self._start_draining, self._abort_requests = start_draining, abort_requests
+        self._signalled_at: float | None = None
         self._timers: list[asyncio.TimerHandle] = []
-        self._servers: dict[int, Any] = {}
+        self._server_handlers: dict[int, Any] = {}
 
-    def enter(self) -> None:
-        """Begins to listen for signals; called in the server's event loop, after the server did."""
+    def install(self) -> None:
+        """Installs the signal handlers; call it in the server's event loop, after the server has installed its own."""
         self._loop = asyncio.get_running_loop()
-        gateway_registry.enter(self._run_dir, os.getpid())
+        gateway_registry.register(self._run_dir, os.getpid())
         if threading.current_thread() is not threading.main_thread():
-            return  # signals are for the main thread alone
-        self._servers = {number: signal.signal(number, self._heard) for number in SIGNALS}
+            return  # only the main thread can handle signals
+        self._server_handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     @property
     def server(self) -> Any:
-        """The uvicorn server of this process, as far as its handlers of signals tell; else None."""
-        return getattr(self._servers.get(signal.SIGTERM), "__self__", None)
+        """The uvicorn server of this process, found through its signal handler; None if there is none."""
+        return getattr(self._server_handlers.get(signal.SIGTERM), "__self__", None)
 
-    def leave(self) -> None:
-        """Takes back what `enter` did: the last request has ended."""
+    def uninstall(self) -> None:
+        """Restores the server's signal handlers and unregisters the process; call it after the last request."""
         for timer in self._timers:
             timer.cancel()
-        for number, handler in self._servers.items():
+        for number, handler in self._server_handlers.items():
             signal.signal(number, handler)
-        gateway_registry.leave(self._run_dir, os.getpid())
+        gateway_registry.unregister(self._run_dir, os.getpid())
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
-        # A handler runs between any two instructions: what it does waits for the loop.
-        self._loop.call_soon_threadsafe(self._ask, number)
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # A signal handler may interrupt any code, so the work is left to the event loop.
+        self._loop.call_soon_threadsafe(self._shut_down, number)
 
-    def _ask(self, number: int) -> None:
+    def _shut_down(self, number: int) -> None:
         now = self._loop.time()
-        if self._asked_at is None:
-            self._asked_at = now
-            self._drain()
-            with contextlib.suppress(OSError):  # a full disk keeps nobody from leaving
-                gateway_registry.drain(self._run_dir, os.getpid())
+        if self._signalled_at is None:
+            self._signalled_at = now
+            self._start_draining()
+            with contextlib.suppress(OSError):  # a full disk must not prevent the shutdown
+                gateway_registry.mark_draining(self._run_dir, os.getpid())
             self._timers = [
-                self._loop.call_later(self._grace, self._close, number),
-                self._loop.call_later(self._limit, self._end),
+                self._loop.call_later(self._grace, self._drop_handshakes, number),
+                self._loop.call_later(self._timeout, self._abort_requests),
             ]
-        elif now - self._asked_at > TWICE:
-            self._close(number)
-            self._end()
+        elif now - self._signalled_at > SECOND_SIGNAL_AFTER:
+            self._drop_handshakes(number)
+            self._abort_requests()
 
-    def _close(self, number: int) -> None:
-        handler = self._servers[number]
+    def _drop_handshakes(self, number: int) -> None:
+        handler = self._server_handlers[number]
         if callable(handler):
-            last = all(gateway_registry.present(self._run_dir).values())
-            door = Door(self.server, shared=not last)
-            door.shut()
-            self._later(LAST_WORDS, self._let_in, door, partial(handler, number, None))
+            is_last = all(gateway_registry.registered(self._run_dir).values())
+            sockets = ListenSockets(self.server, shared=not is_last)
+            sockets.drop_handshakes()
+            self._call_later(SETTLE_TIME, self._accept_pending, sockets, partial(handler, number, None))
 
-    def _let_in(self, door: "Door", close: Callable[[], None]) -> None:
-        """Takes whoever is at the door still, then no more, and lets the server close when all have said what for."""
-        over = self._asked_at is not None and self._loop.time() > self._asked_at + self._limit
-        if door.crowded() and not over:
-            self._later(LOOK, self._let_in, door, close)
+    def _accept_pending(self, sockets: "ListenSockets", close_server: Callable[[], None]) -> None:
+        """Waits until the server has accepted every pending connection, then stops accepting."""
+        timed_out = self._signalled_at is not None and self._loop.time() > self._signalled_at + self._timeout
+        if sockets.has_pending_connections() and not timed_out:
+            self._call_later(POLL_INTERVAL, self._accept_pending, sockets, close_server)
             return
-        door.leave()
-        self._later(LAST_WORDS, self._finish, door, close)
+        sockets.stop_accepting()
+        self._call_later(SETTLE_TIME, self._close_server, sockets, close_server)
 
-    def _finish(self, door: "Door", close: Callable[[], None]) -> None:
-        door.refuse()
-        close()
+    def _close_server(self, sockets: "ListenSockets", close_server: Callable[[], None]) -> None:
+        sockets.refuse_connections()
+        close_server()
 
-    def _later(self, pause: float, act: Callable[..., None], *arguments: Any) -> None:
-        self._timers.append(self._loop.call_later(pause, act, *arguments))
+    def _call_later(self, pause: float, function: Callable[..., None], *arguments: Any) -> None:
+        self._timers.append(self._loop.call_later(pause, function, *arguments))
 
 
-class Door:
-    """The listening sockets of a uvicorn server; no server, no sockets. One that is `shared` stays open to others.
+class ListenSockets:
+    """The listening sockets of a uvicorn server; empty for None. With `shared` only this server's listeners close.
 
-    BentoML's first process holds the same sockets and takes nothing from them: whoever came between the server's end
-    and its own would wait there and then be cut off. So the kernel has to refuse them; but a socket that is shut down
-    cuts off those that it has let in and nobody has taken. Hence the order: first no handshake begins, then all
-    that have ended one are taken, then the rest is refused.
+    BentoML's first process holds the same sockets open but never accepts. A connection made after the server has closed
+    would wait in the accept queue and be reset when that process exits, so the kernel has to refuse it. But `shutdown`
+    of a listening socket resets the connections in its accept queue. Hence three steps: drop new handshakes, accept
+    what is in the queue, then shut the sockets down.
     """
 
     def __init__(self, server: Any, shared: bool = False) -> None:
         self._listeners = list(getattr(server, "servers", ()))
-        found = [] if shared else [one for listener in self._listeners for one in listener.sockets]
-        self._sockets = [socket.socket(fileno=os.dup(one.fileno())) for one in found]
+        exclusive = [] if shared else [sock for listener in self._listeners for sock in listener.sockets]
+        self._sockets = [socket.socket(fileno=os.dup(sock.fileno())) for sock in exclusive]
 
-    def shut(self) -> None:
-        """Has the kernel pass over new handshakes; who sends one tries again after a second, and is refused then."""
-        program = ctypes.create_string_buffer(b"".join(NO_HANDSHAKES))
-        where = struct.pack("@HP", len(NO_HANDSHAKES), ctypes.addressof(program))
-        for one in self._sockets:
-            with contextlib.suppress(OSError):  # a kernel that cannot: then the few on their way are cut off
-                one.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, where)
+    def drop_handshakes(self) -> None:
+        """Makes the kernel drop new handshakes. A client's retry, a second later, is refused by then."""
+        program = ctypes.create_string_buffer(b"".join(DROP_SYN_FILTER))
+        filter_program = struct.pack("@HP", len(DROP_SYN_FILTER), ctypes.addressof(program))
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):  # without filters the few handshakes in progress are reset
+                sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_program)
 
-    def crowded(self) -> bool:
-        """Whether somebody waits to be taken; nobody does once another process has had the kernel refuse them."""
-        waiting = select.poll()
-        for one in self._sockets:
-            waiting.register(one, select.POLLIN)
-        return any(not event & select.POLLHUP for _, event in waiting.poll(0))
+    def has_pending_connections(self) -> bool:
+        """Whether the accept queue holds a connection; False once another process has shut the socket down."""
+        poll = select.poll()
+        for sock in self._sockets:
+            poll.register(sock, select.POLLIN)
+        return any(not event & select.POLLHUP for _, event in poll.poll(0))
 
-    def leave(self) -> None:
-        """Takes no more. Whoever shares the sockets has done the same when `refuse` is called."""
+    def stop_accepting(self) -> None:
+        """Closes the server's listeners. Workers that share them have done so before `refuse_connections`."""
         for listener in self._listeners:
             listener.close()
 
-    def refuse(self) -> None:
-        """Has the kernel refuse connections. A server that is started anew with the same sockets opens them again."""
-        for one in self._sockets:
-            with one, contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-                one.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    def refuse_connections(self) -> None:
+        """Makes the kernel refuse connections. A server started later on the same sockets listens again."""
+        for sock in self._sockets:
+            with sock, contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+                sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)

@@ -1,4 +1,4 @@
-"""Every metric of the gateway, declared once, and the one place where a record is observed."""
+"""Every metric of the gateway, declared once and set from the records of finished requests."""
 
 import functools
 from bisect import bisect_right
@@ -12,77 +12,82 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.observability.record import Record
 
-# Unknown names come from clients: they share one label value, or every typing error would be a series of its own.
+# The label value for every model name that is not served: names from clients must not create time series.
 UNKNOWN = "unknown"
 LABELS = ("model", "variant", "endpoint")
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+GAP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 
 
-class Gaps(Histogram):
-    """A histogram that takes all gaps of a stream at once: one by one they would cost more than their events."""
+class GapHistogram(Histogram):
+    """A histogram that observes all gaps of a stream at once, which costs less than one call per event."""
 
     def observe_all(self, gaps: Iterable[float]) -> None:
-        """Counts them, in seconds."""
-        ordered = sorted(gaps)
-        below = 0
+        """Observes each gap, in seconds."""
+        sorted_gaps = sorted(gaps)
+        counted = 0
         for bound, bucket in zip(self._upper_bounds, self._buckets, strict=True):
-            within = bisect_right(ordered, bound)
-            if within > below:
-                bucket.inc(within - below)
-                below = within
-        self._sum.inc(sum(ordered))
+            up_to_bound = bisect_right(sorted_gaps, bound)
+            if up_to_bound > counted:
+                bucket.inc(up_to_bound - counted)
+                counted = up_to_bound
+        self._sum.inc(sum(sorted_gaps))
 
 
 class Metrics:
-    """The gateway's metrics in a registry of their own; `shared` is the folder where those of several workers meet."""
+    """The gateway's metrics, in a registry of their own.
+
+    `shared` is prometheus_client's multiprocess folder; None where there is only one worker.
+    """
 
     def __init__(self, shared: Path | None = None) -> None:
         self._shared = shared
         self.registry = registry = CollectorRegistry()
-        # Remembers what `labels` found, one for each series: looking them up costs half of it all.
-        self._of = functools.cache(_child)
+        # Caches the result of `labels`, whose lookup takes half of the time of `observe`.
+        self._series = functools.cache(_labelled)
         self.requests = Counter(
-            "roundhouse_requests", "Requests ended, by outcome.", (*LABELS, "outcome"), registry=registry
+            "roundhouse_requests", "Finished requests by outcome.", (*LABELS, "outcome"), registry=registry
         )
         self.errors = Counter(
-            "roundhouse_errors", "Requests that ended in an error, by its code.", (*LABELS, "code"), registry=registry
+            "roundhouse_errors", "Requests that ended in an error, by error code.", (*LABELS, "code"), registry=registry
         )
         self.in_flight = Gauge(
-            "roundhouse_in_flight", "Requests being answered now.", ("model",), registry=registry,
+            "roundhouse_requests_in_flight", "Requests that hold a slot at a replica.", ("model",), registry=registry,
             multiprocess_mode="livesum",
         )  # fmt: skip
         self.queued = Gauge(
-            "roundhouse_queued", "Requests waiting for a place at an engine.", ("model",), registry=registry,
+            "roundhouse_requests_queued", "Requests waiting for a slot at a replica.", ("model",), registry=registry,
             multiprocess_mode="livesum",
         )  # fmt: skip
         self.demand = Gauge(
-            "roundhouse_demand", "Requests of a model, running and waiting: what an autoscaler should follow.",
+            "roundhouse_demand", "Requests of a model, in flight and queued: the value for an autoscaler.",
             ("model",), registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
-        self.reload_failed = Gauge(
-            "roundhouse_reload_failed", "Whether the fleet file as it is now was refused (1) or is in use (0).",
-            registry=registry, multiprocess_mode="livemax",
+        self.last_reload_successful = Gauge(
+            "roundhouse_config_last_reload_successful",
+            "Whether the last read of the fleet file was applied (1) or refused (0).",
+            registry=registry, multiprocess_mode="livemin",
         )  # fmt: skip
-        self.kept_bytes = Gauge(
-            "roundhouse_kept_answers_bytes", "Memory of answers that an Idempotency-Key stands for.",
+        self.last_reload_successful.set(1)
+        self.idempotency_cache_bytes = Gauge(
+            "roundhouse_idempotency_cache_bytes", "Approximate size of the responses kept for an Idempotency-Key.",
             registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
-        self.loop_delay = Histogram(
-            "roundhouse_event_loop_delay_seconds", "How late the gateway is for what it does four times a second.",
-            registry=registry, buckets=GAPS,
+        self.event_loop_lag = Histogram(
+            "roundhouse_event_loop_lag_seconds", "Delay of a timer that is due four times a second.",
+            registry=registry, buckets=GAP_BUCKETS,
         )  # fmt: skip
         self.ttft = Histogram(
-            "roundhouse_time_to_first_token_seconds", "From arrival to the first output of a stream.", LABELS,
-            registry=registry, buckets=SECONDS,
+            "roundhouse_time_to_first_token_seconds", "From arrival to the first output event of a streamed response.",
+            LABELS, registry=registry, buckets=DURATION_BUCKETS,
         )  # fmt: skip
-        self.itl = Gaps(
-            "roundhouse_inter_token_latency_seconds", "Gaps between output events of a stream.", LABELS,
-            registry=registry, buckets=GAPS,
+        self.itl = GapHistogram(
+            "roundhouse_inter_token_latency_seconds", "Gaps between the output events of a streamed response.", LABELS,
+            registry=registry, buckets=GAP_BUCKETS,
         )  # fmt: skip
         self.duration = Histogram(
-            "roundhouse_request_duration_seconds", "From arrival to the end of the answer.", LABELS,
-            registry=registry, buckets=SECONDS,
+            "roundhouse_request_duration_seconds", "From arrival to the end of the response.", LABELS,
+            registry=registry, buckets=DURATION_BUCKETS,
         )  # fmt: skip
         self.tokens = Counter(
             "roundhouse_tokens", "Tokens by kind: prompt (in) and completion (out).", (*LABELS, "kind"),
@@ -97,29 +102,29 @@ class Metrics:
         )  # fmt: skip
 
     def observe(self, record: Record) -> None:
-        """Counts one ended request."""
-        of, labels = self._of, (record.model or UNKNOWN, record.variant or UNKNOWN, record.endpoint)
-        of(self.requests, *labels, record.outcome).inc()
+        """Observes one finished request."""
+        series, labels = self._series, (record.model or UNKNOWN, record.variant or UNKNOWN, record.endpoint)
+        series(self.requests, *labels, record.outcome).inc()
         if record.code:
-            of(self.errors, *labels, record.code).inc()
-        of(self.duration, *labels).observe(record.duration)
+            series(self.errors, *labels, record.code).inc()
+        series(self.duration, *labels).observe(record.duration)
         if record.streamed and record.ttft is not None:
-            of(self.ttft, *labels).observe(record.ttft)
-            of(self.itl, *labels).observe_all(record.gaps)
+            series(self.ttft, *labels).observe(record.ttft)
+            series(self.itl, *labels).observe_all(record.gaps)
         if record.prompt_tokens:
-            of(self.tokens, *labels, "prompt").inc(record.prompt_tokens)
+            series(self.tokens, *labels, "prompt").inc(record.prompt_tokens)
         if record.completion_tokens:
-            of(self.tokens, *labels, "completion").inc(record.completion_tokens)
+            series(self.tokens, *labels, "completion").inc(record.completion_tokens)
         if record.attempts > 1:
-            of(self.retries, record.model).inc(record.attempts - 1)
+            series(self.retries, record.model).inc(record.attempts - 1)
 
-    def show_replicas(self, counts: Iterable[tuple[str, str, int]]) -> None:
-        """Sets the replicas gauge from (model, state, count) rows."""
+    def set_replicas(self, counts: Iterable[tuple[str, str, int]]) -> None:
+        """Sets the replica gauge from rows of (model, state, count)."""
         for model, state, count in counts:
             self.replicas.labels(model, state).set(count)
 
     def text(self) -> bytes:
-        """All of it in Prometheus's text format, every worker's where there are several."""
+        """The metrics in Prometheus' text format, aggregated over all workers."""
         registry = self.registry
         if self._shared:
             registry = CollectorRegistry()
@@ -127,5 +132,5 @@ class Metrics:
         return generate_latest(registry)
 
 
-def _child(metric: Any, *labels: str) -> Any:
+def _labelled(metric: Any, *labels: str) -> Any:
     return metric.labels(*labels)

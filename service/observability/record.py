@@ -1,4 +1,4 @@
-"""`Record`: what happened to one request. Metrics, the log line and everything else observed are derived from it."""
+"""`Record`: what happened to one request. Its metrics and its log line are derived from it."""
 
 import json
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import msgspec
 
 from service.errors import ApiError
 
-DELETE = b"\x7f"  # the one character of ASCII that is not printable and that JSON does not escape
+DELETE = b"\x7f"  # the only non-printable ASCII character that JSON does not escape
 Outcome = Literal["complete", "refused", "failed", "cancelled"]
 
 
@@ -17,9 +17,10 @@ Outcome = Literal["complete", "refused", "failed", "cancelled"]
 class Record:
     """Filled along the path of a request, observed once at its end.
 
-    Times are float seconds of the monotonic clock; `outputs` holds that of each event of output.
-    `outcome` is *complete* (the engine finished), *refused* (a 4xx or 503 of ours), *failed* (5xx, or broken off
-    midway) or *cancelled* (the client left).
+    Times are float seconds of the monotonic clock; `output_times` has one entry per output event.
+    `outcome` is *complete* (the engine finished), *refused* (the gateway's 4xx or 503), *failed* (5xx, or broken off
+    midway) or *cancelled* (the client disconnected). `replayed` says that the response came from the idempotency
+    cache; its tokens were counted when it was generated.
     """
 
     request_id: str
@@ -32,11 +33,12 @@ class Record:
     variant: str = ""
     family: str = ""
     replica: str = ""
-    route: str = ""
+    route_reason: str = ""
     streamed: bool = False
+    replayed: bool = False
     attempts: int = 0
     admitted: float | None = None
-    outputs: list[float] = field(default_factory=list)
+    output_times: list[float] = field(default_factory=list)
     ended: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -46,43 +48,43 @@ class Record:
     code: str | None = None
     outcome: Outcome = "complete"
 
-    def use(self, usage: dict[str, Any]) -> None:
-        """Takes the token counts from a `usage` object of OpenAI's or Anthropic's shape."""
+    def update_usage(self, usage: dict[str, Any]) -> None:
+        """Sets the token counts from an OpenAI or Anthropic `usage` object; missing and zero counts change nothing."""
         details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
         self.prompt_tokens = _count(usage, "prompt_tokens", "input_tokens") or self.prompt_tokens
         self.completion_tokens = _count(usage, "completion_tokens", "output_tokens") or self.completion_tokens
         cached = _count(details, "cached_tokens") or _count(usage, "cache_read_input_tokens")
         self.cached_tokens = cached or self.cached_tokens
 
-    def forget(self) -> None:
-        """Drops what a failed attempt left behind, before another replica is asked."""
+    def reset_attempt(self) -> None:
+        """Clears what a failed attempt has set, before the request is retried."""
         self.finish_reason = None
         self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
-        self.outputs.clear()
+        self.output_times.clear()
 
     def fail(self, error: ApiError) -> None:
-        """Notes the error that the client gets."""
+        """Sets outcome and code from the error that the client gets."""
         self.code = error.code
         self.outcome = "refused" if error.status < 500 or error.status == 503 else "failed"
 
     @property
     def ttft(self) -> float | None:
-        """Seconds from the request's arrival to its first output."""
-        return self.outputs[0] - self.started if self.outputs else None
+        """Time to first token: seconds from arrival to the first output event; None without output."""
+        return self.output_times[0] - self.started if self.output_times else None
 
     @property
     def gaps(self) -> list[float]:
-        """Seconds between consecutive events of output (ITL)."""
-        return [later - earlier for earlier, later in pairwise(self.outputs)]
+        """Inter-token latencies: seconds between consecutive output events."""
+        return [later - earlier for earlier, later in pairwise(self.output_times)]
 
     @property
     def duration(self) -> float:
-        """Seconds from arrival to end; 0 while it runs."""
+        """Seconds from arrival to the end of the response; 0 while the request runs."""
         return 0.0 if self.ended is None else self.ended - self.started
 
 
-class Line(msgspec.Struct):
-    """What is logged of a request, in the order in which it is written."""
+class LogLine(msgspec.Struct):
+    """The fields of a request's log line, in their order."""
 
     time: str
     event: str
@@ -94,8 +96,9 @@ class Line(msgspec.Struct):
     model: str
     variant: str
     replica: str
-    route: str
+    route_reason: str
     streamed: bool
+    replayed: bool
     attempts: int
     status: int
     code: str | None
@@ -104,15 +107,15 @@ class Line(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
-    waited_s: float | None
+    time_to_admission_s: float | None
     ttft_s: float | None
     duration_s: float | None
 
 
 def log_line(record: Record, timestamp: str) -> str:
-    """The record as one line of JSON. It never holds prompts or outputs."""
+    """The record as one line of printable ASCII JSON, without prompts or outputs."""
     started = record.started
-    fields = Line(
+    fields = LogLine(
         timestamp,
         "request",
         record.request_id,
@@ -123,8 +126,9 @@ def log_line(record: Record, timestamp: str) -> str:
         record.model,
         record.variant,
         record.replica,
-        record.route,
+        record.route_reason,
         record.streamed,
+        record.replayed,
         record.attempts,
         record.status,
         record.code,
@@ -139,15 +143,15 @@ def log_line(record: Record, timestamp: str) -> str:
     )
     try:
         line = msgspec.json.encode(fields)
-    except UnicodeEncodeError:  # half of a character, which only an escape can write
+    except UnicodeEncodeError:  # a lone surrogate, from an escape in the request's JSON
         return json.dumps(msgspec.structs.asdict(fields))
-    # What a client wrote may hold more than plain ASCII. That is escaped, at a price that few lines pay.
-    plain = line.isascii() and DELETE not in line
-    return line.decode() if plain else json.dumps(msgspec.structs.asdict(fields))
+    # Text from the client may contain other characters; the slower encoder escapes those, which few lines need.
+    is_plain = line.isascii() and DELETE not in line
+    return line.decode() if is_plain else json.dumps(msgspec.structs.asdict(fields))
 
 
 def _count(usage: dict[str, Any], *keys: str) -> int:
-    """The first of `keys` that holds a number of tokens."""
+    """The first positive count among `keys`, or 0."""
     for key in keys:
         value = usage.get(key)
         if isinstance(value, int) and value > 0:
@@ -155,6 +159,6 @@ def _count(usage: dict[str, Any], *keys: str) -> int:
     return 0
 
 
-def _seconds(since: float, until: float | None) -> float | None:
-    """To the microsecond; `round` itself costs twice as much."""
-    return None if until is None else int((until - since) * 1e6 + 0.5) / 1e6
+def _seconds(start: float, end: float | None) -> float | None:
+    """The difference in seconds, rounded to microseconds; `round` would take twice as long."""
+    return None if end is None else int((end - start) * 1e6 + 0.5) / 1e6

@@ -16,7 +16,7 @@ DTYPES = ("bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True)
-class Said:
+class Overrides:
     """What the user says of the model; None where the files or the name are to be asked.
 
     `source` is the repository's id or the folder; `template` a file under `models/templates/`.
@@ -32,7 +32,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Draft:
+class EntryDraft:
     """An entry's fields as they are to be written, its family, and what is missing, a sentence each."""
 
     family: str
@@ -40,7 +40,7 @@ class Draft:
     unknown: tuple[str, ...]
 
 
-def draft(said: Said, description: Description) -> Draft:
+def draft(said: Overrides, description: Description) -> EntryDraft:
     """The entry; raises IntakeError where something is missing that only the user can say."""
     name = names.parse(said.source)
     identifier = said.id or name.slug
@@ -71,7 +71,7 @@ def draft(said: Said, description: Description) -> Draft:
         raise IntakeError(f"a model of variant '{variant}' holds no conversation: leave --template out")
     if variant == "code":
         unknown.append("whether it fills in the middle: add 'infill:' to the entry if its makers say so")
-    return Draft(said.family or name.family or identifier, fields, tuple(unknown))
+    return EntryDraft(said.family or name.family or identifier, fields, tuple(unknown))
 
 
 def _add_network(fields: dict[str, Any], description: Description, unknown: list[str]) -> None:

@@ -9,10 +9,10 @@ import yaml
 from service.catalog import catalog
 from service.config.strict_yaml import ConfigError
 from service.onboarding.description import IntakeError
-from service.onboarding.draft import Draft
+from service.onboarding.draft import EntryDraft
 
 
-def text_of(draft: Draft, before: str | None) -> str:
+def text_of(draft: EntryDraft, before: str | None) -> str:
     """The family's file with the entry at its end; `before` is its text so far, None where there is none."""
     item = yaml.safe_dump([draft.fields], sort_keys=False, allow_unicode=True, default_flow_style=None, width=116)
     entry = "".join(f"  {line}\n" for line in item.splitlines())
@@ -23,7 +23,7 @@ def text_of(draft: Draft, before: str | None) -> str:
     return before.rstrip("\n") + "\n" + entry
 
 
-def write(folder: Path, draft: Draft) -> Path:
+def write(folder: Path, draft: EntryDraft) -> Path:
     """Adds the entry to `folder`; returns the file. Raises IntakeError, and then nothing has changed."""
     place = folder / f"{draft.family}.yaml"
     before = place.read_text(encoding="utf-8") if place.exists() else None

@@ -13,7 +13,7 @@ from service.planner.speed import Speed, speed
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryRequirement:
     """What a model needs on whatever GPU. Bytes; None is unknown, and `unknown` names the sizes that are missing.
 
     `active` are the parameters that one token makes use of, where that is not all of them. `token` and `request` are of
@@ -42,8 +42,8 @@ class Row:
     why: str | None
 
 
-def need(model: Model, demand: Demand) -> Need:
-    """The model's needs for one request of the asked context."""
+def memory_requirement(model: Model, demand: Demand) -> MemoryRequirement:
+    """What the model needs for one request of the asked context."""
     found = parts(model)
     network = model.network
     unknown = (*quantization.unknown(model), *blocks.missing(model))
@@ -53,7 +53,7 @@ def need(model: Model, demand: Demand) -> Need:
         each = blocks.token_bytes(network, model.shape, demand.kv_bytes)
         token = each * (full + sliding)
         request = each * (full * demand.context + sliding * min(model.shape.sliding_window or 0, demand.context))
-    return Need(
+    return MemoryRequirement(
         parameters=found.total if found else model.parameters,
         active=round(found.lookup + found.active) if found and found.experts else None,
         published=published_bytes(model),

@@ -11,6 +11,10 @@ from service.planner.gpus import Gpu
 
 Form = Literal["bf16", "fp8", "int4", "mxfp4"]
 
+# What the formats are called that people ask for, and the form that each of them is.
+FORMATS: Mapping[str, Form] = MappingProxyType(
+    {"bf16": "bf16", "fp16": "bf16", "fp8": "fp8", "int4": "int4", "awq": "int4", "gptq": "int4", "mxfp4": "mxfp4"}
+)
 GROUP = 128  # weights that share one scale and one zero point in the usual AWQ and GPTQ copies
 SCALE_BITS, ZERO_BITS = 16, 4
 MX_GROUP, MX_SCALE_BITS = 32, 8  # of the Open Compute microscaling formats

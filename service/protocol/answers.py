@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from service.errors import ApiError, invalid, unavailable, upstream_failed
-from service.fleet.fleet import Served
+from service.errors import ApiError, ErrorCode
+from service.fleet.served_model import ServedModel
 from service.observability.record import Record
 
 TOO_LONG = re.compile(rb"maximum context length is (\d+) tokens\D+(\d+)")
@@ -34,7 +34,7 @@ class Choice(msgspec.Struct):
 ABSENT = msgspec.Raw()
 
 
-class Answer(msgspec.Struct):
+class EngineAnswer(msgspec.Struct):
     """What is read of an answer; the rest is only checked for being JSON."""
 
     usage: dict[str, Any] | None = None
@@ -44,15 +44,15 @@ class Answer(msgspec.Struct):
     data: msgspec.Raw = ABSENT
 
 
-ANSWER = msgspec.json.Decoder(Answer)
+ANSWER = msgspec.json.Decoder(EngineAnswer)
 
 
-def note(record: Record, body: bytes) -> None:
+def record_answer(record: Record, body: bytes) -> None:
     """Takes usage and finish reason from a whole answer; raises BrokenAnswerError where it ended by `abort`."""
     try:
         answer = ANSWER.decode(body)
         usage = answer.usage or {}
-        record.use(usage)
+        record.update_usage(usage)
         reason = answer.choices[0].finish_reason if answer.choices else None
         reason = reason or answer.stop_reason or answer.status
         silent = 0 in (usage.get("completion_tokens"), usage.get("output_tokens")) and answer.data is ABSENT
@@ -70,46 +70,48 @@ def is_death(body: bytes) -> bool:
     return b"EngineCore" in body or b"EngineDead" in body
 
 
-def refusal(status: int, body: bytes, served: Served) -> ApiError:
+def upstream_error(status: int, body: bytes, served: ServedModel) -> ApiError:
     """The engine's error in our words. Its own text stays in its log: it can hold addresses, paths and prompts."""
     if status == 503:
-        return unavailable(f"The engine of '{served.id}' is full. Try again later.", "overloaded", 1.0)
+        message = f"The engine of '{served.id}' is full. Try again later."
+        return ApiError(ErrorCode.OVERLOADED, message, retry_after=1.0)
     if status not in (400, 413, 422):
-        return upstream_failed(f"The engine of '{served.id}' failed (status {status}).")
+        return ApiError(ErrorCode.UPSTREAM_ERROR, f"The engine of '{served.id}' failed (status {status}).")
     if found := TOO_LONG.search(body):
         limit, given = int(found[1]), int(found[2])
-        return invalid(
+        return ApiError(
+            ErrorCode.CONTEXT_LENGTH_EXCEEDED,
             f"The prompt has at least {given} tokens and the context of '{served.id}' is {limit} tokens. Shorten it.",
             "messages" if b"messages" in body else None,
-            "context_length_exceeded",
         )
     if found := TOO_MANY.search(body):
-        return invalid(
+        return ApiError(
+            ErrorCode.CONTEXT_LENGTH_EXCEEDED,
             f"max_tokens is {int(found[1])} and the context of '{served.id}' is {int(found[2])} tokens. Ask for fewer.",
             "max_tokens",
-            "context_length_exceeded",
         )
     if b"default chat template is no longer allowed" in body:
-        return invalid(
-            f"'{served.id}' has no chat template: name one as 'template' in the fleet file, or use /v1/completions.",
+        return ApiError(
+            ErrorCode.NO_CHAT_TEMPLATE,
+            f"'{served.id}' has no chat template: set 'chat_template' in the fleet file, or use /v1/completions.",
             "messages",
-            "no_chat_template",
         )
     param = _param(body)
     if param is None and (why := _refused_by_template(body, served)):
         return why
     if b"tool choice requires" in body or b"tool-call-parser" in body:
-        return invalid(
+        return ApiError(
+            ErrorCode.TOOLS_NOT_SERVED,
             f"'{served.id}' is served without tool calls: set enable_auto_tool_choice and tool_call_parser in its "
             "engine settings, or leave 'tools' out.",
             "tools",
-            "tools_not_served",
         )
     where = f" '{param}'" if param else " its contents"
-    return invalid(f"The engine of '{served.id}' refused the request because of{where}.", param, "engine_refused")
+    message = f"The engine of '{served.id}' refused the request because of{where}."
+    return ApiError(ErrorCode.UPSTREAM_REJECTED, message, param)
 
 
-def _refused_by_template(body: bytes, served: Served) -> ApiError | None:
+def _refused_by_template(body: bytes, served: ServedModel) -> ApiError | None:
     """Why the model's prompt format cannot hold the conversation, if that is what the engine says."""
     if found := OUT_OF_TURN.search(body):
         expected, role = found[1].decode(), found[2].decode()
@@ -127,7 +129,7 @@ def _refused_by_template(body: bytes, served: Served) -> ApiError | None:
         why = f"The chat template of '{served.id}' refuses these messages: check the roles and their order."
     else:
         return None
-    return invalid(why, "messages", "template_refused")
+    return ApiError(ErrorCode.INVALID_CONVERSATION, why, "messages")
 
 
 def _param(body: bytes) -> str | None:

@@ -11,7 +11,7 @@ from service.protocol import validation_errors
 from service.protocol.requests import Body
 
 
-def read(kind: type[Body], body: bytes, extra_fields: Collection[str] = ()) -> Body:
+def parse_body(kind: type[Body], body: bytes, extra_fields: Collection[str] = ()) -> Body:
     """The body as a `kind`; raises the 400 that says which field is wrong and how.
 
     `extra_fields` are names the fleet lets through to the engine unread.
@@ -26,10 +26,10 @@ def read(kind: type[Body], body: bytes, extra_fields: Collection[str] = ()) -> B
                 body = json.dumps({key: value for key, value in fields.items() if key not in unread}).encode()
         return _decoder(kind).decode(body)
     except (ValueError, RecursionError) as error:
-        raise validation_errors.refusal(error, kind) from None
+        raise validation_errors.api_error(error, kind) from None
 
 
-def edited(body: bytes, fields: dict[str, Any]) -> bytes:
+def with_fields(body: bytes, fields: dict[str, Any]) -> bytes:
     """The JSON object in `body` with `fields` set anew, the client's own bytes otherwise untouched.
 
     The fields are appended: every JSON reader in use here takes the last of two members with one name.

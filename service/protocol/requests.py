@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta, Struct
 
 from service.catalog.chat_templates import Order
-from service.errors import invalid
 from service.protocol import validation_errors
 
 Tokens = Annotated[int, Meta(ge=1, le=2**31)]
@@ -114,7 +113,7 @@ class Sampling(Body):
 
     def __post_init__(self) -> None:
         if self.stream_options and not self.stream:
-            raise invalid("stream_options is only allowed with stream: true.")
+            raise validation_errors.contradiction("stream_options is only allowed with stream: true.")
 
 
 class ChatRequest(Sampling, kw_only=True):
@@ -142,7 +141,9 @@ class ChatRequest(Sampling, kw_only=True):
         _is_off("store", self.store)
         both = self.max_tokens is not None and self.max_completion_tokens is not None
         if both and self.max_tokens != self.max_completion_tokens:
-            raise invalid("max_tokens and max_completion_tokens differ; send only max_completion_tokens.")
+            raise validation_errors.contradiction(
+                "max_tokens and max_completion_tokens differ; send only max_completion_tokens."
+            )
 
 
 class CompletionRequest(Sampling, kw_only=True):
@@ -159,13 +160,15 @@ class CompletionRequest(Sampling, kw_only=True):
         Sampling.__post_init__(self)
         _are_alike("prompt", self.prompt, 8)
         if self.suffix is not None and not isinstance(self.prompt, str):
-            raise invalid("with suffix, prompt must be one string: the text before the gap.")
+            raise validation_errors.contradiction("with suffix, prompt must be one string: the text before the gap.")
         if self.suffix is not None and self.echo:
-            raise invalid("echo and suffix do not go together: what the engine reads is not the prompt you sent.")
+            raise validation_errors.contradiction(
+                "echo and suffix do not go together: what the engine reads is not the prompt you sent."
+            )
         if self.suffix is None and self.infill_order is not None:
-            raise invalid("infill_order is only allowed with suffix.")
+            raise validation_errors.contradiction("infill_order is only allowed with suffix.")
         if self.echo and self.logprobs is not None:
-            raise invalid("echo and logprobs do not go together here.")
+            raise validation_errors.contradiction("echo and logprobs do not go together here.")
 
 
 class Item(Struct, gc=False):
@@ -252,7 +255,7 @@ class EmbeddingsRequest(Body, kw_only=True):
 
 def _is_off(name: str, value: bool | None) -> None:
     if value:
-        raise validation_errors.wrong(name, "it should be false")
+        raise validation_errors.invalid_value(name, "it should be false")
 
 
 def _are_alike(name: str, value: str | list[Any], most: int) -> None:
@@ -261,6 +264,6 @@ def _are_alike(name: str, value: str | list[Any], most: int) -> None:
         return
     kinds = set(map(type, value))
     if len(kinds) > 1:
-        raise validation_errors.wrong(name, "it should be texts only, or token ids only")
+        raise validation_errors.invalid_value(name, "it should be texts only, or token ids only")
     if int not in kinds and len(value) > most:
-        raise validation_errors.wrong(name, f"it should be a list of at most {most} items")
+        raise validation_errors.invalid_value(name, f"it should be a list of at most {most} items")

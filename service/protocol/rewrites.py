@@ -8,7 +8,7 @@ from typing import Any
 
 from service.catalog import chat_templates
 from service.catalog.model import Chat, Infill, Model
-from service.errors import invalid
+from service.errors import ApiError, ErrorCode
 from service.protocol.requests import Body, ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, Sampling
 from service.protocol.streams import Dialect
 
@@ -19,7 +19,7 @@ CONVERSATIONS = (ChatRequest, MessagesRequest, ResponsesRequest)
 
 
 @dataclass(frozen=True)
-class Ends:
+class StopConditions:
     """What ends an answer besides the tokenizer's EOS: what the catalogue adds, and then what the client asked for."""
 
     asked: tuple[str | int, ...]
@@ -40,14 +40,14 @@ class Ends:
             fields["stop_token_ids"] = [end for end in every if isinstance(end, int)]
         return fields
 
-    def hidden(self, dialect: Dialect) -> Callable[[bytes], bytes]:
+    def redact_stop_reason(self, dialect: Dialect) -> Callable[[bytes], bytes]:
         """Takes out of an answer, or out of whole events of one, which of the added ends it came to.
 
         The client knows nothing of them: to it the turn just ended.
         """
         if not self.added:
             return bytes
-        ends = b"|".join(re.escape(json.dumps(end, ensure_ascii=False).encode()) for end in self.added)
+        stop_conditions = b"|".join(re.escape(json.dumps(end, ensure_ascii=False).encode()) for end in self.added)
         if dialect == "messages":
             said, instead = (
                 b'"stop_reason": ?"stop_sequence", ?"stop_sequence": ?',
@@ -56,14 +56,14 @@ class Ends:
         else:
             said, instead = b'"stop_reason": ?', b'"stop_reason":null'
         # Within a text every quotation mark is escaped, so what an engine wrote is never taken for one of its fields.
-        field = re.compile(said + b"(?:" + ends + b")(?=[,}])")
+        field = re.compile(said + b"(?:" + stop_conditions + b")(?=[,}])")
         return lambda answer: field.sub(instead, answer)
 
 
-NONE_ADDED = Ends((), ())
+NONE_ADDED = StopConditions((), ())
 
 
-def ends(request: Body, model: Model) -> Ends:
+def stop_conditions(request: Body, model: Model) -> StopConditions:
     """What must end the answer to `request`: a model that converses has its own, and so has one that fills in."""
     form: Chat | Infill | None = None
     if isinstance(request, CONVERSATIONS):
@@ -74,10 +74,12 @@ def ends(request: Body, model: Model) -> Ends:
         return NONE_ADDED
     asked = tuple(dict.fromkeys(_asked(request)))
     added: list[str | int] = [*form.stop, *form.stop_token_ids]
-    return Ends(asked, tuple(dict.fromkeys(end for end in added if end not in asked)))
+    return StopConditions(asked, tuple(dict.fromkeys(end for end in added if end not in asked)))
 
 
-def edits(request: Body, name: str, model: Model, dialect: Dialect, ends: Ends) -> dict[str, Any]:
+def rewrites(
+    request: Body, name: str, model: Model, dialect: Dialect, stop_conditions: StopConditions
+) -> dict[str, Any]:
     """The fields of the body that the engine, which knows `model` as `name`, must get otherwise than written.
 
     `ends` are what must end the answer. Raises the 400 for an order of infilling that the model was not trained on.
@@ -93,7 +95,7 @@ def edits(request: Body, name: str, model: Model, dialect: Dialect, ends: Ends) 
         fields["chat_template_kwargs"] = {"bos_is_added": True}
     if isinstance(request, CompletionRequest) and request.suffix is not None and isinstance(request.prompt, str):
         fields |= _infilling(request, request.prompt, request.suffix, model)
-    return fields | ends.fields(dialect) if ends.added else fields
+    return fields | stop_conditions.fields(dialect) if stop_conditions.added else fields
 
 
 def _infilling(request: CompletionRequest, prefix: str, suffix: str, model: Model) -> dict[str, Any]:
@@ -102,9 +104,8 @@ def _infilling(request: CompletionRequest, prefix: str, suffix: str, model: Mode
     order, known = request.infill_order or "prefix_first", chat_templates.orders(model.infill)
     if order not in known:
         names = " or ".join(f"'{one}'" for one in known)
-        raise invalid(
-            f"'{model.id}' does not fill in the middle '{order}': send {names}.", "infill_order", "wrong_order"
-        )
+        message = f"'{model.id}' does not fill in the middle '{order}': send {names}."
+        raise ApiError(ErrorCode.UNSUPPORTED_INFILL_ORDER, message, "infill_order")
     return {"prompt": chat_templates.infill(model.infill, prefix, suffix, order), "suffix": None}
 
 

@@ -47,7 +47,7 @@ class Watch:
 
     def __init__(self, record: Record, dialect: Dialect, hide_usage: bool) -> None:
         self._record, self._dialect, self._hide_usage = record, dialect, hide_usage
-        self._ends, self._output = ENDS[dialect], record.outputs.append
+        self._ends, self._output = ENDS[dialect], record.output_times.append
         self._rest = b""
         self.finished = False
 
@@ -77,7 +77,7 @@ class Watch:
     @property
     def begun(self) -> bool:
         """Whether there was any output, or an end without one."""
-        return bool(self._record.outputs) or self.finished
+        return bool(self._record.output_times) or self.finished
 
     def _passes(self, event: bytes, now: float) -> bool:
         # All but the first and the last few events of the OpenAI dialect are text and no more.
@@ -94,7 +94,7 @@ class Watch:
             if USAGE in event:
                 self._note_usage(event)
             # An engine that was told to stop ends a stream so: without a reason, or with nothing said.
-            said = self._record.outputs or self._record.completion_tokens
+            said = self._record.output_times or self._record.completion_tokens
             if self._record.finish_reason is None if self._dialect == "openai" else not said:
                 raise BrokenStreamError
             self.finished = True
@@ -125,7 +125,7 @@ class Watch:
             payload = json.loads(event[event.index(b"data: ") + 6 :])
             # Anthropic's first event and the last one of the Responses API carry it one level down.
             holder = payload.get("response") or payload.get("message") or payload
-            self._record.use(holder.get("usage") or {})
+            self._record.update_usage(holder.get("usage") or {})
             if self._dialect == "responses":
                 self._record.finish_reason = holder.get("status")
         except (ValueError, AttributeError):

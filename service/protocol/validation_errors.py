@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import DecodeError, ValidationError, inspect
 
-from service.errors import ApiError, invalid
+from service.errors import ApiError, ErrorCode
 
 NAMES = {
     "int": "an integer",
@@ -32,7 +32,7 @@ TYPE = re.compile(r"Expected `([^`]+)`, got `(\w+)`")
 STEP = re.compile(r"[a-z_]\w*|\[")
 
 
-def refusal(error: ValueError | RecursionError, kind: type) -> ApiError:
+def api_error(error: ValueError | RecursionError, kind: type) -> ApiError:
     """The 400 for what kept a body from being read as a `kind`."""
     if isinstance(error, RecursionError):
         return _no_json("it is nested too deeply")
@@ -47,22 +47,27 @@ def refusal(error: ValueError | RecursionError, kind: type) -> ApiError:
     if found := UNKNOWN.fullmatch(what):
         # The client's own word, whatever it is; cut short, because it is repeated in the answer.
         unknown = _member(where, found[1][:64])
-        return invalid(f"Unknown parameter: '{unknown}'. Leave it out.", unknown, "unknown_parameter")
+        return ApiError(ErrorCode.UNKNOWN_PARAMETER, f"Unknown parameter: '{unknown}'. Leave it out.", unknown)
     if found := MISSING.fullmatch(what):
         name = _member(where, found[1])
-        return invalid(f"'{name}' is required.", name, "missing_required_parameter")
+        return ApiError(ErrorCode.MISSING_REQUIRED_PARAMETER, f"'{name}' is required.", name)
     if not where:
-        return invalid("The body must be a JSON object.", code="invalid_json")
-    return wrong(where, _should(what, kind, where))
+        return ApiError(ErrorCode.INVALID_JSON, "The body must be a JSON object.")
+    return invalid_value(where, _should(what, kind, where))
 
 
-def wrong(name: str, why: str) -> ApiError:
+def invalid_value(name: str, why: str) -> ApiError:
     """The 400 for a value that a field cannot have."""
-    return invalid(f"'{name}' is wrong: {why}.", name, "invalid_value")
+    return ApiError(ErrorCode.INVALID_VALUE, f"'{name}' is wrong: {why}.", name)
+
+
+def contradiction(message: str) -> ApiError:
+    """The 400 for fields that do not go together."""
+    return ApiError(ErrorCode.INVALID_REQUEST, message)
 
 
 def _no_json(why: str) -> ApiError:
-    return invalid(f"The body is not valid JSON: {why[0].lower()}{why[1:]}.", code="invalid_json")
+    return ApiError(ErrorCode.INVALID_JSON, f"The body is not valid JSON: {why[0].lower()}{why[1:]}.")
 
 
 def _member(where: str, name: str) -> str:

@@ -6,9 +6,9 @@ from functools import cached_property
 
 from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 from service.observability.record import Record
-from service.protocol.request_headers import Wishes
+from service.protocol.request_headers import RequestOptions
 from service.protocol.requests import Body
 from service.protocol.streams import Dialect
 from service.relay.quarantine import fingerprint
@@ -21,27 +21,27 @@ BYTES_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long a request to one model may wait, in seconds: for a place, for an engine that wakes, and for its answer.
+class RequestTimeouts:
+    """The timeouts of requests to one model, in seconds: in the queue, for activation from zero, and of the exchange.
 
-    `streamed` and `whole` are an exchange's deadlines; a whole answer has no first token to wait for.
+    `streamed` and `whole` are deadlines of an exchange; a response that is not streamed has no first token to wait for.
     """
 
     queue: float
-    wake: float
+    activation: float
     streamed: Deadlines
     whole: Deadlines
 
     @classmethod
-    def of(cls, served: Served, settings: Settings) -> "Patience":
+    def of(cls, served: ServedModel, settings: Settings) -> "RequestTimeouts":
         """What the fleet says for this model, and the settings where it does not."""
-        waits = served.waits
-        idle, total = waits.idle or settings.idle_timeout, waits.total or settings.total_timeout
-        first = waits.first_token or settings.first_byte_timeout
-        connect, reader = settings.connect_timeout, settings.reader_timeout
+        timeouts = served.timeouts
+        idle, total = timeouts.idle or settings.idle_timeout, timeouts.total or settings.total_timeout
+        first = timeouts.first_token or settings.first_token_timeout
+        connect, reader = settings.connect_timeout, settings.client_write_timeout
         return cls(
-            waits.queue or settings.queue_timeout,
-            waits.wake or settings.wake_timeout,
+            timeouts.queue or settings.queue_timeout,
+            timeouts.activation or settings.activation_timeout,
             Deadlines(connect, min(first, total), idle, total, reader),
             Deadlines(connect, total, idle, total, reader),
         )
@@ -61,16 +61,16 @@ class Call:
     upstream: Upstream
     tenant: Tenant
     priority: Priority
-    wishes: Wishes
-    patience: Patience
+    options: RequestOptions
+    timeouts: RequestTimeouts
     record: Record
     body: bytes
     wire: bytes
-    hidden: Callable[[bytes], bytes]
-    until: float
+    redact_stop_reason: Callable[[bytes], bytes]
+    deadline: float
 
     @property
-    def served(self) -> Served:
+    def served(self) -> ServedModel:
         """The model that it goes to."""
         return self.target.served
 
@@ -90,9 +90,9 @@ class Call:
         record = self.record
         if counted := record.prompt_tokens + record.completion_tokens:
             return counted
-        return len(self.body) / BYTES_PER_TOKEN + len(record.outputs) if record.outputs else 0
+        return len(self.body) / BYTES_PER_TOKEN + len(record.output_times) if record.output_times else 0
 
     @property
     def deadlines(self) -> Deadlines:
         """Those of its exchange with a replica."""
-        return self.patience.streamed if self.record.streamed else self.patience.whole
+        return self.timeouts.streamed if self.record.streamed else self.timeouts.whole

@@ -1,19 +1,17 @@
-"""Requests that engines die of: who was there at two deaths is refused for a while, before it kills a third one."""
+"""Poison requests: one that was in flight at two engine crashes is refused for a while, before it causes a third."""
 
 import hashlib
 import json
-import math
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from service.errors import quarantined
+from service.errors import ApiError, ErrorCode, whole_seconds
 
 WINDOW = 600.0  # seconds
-MOST = 4096
-ENOUGH = 3  # deaths that convict everyone who was at all of them
-FEW = 4  # as many convict each other by two deaths; a larger crowd is one of clients that asked again together
+MOST = 4096  # fingerprints
+CRASHES = 2  # within the window; then the request is refused
 LARGEST_PARSED = 64 * 2**10  # bytes; a larger body counts as it is written
 
 
@@ -26,82 +24,67 @@ def fingerprint(path: str, body: bytes) -> bytes:
     return hashlib.blake2b(path.encode() + b"\0" + text, digest_size=16).digest()
 
 
-Death = tuple[str, int]  # a replica's id, and in which of its lives: the number of its restarts
+Crash = tuple[str, int]  # a replica's id, and its incarnation: how often it had been restarted before
 
 
 @dataclass(frozen=True)
-class Mark:
-    """The last deaths that a request was there at, in order, and when the last one was."""
+class Suspicion:
+    """The last crashes, two at most, at which a request was in flight, and when the newest one was seen."""
 
-    deaths: tuple[Death, ...]
+    crashes: tuple[Crash, ...]
     at: float
 
 
 class Quarantine:
-    """Remembers at which deaths each request was running, by its fingerprint; pure, with the clock passed in.
+    """Remembers by its fingerprint at which crashes each request was in flight; pure, with the clock passed in.
 
-    Many requests run when an engine dies and one of them is to blame. The others are asked again and succeed, which
-    clears them. Where many come again together with the guilty one, two deaths tell nothing yet, so there it takes
-    three. Falsy while there is nobody to suspect: then no fingerprint is needed.
+    When an engine crashes, one of the requests in it may be the cause. The others are sent again and succeed, which
+    clears them; the cause is in flight at the next crash, too. Falsy while no request is suspected: then no
+    fingerprint is needed. Durations are in seconds; `most` bounds how many fingerprints are remembered.
     """
 
     def __init__(self, clock: Callable[[], float], window: float = WINDOW, most: int = MOST) -> None:
         self._clock, self._window, self._most = clock, window, most
-        self._marks: OrderedDict[bytes, Mark] = OrderedDict()  # the oldest death first
-        self._crowds: Counter[tuple[Death, ...]] = Counter()  # how many requests were at the same deaths
+        self._suspects: OrderedDict[bytes, Suspicion] = OrderedDict()  # the oldest crash first
 
     def __bool__(self) -> bool:
-        if self._marks:
+        if self._suspects:
             self._forget()
-        return bool(self._marks)
+        return bool(self._suspects)
 
-    def died(self, fingerprint: bytes, replica: str, life: int) -> None:
-        """The request was running when that replica died in that life, the number of its restarts.
+    def crashed(self, fingerprint: bytes, replica: str, incarnation: int) -> None:
+        """The request was in flight when that incarnation of the replica crashed.
 
-        A death counts once, however many requests of this fingerprint report it.
+        A crash counts once, however many requests with this fingerprint report it.
         """
         self._forget()
-        before = self._marks.get(fingerprint)
-        earlier = before.deaths if before else ()
-        if (replica, life) in earlier:
+        before = self._suspects.get(fingerprint)
+        earlier = before.crashes if before else ()
+        if (replica, incarnation) in earlier:
             return
-        self._clear(fingerprint)
-        deaths = (*earlier, (replica, life))[-ENOUGH:]
-        self._marks[fingerprint] = Mark(deaths, self._clock())
-        self._crowds[deaths] += 1
-        if len(self._marks) > self._most:
-            self._clear(next(iter(self._marks)))
+        self._suspects[fingerprint] = Suspicion((*earlier, (replica, incarnation))[-CRASHES:], self._clock())
+        self._suspects.move_to_end(fingerprint)
+        if len(self._suspects) > self._most:
+            self._suspects.popitem(last=False)
 
     def check(self, fingerprint: bytes) -> None:
-        """Raises 422 `request_quarantined` if engines died of this request."""
+        """Raises 422 `request_quarantined` if the request was in flight at two crashes."""
         self._forget()
-        mark = self._marks.get(fingerprint)
-        if not mark or len(mark.deaths) < 2:
-            return
-        if len(mark.deaths) < ENOUGH and self._crowds[mark.deaths] > FEW:
-            return
-        seconds = mark.at + self._window - self._clock()
-        raise quarantined(
-            f"Engines died {len(mark.deaths)} times while this request was running. "
-            f"It is refused for another {math.ceil(seconds)} s.",
-            seconds,
-        )
+        suspicion = self._suspects.get(fingerprint)
+        if suspicion and len(suspicion.crashes) >= CRASHES:
+            seconds = suspicion.at + self._window - self._clock()
+            raise ApiError(
+                ErrorCode.REQUEST_QUARANTINED,
+                "Two engines crashed while this request was in flight. "
+                f"It is refused for another {whole_seconds(seconds)} s.",
+                retry_after=seconds,
+            )
 
     def succeeded(self, fingerprint: bytes) -> None:
-        """The request was answered: it is no poison."""
-        self._clear(fingerprint)
+        """The request was answered: it does not crash engines."""
+        self._suspects.pop(fingerprint, None)
 
     def _forget(self) -> None:
         oldest = self._clock() - self._window
-        while self._marks:
-            fingerprint = next(iter(self._marks))
-            if self._marks[fingerprint].at > oldest:
-                return
-            self._clear(fingerprint)
-
-    def _clear(self, fingerprint: bytes) -> None:
-        mark = self._marks.pop(fingerprint, None)
-        if mark:
-            self._crowds[mark.deaths] -= 1
-            if not self._crowds[mark.deaths]:
-                del self._crowds[mark.deaths]
+        while self._suspects and next(iter(self._suspects.values())).at <= oldest:
+            self._suspects.popitem(last=False)

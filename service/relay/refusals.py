@@ -1,6 +1,6 @@
 """Why a model cannot answer now, as the client is told."""
 
-from service.errors import ApiError, unavailable
+from service.errors import ApiError, ErrorCode
 from service.upstreams.upstream import Upstream
 
 RETRY_AFTER_LOADING = 10.0  # seconds
@@ -12,8 +12,12 @@ def not_ready(upstream: Upstream, now: float) -> ApiError:
     condition, reason = upstream.condition()
     if condition == "ready":
         back = min((replica.breaker.retry_at for replica in upstream.replicas), default=now)
-        return unavailable(f"No replica of '{model}' answers at present.", "model_unavailable", max(1.0, back - now))
-    code = "model_loading" if condition in ("asleep", "starting", "waiting") else "model_unavailable"
+        message = f"No replica of '{model}' answers at present."
+        return ApiError(ErrorCode.MODEL_UNAVAILABLE, message, retry_after=back - now)
+    loading = condition in ("scaled_to_zero", "starting", "waiting")
+    code = ErrorCode.MODEL_LOADING if loading else ErrorCode.MODEL_UNAVAILABLE
     why = f" ({reason})" if reason and condition != "failed" else ""
     see = f"; GET /v1/models/{model} says why" if condition == "failed" else ""
-    return unavailable(f"'{model}' is not ready: {condition}{why}{see}.", code, RETRY_AFTER_LOADING)
+    return ApiError(
+        code, f"'{model}' is not ready: {condition.replace('_', ' ')}{why}{see}.", retry_after=RETRY_AFTER_LOADING
+    )

@@ -5,27 +5,27 @@ import json
 from service.errors import ApiError, anthropic_body, openai_body
 from service.observability.record import Record
 from service.protocol.streams import Dialect
-from service.server.asgi import JSON, Extra, Headers, Send, respond
+from service.server.asgi import JSON, Headers, Send, ServerExtension, respond
 
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
-class Outlet:
+class ResponseWriter:
     """A client's end of a request. Once `begun`, its status is sent, and what fails from there on becomes an event.
 
-    `push` sends a piece of a stream at once where the server is ours, which `extra` says.
+    `write_now` sends a piece of a stream at once where the server is ours, which `extra` says.
     """
 
-    def __init__(self, send: Send, dialect: Dialect, extra: Extra | None = None) -> None:
+    def __init__(self, send: Send, dialect: Dialect, extra: ServerExtension | None = None) -> None:
         self._send, self._dialect, self._extra = send, dialect, extra
         self._held = b""
-        self.push = extra.push if extra else self._hold
+        self.write_now = extra.write_now if extra else self._hold
         self.begun = False
 
     async def answer(self, body: bytes, headers: Headers) -> None:
         """Sends a whole answer."""
         if self._extra:
-            await self._extra.answer(200, (JSON, *headers), body)
+            await self._extra.respond(200, (JSON, *headers), body)
         else:
             await respond(self._send, 200, body, (JSON, *headers))
 
@@ -44,8 +44,8 @@ class Outlet:
         self._held += events
         return False
 
-    async def drain(self) -> None:
-        """Waits until `push` has room for more."""
+    async def flush(self) -> None:
+        """Waits until `write_now` has room for more."""
         held, self._held = self._held, b""
         await self.pass_on(held)
 

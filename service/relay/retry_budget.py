@@ -4,7 +4,7 @@ LEAST = 3
 SHARE = 0.1
 
 
-class Retries:
+class RetryBudget:
     """Bounds the second attempts that run at the same time: a share of the requests in flight, and always a few."""
 
     def __init__(self, least: int = LEAST, share: float = SHARE) -> None:

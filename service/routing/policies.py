@@ -16,37 +16,37 @@ ODD = 0x9E3779B97F4A7C15
 BITS = 2**64 - 1
 
 
-class Choice(NamedTuple):
+class PolicyInput(NamedTuple):
     """What a policy may go by: the count of the model's requests, and what this one has in common with others.
 
     `key` is of 64 bits, see `affinity.key`: the upper half for what many conversations share, the lower for this one.
     """
 
-    turn: int
+    request_count: int
     key: int
 
 
 # The replicas are those that may be asked, at least one.
-Policy = Callable[[Sequence[Replica], Choice], Replica]
+Policy = Callable[[Sequence[Replica], PolicyInput], Replica]
 
 
-def least_load(replicas: Sequence[Replica], choice: Choice) -> Replica:
+def least_load(replicas: Sequence[Replica], choice: PolicyInput) -> Replica:
     """The one that is busy with the least part of what it can do; among equals each in its turn."""
-    first = choice.turn % len(replicas)
+    first = choice.request_count % len(replicas)
     return min([*replicas[first:], *replicas[:first]], key=load)
 
 
-def power_of_two(replicas: Sequence[Replica], choice: Choice) -> Replica:
+def power_of_two(replicas: Sequence[Replica], choice: PolicyInput) -> Replica:
     """The less loaded of two that are drawn: gateways that do not know of each other rarely agree on the same one."""
     count = len(replicas)
     if count == 1:
         return replicas[0]
-    drawn = ((choice.key ^ choice.turn) * ODD & BITS) >> 32
+    drawn = ((choice.key ^ choice.request_count) * ODD & BITS) >> 32
     first, step = drawn % count, 1 + drawn // count % (count - 1)
     return min(replicas[first], replicas[(first + step) % count], key=load)
 
 
-def prefix_affinity(replicas: Sequence[Replica], choice: Choice) -> Replica:
+def prefix_affinity(replicas: Sequence[Replica], choice: PolicyInput) -> Replica:
     """The one that has probably read most of this prompt before, unless it has more than its share to do.
 
     Where the replica of a shared context is busy, the conversations spread over the others, each to one of its own.
@@ -73,9 +73,9 @@ def prefix_affinity(replicas: Sequence[Replica], choice: Choice) -> Replica:
     return _preferred(others, conversation)
 
 
-def round_robin(replicas: Sequence[Replica], choice: Choice) -> Replica:
+def round_robin(replicas: Sequence[Replica], choice: PolicyInput) -> Replica:
     """Each in its turn."""
-    return replicas[choice.turn % len(replicas)]
+    return replicas[choice.request_count % len(replicas)]
 
 
 def load(replica: Replica) -> float:
@@ -85,16 +85,16 @@ def load(replica: Replica) -> float:
 
 def busy(replica: Replica) -> float:
     """How many requests a replica is busy with, a KV cache that is nearly full counted as if they were more."""
-    reading, count = replica.reading, float(replica.in_flight)
-    if reading is None:
+    stats, count = replica.stats, float(replica.in_flight)
+    if stats is None:
         return count
     # Our count is of now, the engine's is up to a second old and was seen by every gateway: what it has more than we
     # know of counts half, or all gateways would turn to the same replica at once.
-    seen = reading.running + reading.waiting
+    seen = stats.running + stats.waiting
     if seen > count:
         count += (seen - count) / 2
-    if reading.kv_usage > FULL:
-        count += (reading.kv_usage - FULL) / (1 - FULL) * replica.limit
+    if stats.kv_usage > FULL:
+        count += (stats.kv_usage - FULL) / (1 - FULL) * replica.limit
     return count
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from service.catalog.catalog import Catalog
 from service.catalog.model import Capability
 from service.catalog.names import Specialty, Variant
-from service.errors import ApiError, invalid, unknown_model
-from service.fleet.fleet import Fleet, Served
+from service.errors import ApiError, ErrorCode
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 from service.protocol.generation import Kind, Need
 
 # Which variants are tried for a request when its name leaves the variant open, best first.
@@ -33,9 +34,9 @@ PURPOSES: dict[Kind, str] = {
 class Target:
     """A resolved name: the served model, the name its engine knows it by (an adapter has its own), and why."""
 
-    served: Served
+    served: ServedModel
     name: str
-    why: str
+    reason: str
 
 
 def resolve(requested: str, need: Need, fleet: Fleet, catalog: Catalog) -> Target:
@@ -56,50 +57,55 @@ def resolve(requested: str, need: Need, fleet: Fleet, catalog: Catalog) -> Targe
     if requested.startswith("task:"):
         name = requested.removeprefix("task:")
         if name not in catalog.tasks:
-            raise unknown_model(f"There is no task '{name}'. Tasks are: {', '.join(sorted(catalog.tasks))}.")
+            raise _not_found(f"There is no task '{name}'. Tasks are: {', '.join(sorted(catalog.tasks))}.")
         task = catalog.tasks[name]
         return _by_variants(task.variants, need, f"task {name}", requested, fleet, task.specialty)
     if requested == "auto":
         why, variants = automatic(need)
         return _by_variants(variants, need, f"auto: {why}", requested, fleet)
-    raise unknown_model(f"No model '{requested}' is served here.{_hint(requested, fleet)}")
+    raise _not_found(f"No model '{requested}' is served here.{_hint(requested, fleet)}")
 
 
-def _family_names(served: Served) -> Iterator[str]:
+def _not_found(message: str) -> ApiError:
+    return ApiError(ErrorCode.MODEL_NOT_FOUND, message, "model")
+
+
+def _family_names(served: ServedModel) -> Iterator[str]:
     yield served.family
     if served.model.size:
         yield f"{served.family}-{served.model.size}"
 
 
-def _fits(served: Served, kind: Capability) -> bool:
+def _fits(served: ServedModel, kind: Capability) -> bool:
     return kind in served.capabilities
 
 
 def _fitting(target: Target, need: Need, fleet: Fleet) -> Target:
     if _fits(target.served, need.kind):
         return target
-    raise _wrong_variant(f"'{target.name}' (variant {target.served.variant})", need, fleet, target.served)
+    raise _unsupported(f"'{target.name}' (variant {target.served.variant})", need, fleet, target.served)
 
 
-def _wrong_variant(subject: str, need: Need, fleet: Fleet, near: Served | None) -> ApiError:
+def _unsupported(subject: str, need: Need, fleet: Fleet, near: ServedModel | None) -> ApiError:
     others = _ranked([one for one in fleet.served if _fits(one, need.kind)], need.kind)
     siblings = [one for one in others if near and one.family == near.family]
     names = ", ".join(f"'{one.id}'" for one in (siblings or others)[:3])
     advice = f"Use {names}." if names else "No model served here can do that."
-    return invalid(f"{subject} cannot serve {PURPOSES[need.kind]}. {advice}", "model", "wrong_variant")
+    message = f"{subject} cannot serve {PURPOSES[need.kind]}. {advice}"
+    return ApiError(ErrorCode.UNSUPPORTED_FOR_MODEL, message, "model")
 
 
-def _ranked(candidates: Iterable[Served], kind: Kind) -> list[Served]:
+def _ranked(candidates: Iterable[ServedModel], kind: Kind) -> list[ServedModel]:
     order = PREFERENCES[kind]
     # The sort is stable: among equals the fleet's order decides.
     able = (one for one in candidates if one.variant in order)
     return sorted(able, key=lambda one: order.index(one.variant))
 
 
-def _best(members: Sequence[Served], need: Need, why: str, requested: str, fleet: Fleet) -> Target:
+def _best(members: Sequence[ServedModel], need: Need, why: str, requested: str, fleet: Fleet) -> Target:
     able = _ranked([one for one in members if _fits(one, need.kind)], need.kind)
     if not able:
-        raise _wrong_variant(f"'{requested}', as served here,", need, fleet, members[0])
+        raise _unsupported(f"'{requested}', as served here,", need, fleet, members[0])
     return Target(able[0], able[0].id, f"{why}, {able[0].variant} fits {need.kind}")
 
 
@@ -113,14 +119,14 @@ def _by_variants(
     served = [one for variant in variants for one in _of_variant(variant, fleet, specialty)]
     if not served:
         wanted = " or ".join(variants)
-        raise unknown_model(f"'{requested}' asks for a model of variant {wanted}; none is served.{_hint('', fleet)}")
+        raise _not_found(f"'{requested}' asks for a model of variant {wanted}; none is served.{_hint('', fleet)}")
     able = [one for one in served if _fits(one, need.kind)]
     if not able:
-        raise _wrong_variant(f"'{requested}', as served here,", need, fleet, served[0])
+        raise _unsupported(f"'{requested}', as served here,", need, fleet, served[0])
     return Target(able[0], able[0].id, why)
 
 
-def _of_variant(variant: str, fleet: Fleet, specialty: Specialty | None) -> list[Served]:
+def _of_variant(variant: str, fleet: Fleet, specialty: Specialty | None) -> list[ServedModel]:
     default = next((name for key, name in fleet.defaults.items() if key == variant), None)
     first = [fleet[default]] if default else []
     found = first + [one for one in fleet.served if one.variant == variant and one.id != default]

@@ -1,11 +1,11 @@
-"""The small vocabulary of ASGI that the gateway speaks: types, reading a body, sending a whole answer."""
+"""The part of ASGI that the gateway uses: types, reading a body, sending a response, noticing a disconnect."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Protocol
 
-from service.errors import too_large
+from service.errors import ApiError, ErrorCode
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -14,73 +14,79 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
-# ASGI's name for what a server can do beside it: an object that is an Extra.
-EXTRA = "roundhouse"
+# The key of our ServerExtension in the scope's `extensions`.
+EXTENSION = "roundhouse"
 
 
-class Extra(Protocol):
-    """What our own server can do for one request. `heading` is told its status, and says what else its head holds."""
+class ServerExtension(Protocol):
+    """What our server offers beside ASGI: shortcuts that spare the event loop work on the hot path.
 
-    heading: Callable[[int], Headers] | None
+    `extra_headers`, if set, is called with the response's status and returns headers to add to it.
+    """
 
-    def whole(self) -> bytes | None:
-        """The body, once, if all of it is here."""
+    extra_headers: Callable[[int], Headers] | None
 
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Sends a whole answer, beside whose headers there is its length."""
+    def buffered_body(self) -> bytes | None:
+        """The whole request body if it has been received and not been read yet, else None."""
 
-    def push(self, piece: bytes) -> bool:
-        """Sends a piece of a stream at once; returns whether there is room for more."""
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Sends a complete response; adds `content-length` to its headers."""
 
-    def tell(self, leave: Callable[[], None] | None) -> None:
-        """Has `leave` called when the client leaves; None for nothing any more."""
+    def write_now(self, chunk: bytes) -> bool:
+        """Writes a chunk of a streamed response without awaiting; returns False when the write buffer is full."""
+
+    def on_disconnect(self, callback: Callable[[], None] | None) -> None:
+        """Sets the function that is called when the client disconnects; None removes it."""
 
 
 JSON = (b"content-type", b"application/json")
 
 
-class ClientGoneError(Exception):
-    """The client closed its connection before it had its answer."""
+class ClientDisconnectedError(Exception):
+    """The client closed its connection before the response was complete."""
 
 
-def extra_of(scope: Scope) -> Extra | None:
-    """What the server can do beside ASGI, if it is ours."""
-    found: Extra | None = scope.get("extensions", {}).get(EXTRA)
+def extension_of(scope: Scope) -> ServerExtension | None:
+    """Our server's extension; None under any other ASGI server."""
+    found: ServerExtension | None = scope.get("extensions", {}).get(EXTENSION)
     return found
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int, patience: float) -> bytes:
-    """The whole request body, at most `limit` bytes, each wait for more of it at most `patience` seconds."""
-    extra = extra_of(scope)
-    body = extra.whole() if extra else None
+async def read_body(scope: Scope, receive: Receive, limit: int, chunk_timeout: float) -> bytes:
+    """Reads the request body, at most `limit` bytes of it; each chunk must arrive within `chunk_timeout` seconds.
+
+    Raises ApiError (413 or 408) and ClientDisconnectedError.
+    """
+    extension = extension_of(scope)
+    body = extension.buffered_body() if extension else None
     if body is None:
-        body = b"".join([part async for part in _parts(receive, limit, patience)])
+        body = b"".join([chunk async for chunk in _chunks(receive, limit, chunk_timeout)])
     if len(body) > limit:
-        raise too_large(f"The body is larger than {limit} bytes.")
+        raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"The body is larger than {limit} bytes.")
     return body
 
 
-async def _parts(receive: Receive, limit: int, patience: float) -> AsyncIterator[bytes]:
-    """The body as it comes; no more of it is asked for once it is longer than `limit`."""
-    size, more = 0, True
-    while more and size <= limit:
+async def _chunks(receive: Receive, limit: int, chunk_timeout: float) -> AsyncIterator[bytes]:
+    """Yields the body as it arrives, and stops once it is longer than `limit` bytes."""
+    size, more_body = 0, True
+    while more_body and size <= limit:
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(chunk_timeout):
                 message = await receive()
         except TimeoutError:
-            text = f"The rest of the body did not come within {patience:g} s."
-            raise too_large(text, "request_timeout", 408) from None
+            text = f"The rest of the body did not arrive within {chunk_timeout:g} s."
+            raise ApiError(ErrorCode.REQUEST_TIMEOUT, text) from None
         if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        part, more = message.get("body", b""), message.get("more_body", False)
-        size += len(part)
-        yield part
+            raise ClientDisconnectedError
+        chunk, more_body = message.get("body", b""), message.get("more_body", False)
+        size += len(chunk)
+        yield chunk
 
 
 async def respond(send: Send, status: int, body: bytes, headers: Headers = (JSON,)) -> None:
-    """Sends a whole answer."""
-    lines = [*headers, (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": lines})
+    """Sends a complete response."""
+    all_headers = [*headers, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": all_headers})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -89,41 +95,41 @@ async def respond_json(send: Send, value: Any, headers: Headers = ()) -> None:
     await respond(send, 200, json.dumps(value, ensure_ascii=False).encode(), (JSON, *headers))
 
 
-class UntilGone:
-    """A context, of a task, that cancels what runs in it when the client leaves, and then raises ClientGoneError.
+class CancelOnDisconnect:
+    """A context that cancels the current task when the client disconnects, and then raises ClientDisconnectedError.
 
-    `task` is what runs in it. A server that is not ours has to be listened to, which takes another task.
+    `task` is the task to cancel. Without our server's extension a second task waits for the disconnect message.
     """
 
-    def __init__(self, receive: Receive, extra: Extra | None = None) -> None:
-        self._receive, self._extra = receive, extra
-        self._gone = False
-        self._listening: asyncio.Task[None] | None = None
+    def __init__(self, receive: Receive, extension: ServerExtension | None = None) -> None:
+        self._receive, self._extension = receive, extension
+        self._disconnected = False
+        self._listener: asyncio.Task[None] | None = None
 
-    def __enter__(self) -> "UntilGone":
+    def __enter__(self) -> "CancelOnDisconnect":
         task = asyncio.current_task()
         assert task
         self.task = task
-        if self._extra:
-            self._extra.tell(self.leave)
+        if self._extension:
+            self._extension.on_disconnect(self.disconnect)
         else:
-            self._listening = asyncio.create_task(self._listen())
+            self._listener = asyncio.create_task(self._wait_for_disconnect())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._extra:
-            self._extra.tell(None)
-        if self._listening:
-            self._listening.cancel()
-        if self._gone and kind is asyncio.CancelledError and self.task.uncancel() == 0:
-            raise ClientGoneError from None
+        if self._extension:
+            self._extension.on_disconnect(None)
+        if self._listener:
+            self._listener.cancel()
+        if self._disconnected and kind is asyncio.CancelledError and self.task.uncancel() == 0:
+            raise ClientDisconnectedError from None
 
-    def leave(self) -> None:
-        """Ends it as if the client had left."""
-        self._gone = True
+    def disconnect(self) -> None:
+        """Cancels the task as if the client had disconnected."""
+        self._disconnected = True
         self.task.cancel()
 
-    async def _listen(self) -> None:
+    async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.leave()
+        self.disconnect()

@@ -1,7 +1,8 @@
-"""One request on a client's connection, and its answer: what ASGI asks of a server, and what our own can do beside it.
+"""One request on a client's connection and its response: the server side of ASGI, and our extension of it.
 
-It is the hot path (docs/performance.md): an answer's head leaves with the first of its body, in one packet; headers are
-ours, so only what could split them is looked for; and a stream need not wake a task for every piece.
+This is the hot path (docs/performance.md): the response's head is written together with the first part of its body;
+headers come from our own code, so they are checked for line breaks only; a stream's chunk is written without waking a
+task.
 """
 
 import asyncio
@@ -12,149 +13,152 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 
 from service.server.asgi import App, Headers, Message, Scope
 
-STATUS = {one.value: f"HTTP/1.1 {one.value} {one.phrase}".encode() for one in HTTPStatus}
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
 
 
-class Cycle:
-    """A request as far as it has come, and an answer as far as it was sent. It is an Extra.
+class RequestCycle:
+    """The state of one request and of its response. It is a ServerExtension.
 
-    `over` is called at the end of the answer; `is_head` says that it must have no body.
+    `on_complete` is called once the response is sent; `is_head` says that the response must have no body.
     """
 
     __slots__ = (
-        "_chunked", "_defaults", "_expects", "_flow", "_head", "_is_head", "_leave", "_more", "_over", "_pieces",
-        "_read", "_size", "_transport", "_waiter", "disconnected", "heading", "keep_alive", "response_complete",
-        "response_started",
+        "_body_read", "_buffered", "_chunked", "_chunks", "_default_headers", "_expects_continue", "_flow", "_head",
+        "_is_head", "_more_body", "_on_complete", "_on_disconnect", "_transport", "_waiter", "disconnected",
+        "extra_headers", "keep_alive", "response_complete", "response_started",
     )  # fmt: skip
 
     def __init__(
         self,
         transport: asyncio.Transport,
         flow: FlowControl,
-        defaults: MutableSequence[tuple[bytes, bytes]],
-        over: Callable[[], None],
+        default_headers: MutableSequence[tuple[bytes, bytes]],
+        on_complete: Callable[[], None],
         *,
         keep_alive: bool,
-        expects: bool,
+        expects_continue: bool,
         is_head: bool,
     ) -> None:
-        self._transport, self._flow, self._defaults, self._over = transport, flow, defaults, over
-        self.keep_alive, self._expects, self._is_head = keep_alive, expects, is_head
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._more = self._chunked = True
-        self._read = self.disconnected = self.response_started = self.response_complete = False
+        self._transport, self._flow = transport, flow
+        self._default_headers, self._on_complete = default_headers, on_complete
+        self.keep_alive, self._expects_continue, self._is_head = keep_alive, expects_continue, is_head
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self._more_body = self._chunked = True
+        self._body_read = self.disconnected = self.response_started = self.response_complete = False
         self._head = b""
         self._waiter: asyncio.Future[None] | None = None
-        self._leave: Callable[[], None] | None = None
-        self.heading: Callable[[int], Headers] | None = None
+        self._on_disconnect: Callable[[], None] | None = None
+        self.extra_headers: Callable[[int], Headers] | None = None
 
     async def run(self, app: App, scope: Scope) -> None:
-        """Runs the app to its end. Where that is not the end of the answer, the connection's end says so.
+        """Runs the app. If it ends before the response is complete, closes the connection so that the client notices.
 
-        The scope holds the cycle, and the cycle not the scope: both are gone without the garbage collector.
+        The scope refers to the cycle but not the other way round, so reference counting alone frees both.
         """
         try:
             await app(scope, self.receive, self.send)
         finally:
             if not self.response_complete:
                 self.response_complete = True
-                # What a client did not take for so long that it was left, would keep the connection open for ever.
+                # With unsent data in the buffer a close would wait for ever for a client that does not read.
                 (self._transport.abort if self._flow.write_paused else self._transport.close)()
 
     # Called by the connection.
 
-    def arrived(self, piece: bytes) -> None:
-        """More of the body is here."""
+    def feed_data(self, chunk: bytes) -> None:
+        """Adds a part of the request body, and pauses reading when too much is buffered."""
         if self.response_complete:
             return
-        self._pieces.append(piece)
-        self._size += len(piece)
-        if self._size > HIGH_WATER_LIMIT:
+        self._chunks.append(chunk)
+        self._buffered += len(chunk)
+        if self._buffered > HIGH_WATER_LIMIT:
             self._flow.pause_reading()
         self._wake()
 
-    def arrived_whole(self) -> None:
-        """The request is here to its end."""
-        self._more = False
+    def feed_eof(self) -> None:
+        """The request has arrived completely."""
+        self._more_body = False
         self._wake()
 
-    def lost(self) -> None:
-        """The client left."""
+    def connection_lost(self) -> None:
+        """The client disconnected."""
         if not self.response_complete:
             self.disconnected = True
             self._wake()
-            if self._leave:
-                self._leave()
+            if self._on_disconnect:
+                self._on_disconnect()
 
-    # As ASGI's server.
+    # The ASGI server.
 
     async def receive(self) -> Message:
         """ASGI's `receive`."""
-        if self._expects and not self._transport.is_closing():
-            self._expects = False
+        if self._expects_continue and not self._transport.is_closing():
+            self._expects_continue = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._flow.resume_reading()
         while not (self.disconnected or self.response_complete):
-            if self._pieces or not (self._more or self._read):
-                return {"type": "http.request", "body": self._gather(), "more_body": self._more}
+            if self._chunks or not (self._more_body or self._body_read):
+                return {"type": "http.request", "body": self._take_body(), "more_body": self._more_body}
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """ASGI's `send`, for messages in their right order."""
+        """ASGI's `send`; the order of the messages is not checked."""
         if self._flow.write_paused and not self.disconnected:
             await self._flow.drain()
         if self.disconnected:
             return
         if self.response_started:
-            self._continue(message.get("body", b""), not message.get("more_body", False))
+            self._send_body(message.get("body", b""), not message.get("more_body", False))
         else:
-            self._begin(message["status"], message["headers"])
+            self._start_response(message["status"], message["headers"])
 
-    # As an Extra.
+    # The ServerExtension.
 
-    def tell(self, leave: Callable[[], None] | None) -> None:
-        """Has `leave` called when the client leaves."""
-        self._leave = leave
-        if leave:
-            self._flow.resume_reading()  # or nobody would notice
+    def on_disconnect(self, callback: Callable[[], None] | None) -> None:
+        """Sets the function that is called when the client disconnects; at once if it has done so already."""
+        self._on_disconnect = callback
+        if callback:
+            self._flow.resume_reading()  # a disconnect is noticed only while reading
             if self.disconnected:
-                leave()
+                callback()
 
-    def whole(self) -> bytes | None:
-        """The body, once, if all of it is here."""
-        return None if self._more or self._read or self._expects or self.disconnected else self._gather()
+    def buffered_body(self) -> bytes | None:
+        """The whole request body if it has been received and not been read yet, else None."""
+        if self._more_body or self._body_read or self._expects_continue or self.disconnected:
+            return None
+        return self._take_body()
 
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Sends a whole answer."""
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Sends a complete response; adds `content-length`."""
         if self._flow.write_paused and not self.disconnected:
             await self._flow.drain()
         if not self.disconnected:
-            self._begin(status, (*headers, (b"content-length", b"%d" % len(body))))
-            self._continue(body, True)
+            self._start_response(status, (*headers, (b"content-length", b"%d" % len(body))))
+            self._send_body(body, True)
 
-    def push(self, piece: bytes) -> bool:
-        """Sends a piece, not empty, of a stream that has begun; returns whether there is room for more of it now."""
+    def write_now(self, chunk: bytes) -> bool:
+        """Writes a chunk, not empty, of a response that has started; returns False when the write buffer is full."""
         if self.disconnected:
             return True
-        self._transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(piece), piece))
+        self._transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(chunk), chunk))
         self._head = b""
         return not self._flow.write_paused
 
-    def _gather(self) -> bytes:
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self._size, self._read = 0, not self._more
+    def _take_body(self) -> bytes:
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._buffered, self._body_read = 0, not self._more_body
         return body
 
-    def _begin(self, status: int, headers: Headers) -> None:
-        """Makes the head, which waits for the first of the body. Raises ValueError for a header that would be two."""
-        self.response_started, self._expects = True, False
-        lines, closes = [STATUS[status]], False
-        heading = self.heading(status) if self.heading else ()
-        for part in (self._defaults, headers, heading):
+    def _start_response(self, status: int, headers: Headers) -> None:
+        """Builds the head, sent with the first part of the body. Raises ValueError for a header with a line break."""
+        self.response_started, self._expects_continue = True, False
+        lines, closes = [STATUS_LINES[status]], False
+        extra_headers = self.extra_headers(status) if self.extra_headers else ()
+        for part in (self._default_headers, headers, extra_headers):
             for name, value in part:
                 lines.append(b"%b: %b" % (name, value))
                 if name == b"content-length":
@@ -167,10 +171,10 @@ class Cycle:
             lines.append(b"transfer-encoding: chunked")
         self._head = head = b"\r\n".join(lines) + b"\r\n\r\n"
         if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1:
-            raise ValueError("a header holds the end of a line")
+            raise ValueError("a header contains a line break")
 
-    def _continue(self, body: bytes, last: bool) -> None:
-        """Sends more of the body, and the head where it has not left yet."""
+    def _send_body(self, body: bytes, last: bool) -> None:
+        """Writes a part of the body, after the head if that has not been sent yet."""
         if self._is_head:
             body = b""
         elif self._chunked:
@@ -183,7 +187,7 @@ class Cycle:
             self._wake()
             if not self.keep_alive:
                 self._transport.close()
-            self._over()
+            self._on_complete()
 
     def _wake(self) -> None:
         if self._waiter and not self._waiter.done():

@@ -1,38 +1,45 @@
-"""How a connection to a replica is opened, and what can be wrong with one."""
+"""Opening a connection to a replica, and the errors of an exchange with one."""
 
 import asyncio
 import os
 import socket
 
-# A peer that vanished without a word is given up after half a minute, in silence as in the middle of a request.
-KEEP_ALIVE = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),  # seconds
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),  # seconds
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),  # milliseconds
+# Detects within 30 s a peer that vanished without closing, whether the connection is idle or has data in flight.
+# Not every system has all of these options.
+KEEP_ALIVE = tuple(
+    (level, getattr(socket, name), value)
+    for level, name, value in (
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 15),  # seconds
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 5),  # seconds
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 30_000),  # milliseconds
+    )
+    if hasattr(socket, name)
 )
 
 
 class TransportError(Exception):
-    """The exchange broke: no connection, a reset, or an answer that is not HTTP."""
+    """The exchange failed: no connection, a reset, or a response that is not HTTP."""
 
 
 class RefusedError(TransportError):
-    """Nobody listens at the address."""
+    """The connection was refused: nothing listens at the address."""
 
 
 class DeadlineError(TransportError):
-    """The replica was silent for too long."""
+    """The exchange exceeded one of its deadlines."""
 
 
-async def dial(loop: asyncio.AbstractEventLoop, address: str, protocol: asyncio.Protocol, limit: float) -> None:
-    """Connects `protocol` to an address, a socket's path or `host:port`, within `limit` seconds.
+async def dial(
+    loop: asyncio.AbstractEventLoop, address: str, protocol: asyncio.Protocol, connect_timeout: float
+) -> None:
+    """Connects `protocol` to an address, a socket's path or `host:port`, within `connect_timeout` seconds.
 
     Raises RefusedError or TransportError.
     """
     try:
-        async with asyncio.timeout(limit):
+        async with asyncio.timeout(connect_timeout):
             if address.startswith("/"):
                 await loop.create_unix_connection(lambda: protocol, address)
             else:
@@ -41,7 +48,7 @@ async def dial(loop: asyncio.AbstractEventLoop, address: str, protocol: asyncio.
                 for option in KEEP_ALIVE:
                     opened.get_extra_info("socket").setsockopt(*option)
     except TimeoutError:
-        raise TransportError(f"no connection within {limit:g} s") from None
+        raise TransportError(f"no connection within {connect_timeout:g} s") from None
     except (ConnectionRefusedError, FileNotFoundError) as error:
         raise RefusedError(f"no connection: {os.strerror(error.errno or 0)}") from None
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Connections to replicas, kept for the next request, and the requests as bytes."""
+"""A pool of connections to replicas, and requests serialised to bytes."""
 
 import asyncio
 import math
@@ -6,21 +6,31 @@ import math
 from service.transport.connect import DeadlineError, RefusedError, TransportError
 from service.transport.exchange import Deadlines, Exchange
 
-__all__ = ["DeadlineError", "Deadlines", "Exchange", "RefusedError", "Transport", "TransportError", "get", "post"]
+__all__ = [
+    "ConnectionPool",
+    "DeadlineError",
+    "Deadlines",
+    "Exchange",
+    "RefusedError",
+    "TransportError",
+    "get_request",
+    "post_request",
+]
 
-IDLE_POOL = 30.0  # seconds; engines keep idle connections for longer, so a pooled one is rarely dead
+IDLE_TIMEOUT = 30.0  # seconds; shorter than the engines' own keep-alive, so that a pooled connection is rarely stale
 
 
-class Transport:
+class ConnectionPool:
     """Connections to replicas, pooled by address. An address is a Unix socket's path, or `host:port`."""
 
     def __init__(self) -> None:
         self._idle: dict[str, list[Exchange]] = {}
 
-    async def send(self, address: str, request: bytes, deadlines: Deadlines, left: float = math.inf) -> Exchange:
-        """Sends `request` to the replica, for an answer within `left` seconds at most, whatever else the deadlines say.
+    async def send(self, address: str, request: bytes, deadlines: Deadlines, remaining: float = math.inf) -> Exchange:
+        """Sends `request` to the replica on a pooled or a new connection.
 
-        The answer is read from the Exchange. Give it back with `release`.
+        `remaining` bounds the whole exchange, in seconds, beside the deadlines. Read the response from the Exchange and
+        give that back with `release`. Raises TransportError.
         """
         loop = asyncio.get_running_loop()
         idle = self._idle.get(address)
@@ -28,12 +38,12 @@ class Transport:
             exchange = idle.pop()
             if _is_fresh(exchange, loop.time()):
                 exchange.reused = True
-                exchange.start(request, deadlines, left)
+                exchange.start(request, deadlines, remaining)
                 return exchange
             exchange.close()
-        exchange, began = Exchange(loop, address), loop.time()
-        await exchange.connect(min(deadlines.connect, left))
-        exchange.start(request, deadlines, max(0.0, left + began - loop.time()))
+        exchange, started = Exchange(loop, address), loop.time()
+        await exchange.connect(min(deadlines.connect, remaining))
+        exchange.start(request, deadlines, max(0.0, remaining + started - loop.time()))
         return exchange
 
     def idle(self, address: str) -> int:
@@ -41,17 +51,17 @@ class Transport:
         return sum(exchange.reusable for exchange in self._idle.get(address, ()))
 
     def release(self, address: str, exchange: Exchange) -> None:
-        """Takes the connection back for the next request, or closes it when the answer was not read to its end."""
-        if exchange.rest():
+        """Returns the connection to the pool, or closes it if the response was not read to its end."""
+        if exchange.finish():
             self._idle.setdefault(address, []).append(exchange)
         else:
             exchange.close()
 
-    async def refuses(self, address: str, limit: float = 1.0) -> bool:
-        """Whether nobody listens there; not known within `limit` seconds means that somebody may."""
+    async def refuses(self, address: str, connect_timeout: float = 1.0) -> bool:
+        """Whether the address refuses connections; False if that is not known within `connect_timeout` seconds."""
         exchange = Exchange(asyncio.get_running_loop(), address)
         try:
-            await exchange.connect(limit)
+            await exchange.connect(connect_timeout)
         except TransportError as error:
             return isinstance(error, RefusedError)
         finally:
@@ -59,16 +69,16 @@ class Transport:
         return False
 
     def expire(self) -> None:
-        """Closes connections that were idle for too long, and forgets those that the other side has closed."""
+        """Closes connections that were idle for too long, and removes those that the replica has closed."""
         now = asyncio.get_running_loop().time()
         for address, idle in list(self._idle.items()):
-            kept = self._idle[address] = []
+            fresh = self._idle[address] = []
             for exchange in idle:
                 if _is_fresh(exchange, now):
-                    kept.append(exchange)
+                    fresh.append(exchange)
                 else:
                     exchange.close()
-            if not kept:
+            if not fresh:
                 del self._idle[address]
 
     def close(self) -> None:
@@ -80,19 +90,19 @@ class Transport:
 
 
 def _is_fresh(exchange: Exchange, now: float) -> bool:
-    return exchange.reusable and now - exchange.idle_since < IDLE_POOL
+    return exchange.reusable and now - exchange.idle_since < IDLE_TIMEOUT
 
 
-def post(path: str, body: bytes, request_id: str = "") -> bytes:
-    """A POST request of JSON, ready to send, with its `x-request-id` if it has one."""
-    own = f"x-request-id: {request_id}\r\n" if request_id else ""
+def post_request(path: str, body: bytes, request_id: str = "") -> bytes:
+    """A POST request with a JSON body as bytes; with an `x-request-id` header if `request_id` is given."""
+    request_id_header = f"x-request-id: {request_id}\r\n" if request_id else ""
     head = (
-        f"POST {path} HTTP/1.1\r\nhost: engine\r\n{own}"
+        f"POST {path} HTTP/1.1\r\nhost: engine\r\n{request_id_header}"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
 
-def get(path: str) -> bytes:
-    """A GET request, ready to send."""
+def get_request(path: str) -> bytes:
+    """A GET request as bytes."""
     return f"GET {path} HTTP/1.1\r\nhost: engine\r\n\r\n".encode()

@@ -1,1 +1,1 @@
-"""The live replicas of each served model: discovery, health, progress, ejection."""
+"""The replicas of each served model as the gateway sees them: discovery, health, ejection, concurrency limits."""

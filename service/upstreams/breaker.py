@@ -1,24 +1,25 @@
-"""Whether a replica that fails gets requests: pure, with the time passed in."""
+"""A circuit breaker for one replica: pure, with the time passed in."""
 
 from dataclasses import dataclass
 
-EJECTION = 1.0  # seconds a replica rests after its first ejection; doubled at each further one in a row
-LONGEST_EJECTION = 60.0
-TOLERATED = 2  # failures in a row that do not eject yet
+BASE_EJECTION = 1.0  # seconds of the first ejection; each further one in a row lasts twice as long
+MAX_EJECTION = 60.0  # seconds
+TOLERATED_FAILURES = 2  # failures in a row that do not eject yet
 
 
 @dataclass
 class Breaker:
     """Counts a replica's failures in a row and ejects it for a while. Times are seconds of a monotonic clock.
 
-    After its rest the replica is on trial: it gets one request, and another one only when that one has succeeded, which
-    forgives everything, or has said nothing for as long as the rest was. A failure on trial doubles the rest.
+    *Closed* it lets all requests through. *Ejected* (open) it lets none through until `retry_at`. After that it is
+    *half-open*: it lets one trial request through, and the next one when that has succeeded, which closes the breaker,
+    or has had no outcome by `trial_until`, an ejection time later. A failure while half-open doubles the ejection time.
     """
 
     failures: int = 0
     ejections: int = 0
     retry_at: float = 0.0
-    tried_until: float = 0.0
+    trial_until: float = 0.0
 
     @property
     def closed(self) -> bool:
@@ -27,29 +28,29 @@ class Breaker:
 
     def usable(self, now: float) -> bool:
         """Whether it lets a request through now."""
-        return not self.ejections or (now >= self.retry_at and now >= self.tried_until)
+        return not self.ejections or (now >= self.retry_at and now >= self.trial_until)
 
-    def reopened(self, before: float, now: float) -> bool:
-        """Whether it began to let a request through between two times."""
-        return not self.closed and before < max(self.retry_at, self.tried_until) <= now
+    def trial_due(self, before: float, now: float) -> bool:
+        """Whether it began to let a trial request through after `before` and until `now`."""
+        return not self.closed and before < max(self.retry_at, self.trial_until) <= now
 
-    def asked(self, now: float) -> None:
-        """Takes note of a request that goes there."""
+    def record_request(self, now: float) -> None:
+        """A request is sent there; in the half-open state it is the trial request."""
         if self.ejections:
-            self.tried_until = now + self._rest()
+            self.trial_until = now + self._ejection_time()
 
-    def failed(self, now: float, refused: bool = False) -> None:
-        """Takes note of a failure; one that was `refused` a connection, or was on trial, ejects at once."""
+    def record_failure(self, now: float, refused: bool = False) -> None:
+        """A request failed. A refused connection, or a failure while half-open, ejects at once."""
         if self.ejections and now < self.retry_at:
-            return  # sent before the ejection, and part of the same trouble
+            return  # sent before the ejection, so it says nothing new
         self.failures += 1
-        if refused or self.ejections or self.failures > TOLERATED:
+        if refused or self.ejections or self.failures > TOLERATED_FAILURES:
             self.ejections += 1
-            self.retry_at, self.tried_until = now + self._rest(), 0.0
+            self.retry_at, self.trial_until = now + self._ejection_time(), 0.0
 
-    def succeeded(self) -> None:
-        """Forgives everything."""
+    def record_success(self) -> None:
+        """A response began: closes the breaker and resets its counts."""
         self.failures = self.ejections = 0
 
-    def _rest(self) -> float:
-        return min(LONGEST_EJECTION, EJECTION * 2.0 ** min(self.ejections - 1, 16))
+    def _ejection_time(self) -> float:
+        return min(MAX_EJECTION, BASE_EJECTION * 2.0 ** min(self.ejections - 1, 16))

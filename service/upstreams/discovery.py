@@ -1,15 +1,13 @@
-"""At which addresses engines are that others start: a name stands for all of its addresses, and is asked anew."""
+"""Finds the addresses of external engines: a name stands for all of its addresses, and is resolved regularly."""
 
 import asyncio
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 
-PATIENCE = 5.0  # seconds that a name may take
-NOBODY = (
-    socket.EAI_NONAME,
-    socket.EAI_NODATA,
-)  # the answer is that there is no address, and not that there is none yet
+LOOKUP_TIMEOUT = 5.0  # seconds
+# Errors that say that the name has no address, unlike those that say that the lookup failed.
+NO_ADDRESS = (socket.EAI_NONAME, socket.EAI_NODATA)
 Lookup = Callable[[str, int], Awaitable[Iterable[str]]]
 
 
@@ -20,51 +18,54 @@ async def look_up(host: str, port: int) -> list[str]:
 
 
 class Discovery:
-    """Resolves what the fleet file calls `at`. A name that fails keeps the addresses that it had."""
+    """Resolves the `addresses` of a model in the fleet file. A name whose lookup fails keeps its last addresses.
+
+    `error` names the last name that could not be resolved by the last `find`, and says why; None if all could.
+    """
 
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
         self._known: dict[str, tuple[str, ...]] = {}
-        self._vacant: set[str] = set()
-        self.trouble: str | None = None
+        self._empty: set[str] = set()
+        self.error: str | None = None
 
-    async def find(self, at: Iterable[str]) -> list[str]:
-        """All addresses of all these names, each once; `trouble` then says which name has none, and why."""
-        self.trouble = None
+    async def find(self, addresses: Iterable[str]) -> list[str]:
+        """All of these with names replaced by their addresses, without duplicates; sets `error`."""
+        self.error = None
         found: dict[str, None] = {}
-        for name in at:
-            found |= dict.fromkeys(await self._resolve(name) if is_name(name) else (name,))
+        for address in addresses:
+            found |= dict.fromkeys(await self._resolve(address) if is_name(address) else (address,))
         return list(found)
 
     async def _resolve(self, name: str) -> tuple[str, ...]:
         host, port = name.rsplit(":", 1)
         try:
-            async with asyncio.timeout(PATIENCE):
-                found = {written(one, port) for one in await self._lookup(host, int(port))}
+            async with asyncio.timeout(LOOKUP_TIMEOUT):
+                found = {host_port(address, port) for address in await self._lookup(host, int(port))}
         except TimeoutError:
-            return self._keep(name, f"no answer about its addresses within {PATIENCE:g} s")
+            return self._keep(name, f"name lookup timed out after {LOOKUP_TIMEOUT:g} s")
         except (OSError, UnicodeError) as error:
-            if not isinstance(error, socket.gaierror) or error.errno not in NOBODY:
-                return self._keep(name, f"its addresses are not known: {error}")
+            if not isinstance(error, socket.gaierror) or error.errno not in NO_ADDRESS:
+                return self._keep(name, f"name lookup failed: {error}")
             found = set()
-        if not found and name not in self._vacant:
-            # A name server that has just started knows nobody yet, so the first such answer does not count.
-            self._vacant.add(name)
-            return self._keep(name, "it has no address")
+        if not found and name not in self._empty:
+            # A name server that has just started knows no names yet, so one empty answer is not acted on.
+            self._empty.add(name)
+            return self._keep(name, "the name has no address")
         if found:
-            self._vacant.discard(name)
+            self._empty.discard(name)
         else:
-            self.trouble = f"{host}: it has no address"
+            self.error = f"{host}: the name has no address"
         self._known[name] = tuple(sorted(found))
         return self._known[name]
 
     def _keep(self, name: str, why: str) -> tuple[str, ...]:
-        self.trouble = f"{name.rsplit(':', 1)[0]}: {why}"
+        self.error = f"{name.rsplit(':', 1)[0]}: {why}"
         return self._known.get(name, ())
 
 
 def is_name(address: str) -> bool:
-    """Whether this has to be resolved: it is neither a Unix socket's path nor an address as written."""
+    """Whether `host:port` has a DNS name that must be resolved; not so for IP addresses and paths of Unix sockets."""
     if address.startswith(("/", "[")):
         return False
     try:
@@ -74,6 +75,6 @@ def is_name(address: str) -> bool:
     return False
 
 
-def written(address: str, port: str) -> str:
+def host_port(address: str, port: str) -> str:
     """`("::1", "8000")` → `[::1]:8000`."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,36 +1,42 @@
-"""How many requests an engine is given at once: as many as it runs, so that the others wait where a choice is left."""
+"""The adaptive concurrency limit of a replica.
 
-from service.engine.engine_stats import Reading
-from service.fleet.fleet import Served
+It is about what the engine runs at once, so that further requests queue in the gateway: from there they can still go to
+any replica, in the order of priority and fairness; from the engine's own queue they cannot. As in AIMD congestion
+control the limit grows while it is reached and the engine's queue is empty, and drops when that queue builds up; unlike
+in AIMD both steps are proportional.
+"""
 
-DEPTH = 20  # one request may wait in the engine for each so many that run, and one in any case: no step goes idle
-STEP = 10  # a limit grows by the tenth part
-FULL = 0.95  # used part of the KV cache from which on more requests would only push each other out
+from service.engine.engine_stats import EngineStats
+from service.fleet.served_model import ServedModel
+
+QUEUE_DIVISOR = 20  # the engine may queue one request for each 20 that run, at least one, so that no step goes idle
+GROWTH_DIVISOR = 10  # a limit grows by a tenth, at least by one
+FULL = 0.95  # used fraction of the KV cache above which more requests would only preempt others
 
 
-def ceiling(served: Served, gateways: int) -> int:
-    """The most requests that one of so many gateway processes may have at a replica."""
+def ceiling(served: ServedModel, gateways: int) -> int:
+    """The most requests that one of `gateways` gateway processes may have in flight at one replica."""
     return max(1, served.max_in_flight // gateways)
 
 
-def opening(served: Served, gateways: int) -> int:
-    """The limit before anything is known of the engine: what it is set to run at once, if it is."""
-    seats = served.engine.get("max_num_seqs")
+def initial_limit(served: ServedModel, gateways: int) -> int:
+    """The limit before the engine's first sample: this gateway's share of `max_num_seqs`, else the ceiling."""
+    max_num_seqs = served.engine.get("max_num_seqs")
     most = ceiling(served, gateways)
-    return min(most, max(1, seats // gateways)) if isinstance(seats, int) else most
+    return min(most, max(1, max_num_seqs // gateways)) if isinstance(max_num_seqs, int) else most
 
 
-def adapted(limit: int, in_flight: int, reading: Reading, ceiling: int) -> int:
-    """The next limit, given one that held until this reading, and the requests this gateway has in flight there.
+def next_limit(limit: int, in_flight: int, stats: EngineStats, ceiling: int) -> int:
+    """The limit after a sample of the engine; `in_flight` counts this gateway's requests there. Pure.
 
-    Where too many wait in the engine it becomes our part of those that run, in steps: a burst of long prompts waits
-    too, but only for a moment. Several gateways of one engine each give way by their part of what waits.
+    When too many requests wait in the engine it drops towards this gateway's share of those that run, by a quarter at
+    most, since a burst of long prompts waits only for a moment. Each of several gateways drops in proportion.
     """
-    spare = max(1, reading.running // DEPTH)
-    if reading.waiting > spare:
+    may_wait = max(1, stats.running // QUEUE_DIVISOR)
+    if stats.waiting > may_wait:
         if in_flight:
-            ours = in_flight * reading.running // (reading.running + reading.waiting) + spare
-            limit = min(limit, max(ours, in_flight * 3 // 4))
-    elif not reading.waiting and in_flight >= limit - limit // STEP and reading.kv_usage < FULL:
-        limit += max(1, limit // STEP)
+            share = in_flight * stats.running // (stats.running + stats.waiting) + may_wait
+            limit = min(limit, max(share, in_flight * 3 // 4))
+    elif not stats.waiting and in_flight >= limit - limit // GROWTH_DIVISOR and stats.kv_usage < FULL:
+        limit += max(1, limit // GROWTH_DIVISOR)
     return max(1, min(limit, ceiling))

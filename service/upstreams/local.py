@@ -1,55 +1,55 @@
-"""An engine that runs here: what its supervisor writes of it, and its load."""
+"""An engine that this installation runs: the gateway reads its supervisor's state file and samples its load."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from service.engine import engine_stats, state
-from service.engine.probe import ask
+from service.engine.probe import fetch
 from service.engine.watchdog import SCRAPE
 from service.transport import pool
-from service.transport.pool import Transport, TransportError
+from service.transport.pool import ConnectionPool, TransportError
 from service.upstreams.replica import Replica
 
-STALE = 5.0  # seconds for which a reading counts
+MAX_STATS_AGE = 5.0  # seconds after which a sample is dropped
 
 
-class Local:
-    """Follows one replica. Its supervisor sees to its health, so nothing is proved here."""
+class LocalEngine:
+    """Keeps one replica's `state` and `stats` current. Health checks are left to its supervisor."""
 
     def __init__(
-        self, replica: Replica, order: int, run_dir: Path, transport: Transport, clock: Callable[[], float]
+        self, replica: Replica, order: int, run_dir: Path, transport: ConnectionPool, clock: Callable[[], float]
     ) -> None:
         self._replica, self._order, self._run_dir = replica, order, run_dir
         self._transport, self._clock = transport, clock
-        self._seen: tuple[int, int] | None = None
+        self._version: tuple[int, int] | None = None
 
     def refresh(self) -> bool:
-        """Reads the state file if it has changed; returns whether it had."""
+        """Reads the state file if it has changed; returns whether it had. A new state closes the circuit breaker."""
         try:
             found = state.state_path(self._run_dir, self._order).stat()
         except OSError:
             return False
         # Two writes can fall into one tick of the file system's clock, but each makes a new file.
-        stamp = found.st_mtime_ns, found.st_ino
-        if self._seen == stamp:
+        version = found.st_mtime_ns, found.st_ino
+        if self._version == version:
             return False
-        self._seen = stamp
+        self._version = version
         self._replica.state = state.read(self._run_dir, self._order) or self._replica.state
-        self._replica.breaker.succeeded()
+        self._replica.breaker.record_success()
         return True
 
-    async def look(self, doubted: bool) -> None:
-        """Asks a ready engine for its load."""
+    async def poll(self, recheck: bool) -> None:
+        """Samples the load of a ready engine. `recheck` is ignored: its supervisor watches its health."""
         replica = self._replica
-        found = await self._load() if replica.ready else None
+        found = await self._sample() if replica.ready else None
         if found:
-            replica.reading = found
-        elif replica.reading and (not replica.ready or self._clock() - replica.reading.at > STALE):
-            replica.reading = None
+            replica.stats = found
+        elif replica.stats and (not replica.ready or self._clock() - replica.stats.at > MAX_STATS_AGE):
+            replica.stats = None
 
-    async def _load(self) -> engine_stats.Reading | None:
+    async def _sample(self) -> engine_stats.EngineStats | None:
         try:
-            status, page = await ask(self._transport, self._replica.address, pool.get("/metrics"), SCRAPE)
+            status, page = await fetch(self._transport, self._replica.address, pool.get_request("/metrics"), SCRAPE)
         except TransportError:
             return None
-        return engine_stats.read(page, self._clock()) if status == 200 else None
+        return engine_stats.parse(page, self._clock()) if status == 200 else None

@@ -1,139 +1,140 @@
-"""An engine that others started, watched from here: which model it serves, and whether it answers and gets on."""
+"""An external engine, given by `addresses`: the gateway checks its identity, readiness and progress itself."""
 
 import json
 import time
 from collections.abc import Callable
 
 from service.config.settings import Settings
-from service.engine.probe import ask, probe
-from service.engine.readiness import FIRST_TOKEN, KNOCK
+from service.engine.probe import fetch, probe_request
+from service.engine.readiness import FIRST_TOKEN, HEALTH_CHECK
 from service.engine.state import Condition, EngineState
-from service.engine.watchdog import Pulse
+from service.engine.watchdog import Watchdog
 from service.transport import pool
-from service.transport.pool import RefusedError, Transport, TransportError
+from service.transport.pool import ConnectionPool, RefusedError, TransportError
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
 
-IDENTITY = 30.0  # seconds after which a ready engine is asked again which model it serves
-SILENCE = 5.0  # seconds without any answer, from the first question in vain, after which a ready engine counts as gone
+IDENTITY_INTERVAL = 30.0  # seconds after which a ready engine is asked again which models it serves
+SILENCE_TIMEOUT = 5.0  # seconds without any response, from the first failed poll, after which a ready engine has failed
 
 
-class StrangerError(Exception):
+class WrongModelError(Exception):
     """Another model is served at this address."""
 
 
-class Remote:
-    """Watches one replica and writes its `state`, as the supervisor of an engine would; calls `changed` when it did."""
+class RemoteEngine:
+    """Health-checks one replica and sets its `state` and `stats`, as a supervisor would; calls `changed` after that.
+
+    An engine becomes ready when it lists the expected model and answers a probe request; no client's request is sent
+    to it earlier. `restarts` in its state counts how often it became ready again.
+    """
 
     def __init__(
         self,
         replica: Replica,
         upstream: Upstream,
         settings: Settings,
-        transport: Transport,
+        transport: ConnectionPool,
         clock: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
         self._replica, self._upstream, self._transport, self._clock = replica, upstream, transport, clock
-        self._changed, self._hang, self._start_timeout = changed, settings.hang_timeout, settings.start_timeout
-        self._began = clock()
-        self._identified = 0.0
-        self._doubted = False
+        self._changed, self._hang_timeout, self._start_timeout = changed, settings.hang_timeout, settings.start_timeout
+        self._started_at = clock()
+        self._identified_at = 0.0
+        self._recheck = False
         self._silent_since: float | None = clock()
-        self._lives = 0
-        self._pulse: Pulse | None = None
+        self._incarnations = 0
+        self._watchdog: Watchdog | None = None
 
-    async def look(self, doubted: bool) -> None:
-        """One look, once a second or so; `doubted` says that a request failed there since the last one."""
-        if self._pulse:
-            await self._watch(self._pulse, doubted)
+    async def poll(self, recheck: bool) -> None:
+        """Checks the engine, about once a second; `recheck` says that a request failed there since the last poll."""
+        if self._watchdog:
+            await self._watch(self._watchdog, recheck)
         else:
-            await self._prove()
+            await self._check_readiness()
 
-    async def _prove(self) -> None:
-        """Nothing is sent to an engine before it has said who it is and made a token."""
+    async def _check_readiness(self) -> None:
         try:
             await self._identify()
-            if not self._lives:
+            if not self._incarnations:
                 self._show("starting", "waiting for its first token")
-            await self._make_token()
-        except StrangerError as error:
+            await self._send_probe()
+        except WrongModelError as error:
             self._show("failed", reason=str(error))
         except TransportError as error:
-            if self._lives or self._clock() - self._began > self._start_timeout:
+            if self._incarnations or self._clock() - self._started_at > self._start_timeout:
                 self._show("failed", reason=f"it does not answer: {error}")
             else:
                 self._show("waiting" if self._silent_since is not None else "starting", f"not ready yet: {error}")
         else:
-            self._lives += 1
-            self._pulse = Pulse(
-                self._replica.address, probe(self._upstream.served), self._transport, self._clock, self._hang
-            )
-            self._replica.breaker.succeeded()
+            self._incarnations += 1
+            probe = probe_request(self._upstream.served)
+            self._watchdog = Watchdog(self._replica.address, probe, self._transport, self._clock, self._hang_timeout)
+            self._replica.breaker.record_success()
             self._show("ready")
 
-    async def _watch(self, pulse: Pulse, doubted: bool) -> None:
-        """Looks whether an engine that was ready still is."""
+    async def _watch(self, watchdog: Watchdog, recheck: bool) -> None:
+        """Checks whether an engine that was ready still is."""
         began, reason = self._clock(), None
-        self._doubted |= doubted
-        if self._doubted or self._silent_since is not None or began - self._identified > IDENTITY:
-            reason = await self._strange()
-        reason = reason or await pulse.look()
-        found, now = pulse.reading, self._clock()
-        if found and found.at >= began:
+        self._recheck |= recheck
+        if self._recheck or self._silent_since is not None or began - self._identified_at > IDENTITY_INTERVAL:
+            reason = await self._identity_problem()
+        reason = reason or await watchdog.poll()
+        stats, now = watchdog.stats, self._clock()
+        if stats and stats.at >= began:
             self._silent_since = None
         elif self._silent_since is None:
             self._silent_since = began
-        self._replica.reading = found if found and now - found.at < SILENCE else None
+        self._replica.stats = stats if stats and now - stats.at < SILENCE_TIMEOUT else None
         if reason:
-            self._pulse = self._replica.reading = None
+            self._watchdog = self._replica.stats = None
             self._show("failed", reason=reason)
 
-    async def _strange(self) -> str | None:
-        """Why the address no longer has our engine, if it has not."""
+    async def _identity_problem(self) -> str | None:
+        """Why the expected engine is no longer at the address; None if it is, or if one poll alone failed."""
         try:
             await self._identify()
-        except StrangerError as error:
+        except WrongModelError as error:
             return str(error)
         except RefusedError as error:
-            return f"it is gone: {error}"
+            return f"it no longer accepts connections: {error}"
         except TransportError as error:
-            silent = self._silent_since is not None and self._clock() - self._silent_since > SILENCE
+            silent = self._silent_since is not None and self._clock() - self._silent_since > SILENCE_TIMEOUT
             return f"it no longer answers: {error}" if silent else None
         return None
 
     async def _identify(self) -> None:
-        """Asks which models are served at the address; raises StrangerError where ours is not among them."""
-        status, body = await ask(self._transport, self._replica.address, pool.get("/v1/models"), KNOCK)
+        """Asks which models the engine serves; raises WrongModelError if the expected one is not among them."""
+        status, body = await fetch(self._transport, self._replica.address, pool.get_request("/v1/models"), HEALTH_CHECK)
         self._silent_since = None
         if status != 200:
             raise TransportError(f"status {status} of /v1/models")
-        names = models_in(body)
-        if self._upstream.served.id not in names:
-            others = ", ".join(f"'{name[:64]}'" for name in names[:3]) or "no model"
-            raise StrangerError(f"{self._replica.address} serves {others} and not '{self._upstream.served.id}'")
-        self._identified, self._doubted = self._clock(), False
+        ids = model_ids(body)
+        if self._upstream.served.id not in ids:
+            others = ", ".join(f"'{model_id[:64]}'" for model_id in ids[:3]) or "no model"
+            raise WrongModelError(f"{self._replica.address} serves {others} and not '{self._upstream.served.id}'")
+        self._identified_at, self._recheck = self._clock(), False
 
-    async def _make_token(self) -> None:
-        """Asks for one token; raises TransportError where none comes. An engine that ends answers without one."""
-        request = pool.post(*probe(self._upstream.served))
-        status, body = await ask(self._transport, self._replica.address, request, FIRST_TOKEN)
+    async def _send_probe(self) -> None:
+        """Sends a probe request; raises TransportError where it fails. A draining engine answers 200 with an abort."""
+        request = pool.post_request(*probe_request(self._upstream.served))
+        status, body = await fetch(self._transport, self._replica.address, request, FIRST_TOKEN)
         if status != 200 or b'"finish_reason":"abort"' in body:
-            raise TransportError("it is ending" if status == 200 else f"status {status} for a first request")
+            raise TransportError("it is shutting down" if status == 200 else f"the probe request got status {status}")
 
     def _show(self, condition: Condition, phase: str = "", reason: str | None = None) -> None:
         replica, known = self._replica, self._replica.state
         if known and (known.condition, known.phase, known.reason) == (condition, phase, reason):
             return
-        replica.state = EngineState(
-            replica.id, self._upstream.served.id, -1, condition, phase, reason, time.time(), max(0, self._lives - 1)
-        )
+        model, restarts = self._upstream.served.id, max(0, self._incarnations - 1)
+        replica.state = EngineState(replica.id, model, -1, condition, phase, reason, time.time(), restarts)
         self._changed()
 
 
-def models_in(body: bytes) -> list[str]:
-    """The names in an answer of `/v1/models`; raises TransportError for what is none."""
+def model_ids(body: bytes) -> list[str]:
+    """The ids in a response of `/v1/models`; raises TransportError if it is not a list of models."""
     try:
         return [str(row["id"]) for row in json.loads(body)["data"]]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise TransportError("the answer of /v1/models is not a list of models") from None
+        raise TransportError("the response of /v1/models is not a list of models") from None

@@ -3,17 +3,17 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from service.engine.engine_stats import Reading
+from service.engine.engine_stats import EngineStats
 from service.engine.state import EngineState
 from service.upstreams.breaker import Breaker
 
 
 @dataclass(eq=False)
 class Replica:
-    """One engine as the gateway sees it. Its `address` is a socket's path or `host:port`; times are monotonic seconds.
+    """One engine as the gateway sees it. Its `address` is a Unix socket's path or `host:port`.
 
-    `in_flight` counts the requests that this gateway has there and `limit` bounds them; `reading` is what the engine
-    last said of its load, not older than a few seconds. Whoever doubts that the engine works sets `doubt`.
+    `in_flight` counts this gateway process' requests there, and `limit` bounds them. `stats` is the engine's last
+    sample, None if that is older than a few seconds. Setting `recheck` has the engine checked at once.
     """
 
     id: str
@@ -21,26 +21,26 @@ class Replica:
     state: EngineState | None = None
     in_flight: int = 0
     limit: int = 256
-    reading: Reading | None = None
+    stats: EngineStats | None = None
     breaker: Breaker = field(default_factory=Breaker)
-    doubt: asyncio.Event = field(default_factory=asyncio.Event)
+    recheck: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def ready(self) -> bool:
-        """Whether its engine says, or has shown, that it answers."""
+        """Whether the engine passed its last health check."""
         return self.state is not None and self.state.condition == "ready"
 
     def usable(self, now: float) -> bool:
-        """Whether a request may be sent there."""
+        """Whether a request may be sent there, whether or not there is a slot; `now` is in monotonic seconds."""
         return self.ready and self.breaker.usable(now)
 
-    def room(self, now: float) -> int:
-        """How many more requests may be sent there now."""
-        # Asked several times for each request, so nothing is called that need not be.
+    def capacity(self, now: float) -> int:
+        """How many more requests may be sent there; `now` is in monotonic seconds."""
+        # On the hot path, several times per request: so `ready` and `usable` are written out.
         state = self.state
         if state is None or state.condition != "ready":
             return 0
         if self.breaker.ejections:
             return 1 if self.breaker.usable(now) else 0
-        left = self.limit - self.in_flight
-        return left if left > 0 else 0
+        remaining = self.limit - self.in_flight
+        return remaining if remaining > 0 else 0

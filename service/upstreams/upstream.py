@@ -5,55 +5,57 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from service.engine.state import Condition
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 from service.upstreams.replica import Replica
 
-# A model is as well as its best replica: one that sleeps wakes when it is asked for, one that failed may not return.
-BEST_FIRST: tuple[Condition, ...] = ("ready", "starting", "waiting", "asleep", "failed", "stopping", "stopped")
+# A model is in the best condition that one of its replicas is in: `scaled_to_zero` before `failed`, because a request
+# activates the one, while the other may never recover.
+BEST_FIRST: tuple[Condition, ...] = ("ready", "starting", "waiting", "scaled_to_zero", "failed", "stopping", "stopped")
 
 
 @dataclass(eq=False)
 class Upstream:
-    """A served model and its replicas. `turn` counts its requests; `trouble` says why addresses are not known.
+    """A served model and its replicas. Times are monotonic seconds.
 
-    Whoever doubts that the addresses are still right sets `doubt`.
+    `request_count` counts its requests so far. `discovery_error` says which of its names cannot be resolved, and why.
+    Setting `recheck` has them resolved again soon.
     """
 
-    served: Served
+    served: ServedModel
     replicas: list[Replica] = field(default_factory=list)
-    turn: int = 0
-    trouble: str | None = None
-    doubt: asyncio.Event = field(default_factory=asyncio.Event)
+    request_count: int = 0
+    discovery_error: str | None = None
+    recheck: asyncio.Event = field(default_factory=asyncio.Event)
 
     def usable(self, now: float) -> list[Replica]:
-        """The replicas that may be asked, whether or not they have room."""
+        """The replicas that are ready and not ejected, whether or not they have capacity."""
         return [replica for replica in self.replicas if replica.usable(now)]
 
     def free(self, now: float) -> list[Replica]:
-        """The replicas that have room for another request."""
-        return [replica for replica in self.replicas if replica.room(now) > 0]
+        """The replicas that have capacity for another request."""
+        return [replica for replica in self.replicas if replica.capacity(now) > 0]
 
-    def room(self, now: float) -> int:
-        """How many more requests may be sent now."""
-        return sum([replica.room(now) for replica in self.replicas])
+    def capacity(self, now: float) -> int:
+        """How many more requests may be sent to its replicas."""
+        return sum([replica.capacity(now) for replica in self.replicas])
 
-    def spares(self, replica: Replica) -> bool:
-        """Whether it can do without this one: another one is ready and has nothing held against it."""
-        return any(one.ready and one.breaker.closed for one in self.replicas if one is not replica)
+    def has_alternative(self, replica: Replica) -> bool:
+        """Whether another replica is ready and its circuit breaker closed, so that this one may be ejected."""
+        return any(other.ready and other.breaker.closed for other in self.replicas if other is not replica)
 
     def condition(self) -> tuple[Condition, str | None]:
-        """The model's state in one word, and the reason when it is not `ready`."""
+        """The best condition of its replicas, and the reason or phase, if that is not `ready`."""
         states = [replica.state for replica in self.replicas if replica.state]
-        for wanted in BEST_FIRST:
-            for one in states:
-                if one.condition == wanted:
-                    return wanted, one.reason or (one.phase if wanted != "ready" else None)
-        if not self.served.at:
+        for condition in BEST_FIRST:
+            for state in states:
+                if state.condition == condition:
+                    return condition, state.reason or (state.phase if condition != "ready" else None)
+        if not self.served.addresses:
             return "waiting", "its engine service has not started yet"
-        if self.served.always or self.replicas:
-            return "waiting", self.trouble or "its engines have not been reached yet"
-        return "asleep", self.trouble
+        if self.served.min_replicas or self.replicas:
+            return "waiting", self.discovery_error or "its engines have not been reached yet"
+        return "scaled_to_zero", self.discovery_error
 
     def conditions(self) -> Iterator[Condition]:
         """The condition of each replica."""
-        return (one.state.condition if one.state else "waiting" for one in self.replicas)
+        return (replica.state.condition if replica.state else "waiting" for replica in self.replicas)

@@ -1,4 +1,4 @@
-"""Every upstream of the fleet, kept up to date: which replicas there are, and what is known of each."""
+"""Every upstream of the fleet, and the background tasks that keep replicas, health, load and limits current."""
 
 import asyncio
 from collections import Counter
@@ -10,46 +10,47 @@ from typing import Any
 from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import Condition
-from service.fleet.fleet import Fleet, Served
-from service.transport.pool import Transport
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
+from service.transport.pool import ConnectionPool
 from service.upstreams.discovery import Discovery, Lookup, look_up
-from service.upstreams.limit import adapted, ceiling, opening
-from service.upstreams.local import Local
-from service.upstreams.remote import Remote
+from service.upstreams.limit import ceiling, initial_limit, next_limit
+from service.upstreams.local import LocalEngine
+from service.upstreams.remote import RemoteEngine
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
 
-POLL = 0.25  # seconds between two looks at the state files
-LOOK = 1.0  # seconds between two looks at an engine
-RESOLVE = 5.0  # seconds after which names are asked for their addresses again
-HASTE = 1.0  # seconds after which they may be, when an engine fails
+POLL = 0.25  # seconds between two reads of the state files; also the least between two checks of an engine
+CHECK_INTERVAL = 1.0  # seconds between two checks of an engine, unless a request fails there
+RESOLVE_INTERVAL = 5.0  # seconds between two lookups of a name, unless a request fails at the model
+MIN_RESOLVE_INTERVAL = 1.0  # seconds between two lookups in any case
 Changed = Callable[[], None]
 
 
 class Upstreams:
-    """The upstreams by model id, in the fleet's order. `clock` gives monotonic seconds, `lookup` resolves names.
+    """The upstreams by model id, in the fleet's order. `clock` returns monotonic seconds, `lookup` resolves names.
 
-    Nothing is known before the first `refresh`, and of engines that others start before `watch` has seen them.
+    Local replicas have no state before the first `refresh`; remote ones have none before `watch` has checked them.
     """
 
     def __init__(
         self,
         fleet: Fleet,
         settings: Settings,
-        transport: Transport,
+        transport: ConnectionPool,
         clock: Callable[[], float],
         lookup: Lookup = look_up,
     ) -> None:
         assert settings.run_dir
         self._settings, self._transport, self._clock, self._lookup = settings, transport, clock, lookup
-        self._gateways = settings.workers * settings.gateways
-        self._here: dict[str, list[Replica]] = {}
-        self._locals: dict[Replica, Local] = {}
+        self._gateways = settings.gateway_processes
+        self._local_replicas: dict[str, list[Replica]] = {}
+        self._local_engines: dict[Replica, LocalEngine] = {}
         for order, (served, number) in enumerate(fleet.replicas()):
             address = str(state.socket_path(settings.run_dir, order))
             replica = self._replica(state.replica_id(served.id, number), address, served)
-            self._here.setdefault(served.id, []).append(replica)
-            self._locals[replica] = Local(replica, order, settings.run_dir, transport, clock)
+            self._local_replicas.setdefault(served.id, []).append(replica)
+            self._local_engines[replica] = LocalEngine(replica, order, settings.run_dir, transport, clock)
         self._by_model: dict[str, Upstream] = {}
         self.apply(fleet)
 
@@ -60,40 +61,40 @@ class Upstreams:
         return iter(self._by_model.values())
 
     def apply(self, fleet: Fleet) -> None:
-        """Makes this the fleet that is served. The engines here stay those that the first fleet started."""
+        """Replaces the fleet. Local replicas stay those of the first fleet, whose engines BentoML started."""
         known, self._by_model = self._by_model, {}
         for served in fleet.served:
             upstream = self._by_model[served.id] = known.get(served.id) or Upstream(served)
-            if not served.at:
-                upstream.replicas = self._here.get(served.id, [])
+            if not served.addresses:
+                upstream.replicas = self._local_replicas.get(served.id, [])
             if upstream.served.max_in_flight != served.max_in_flight:
                 for replica in upstream.replicas:
-                    replica.limit = opening(served, self._gateways)
+                    replica.limit = initial_limit(served, self._gateways)
             upstream.served = served
-            upstream.doubt.set()
+            upstream.recheck.set()
 
-    def asked(self, replica: Replica) -> None:
-        """Takes note that a request goes there: a replica that rested gets one at a time."""
-        replica.breaker.asked(self._clock())
+    def record_request(self, replica: Replica) -> None:
+        """A request is sent to the replica; if that is half-open, it is the trial request."""
+        replica.breaker.record_request(self._clock())
 
-    def failed(self, replica: Replica, refused: bool = False) -> None:
-        """Takes note that a request failed there; `refused` says that it got no connection, or that the engine is dead.
+    def record_failure(self, replica: Replica, refused: bool = False) -> None:
+        """A request failed at the replica; `refused` means that it got no connection, or that the engine is dead.
 
-        The only replica that is left stays in use: what it answers is better than nothing.
+        The last replica left is ejected only if `refused`: while it accepts connections it may still answer some.
         """
-        upstream = next((one for one in self if replica in one.replicas), None)
-        if refused or upstream is None or upstream.spares(replica):
-            replica.breaker.failed(self._clock(), refused)
-        replica.doubt.set()
+        upstream = next((upstream for upstream in self if replica in upstream.replicas), None)
+        if refused or upstream is None or upstream.has_alternative(replica):
+            replica.breaker.record_failure(self._clock(), refused)
+        replica.recheck.set()
         if upstream:
-            upstream.doubt.set()
+            upstream.recheck.set()
 
-    def succeeded(self, replica: Replica) -> None:
-        """Takes note that an answer of the replica has begun."""
-        replica.breaker.succeeded()
+    def record_success(self, replica: Replica) -> None:
+        """A response of the replica has begun."""
+        replica.breaker.record_success()
 
     def counts(self) -> Iterator[tuple[str, Condition, int]]:
-        """Rows of (model, condition, number of replicas) for every condition there is."""
+        """Rows of (model, condition, number of replicas), one for every condition of every model."""
         for upstream in self:
             counted = Counter(upstream.conditions())
             for condition in state.CONDITIONS:
@@ -101,75 +102,77 @@ class Upstreams:
 
     def refresh(self) -> bool:
         """Reads the state files that changed; returns whether any did."""
-        return sum(local.refresh() for local in self._locals.values()) > 0
+        return sum(engine.refresh() for engine in self._local_engines.values()) > 0
 
     async def watch(self, changed: Changed) -> None:
-        """Follows everything for ever, calling `changed` after each difference, and when there may be more room."""
+        """Keeps everything current until cancelled; calls `changed` after each change that may add capacity."""
         tasks: dict[Replica | Upstream, asyncio.Task[None]] = {}
         before = self._clock()
         async with asyncio.TaskGroup() as group:
             while True:
                 now = self._clock()
-                rested = any(one.breaker.reopened(before, now) for upstream in self for one in upstream.replicas)
-                if self.refresh() or rested:
+                replicas = (replica for upstream in self for replica in upstream.replicas)
+                trial_due = any(replica.breaker.trial_due(before, now) for replica in replicas)
+                if self.refresh() or trial_due:
                     changed()
-                wanted = dict(self._work(changed))
-                for gone in tasks.keys() - wanted.keys():
-                    tasks.pop(gone).cancel()
-                for new in wanted.keys() - tasks.keys():
-                    tasks[new] = group.create_task(wanted[new]())
+                loops = dict(self._loops(changed))
+                for removed in tasks.keys() - loops.keys():
+                    tasks.pop(removed).cancel()
+                for added in loops.keys() - tasks.keys():
+                    tasks[added] = group.create_task(loops[added]())
                 before = now
                 await asyncio.sleep(POLL)
 
-    def _work(self, changed: Changed) -> Iterator[tuple[Replica | Upstream, Callable[[], Coroutine[Any, Any, None]]]]:
-        """What goes on all the time: each replica is watched, and what the names stand for."""
+    def _loops(self, changed: Changed) -> Iterator[tuple[Replica | Upstream, Callable[[], Coroutine[Any, Any, None]]]]:
+        """The background loops to run: a check of each replica, and the discovery of each remote model's replicas."""
         for upstream in self:
-            if upstream.served.at:
+            if upstream.served.addresses:
                 yield upstream, partial(self._discover, upstream, changed)
             for replica in upstream.replicas:
                 yield replica, partial(self._attend, upstream, replica, changed)
 
     async def _attend(self, upstream: Upstream, replica: Replica, changed: Changed) -> None:
-        """Looks at one replica, at once when a request failed there, and adapts its limit to its load."""
-        watched = self._locals.get(replica) or Remote(
+        """Checks one replica regularly, and soon after a failed request; adapts its concurrency limit to its load."""
+        engine = self._local_engines.get(replica) or RemoteEngine(
             replica, upstream, self._settings, self._transport, self._clock, changed
         )
-        adapted_at = self._clock()
+        last_sample = self._clock()
         while True:
-            doubted = replica.doubt.is_set()
-            replica.doubt.clear()
-            await watched.look(doubted)
-            if replica.reading and replica.reading.at > adapted_at:
-                adapted_at = replica.reading.at
+            recheck = replica.recheck.is_set()
+            replica.recheck.clear()
+            await engine.poll(recheck)
+            if replica.stats and replica.stats.at > last_sample:
+                last_sample = replica.stats.at
                 before, most = replica.limit, ceiling(upstream.served, self._gateways)
-                replica.limit = adapted(before, replica.in_flight, replica.reading, most)
+                replica.limit = next_limit(before, replica.in_flight, replica.stats, most)
                 if replica.limit > before:
                     changed()
             await asyncio.sleep(POLL)
-            await _stirred(replica.doubt, LOOK - POLL)
+            await _wait(replica.recheck, CHECK_INTERVAL - POLL)
 
     async def _discover(self, upstream: Upstream, changed: Changed) -> None:
-        """Keeps the replicas those that the names stand for now."""
+        """Resolves the model's names regularly, and soon after a failed request; adds and removes replicas."""
         discovery = Discovery(self._lookup)
         while True:
-            upstream.doubt.clear()
-            addresses = await discovery.find(upstream.served.at)
+            upstream.recheck.clear()
+            addresses = await discovery.find(upstream.served.addresses)
             known = {replica.address: replica for replica in upstream.replicas}
-            if list(known) != addresses or upstream.trouble != discovery.trouble:
+            if list(known) != addresses or upstream.discovery_error != discovery.error:
                 upstream.replicas = [
                     known.get(address) or self._replica(f"{upstream.served.id}@{address}", address, upstream.served)
                     for address in addresses
                 ]
-                upstream.trouble = discovery.trouble
+                upstream.discovery_error = discovery.error
                 changed()
-            await asyncio.sleep(HASTE)
-            await _stirred(upstream.doubt, RESOLVE - HASTE)
+            await asyncio.sleep(MIN_RESOLVE_INTERVAL)
+            await _wait(upstream.recheck, RESOLVE_INTERVAL - MIN_RESOLVE_INTERVAL)
 
-    def _replica(self, name: str, address: str, served: Served) -> Replica:
-        return Replica(name, address, limit=opening(served, self._gateways))
+    def _replica(self, name: str, address: str, served: ServedModel) -> Replica:
+        return Replica(name, address, limit=initial_limit(served, self._gateways))
 
 
-async def _stirred(doubt: asyncio.Event, limit: float) -> None:
+async def _wait(event: asyncio.Event, limit: float) -> None:
+    """Returns when the event is set, or after `limit` seconds."""
     with suppress(TimeoutError):
         async with asyncio.timeout(limit):
-            await doubt.wait()
+            await event.wait()

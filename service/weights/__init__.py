@@ -1,1 +1,1 @@
-"""Weights on disk: pulled from a hub or a mirror, described by a manifest, verified, and carried in bundles."""
+"""Weights on disk: pulled from a hub or a mirror, verified against a manifest, packed into bundles."""

@@ -1,7 +1,7 @@
-"""The manifest of a directory of weights: what belongs there, with sizes and SHA-256, and whether that is still so."""
+"""The manifest of a directory of weights: its files with sizes and SHA-256, and their verification."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -11,15 +11,16 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, NonNegativeInt, ValidationError
 
 from service.config.strict_yaml import Frozen
-from service.weights import stamp
-from service.weights.digests import Advance, quietly, sha256
+from service.weights import hash_cache
+from service.weights.digests import ProgressCallback, no_progress, sha256
+from service.weights.hash_cache import Hashes, Signature
 
 MANIFEST = "roundhouse-manifest.json"
-THREADS = 4  # one file each; more would only make a disk seek
+THREADS = 4  # one file each; more threads only add disk seeks
 
 
 def is_inside(name: str) -> bool:
-    """Whether `name` is a plain relative path with slashes, which leads nowhere but down."""
+    """Whether `name` is a normalised relative path with forward slashes that stays inside its directory."""
     path = PurePosixPath(name)
     plain = bool(path.parts) and str(path) == name and "\\" not in name and "\0" not in name
     return plain and not path.is_absolute() and ".." not in path.parts
@@ -39,10 +40,10 @@ class File(Frozen):
 
 
 class Manifest(Frozen):
-    """What was pulled: `revision` is the commit that it came from, null where the source does not tell.
+    """What was pulled. `revision` is the commit, null where the source does not know it.
 
-    `trust_remote_code` says that the repository's own code was taken along, `without_code` that the references to it
-    were taken out of the configuration.
+    `trust_remote_code`: the repository's Python files were pulled too. `without_code`: references to them were
+    removed from the configuration.
     """
 
     format: Literal[1] = 1
@@ -57,17 +58,17 @@ class Manifest(Frozen):
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """Total size of the files in bytes."""
         return sum(file.size for file in self.files.values())
 
 
 class ManifestError(Exception):
-    """The manifest is missing, or is none."""
+    """The manifest is missing or invalid."""
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """How one file differs from what the manifest says."""
+    """How one file differs from the manifest."""
 
     file: str
     what: str
@@ -77,12 +78,12 @@ class Problem:
 
 
 def exists(directory: Path) -> bool:
-    """Whether a directory has a manifest, and so is a finished pull."""
+    """Whether a directory has a manifest, which makes it a complete pull."""
     return (directory / MANIFEST).is_file()
 
 
 def read(directory: Path) -> Manifest:
-    """The directory's manifest; raises ManifestError with what is wrong about it."""
+    """The directory's manifest; raises ManifestError."""
     try:
         return Manifest.model_validate_json((directory / MANIFEST).read_bytes())
     except OSError as error:
@@ -90,61 +91,66 @@ def read(directory: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(map(str, first["loc"]))
-        raise ManifestError(f"is no manifest: {at + ': ' if at else ''}{first['msg']}") from None
+        raise ManifestError(f"is not a valid manifest: {at + ': ' if at else ''}{first['msg']}") from None
 
 
 def write(directory: Path, manifest: Manifest) -> None:
-    """Puts the manifest in place; a reader sees none or all of it."""
-    scratch = directory / f".{MANIFEST}.{os.getpid()}"
-    with scratch.open("w", encoding="utf-8") as file:
+    """Writes the manifest atomically and durably."""
+    temporary = directory / f".{MANIFEST}.{os.getpid()}"
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(manifest.model_dump_json(indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    scratch.replace(directory / MANIFEST)
+    temporary.replace(directory / MANIFEST)
 
 
-def verify(directory: Path, full: bool = False, advance: Advance = quietly) -> list[Problem]:
-    """How the directory differs from its manifest, in the order of the files' names.
+def verify(directory: Path, full: bool = False, advance: ProgressCallback = no_progress) -> list[Problem]:
+    """How the directory differs from its manifest, ordered by file name; empty if it does not.
 
-    Files whose size, times and inode are those of the last time are believed, unless `full`. `advance` hears of bytes
-    verified, from several threads; what it raises comes out here.
+    Files that have not changed since they were last hashed are not hashed again, unless `full`. `advance` is called
+    with the number of verified bytes, from several threads; an exception that it raises ends the verification.
     """
     try:
         manifest = read(directory)
     except ManifestError as error:
         return [Problem(MANIFEST, str(error))]
     problems = [Problem(name, "is not in the manifest") for name in files(directory) if name not in manifest.files]
-    known: stamp.Stamps = {} if full else stamp.read(directory)
-    good: stamp.Stamps = {}
-    doubtful: dict[str, stamp.Mark] = {}
+    cached = {} if full else hash_cache.load(directory)
+    verified: Hashes = {}
+    unverified: dict[str, Signature] = {}
     for name, file in manifest.files.items():
         try:
-            seen = stamp.mark(directory / name)
+            seen = hash_cache.signature(directory / name)
         except OSError as error:
             missing = isinstance(error, FileNotFoundError)
             problems.append(Problem(name, "is missing" if missing else f"cannot be read: {error.strerror}"))
             continue
         if seen[0] != file.size:
             problems.append(Problem(name, f"has {seen[0]} bytes instead of {file.size}"))
-        elif known.get(name) == (seen, file.sha256):
-            good[name] = seen, file.sha256
+        elif cached.get(name) == (seen, file.sha256):
+            verified[name] = seen, file.sha256
             advance(file.size)
         else:
-            doubtful[name] = seen
-    with ThreadPoolExecutor(THREADS) as pool:
-        for name, found in zip(doubtful, pool.map(partial(_hashed, directory, advance), doubtful), strict=True):
-            if isinstance(found, OSError):
-                problems.append(Problem(name, f"cannot be read: {found.strerror}"))
-            elif found != manifest.files[name].sha256:
-                problems.append(Problem(name, f"has SHA-256 {found} instead of {manifest.files[name].sha256}"))
-            else:
-                good[name] = doubtful[name], found
-    if good != known:
-        stamp.write(directory, good)
+            unverified[name] = seen
+    for name, found in _hashes(directory, unverified, advance):
+        if isinstance(found, OSError):
+            problems.append(Problem(name, f"cannot be read: {found.strerror}"))
+        elif found != manifest.files[name].sha256:
+            problems.append(Problem(name, f"has SHA-256 {found} instead of {manifest.files[name].sha256}"))
+        else:
+            verified[name] = unverified[name], found
+    if verified != cached:
+        hash_cache.save(directory, verified)
     return sorted(problems)
 
 
-def _hashed(directory: Path, advance: Advance, name: str) -> str | OSError:
+def _hashes(directory: Path, names: Iterable[str], advance: ProgressCallback) -> Iterator[tuple[str, str | OSError]]:
+    names = list(names)
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from zip(names, pool.map(partial(_hash, directory, advance), names), strict=True)
+
+
+def _hash(directory: Path, advance: ProgressCallback, name: str) -> str | OSError:
     try:
         return sha256(directory / name, advance)
     except OSError as error:
@@ -152,7 +158,7 @@ def _hashed(directory: Path, advance: Advance, name: str) -> str | OSError:
 
 
 def files(directory: Path) -> Iterator[str]:
-    """Every file in a directory that an engine might read: all but hidden ones and the manifest itself."""
+    """The relative path of every file that an engine might read: all but hidden ones and the manifest itself."""
     for folder, folders, names in os.walk(directory):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):

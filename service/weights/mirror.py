@@ -1,66 +1,66 @@
-"""A directory as the source of weights: a mirror laid out as organisation/name, or one repository itself."""
+"""A directory as the source of weights: a mirror laid out as organisation/name, or one repository."""
 
 import os
 import shutil
 from pathlib import Path
 
 from service.weights import manifest
-from service.weights.digests import Advance
-from service.weights.sources import Listing, Remote
+from service.weights.digests import ProgressBar, ProgressCallback, no_progress_bar
+from service.weights.sources import Listing, RemoteFile
 from service.weights.store import WeightsError
 
 CHUNK = 2**22  # bytes
+COPYING = ".copying"  # hidden, so that an interrupted copy is cleaned up with the rest of an interrupted download
 
 
 class Mirror:
-    """A repository in a local directory; another store is a mirror too, whose manifests are believed and checked."""
+    """A repository in a local directory, which may be another store: then its manifest gives hashes and the commit."""
 
-    def __init__(self, folder: Path, repository: str) -> None:
+    def __init__(self, folder: Path, repository: str, progress_bar: ProgressBar = no_progress_bar) -> None:
         inside = folder / repository
         self._folder = inside if inside.is_dir() else folder
-        self._repository = repository
+        self._repository, self._progress_bar = repository, progress_bar
         self.name = f"directory {self._folder}"
 
     def listing(self) -> Listing:
-        """The files below the directory; with sizes and hashes of its manifest where it has one."""
+        """The files below the directory, or those of its manifest if it has one."""
         if not any((self._folder / name).is_file() for name in ("config.json", manifest.MANIFEST, "params.json")):
             raise WeightsError(
-                f"{self._folder} holds neither {self._repository} nor, with a config.json of its own, the repository"
+                f"{self._folder} contains neither {self._repository} nor a repository's own files (config.json)"
             )
         if not manifest.exists(self._folder):
             names = manifest.files(self._folder)
-            return Listing(None, tuple(Remote(name, (self._folder / name).stat().st_size) for name in names))
+            return Listing(None, tuple(RemoteFile(name, (self._folder / name).stat().st_size) for name in names))
         try:
             known = manifest.read(self._folder)
         except manifest.ManifestError as error:
             raise WeightsError(f"{self._folder / manifest.MANIFEST} {error}") from None
         if known.repository != self._repository:
-            raise WeightsError(f"{self._folder} holds {known.repository}, not {self._repository}")
-        files = (Remote(name, file.size, file.sha256) for name, file in known.files.items())
+            raise WeightsError(f"{self._folder} contains {known.repository}, not {self._repository}")
+        files = (RemoteFile(name, file.size, file.sha256) for name, file in known.files.items())
         return Listing(known.revision, tuple(files))
 
-    def takes_room(self, folder: Path) -> bool:
-        """Not within one file system, where a second name is enough."""
+    def needs_disk_space(self, folder: Path) -> bool:
+        """Not within one file system, where files are hard-linked."""
         return self._folder.stat().st_dev != folder.stat().st_dev
 
-    def fetch(self, file: Remote, revision: str | None, to: Path, advance: Advance) -> None:
-        """A second name for the same file where the file system allows that, else a copy."""
-        original = (self._folder / file.name).resolve()
+    def fetch(self, file: RemoteFile, revision: str | None, folder: Path) -> None:
+        """Hard-links the file where the file system allows that, else copies it."""
+        original, target = (self._folder / file.name).resolve(), folder / file.name
         try:
             try:
-                os.link(original, to)
-                advance(file.size)
+                os.link(original, target)
             except OSError:
-                _copy(original, to, advance)
+                with self._progress_bar(f"copying {file.name}", file.size) as advance:
+                    _copy(original, folder / COPYING, advance)
+                (folder / COPYING).replace(target)
         except OSError as error:
-            raise WeightsError(f"{original} cannot be copied to {to.parent}: {error.strerror}") from None
+            raise WeightsError(f"{original} cannot be copied to {target.parent}: {error.strerror}") from None
 
 
-def _copy(original: Path, to: Path, advance: Advance) -> None:
-    scratch = to.with_name(f"{to.name}.incomplete")
-    with original.open("rb") as source, scratch.open("wb") as target:
+def _copy(original: Path, to: Path, advance: ProgressCallback) -> None:
+    with original.open("rb") as source, to.open("wb") as target:
         while chunk := source.read(CHUNK):
             target.write(chunk)
             advance(len(chunk))
-    shutil.copystat(original, scratch)
-    scratch.replace(to)
+    shutil.copystat(original, to)

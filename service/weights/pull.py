@@ -1,8 +1,8 @@
-"""The life of one pull, told in order: list, choose, fetch, check, describe, put in place."""
+"""The steps of a pull, in order: list, select, download, verify, write the manifest, publish."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from service.weights import manifest, tensors
-from service.weights.digests import Advance, quietly, sha256
+from service.weights.digests import ProgressBar, no_progress_bar, sha256
 from service.weights.manifest import File, Manifest
-from service.weights.selection import CODE, Selection, auto_map, wanted, without_auto_map
-from service.weights.sources import Listing, Remote, Source
-from service.weights.store import Store, WeightsError
-
-RESERVE = 2**26  # bytes that a pull leaves free
-Progress = Callable[[str, int], Advance]  # a file's name and size → who is told of its bytes
+from service.weights.selection import CODE, Selection, auto_map, select, without_auto_map
+from service.weights.sources import COMMIT, Listing, RemoteFile, Source
+from service.weights.store import Store, WeightsError, check_disk_space
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What to pull: a repository, the model's id, the commit if one is asked for, and what to do with its code."""
+class PullRequest:
+    """What to pull: a repository, its model's id, and a commit, branch or tag; None is the default branch.
+
+    `trust_remote_code` also pulls the repository's Python files; `without_code` removes references to them instead.
+    """
 
     repository: str
     model: str
@@ -30,170 +30,185 @@ class Wish:
     trust_remote_code: bool = False
     without_code: bool = False
 
+    @property
+    def commit(self) -> str | None:
+        """The revision if it is a commit: only that can be compared with what is on disk."""
+        return self.revision if self.revision and COMMIT.fullmatch(self.revision) else None
+
 
 @dataclass(frozen=True)
-class Pulled:
-    """A finished pull: where it lies, its manifest, the files that were left with the reasons; `fresh` if it is new."""
+class PullResult:
+    """A complete pull: its directory and manifest, skipped files with reasons; `is_new` unless it was there already."""
 
-    place: Path
+    directory: Path
     manifest: Manifest
-    left: dict[str, str]
-    fresh: bool
+    skipped: dict[str, str]
+    is_new: bool
 
 
-def pull(wish: Wish, source: Source, store: Store, progress: Progress = lambda name, size: quietly) -> Pulled:
-    """Brings a repository's weights into the store; raises WeightsError, and then nothing counts as finished."""
-    place = store.place(wish.repository)
-    with store.locked(wish.repository):
-        if wish.revision and (known := _already(wish, place, wish.revision, progress)):
-            return Pulled(place, known, {}, fresh=False)
+def pull(request: PullRequest, source: Source, store: Store, progress_bar: ProgressBar = no_progress_bar) -> PullResult:
+    """Brings a repository's weights into the store, whole and verified, or raises WeightsError.
+
+    Files of an earlier attempt that match the source are kept.
+    """
+    directory = store.directory(request.repository)
+    with store.locked(request.repository):
+        if request.commit and (known := _existing(request, directory, request.commit, progress_bar)):
+            return PullResult(directory, known, {}, is_new=False)
         listing = source.listing()
-        if wish.revision and listing.revision not in (None, wish.revision):
-            raise WeightsError(f"{source.name} has revision {listing.revision} and not {wish.revision}")
-        selection = wanted([file.name for file in listing.files], wish.trust_remote_code)
-        if objection := selection.objection():
-            raise WeightsError(f"{wish.repository} cannot be served: {objection}")
-        if listing.revision and (known := _already(wish, place, listing.revision, progress)):
-            return Pulled(place, known, selection.left, fresh=False)
-        scratch = store.scratch(wish.repository, listing.revision)
+        if request.commit and listing.revision not in (None, request.commit):
+            raise WeightsError(f"{source.name} has revision {listing.revision} and not {request.commit}")
+        selection = select([file.name for file in listing.files], request.trust_remote_code)
+        if reason := selection.why_unservable():
+            raise WeightsError(f"{request.repository} cannot be served: {reason}")
+        if listing.revision and (known := _existing(request, directory, listing.revision, progress_bar)):
+            return PullResult(directory, known, selection.skipped, is_new=False)
+        staging = store.staging(request.repository, listing.revision)
         try:
-            written = _collect(wish, source, listing, selection, scratch, place, progress)
-            return Pulled(store.finish(scratch, wish.repository), written, selection.left, fresh=True)
+            _prepare(staging, directory, listing, selection)
+            written = _download(request, source, listing, selection, staging, progress_bar)
+            return PullResult(store.publish(staging, request.repository), written, selection.skipped, is_new=True)
         except OSError as error:
             raise WeightsError(f"{error.filename or store.folder}: {error.strerror}") from None
 
 
-def _already(wish: Wish, place: Path, revision: str, progress: Progress) -> Manifest | None:
-    """The manifest of what lies in its place, if that is this revision, pulled as is wished, and unharmed."""
+def _existing(request: PullRequest, directory: Path, commit: str, progress_bar: ProgressBar) -> Manifest | None:
+    """The manifest of the directory, if it is what the request would pull at this commit, and verifies."""
     try:
-        known = manifest.read(place)
+        known = manifest.read(directory)
     except manifest.ManifestError:
         return None
-    is_wished = known.revision == revision and known.repository == wish.repository
-    is_alike = (known.trust_remote_code, known.without_code) == (wish.trust_remote_code, wish.without_code)
-    if not is_wished or not is_alike or manifest.verify(place, advance=progress("verifying", known.size)):
+    is_requested = known.revision == commit and known.repository == request.repository
+    same_code = (known.trust_remote_code, known.without_code) == (request.trust_remote_code, request.without_code)
+    if not is_requested or not same_code:
         return None
-    return known
+    with progress_bar(f"verifying {request.repository}", known.size) as advance:
+        return None if manifest.verify(directory, advance=advance) else known
 
 
-def _collect(
-    wish: Wish, source: Source, listing: Listing, selection: Selection, scratch: Path, place: Path, progress: Progress
-) -> Manifest:
-    """Fills the scratch folder with what is to be taken, and checks it."""
-    taken = {file.name: file for file in listing.files if file.name in selection.taken}
-    _prepare(scratch, place, taken, listing.revision)
-    if source.takes_room(scratch):
-        _room(scratch, taken.values())
+def _prepare(staging: Path, directory: Path, listing: Listing, selection: Selection) -> None:
+    """Creates the staging directory, or removes from it what an earlier attempt left and this one will not use."""
+    if listing.revision is None:
+        shutil.rmtree(staging, ignore_errors=True)  # its files may be of another revision
+    staging.mkdir(parents=True, exist_ok=True)
+    for hidden in staging.glob(".*"):
+        shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
+    for name in list(manifest.files(staging)):
+        if name not in selection.selected:
+            (staging / name).unlink()
+    for file in _selected(listing, selection):
+        path = staging / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if (file.sha256 or file.blob_id) and not path.exists():
+            with suppress(OSError):  # files of an older pull that may not have changed
+                path.hardlink_to(directory / file.name)
 
-    def fetched(files: Iterable[Remote]) -> dict[str, str]:
-        return {one.name: _fetched(source, listing, one, scratch / one.name, progress) for one in files}
 
-    # The small files first: what they say may end the pull before its long part.
-    hashes = fetched(file for name, file in taken.items() if not name.endswith(".safetensors"))
-    _refuse_code(wish, scratch, selection)
-    hashes |= fetched(file for name, file in taken.items() if name.endswith(".safetensors"))
-    if wish.without_code:
-        hashes |= _strip_code(scratch, selection.taken)
-    _check_tensors(scratch, selection.taken)
-    files = {name: File(size=(scratch / name).stat().st_size, sha256=hashes[name]) for name in sorted(hashes)}
+def _selected(listing: Listing, selection: Selection) -> list[RemoteFile]:
+    return [file for file in listing.files if file.name in selection.selected]
+
+
+def _download(
+    request: PullRequest, source: Source, listing: Listing, selection: Selection, staging: Path,
+    progress_bar: ProgressBar,
+) -> Manifest:  # fmt: skip
+    """Completes the staging directory, verifies it and writes its manifest."""
+    files = _selected(listing, selection)
+    if source.needs_disk_space(staging):
+        _check_disk_space(staging, files)
+
+    def fetched(files: Iterable[RemoteFile]) -> dict[str, str]:
+        return {file.name: _fetched(source, listing, file, staging, progress_bar) for file in files}
+
+    # Small files first: the configuration may refuse the pull before its long part begins.
+    hashes = fetched(file for file in files if not file.name.endswith(".safetensors"))
+    _refuse_code(request, staging, selection)
+    hashes |= fetched(file for file in files if file.name.endswith(".safetensors"))
+    if request.without_code:
+        hashes |= _strip_code(staging, selection)
+    _check_tensors(staging, selection)
     written = Manifest(
-        model=wish.model, repository=wish.repository, revision=listing.revision, source=source.name,
-        made_by=f"roundhouse {metadata.version('roundhouse')}", trust_remote_code=wish.trust_remote_code,
-        without_code=wish.without_code, files=files,
+        model=request.model, repository=request.repository, revision=listing.revision, source=source.name,
+        made_by=f"roundhouse {metadata.version('roundhouse')}", trust_remote_code=request.trust_remote_code,
+        without_code=request.without_code,
+        files={name: File(size=(staging / name).stat().st_size, sha256=hashes[name]) for name in sorted(hashes)},
     )  # fmt: skip
-    manifest.write(scratch, written)
+    manifest.write(staging, written)
     return written
 
 
-def _prepare(scratch: Path, place: Path, taken: dict[str, Remote], revision: str | None) -> None:
-    """A scratch folder without leftovers, and with the files of an earlier pull that may still be right."""
-    if revision is None:
-        shutil.rmtree(scratch, ignore_errors=True)  # nothing tells whether it is from the same revision
-    scratch.mkdir(parents=True, exist_ok=True)
-    for name in list(manifest.files(scratch)):
-        if name.removesuffix(".incomplete") not in taken:
-            (scratch / name).unlink()
-    for name, file in taken.items():
-        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-        if (file.sha256 or file.blob) and not (scratch / name).exists():
-            with suppress(OSError):
-                (scratch / name).hardlink_to(place / name)
+def _check_disk_space(staging: Path, files: list[RemoteFile]) -> None:
+    present = sum((staging / name).stat().st_size for name in manifest.files(staging))
+    check_disk_space(staging, sum(file.size for file in files) - present)
 
 
-def _room(scratch: Path, taken: Iterable[Remote]) -> None:
-    """Raises where the disk has too little room for what is still to come."""
-    there = sum((scratch / name).stat().st_size for name in manifest.files(scratch))
-    coming = sum(file.size for file in taken) - there
-    free = shutil.disk_usage(scratch).free
-    if coming > 0 and coming + RESERVE > free:
-        raise WeightsError(
-            f"{coming / 1e9:.1f} GB are to come and {scratch.parent.parent} has {free / 1e9:.1f} GB free. Make room, "
-            "or name another folder in ROUNDHOUSE_WEIGHTS"
-        )
+def _fetched(source: Source, listing: Listing, file: RemoteFile, staging: Path, progress_bar: ProgressBar) -> str:
+    """The SHA-256 of a file that is as the source announced it, fetched now or by an earlier attempt."""
+    path = staging / file.name
 
+    def hashed() -> str:
+        with progress_bar(f"verifying {file.name}", file.size) as advance:
+            return sha256(path, advance)
 
-def _fetched(source: Source, listing: Listing, file: Remote, to: Path, progress: Progress) -> str:
-    """The SHA-256 of a file that has come as the source described it, now or at an earlier attempt."""
-    if to.exists():
-        found = sha256(to, progress(file.name, file.size))
-        if file.difference(to, found) is None:
+    if path.exists():
+        found = hashed()
+        if file.mismatch(path, found) is None:
             return found
-        to.unlink()
-    source.fetch(file, listing.revision, to, progress(file.name, file.size))
-    found = sha256(to)
-    if difference := file.difference(to, found):
-        to.unlink()
-        raise WeightsError(f"{file.name} {difference}. It was thrown away; pull again to fetch it anew")
+        path.unlink()
+    source.fetch(file, listing.revision, staging)
+    found = hashed()
+    if mismatch := file.mismatch(path, found):
+        path.unlink()
+        raise WeightsError(f"{file.name} {mismatch}. It was deleted; pull again to download it again")
     return found
 
 
-def _configurations(scratch: Path, taken: tuple[str, ...]) -> dict[str, Any]:
-    """Every JSON file among the taken ones in which code could be named, parsed."""
+def _configurations(staging: Path, selection: Selection) -> dict[str, Any]:
+    """The parsed JSON files that can refer to code, by name."""
     found = {}
-    for name in taken:
+    for name in selection.selected:
         if name.endswith("config.json"):
             try:
-                found[name] = json.loads((scratch / name).read_bytes())
+                found[name] = json.loads((staging / name).read_bytes())
             except (ValueError, RecursionError):
-                raise WeightsError(f"{name} is not JSON") from None
+                raise WeightsError(f"{name} is not valid JSON") from None
     return found
 
 
-def _refuse_code(wish: Wish, scratch: Path, selection: Selection) -> None:
-    if wish.trust_remote_code or wish.without_code:
+def _refuse_code(request: PullRequest, staging: Path, selection: Selection) -> None:
+    if request.trust_remote_code or request.without_code:
         return
-    for name, config in _configurations(scratch, selection.taken).items():
-        if code := sorted(set(auto_map(config))):
-            files = ", ".join(selection.because(CODE)) or "code of another repository"
+    for name, config in _configurations(staging, selection).items():
+        if classes := sorted(set(auto_map(config))):
+            files = ", ".join(selection.skipped_for(CODE)) or "code of another repository"
             raise WeightsError(
-                f"{wish.repository} brings code of its own: {name} names {', '.join(code)} in its 'auto_map' "
-                f"({files}). If the engine knows the architecture itself, as it does most, pull with --without-code: "
-                "the weights come without the code and without its name. If you have read the code and trust it, pull "
-                "with --trust-remote-code, or set 'engine: {trust_remote_code: true}' in a fleet file and pull --fleet"
+                f"{request.repository} needs code of its own: the 'auto_map' of {name} names {', '.join(classes)} "
+                f"({files}). If the engine supports the architecture itself, as it does for most models, pull with "
+                "--without-code, which removes these references. If you have read the code and trust it, pull with "
+                "--trust-remote-code, or set 'engine: {trust_remote_code: true}' in a fleet file and pull --fleet"
             )
 
 
-def _strip_code(scratch: Path, taken: tuple[str, ...]) -> dict[str, str]:
-    """Takes the names of code out of the configuration; returns the new hashes of what has changed."""
+def _strip_code(staging: Path, selection: Selection) -> dict[str, str]:
+    """Removes `auto_map` entries from the configuration; returns the changed files' new SHA-256 by name."""
     changed = {}
-    for name, config in _configurations(scratch, taken).items():
+    for name, config in _configurations(staging, selection).items():
         if any(auto_map(config)):
-            # A new file: the old one may be a mirror's under a second name.
-            fresh = scratch / f"{name}.incomplete"
-            fresh.write_text(json.dumps(without_auto_map(config), indent=2) + "\n", encoding="utf-8")
-            fresh.replace(scratch / name)
-            changed[name] = sha256(scratch / name)
+            path = staging / name
+            path.unlink()  # it may be a hard link to a mirror's file, which must not change
+            path.write_text(json.dumps(without_auto_map(config), indent=2) + "\n", encoding="utf-8")
+            changed[name] = sha256(path)
     return changed
 
 
-def _check_tensors(scratch: Path, taken: tuple[str, ...]) -> None:
-    for name in taken:
-        if name.endswith(".safetensors") and (problem := tensors.problem(scratch / name)):
-            raise WeightsError(f"{name} {problem}: what the source has is broken")
+def _check_tensors(staging: Path, selection: Selection) -> None:
+    for name in selection.selected:
+        if name.endswith(".safetensors") and (problem := tensors.problem(staging / name)):
+            raise WeightsError(f"{name} {problem}: the source's file is corrupt")
         if name.endswith(".safetensors.index.json"):
             try:
-                missing = tensors.missing(scratch / name)
+                missing = tensors.missing(staging / name)
             except ValueError as error:
-                raise WeightsError(f"{name} is no index of weights: {error}") from None
+                raise WeightsError(f"{name} is not a valid index of weights: {error}") from None
             if missing:
-                raise WeightsError(f"{name} names weights that the repository does not have: {', '.join(missing[:3])}")
+                raise WeightsError(f"{name} lists weights that the repository does not have: {', '.join(missing[:3])}")

@@ -1,4 +1,4 @@
-"""Which files of a repository are pulled, and why the others are not: decided by their names alone."""
+"""Which files of a repository are pulled, and why the others are skipped, decided by their names alone."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -8,85 +8,89 @@ from typing import Any
 
 from service.weights.manifest import is_inside
 
-PICKLE = "is a pickle: loading one can run any code"
-CODE = "is code of the repository"
-FORMAT = "is a format that is not served here"
-COPY = "holds the same weights once more"
-UNNEEDED = "is not needed to serve"
-STRAY = "has a name that leads out of its folder"
+# Why a file is skipped, as the end of a sentence that begins with its name.
+PICKLE = "is a pickle file, and loading it can execute arbitrary code"
+CODE = "is executable code"
+UNSUPPORTED = "has a format that is not supported"
+DUPLICATE = "is another copy of the same weights"
+UNNEEDED = "is not needed for serving"
+UNSAFE = "has a path outside its directory"
 
-PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".npy", ".npz"}
-FORMATS = {".gguf", ".ggml", ".h5", ".keras", ".msgpack", ".onnx", ".ot", ".tflite", ".mlmodel", ".pb", ".engine"}
-CODES = {".py", ".so", ".sh", ".pyc", ".dll", ".exe"}
+PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".npy", ".npz"}
+CODE_SUFFIXES = {".py", ".so", ".sh", ".pyc", ".dll", ".exe"}
+UNSUPPORTED_SUFFIXES = {
+    ".gguf", ".ggml", ".h5", ".keras", ".msgpack", ".onnx", ".ot", ".tflite", ".mlmodel", ".pb", ".engine",
+}  # fmt: skip
 NEEDED = (
     re.compile(r".*\.(safetensors|json|jinja|tiktoken)"),
-    re.compile(r"(tokenizer|spiece|sentencepiece).*\.model(\.v\d+)?"),  # SentencePiece, Mistral's with a version
+    re.compile(r"(tokenizer|spiece|sentencepiece).*\.model(\.v\d+)?"),  # SentencePiece; Mistral's carry a version
     re.compile(r"(merges|vocab|added_tokens|special_tokens)\.txt|vocab\.\w+|bpe\.codes"),
     re.compile(r"(LICEN[SC]E|NOTICE|USE_POLICY).*", re.IGNORECASE),
 )
-# sentence-transformers keeps each layer's settings in a folder of its own; transformers further chat templates.
-FOLDERS = re.compile(r"\d+_\w+|additional_chat_templates")
-TRANSFORMERS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-MISTRALS = re.compile(r"consolidated.*|params\.json")  # Mistral's own layout beside that of transformers
+# sentence-transformers has a folder for each layer, transformers one for further chat templates.
+NEEDED_FOLDERS = re.compile(r"\d+_\w+|additional_chat_templates")
+TRANSFORMERS_LAYOUT = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+MISTRAL_LAYOUT = re.compile(r"consolidated.*|params\.json")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The names to take, and each other one with the reason to leave it."""
+    """The file names to pull, and each skipped one with the reason."""
 
-    taken: tuple[str, ...]
-    left: dict[str, str]
+    selected: tuple[str, ...]
+    skipped: dict[str, str]
 
-    def because(self, reason: str) -> list[str]:
-        """The names that were left for this reason."""
-        return [name for name, why in self.left.items() if why == reason]
+    def skipped_for(self, reason: str) -> list[str]:
+        """The names that were skipped for this reason."""
+        return [name for name, why in self.skipped.items() if why == reason]
 
-    def objection(self) -> str | None:
-        """Why there is nothing to serve among the names, if there is not."""
-        if any(name.endswith(".safetensors") for name in self.taken):
+    def why_unservable(self) -> str | None:
+        """Why a model with the selected files cannot be served; None if it can."""
+        if any(name.endswith(".safetensors") for name in self.selected):
             return None
-        pickles = self.because(PICKLE)
-        if pickles:
+        if pickles := self.skipped_for(PICKLE):
             return (
-                f"it has its weights only as pickles ({_some(pickles)}), and loading a pickle can run any code. Look "
-                "for a copy of the model in safetensors, or convert it where nothing can be harmed"
+                f"its weights are pickle files only ({_abbreviated(pickles)}), and loading a pickle can execute "
+                "arbitrary code. Use a repository that has the model in safetensors, or convert it in a sandbox"
             )
-        return "it has no *.safetensors at its top level"
+        return "it has no *.safetensors file in its top-level directory"
 
 
-def wanted(names: Collection[str], trust_remote_code: bool = False) -> Selection:
-    """Which of a repository's files to take; with `trust_remote_code` its Python files too."""
-    is_transformers = any(TRANSFORMERS.fullmatch(name) for name in names)
-    taken: list[str] = []
-    left: dict[str, str] = {}
+def select(names: Collection[str], trust_remote_code: bool = False) -> Selection:
+    """Selects the files to pull from a repository's; `trust_remote_code` adds its Python files."""
+    has_transformers_layout = any(TRANSFORMERS_LAYOUT.fullmatch(name) for name in names)
+    selected: list[str] = []
+    skipped: dict[str, str] = {}
     for name in sorted(names):
-        reason = _reason(name, is_transformers)
+        reason = _skip_reason(name, has_transformers_layout)
         if reason is None or (reason == CODE and trust_remote_code and name.endswith(".py")):
-            taken.append(name)
+            selected.append(name)
         else:
-            left[name] = reason
-    return Selection(tuple(taken), left)
+            skipped[name] = reason
+    return Selection(tuple(selected), skipped)
 
 
-def _reason(name: str, is_transformers: bool) -> str | None:
+def _skip_reason(name: str, has_transformers_layout: bool) -> str | None:
     path = PurePosixPath(name)
     if not is_inside(name):
-        return STRAY
+        return UNSAFE
     if any(part.startswith(".") for part in path.parts):
         return UNNEEDED
-    for suffixes, reason in ((PICKLES, PICKLE), (CODES, CODE), (FORMATS, FORMAT)):
+    for suffixes, reason in (
+        (PICKLE_SUFFIXES, PICKLE), (CODE_SUFFIXES, CODE), (UNSUPPORTED_SUFFIXES, UNSUPPORTED),
+    ):  # fmt: skip
         if path.suffix.lower() in suffixes:
             return reason
     folders = path.parts[:-1]
-    if folders and not (len(folders) == 1 and FOLDERS.fullmatch(folders[0])):
-        return COPY if path.suffix == ".safetensors" else UNNEEDED
-    if is_transformers and not folders and MISTRALS.fullmatch(name):
-        return COPY
+    if folders and not (len(folders) == 1 and NEEDED_FOLDERS.fullmatch(folders[0])):
+        return DUPLICATE if path.suffix == ".safetensors" else UNNEEDED
+    if has_transformers_layout and not folders and MISTRAL_LAYOUT.fullmatch(name):
+        return DUPLICATE
     return None if any(pattern.fullmatch(path.name) for pattern in NEEDED) else UNNEEDED
 
 
 def auto_map(config: Any) -> Iterator[str]:
-    """The code that a configuration names, at any depth: `modeling_x.XForCausalLM`."""
+    """The classes in `auto_map` entries of a parsed configuration, at any depth: `modeling_x.XForCausalLM`."""
     if isinstance(config, dict):
         for key, value in config.items():
             if key == "auto_map":
@@ -100,11 +104,11 @@ def auto_map(config: Any) -> Iterator[str]:
 
 
 def without_auto_map(config: Any) -> Any:
-    """The configuration without the code that it names."""
+    """The parsed configuration without its `auto_map` entries."""
     if isinstance(config, dict):
         return {key: without_auto_map(value) for key, value in config.items() if key != "auto_map"}
     return [without_auto_map(value) for value in config] if isinstance(config, list) else config
 
 
-def _some(names: list[str]) -> str:
+def _abbreviated(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,50 +1,53 @@
-"""What a pull asks of the place that it pulls from; a hub and a mirror directory can both answer."""
+"""The interface between a pull and where it pulls from: a hub or a directory."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from service.weights.digests import Advance, git_blob
+from service.weights.digests import git_blob_id
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
-class Remote:
-    """A file as its source describes it: bytes, and the SHA-256 or git blob id where the source gives one."""
+class RemoteFile:
+    """A file as its source describes it: size in bytes, and its SHA-256 or git blob id where the source gives one."""
 
     name: str
     size: int
     sha256: str | None = None
-    blob: str | None = None
+    blob_id: str | None = None
 
-    def difference(self, path: Path, found: str) -> str | None:
-        """How the file at `path`, whose SHA-256 is `found`, differs from what the source promised."""
+    def mismatch(self, path: Path, sha256: str) -> str | None:
+        """How the file at `path`, which has this SHA-256, differs from what the source announced; None if equal."""
         if path.stat().st_size != self.size:
-            return f"has {path.stat().st_size} bytes, and the source says {self.size}"
+            return f"has {path.stat().st_size} bytes, and the source announced {self.size}"
         if self.sha256 is not None:
-            return None if self.sha256 == found else f"has SHA-256 {found}, and the source says {self.sha256}"
-        if self.blob is not None and (blob := git_blob(path)) != self.blob:
-            return f"has the git id {blob}, and the source says {self.blob}"
+            return None if self.sha256 == sha256 else f"has SHA-256 {sha256}, and the source announced {self.sha256}"
+        if self.blob_id is not None and (blob_id := git_blob_id(path)) != self.blob_id:
+            return f"has the git blob id {blob_id}, and the source announced {self.blob_id}"
         return None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Every file of a repository at one revision, a commit; None where the source does not tell."""
+    """All files of a repository at one commit; `revision` is None where the source does not know the commit."""
 
     revision: str | None
-    files: tuple[Remote, ...]
+    files: tuple[RemoteFile, ...]
 
 
 class Source(Protocol):
-    """Where weights come from. What goes wrong is raised as WeightsError, with what to do."""
+    """Where weights come from. Failures are raised as WeightsError, whose message says what to do."""
 
     name: str
 
     def listing(self) -> Listing:
-        """What there is."""
+        """The files of the repository."""
 
-    def takes_room(self, folder: Path) -> bool:
-        """Whether files that are brought to this folder need room there."""
+    def needs_disk_space(self, folder: Path) -> bool:
+        """Whether fetching files into this folder takes disk space there."""
 
-    def fetch(self, file: Remote, revision: str | None, to: Path, advance: Advance) -> None:
-        """Brings one file to `to`, which exists only once all of it is there; goes on where an attempt was cut off."""
+    def fetch(self, file: RemoteFile, revision: str | None, folder: Path) -> None:
+        """Writes one file to `folder`, under its name; the file appears there only when it is complete."""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from service.admission.slots import Place
+from service.admission.slots import Slot
 from service.auth.tenants import Tenant
 from service.config.settings import Settings
 from service.errors import ApiError
 from service.fleet.fleet import Fleet
-from tests.admission.doors import Door, Seats, Time
+from tests.admission.gates import Gate, Seats, Time
 from tests.support import fleets
 from tests.support.waiting import PATIENCE, until
 
@@ -23,34 +23,34 @@ def fleet(tmp_path: Path) -> Fleet:
 
 
 @pytest.fixture
-def door(fleet: Fleet) -> Door:
+def door(fleet: Fleet) -> Gate:
     """Two places, and three to wait."""
-    return Door(fleet.served[0])
+    return Gate(fleet.served[0])
 
 
-def refusal(door: Door, *asked: object, **more: object) -> ApiError:
+def refusal(door: Gate, *asked: object, **more: object) -> ApiError:
     with pytest.raises(ApiError) as caught:
         door.enter(*asked, **more)  # type: ignore[arg-type]
     return caught.value
 
 
-async def raised(place: Place) -> ApiError:
+async def raised(place: Slot) -> ApiError:
     with pytest.raises(ApiError) as caught:
         await place.granted(PATIENCE)
     return caught.value
 
 
-async def test_where_there_is_room_nobody_waits(door: Door) -> None:
+async def test_where_there_is_room_nobody_waits(door: Gate) -> None:
     with door.enter() as place:
-        assert not place.waits
+        assert not place.is_waiting
         assert (place.position, place.ahead) == (0, 0)
         assert await place.granted(0.0)
         assert (door.load, door.queued) == (1, 0)
     assert (door.load, door.queued) == (0, 0)
 
 
-async def test_who_comes_then_waits_for_the_first_who_leaves(door: Door) -> None:
-    one, other = door.sit(door.enter()), door.sit(door.enter())
+async def test_who_comes_then_waits_for_the_first_who_leaves(door: Gate) -> None:
+    one, other = door.assign(door.enter()), door.assign(door.enter())
     with door.enter() as third, door.enter() as fourth:
         assert [third.position, fourth.position] == [1, 2]
         assert [third.ahead, fourth.ahead] == [0, 1]
@@ -60,31 +60,31 @@ async def test_who_comes_then_waits_for_the_first_who_leaves(door: Door) -> None
         await asyncio.sleep(0)
         one.leave()
         assert await waiting
-        assert not third.waits
+        assert not third.is_waiting
         assert [third.position, fourth.position] == [0, 1]
         other.leave()
         assert await fourth.granted(PATIENCE)
     assert (door.load, door.queued, door.room()) == (0, 0, 2)
 
 
-def test_a_place_is_one_share_of_the_model_until_its_request_sits_somewhere(door: Door) -> None:
+def test_a_place_is_one_share_of_the_model_until_its_request_sits_somewhere(door: Gate) -> None:
     places = [door.enter(), door.enter()]
     assert door.room() == 2  # no replica knows of them yet
     with door.enter() as third:
-        assert third.waits
-        door.sit(places[0])
-        door.stir()
-        assert third.waits
-        places[0].rise()  # its replica failed: it looks for another one
-        door.stir()
-        assert third.waits
-        door.sit(places[0]).leave()
-        assert not third.waits
+        assert third.is_waiting
+        door.assign(places[0])
+        door.wake_waiters()
+        assert third.is_waiting
+        places[0].unassign()  # its replica failed: it looks for another one
+        door.wake_waiters()
+        assert third.is_waiting
+        door.assign(places[0]).leave()
+        assert not third.is_waiting
     assert door.load == 1
 
 
-def test_leaving_twice_frees_one_place(door: Door) -> None:
-    one, other = door.sit(door.enter()), door.sit(door.enter())
+def test_leaving_twice_frees_one_place(door: Gate) -> None:
+    one, other = door.assign(door.enter()), door.assign(door.enter())
     third = door.enter()
     for _ in range(2):
         third.leave()
@@ -96,7 +96,7 @@ def test_leaving_twice_frees_one_place(door: Door) -> None:
     assert (door.load, door.room()) == (0, 2)
 
 
-async def test_a_place_granted_at_the_moment_of_leaving_goes_to_the_next(door: Door) -> None:
+async def test_a_place_granted_at_the_moment_of_leaving_goes_to_the_next(door: Gate) -> None:
     one, _ = door.enter(), door.enter()
     third, fourth = door.enter(), door.enter()
 
@@ -115,12 +115,12 @@ async def test_a_place_granted_at_the_moment_of_leaving_goes_to_the_next(door: D
     assert (door.load, door.queued) == (2, 0)
 
 
-def test_the_queue_is_bounded(door: Door) -> None:
+def test_the_queue_is_bounded(door: Gate) -> None:
     with ExitStack() as stack:
         for _ in range(5):
             stack.enter_context(door.enter())
         error = refusal(door)
-        assert (error.status, error.code, error.type) == (503, "overloaded", "overloaded_error")
+        assert (error.status, error.code, error.code.type) == (503, "overloaded", "overloaded_error")
         assert error.message == (
             "'pebble-chat' is busy: this request finds 3 others waiting, as many as may. Try again in 2 s."
         )
@@ -129,31 +129,31 @@ def test_the_queue_is_bounded(door: Door) -> None:
     assert (door.load, door.queued) == (0, 0)
 
 
-def test_without_a_queue_nobody_waits(door: Door) -> None:
+def test_without_a_queue_nobody_waits(door: Gate) -> None:
     door.served = replace(door.served, max_queued=0)
     with door.enter(), door.enter():
         assert refusal(door).code == "overloaded"
         assert door.queued == 0
-    assert not door.enter().waits
+    assert not door.enter().is_waiting
 
 
-async def test_a_newcomer_takes_the_place_of_one_who_has_many(door: Door) -> None:
+async def test_a_newcomer_takes_the_place_of_one_who_has_many(door: Gate) -> None:
     for _ in range(2):
         door.enter("noisy")
     waiting = [door.enter("noisy") for _ in range(3)]
     with door.enter("quiet") as newcomer:
-        assert newcomer.waits
+        assert newcomer.is_waiting
         assert newcomer.position == 2
         error = await raised(waiting[-1])
         assert (error.status, error.code) == (503, "overloaded")
-        assert waiting[-1].waits
+        assert waiting[-1].is_waiting
         assert door.queued == 3
     for place in waiting:
         place.leave()
     assert door.queued == 0
 
 
-async def test_whoever_waits_hears_at_once_what_became_of_it(door: Door) -> None:
+async def test_whoever_waits_hears_at_once_what_became_of_it(door: Gate) -> None:
     running, _ = door.enter("noisy"), door.enter("noisy")
     waiting = [door.enter("noisy", patience=10 * PATIENCE) for _ in range(3)]
     first, middle, last = [asyncio.create_task(place.granted(10 * PATIENCE)) for place in waiting]
@@ -168,7 +168,7 @@ async def test_whoever_waits_hears_at_once_what_became_of_it(door: Door) -> None
 
 
 async def test_who_has_waited_too_long_is_refused(fleet: Fleet) -> None:
-    door = Door(fleet.served[0], asyncio.get_running_loop().time, seats=[Seats(0)])
+    door = Gate(fleet.served[0], asyncio.get_running_loop().time, seats=[Seats(0)])
     with door.enter(patience=0.02) as place:
         error = await raised(place)
         assert (error.status, error.code) == (503, "overloaded")
@@ -178,7 +178,7 @@ async def test_who_has_waited_too_long_is_refused(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize(
     ("waits", "setting", "asked", "patience"),
-    [("", 7.0, None, 7.0), ("\nwaits: {queue: 5}", 7.0, None, 5.0), ("\nwaits: {queue: 5}", 7.0, 3.0, 3.0)],
+    [("", 7.0, None, 7.0), ("\ntimeouts: {queue: 5}", 7.0, None, 5.0), ("\ntimeouts: {queue: 5}", 7.0, 3.0, 3.0)],
     ids=["of the settings", "of the fleet", "of the request"],
 )
 async def test_whose_patience_counts(
@@ -186,7 +186,7 @@ async def test_whose_patience_counts(
 ) -> None:
     served = fleets.only(tmp_path, "model: pebble-chat" + waits)
     clock = Time()
-    door = Door(served, clock, Settings(queue_timeout=setting), seats=[Seats(0)])
+    door = Gate(served, clock, Settings(queue_timeout=setting), seats=[Seats(0)])
     place = door.enter(patience=asked)
     assert place.deadline == clock.now + patience
     clock.now += patience - 0.001
@@ -195,34 +195,34 @@ async def test_whose_patience_counts(
     await raised(place)
 
 
-async def test_who_may_not_wait_at_all_gets_what_is_free_and_nothing_else(door: Door) -> None:
+async def test_who_may_not_wait_at_all_gets_what_is_free_and_nothing_else(door: Gate) -> None:
     for _ in range(2):
         assert await door.enter(patience=0.0).granted(0.0)
     with door.enter(patience=0.0) as place:
         assert (await raised(place)).code == "overloaded"
 
 
-async def test_whoever_can_no_longer_wait_gets_no_place(door: Door) -> None:
+async def test_whoever_can_no_longer_wait_gets_no_place(door: Gate) -> None:
     clock = door.clock = Time()
     door.__post_init__()
-    running = [door.sit(door.enter()) for _ in range(2)]
+    running = [door.assign(door.enter()) for _ in range(2)]
     late, patient = door.enter(patience=5.0), door.enter(patience=50.0)
     clock.now += 5.0
     running[0].leave()
-    assert not patient.waits
+    assert not patient.is_waiting
     assert (await raised(late)).code == "overloaded"
 
 
-def test_who_would_wait_too_long_is_refused_at_once(door: Door) -> None:
+def test_who_would_wait_too_long_is_refused_at_once(door: Gate) -> None:
     clock = door.clock = Time()
     door.__post_init__()
     for _ in range(200):  # each takes 10 s, two at a time
-        with door.sit(door.enter()), door.sit(door.enter()):
+        with door.assign(door.enter()), door.assign(door.enter()):
             clock.now += 10.0
-    door.sit(door.enter())
-    door.sit(door.enter())
+    door.assign(door.enter())
+    door.assign(door.enter())
     first = door.enter(patience=6.0)
-    assert first.waits
+    assert first.is_waiting
     error = refusal(door, patience=6.0)
     assert (error.status, error.code) == (503, "overloaded")
     assert error.message == (
@@ -230,46 +230,46 @@ def test_who_would_wait_too_long_is_refused_at_once(door: Door) -> None:
         "Try again in 10 s."
     )
     assert refusal(door, "quiet", "batch", patience=6.0).code == "overloaded"
-    assert door.enter("quiet", "interactive", patience=6.0).waits
+    assert door.enter("quiet", "interactive", patience=6.0).is_waiting
     assert door.queued == 2
 
 
-async def test_where_no_engine_runs_requests_wait_for_one(door: Door) -> None:
+async def test_where_no_engine_runs_requests_wait_for_one(door: Gate) -> None:
     door.seats = []
     waiting = [door.enter(patience=600.0) for _ in range(3)]
     assert refusal(door, patience=600.0).headers == {"retry-after": "10"}
-    door.stir()
-    assert all(place.waits for place in waiting)
+    door.wake_waiters()
+    assert all(place.is_waiting for place in waiting)
     door.seats = [Seats(2)]
-    door.admission.stir()
-    assert [place.waits for place in waiting] == [False, False, True]
+    door.admission.wake_waiters()
+    assert [place.is_waiting for place in waiting] == [False, False, True]
     assert await waiting[0].granted(0.0)
 
 
-def test_a_newcomer_finds_the_room_that_nobody_was_told_of(door: Door) -> None:
+def test_a_newcomer_finds_the_room_that_nobody_was_told_of(door: Gate) -> None:
     door.seats = []
     waiting = door.enter()
     door.seats = [Seats(2)]
     newcomer, third = door.enter(), door.enter()
-    assert [place.waits for place in (waiting, newcomer, third)] == [False, False, True]
+    assert [place.is_waiting for place in (waiting, newcomer, third)] == [False, False, True]
 
 
 def test_a_stir_at_one_model_leaves_another_alone(fleet: Fleet) -> None:
-    door = Door(fleet.served[0], seats=[])
+    door = Gate(fleet.served[0], seats=[])
     waiting = door.enter()
     door.seats = [Seats(1)]
-    door.admission.stir(fleet.served[1].id)
-    assert waiting.waits
-    door.admission.stir(fleet.served[0].id)
-    assert not waiting.waits
+    door.admission.wake_waiters(fleet.served[1].id)
+    assert waiting.is_waiting
+    door.admission.wake_waiters(fleet.served[0].id)
+    assert not waiting.is_waiting
 
 
 def test_a_full_model_keeps_nobody_from_another(fleet: Fleet) -> None:
-    door = Door(fleet.served[0], seats=[Seats(1)])
-    with door.sit(door.enter()), door.enter() as second:
-        assert second.waits
+    door = Gate(fleet.served[0], seats=[Seats(1)])
+    with door.assign(door.enter()), door.enter() as second:
+        assert second.is_waiting
         door.served, door.seats = fleet.served[1], [Seats(1)]
-        assert not door.enter().waits
+        assert not door.enter().is_waiting
 
 
 @pytest.mark.parametrize(
@@ -280,28 +280,28 @@ def test_a_full_model_keeps_nobody_from_another(fleet: Fleet) -> None:
         ({"tokens_per_minute": 100}, "100 tokens per minute"),
     ],
 )
-def test_a_tenant_has_its_budget(door: Door, bound: dict[str, int], what: str) -> None:
+def test_a_tenant_has_its_budget(door: Gate, bound: dict[str, int], what: str) -> None:
     tenant = Tenant("crawler", **bound)  # type: ignore[arg-type]
     with door.enter(tenant):
         error = refusal(door, tenant)
         seconds = "1" if "flight" in what else "60"
-        assert (error.status, error.code, error.type) == (429, "rate_limit_exceeded", "rate_limit_error")
+        assert (error.status, error.code, error.code.type) == (429, "rate_limit_exceeded", "rate_limit_error")
         assert error.message == f"Tenant 'crawler' has used up its {what}. Try again in {seconds} s."
         assert error.headers == {"retry-after": seconds}
-        assert not door.enter("another").waits
+        assert not door.enter("another").is_waiting
     assert door.load == 1
 
 
 def test_a_budget_is_of_all_models_together(fleet: Fleet) -> None:
-    door, tenant = Door(fleet.served[0]), Tenant("x", max_in_flight=1)
+    door, tenant = Gate(fleet.served[0]), Tenant("x", max_in_flight=1)
     with door.enter(tenant):
         door.served = fleet.served[1]
         assert refusal(door, tenant).status == 429
-    assert not door.enter(tenant).waits
+    assert not door.enter(tenant).is_waiting
 
 
-def test_gateways_share_budgets(door: Door) -> None:
-    door.settings = Settings(workers=2, gateways=2)
+def test_gateways_share_budgets(door: Gate) -> None:
+    door.settings = Settings(workers=2, gateway_replicas=2)
     door.__post_init__()
     tenant = Tenant("x", requests_per_minute=8)
     for _ in range(2):
@@ -309,25 +309,25 @@ def test_gateways_share_budgets(door: Door) -> None:
     assert refusal(door, tenant).headers == {"retry-after": "30"}
 
 
-def test_only_who_gets_a_place_spends(door: Door) -> None:
+def test_only_who_gets_a_place_spends(door: Gate) -> None:
     tenant = Tenant("x", requests_per_minute=2, tokens_per_minute=200, max_in_flight=2)
     for _ in range(2):
         door.enter()
     for _ in range(5):
         with door.enter(tenant) as place:  # it waits, and its client leaves
-            assert place.waits
+            assert place.is_waiting
     for _ in range(3):
         door.enter("z")
     with door.enter("z", "interactive"):  # the queue is full
         for _ in range(3):
             assert refusal(door, tenant, "batch").status == 503
     door.seats[0].limit = 10
-    door.stir()
+    door.wake_waiters()
     with door.enter(tenant), door.enter(tenant):
         assert refusal(door, tenant).status == 429
 
 
-def test_a_budget_is_charged_for_what_was_really_taken(door: Door) -> None:
+def test_a_budget_is_charged_for_what_was_really_taken(door: Gate) -> None:
     tenant = Tenant("x", tokens_per_minute=1000)
     with door.enter(tenant, cost=1000) as place:
         assert refusal(door, tenant, cost=100).status == 429
@@ -338,21 +338,21 @@ def test_a_budget_is_charged_for_what_was_really_taken(door: Door) -> None:
 
 
 async def test_a_tenant_waits_for_what_its_requests_really_took(fleet: Fleet) -> None:
-    door = Door(replace(fleet.served[0], max_queued=50), seats=[Seats(1)])
-    running = door.sit(door.enter("z"))
+    door = Gate(replace(fleet.served[0], max_queued=50), seats=[Seats(1)])
+    running = door.assign(door.enter("z"))
     waiting = [door.enter(name) for _ in range(10) for name in "ab"]
     order = []
     for _ in range(8):
         running.leave()
-        (running,) = [place for place in waiting if not place.waits and place.position == 0 and place not in order]
-        order.append(door.sit(running))
+        (running,) = [place for place in waiting if not place.is_waiting and place.position == 0 and place not in order]
+        order.append(door.assign(running))
         name = running.ticket.tenant.id if running.ticket else ""
         running.ended(300 if name == "a" else 100)
     assert "".join(place.ticket.tenant.id for place in order if place.ticket) == "abbbabbb"
 
 
 def test_a_changed_fleet_forgets_what_is_gone_when_it_is_idle(fleet: Fleet) -> None:
-    door = Door(fleet.served[0])
+    door = Gate(fleet.served[0])
     tenant = Tenant("x", max_in_flight=5)
     smaller = replace(fleet, served=fleet.served[1:])
     with door.enter(tenant), door.enter(tenant), door.enter(tenant) as waiting:
@@ -360,11 +360,11 @@ def test_a_changed_fleet_forgets_what_is_gone_when_it_is_idle(fleet: Fleet) -> N
         assert (door.load, door.queued) == (2, 1)
         door.seats[0].limit = 3
         door.admission.apply(replace(smaller, tenants={"x": tenant}))
-        assert not waiting.waits
+        assert not waiting.is_waiting
     assert door.load == 0
 
 
-def test_what_comes_back_with_the_fleet_starts_anew(door: Door, fleet: Fleet) -> None:
+def test_what_comes_back_with_the_fleet_starts_anew(door: Gate, fleet: Fleet) -> None:
     clock, slow = Time(), Tenant("slow", requests_per_minute=1)
     door.clock = clock
     door.__post_init__()
@@ -375,12 +375,12 @@ def test_what_comes_back_with_the_fleet_starts_anew(door: Door, fleet: Fleet) ->
     assert refusal(door, slow).status == 429
     door.admission.apply(replace(fleet, served=fleet.served[1:], tenants={}))
     with door.enter(slow), door.enter():
-        assert door.enter(patience=1.0).waits  # nobody knows how long requests take at this model
+        assert door.enter(patience=1.0).is_waiting  # nobody knows how long requests take at this model
 
 
-async def test_a_request_is_let_in_even_while_its_relay_does_something_else(door: Door) -> None:
-    running = [door.sit(door.enter()) for _ in range(2)]
+async def test_a_request_is_let_in_even_while_its_relay_does_something_else(door: Gate) -> None:
+    running = [door.assign(door.enter()) for _ in range(2)]
     waiting = door.enter()
     running[0].leave()
-    assert not waiting.waits
+    assert not waiting.is_waiting
     assert await waiting.granted(0.0)

@@ -15,8 +15,8 @@ from service.admission.gate import Admission
 from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
 from service.errors import ApiError
-from service.fleet.fleet import Served
-from tests.admission.doors import Seats
+from service.fleet.served_model import ServedModel
+from tests.admission.gates import Seats
 from tests.admission.virtual import simulate
 from tests.support import fleets
 
@@ -43,7 +43,7 @@ class Source:
 class Run:
     """What came of a load: the answers, and what each tenant and class got of them."""
 
-    served: Served
+    served: ServedModel
     settings: Settings = field(default_factory=lambda: Settings(queue_timeout=PATIENCE))
     look: float = 4.0  # seconds after which one who waits looks at its place in the queue
     good: int = 0  # of those that were answered: who waited no longer than patience allows
@@ -86,10 +86,10 @@ class Run:
                 self.served, source.tenant, source.priority, tokens * source.inflated, room, came
             ) as place:
                 self.longest_queue = max(self.longest_queue, self.admission.queued(self.served.id))
-                while place.waits and not await place.granted(self.look):
+                while place.is_waiting and not await place.granted(self.look):
                     assert 1 <= place.position <= self.served.max_queued
                 waited = self.clock() - came
-                place.sit(max(self.seats, key=Seats.room))
+                place.assign(max(self.seats, key=Seats.room))
                 assert all(one.in_flight <= one.limit for one in self.seats)
                 await asyncio.sleep(seconds)
                 place.ended(tokens)
@@ -110,11 +110,11 @@ class Run:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Served:
+def served(tmp_path: Path) -> ServedModel:
     return fleets.only(tmp_path, "model: pebble-chat\nmax_queued: 200")
 
 
-def test_ten_times_as_many_requests_get_as_many_answers_in_time(served: Served) -> None:
+def test_ten_times_as_many_requests_get_as_many_answers_in_time(served: ServedModel) -> None:
     just, much = Run(served)(Source(CAPACITY)), Run(served)(Source(10 * CAPACITY))
     print(f"goodput {just.good} at capacity, {much.good} at ten times as much; refused {just.refused}, {much.refused}")
     assert much.good >= 0.9 * just.good
@@ -125,7 +125,7 @@ def test_ten_times_as_many_requests_get_as_many_answers_in_time(served: Served) 
     assert 8 <= quantiles(sorted(much.retry_after)[100:], n=2)[0] <= 30
 
 
-def test_without_bounds_hardly_any_answer_comes_in_time(served: Served) -> None:
+def test_without_bounds_hardly_any_answer_comes_in_time(served: ServedModel) -> None:
     """The simulation shows the difference that the bounds make."""
     just = Run(served)(Source(CAPACITY))
     much = Run(replace(served, max_queued=10**6), Settings(queue_timeout=1e6), look=1e6)(Source(5 * CAPACITY))
@@ -133,7 +133,7 @@ def test_without_bounds_hardly_any_answer_comes_in_time(served: Served) -> None:
     assert much.good < 0.2 * just.good
 
 
-def test_a_tenant_with_fifty_times_as_many_requests_waits_behind_itself(served: Served) -> None:
+def test_a_tenant_with_fifty_times_as_many_requests_waits_behind_itself(served: ServedModel) -> None:
     quiet, noisy = Source(0.1 * CAPACITY, Tenant("quiet")), Source(5 * CAPACITY, Tenant("noisy"))
     alone, together = Run(served)(quiet), Run(served)(quiet, noisy)
     print(f"quiet waits {alone.wait('quiet default'):.2f} s alone, {together.wait('quiet default'):.2f} s beside")
@@ -143,7 +143,7 @@ def test_a_tenant_with_fifty_times_as_many_requests_waits_behind_itself(served: 
     assert len(together.waits["quiet default"]) == pytest.approx(len(alone.waits["quiet default"]), rel=0.3)
 
 
-def test_tenants_get_tokens_by_their_weight(served: Served) -> None:
+def test_tenants_get_tokens_by_their_weight(served: ServedModel) -> None:
     tenants = [Tenant(name, weight) for name, weight in (("a", 1), ("b", 2), ("c", 4))]
     run = Run(served)(*(Source(2 * CAPACITY, tenant) for tenant in tenants))
     whole = sum(run.tokens.values())
@@ -152,13 +152,13 @@ def test_tenants_get_tokens_by_their_weight(served: Served) -> None:
 
 
 @pytest.mark.parametrize(("inflated", "size"), [(8.0, 1.0), (0.1, 1.0), (1.0, 4.0)])
-def test_shares_are_of_what_was_really_taken(served: Served, inflated: float, size: float) -> None:
+def test_shares_are_of_what_was_really_taken(served: ServedModel, inflated: float, size: float) -> None:
     one = Source(2 * CAPACITY, Tenant("a"), inflated=inflated, size=size)
     tokens = Run(served)(one, Source(2 * CAPACITY, Tenant("b"))).tokens
     assert tokens["a"] / sum(tokens.values()) == pytest.approx(0.5, abs=0.06)
 
 
-def test_what_is_urgent_does_not_wait_for_what_is_not(served: Served) -> None:
+def test_what_is_urgent_does_not_wait_for_what_is_not(served: ServedModel) -> None:
     run = Run(served)(
         Source(0.3 * CAPACITY, priority="interactive"),
         Source(0.3 * CAPACITY, priority="default"),
@@ -170,6 +170,6 @@ def test_what_is_urgent_does_not_wait_for_what_is_not(served: Served) -> None:
     assert math.isclose(run.tokens["x"], 100 * CAPACITY * (SPAN - WARM), rel_tol=0.05)
 
 
-def test_what_is_idle_while_somebody_waits_is_nothing(served: Served) -> None:
+def test_what_is_idle_while_somebody_waits_is_nothing(served: ServedModel) -> None:
     run = Run(served)(Source(10 * CAPACITY))
     assert run.tokens["x"] == pytest.approx(100 * CAPACITY * (SPAN - WARM), rel=0.05)

@@ -3,11 +3,11 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.admission.slots import Place
+from service.admission.slots import Slot
 from service.auth.tenants import PRIORITIES, Priority, Tenant
 from service.errors import ApiError
-from service.fleet.fleet import Served
-from tests.admission.doors import Door, Seats, Time
+from service.fleet.served_model import ServedModel
+from tests.admission.gates import Gate, Seats, Time
 from tests.support.fleets import CATALOG
 
 MOST = 4  # who may wait
@@ -18,7 +18,7 @@ TENANTS = [
     Tenant("slow", requests_per_minute=5, tokens_per_minute=2000),
 ]
 MODEL = CATALOG.models["pebble-chat"]
-SERVED = Served(MODEL.id, MODEL, "pebble", "", None, max_queued=MOST)
+SERVED = ServedModel(MODEL.id, MODEL, "pebble", "", None, max_queued=MOST)
 SOME = st.integers(0, 100)
 
 
@@ -28,15 +28,15 @@ class Promises(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Time()
-        self.door = Door(SERVED, self.clock, seats=[Seats(2), Seats(1)])
-        self.waiting: list[Place] = []
-        self.inside: list[Place] = []
-        self.seated: set[Place] = set()
+        self.door = Gate(SERVED, self.clock, seats=[Seats(2), Seats(1)])
+        self.waiting: list[Slot] = []
+        self.inside: list[Slot] = []
+        self.seated: set[Slot] = set()
 
     def look(self) -> None:
         """Sees who was let in or refused since, and that it was right."""
         for place in [*self.waiting]:
-            if not place.waits:
+            if not place.is_waiting:
                 assert place.ticket is None or place.deadline > self.clock.now
                 assert self.door.room() >= len(self.inside) + 1 - len(self.seated)
                 self.waiting.remove(place)
@@ -64,18 +64,18 @@ class Promises(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.inside) > len(self.seated))
     @rule(which=SOME)
-    def sit(self, which: int) -> None:
-        standing = [place for place in self.inside if place not in self.seated]
-        place = standing[which % len(standing)]
+    def assign(self, which: int) -> None:
+        unassigned = [place for place in self.inside if place not in self.seated]
+        place = unassigned[which % len(unassigned)]
         if self.door.room():
-            self.seated.add(self.door.sit(place))
+            self.seated.add(self.door.assign(place))
 
     @precondition(lambda self: self.seated)
     @rule(which=SOME)
-    def rise(self, which: int) -> None:
+    def unassign(self, which: int) -> None:
         place = [one for one in self.inside if one in self.seated][which % len(self.seated)]
         self.seated.remove(place)
-        place.rise()
+        place.unassign()
 
     @precondition(lambda self: self.inside)
     @rule(which=SOME, tokens=st.none() | st.integers(0, 3000), seconds=st.floats(0, 20))
@@ -100,7 +100,7 @@ class Promises(RuleBasedStateMachine):
     @rule(which=SOME, limit=st.integers(0, 4))
     def resize(self, which: int, limit: int) -> None:
         self.door.seats[which % len(self.door.seats)].limit = limit
-        self.door.stir()
+        self.door.wake_waiters()
         self.look()
 
     @rule(seconds=st.floats(0, 700))
@@ -134,7 +134,7 @@ class Promises(RuleBasedStateMachine):
         self.clock.now += 1e6
         self.door.seats = [Seats(9)]
         places = [self.door.enter(tenant) for tenant in TENANTS for _ in range(tenant.max_in_flight or 2)]
-        assert not any(place.waits for place in places)
+        assert not any(place.is_waiting for place in places)
 
 
 TestPromises = Promises.TestCase

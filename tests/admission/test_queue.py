@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.admission.queue import Line, Queue, Ticket
+from service.admission.queue import PriorityClass, Queue, Ticket
 from service.auth.tenants import PRIORITIES, Priority, Tenant
 
 NAMES = st.sampled_from("abcd")
@@ -243,7 +243,7 @@ def test_room_in_the_queue_goes_by_weight() -> None:
 
 
 def test_nothing_is_kept_of_tenants_who_came_and_went() -> None:
-    line = Line()
+    line = PriorityClass()
     first = ticket("always", cost=1)
     line.push(first)
     for number in range(1000):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.admission.rate_limits import Bucket, Budget, Budgets, Lack
+from service.admission.rate_limits import Bucket, Budget, Budgets, LimitExceeded
 from service.auth.tenants import Tenant
 
 AMOUNTS = st.floats(0.1, 500)
@@ -46,49 +46,49 @@ def test_what_is_put_back_never_overfills() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tenant", "lack"),
+    ("tenant", "exceeded"),
     [
-        (Tenant("x", max_in_flight=2), Lack("2 requests in flight", None)),
-        (Tenant("x", requests_per_minute=2), Lack("2 requests per minute", 30.0)),
-        (Tenant("x", tokens_per_minute=1200), Lack("1200 tokens per minute", 35.0)),
-        (Tenant("x", tokens_per_minute=1200, requests_per_minute=2), Lack("1200 tokens per minute", 35.0)),
+        (Tenant("x", max_in_flight=2), LimitExceeded("2 requests in flight", None)),
+        (Tenant("x", requests_per_minute=2), LimitExceeded("2 requests per minute", 30.0)),
+        (Tenant("x", tokens_per_minute=1200), LimitExceeded("1200 tokens per minute", 35.0)),
+        (Tenant("x", tokens_per_minute=1200, requests_per_minute=2), LimitExceeded("1200 tokens per minute", 35.0)),
         (Tenant("x", tokens_per_minute=1200, requests_per_minute=2, max_in_flight=3), None),
     ],
     ids=["in flight", "requests", "tokens", "the later of two", "within all"],
 )
-def test_each_bound_says_when_it_allows_more(tenant: Tenant, lack: Lack | None) -> None:
+def test_each_bound_says_when_it_allows_more(tenant: Tenant, exceeded: LimitExceeded | None) -> None:
     budget = Budget(tenant, 1, 0.0)
     for cost in (800, 100):
-        assert budget.lack(cost, 0.0) is None
+        assert budget.exceeded(cost, 0.0) is None
         budget.enter(cost)
-    assert budget.lack(1000 if lack else 300, 0.0 if lack else 60.0) == lack
+    assert budget.exceeded(1000 if exceeded else 300, 0.0 if exceeded else 60.0) == exceeded
 
 
 def test_tokens_are_reserved_as_thought_and_corrected_at_the_end() -> None:
     budget = Budget(Tenant("x", tokens_per_minute=600), 1, 0.0)
     budget.enter(500)
-    assert budget.lack(200, 0.0) == Lack("600 tokens per minute", 10.0)
+    assert budget.exceeded(200, 0.0) == LimitExceeded("600 tokens per minute", 10.0)
     budget.leave(500, 100)
-    assert budget.lack(500, 0.0) is None
+    assert budget.exceeded(500, 0.0) is None
     budget.enter(100)
     budget.leave(100, 1000)
-    assert budget.lack(100, 0.0) == Lack("600 tokens per minute", 60.0)
+    assert budget.exceeded(100, 0.0) == LimitExceeded("600 tokens per minute", 60.0)
 
 
 def test_who_was_turned_away_has_spent_nothing() -> None:
     budget = Budget(Tenant("x", requests_per_minute=1, tokens_per_minute=100, max_in_flight=1), 1, 0.0)
     budget.enter(100)
-    assert budget.lack(1, 0.0)
-    budget.turn_away(100)
-    assert budget.lack(100, 0.0) is None
+    assert budget.exceeded(1, 0.0)
+    budget.cancel(100)
+    assert budget.exceeded(100, 0.0) is None
 
 
 def test_one_larger_than_the_budget_goes_when_nothing_else_was_spent() -> None:
     budget = Budget(Tenant("x", tokens_per_minute=100), 1, 0.0)
-    assert budget.lack(250, 0.0) is None
+    assert budget.exceeded(250, 0.0) is None
     budget.enter(250)
     budget.leave(250, 250)
-    assert budget.lack(10, 0.0) == Lack("100 tokens per minute", 96.0)
+    assert budget.exceeded(10, 0.0) == LimitExceeded("100 tokens per minute", 96.0)
 
 
 def test_gateways_share_a_budget() -> None:
@@ -97,11 +97,11 @@ def test_gateways_share_a_budget() -> None:
     for budget in budgets:
         assert budget
         for _ in range(2):
-            assert budget.lack(1, 0.0) is None
+            assert budget.exceeded(1, 0.0) is None
             budget.enter(1)
-        assert budget.lack(1, 0.0) == Lack("4 requests in flight", None)
+        assert budget.exceeded(1, 0.0) == LimitExceeded("4 requests in flight", None)
         budget.leave(1, 1)
-        assert budget.lack(1, 0.0) == Lack("4 requests per minute", 30.0)
+        assert budget.exceeded(1, 0.0) == LimitExceeded("4 requests per minute", 30.0)
 
 
 def test_a_tenant_without_bounds_costs_nothing() -> None:
@@ -117,11 +117,11 @@ def test_changed_bounds_count_at_once_and_what_was_spent_stays_so() -> None:
     for _ in range(10):
         budget.enter(1)
     assert budgets.of(Tenant("x", requests_per_minute=5, max_in_flight=11), 0.0) is budget
-    assert budget.lack(1, 0.0) == Lack("5 requests per minute", 12.0)
+    assert budget.exceeded(1, 0.0) == LimitExceeded("5 requests per minute", 12.0)
     budget.enter(1)
-    assert budget.lack(1, 60.0) == Lack("11 requests in flight", None)
+    assert budget.exceeded(1, 60.0) == LimitExceeded("11 requests in flight", None)
     budgets.of(Tenant("x", max_in_flight=12), 0.0)
-    assert budget.lack(1, 0.0) is None
+    assert budget.exceeded(1, 0.0) is None
 
 
 def test_who_is_gone_is_forgotten_when_nothing_is_in_flight() -> None:

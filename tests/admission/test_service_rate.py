@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.admission.service_rate import LONGEST, UNKNOWN, Drain, retry_after
+from service.admission.service_rate import LONGEST, UNKNOWN, ServiceRate, retry_after
 
 
-def run(drain: Drain, now: float, places: int, seconds: float, rounds: int) -> float:
+def run(drain: ServiceRate, now: float, places: int, seconds: float, rounds: int) -> float:
     """So many places are held all the time, and `rounds` requests one after another in each take `seconds`."""
     for _ in range(rounds):
         now += seconds
@@ -19,13 +19,13 @@ def run(drain: Drain, now: float, places: int, seconds: float, rounds: int) -> f
 @pytest.mark.parametrize("places", [1, 4, 64, 300])
 @pytest.mark.parametrize("seconds", [0.01, 1.0, 40.0])
 def test_it_is_measured(places: int, seconds: float) -> None:
-    drain = Drain(0.0)
+    drain = ServiceRate(0.0)
     run(drain, 0.0, places, seconds, 200)
     assert drain.rate(places) == pytest.approx(places / seconds, rel=0.15)
 
 
 def test_it_knows_when_each_place_was_free_once() -> None:
-    drain = Drain(0.0)
+    drain = ServiceRate(0.0)
     assert not drain.knows(0)
     for _ in range(7):
         drain.end(1.0, 8)
@@ -36,14 +36,14 @@ def test_it_knows_when_each_place_was_free_once() -> None:
 
 
 def test_many_that_begin_together_do_not_look_like_engines_that_hang() -> None:
-    drain = Drain(0.0)
+    drain = ServiceRate(0.0)
     now = run(drain, 0.0, 256, 1.0, 10)
     drain.hold(now + 0.99, 256)
     assert drain.rate(256) > 192
 
 
 def test_idle_time_says_nothing() -> None:
-    drain = Drain(0.0)
+    drain = ServiceRate(0.0)
     now = run(drain, 0.0, 4, 2.0, 25)
     before = drain.rate(4)
     drain.hold(now + 86400.0, 0)
@@ -51,13 +51,13 @@ def test_idle_time_says_nothing() -> None:
 
 
 def test_little_load_foretells_full_load() -> None:
-    drain = Drain(0.0)
+    drain = ServiceRate(0.0)
     run(drain, 0.0, 1, 2.0, 200)
     assert drain.rate(100) == pytest.approx(50.0, rel=0.05)
 
 
 def test_engines_that_hang_count_as_slower_and_slower() -> None:
-    drain = Drain(0.0)
+    drain = ServiceRate(0.0)
     now = run(drain, 0.0, 4, 1.0, 50)
     rates = []
     for _ in range(4):
@@ -69,14 +69,14 @@ def test_engines_that_hang_count_as_slower_and_slower() -> None:
 
 
 def test_it_follows_what_changes() -> None:
-    drain = Drain(0.0)
+    drain = ServiceRate(0.0)
     now = run(drain, 0.0, 4, 100.0, 1250)
     run(drain, now, 4, 1.0, 250)
     assert drain.rate(4) == pytest.approx(4.0, rel=0.25)
 
 
 def test_a_time_before_the_last_one_counts_for_nothing() -> None:
-    drain = Drain(100.0)
+    drain = ServiceRate(100.0)
     drain.hold(110.0, 4)
     before = drain.rate(4)
     drain.hold(105.0, 4)

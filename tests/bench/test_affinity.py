@@ -11,8 +11,8 @@ import pytest
 from bench.affinity.prices import prices
 from bench.affinity.simulation import BLOCK, Cache, Engine, Result, Simulation, read
 from bench.affinity.workloads import CHARACTERS, Conversation, Workload, text, workloads
-from service.config.settings import ROOT
-from service.routing.policies import POLICIES, Choice, Policy, round_robin
+from service.config.paths import ROOT
+from service.routing.policies import POLICIES, Policy, PolicyInput, round_robin
 from service.upstreams.replica import Replica
 
 REPLICAS = 4
@@ -76,7 +76,7 @@ def test_the_load_of_a_replica_is_what_it_has_over_time() -> None:
 
 
 def test_the_figures_say_who_was_chosen() -> None:
-    def first(replicas: Sequence[Replica], choice: Choice) -> Replica:
+    def first(replicas: Sequence[Replica], choice: PolicyInput) -> Replica:
         return replicas[0]
 
     alone, turns = (run(named("hot prefix"), policy) for policy in (first, round_robin))

@@ -21,9 +21,9 @@ from bench.cost.memory import Sample, judged
 from bench.cost.peers import PEERS, PeerError, Place, Rival
 from bench.cost.run import LOADS, measure, medians
 from bench.processes import MB
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from service.errors import ApiError
-from service.protocol.parse_body import read
+from service.protocol.parse_body import parse_body
 from tests.support.services import wait_for
 from tests.support.waiting import PATIENCE, until
 
@@ -234,9 +234,9 @@ def test_what_is_read_is_as_large_as_may_be_and_taken(name: str) -> None:
     assert body.isascii() == ("ASCII" not in name)
     if name == "one field too many":
         with pytest.raises(ApiError):
-            read(reading.CHAT.body, body)
+            parse_body(reading.CHAT.body, body)
     else:
-        read(reading.CHAT.body, body)
+        parse_body(reading.CHAT.body, body)
     found = reading.row(name, body)
     assert found["bytes"] == len(body)
     assert found["ms"] > 0 < found["objects_ms"]

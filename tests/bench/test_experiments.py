@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.gpu.experiments import REFERENCE, SHAPES, in_small, on_card
+from bench.gpu.experiments import REFERENCE, SHAPES, on_card, scaled_down
 from bench.gpu.measures import MEASURES
 from bench.gpu.schedule import expected
 from service.planner.gpus import load
@@ -63,7 +63,7 @@ def experiments_in(minutes: float) -> list[str]:
 
 
 def test_the_rehearsal_tries_every_measure_on_two_models() -> None:
-    found = in_small(CATALOG)
+    found = scaled_down(CATALOG)
     assert {one.measure for one in found} == set(MEASURES)
     assert len({subject.model.id for one in found for subject in one.setup.subjects}) == 2
     assert all((subject.model.parameters or 0) < 5e6 for one in found for subject in one.setup.subjects)

@@ -1,9 +1,11 @@
 """Offline carriage: what a target lacks, packed in small parts, installed there by a bare Python into one folder."""
 
 import hashlib
+import io
 import json
 import subprocess
 import sys
+import tarfile
 import zipfile
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -12,13 +14,14 @@ import pytest
 
 from bench.gpu import pack
 from bench.gpu.lacking import LockError, installed, lacking
-from service.weights import unbundle
 
 PIP_LIST = json.dumps([{"name": "Torch", "version": "2.11.0+cu130"}, {"name": "numpy", "version": "2.3.5"}])
 LOCK = """
 # made by a tool
 torch==2.11.0
-numpy==2.4.0
+numpy==2.4.0 \\
+    --hash=sha256:00 \\
+    --hash=sha256:11
 tomli==2.0 ; python_version < "3.11"
 uvloop==0.22.1 ; sys_platform != "win32"  # why
 nvidia-nccl-cu13==2.30
@@ -49,7 +52,7 @@ def wheel(folder: Path, name: str, version: str, filling: int = 0) -> Path:
 
 @pytest.fixture
 def packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """The index of a bundle with the two of three packages that a target lacks."""
+    """The folder of a bundle with the two of three packages that a target lacks."""
     for name, version, filling in (("tiny_one", "1.0", 40_000), ("tiny_two", "2.5", 0), ("tiny_there", "3.0", 0)):
         wheel(tmp_path / "wheels", name, version, filling)
     (tmp_path / "all.lock").write_text("tiny-one==1.0\ntiny-two==2.5\ntiny-there==3.0\n")
@@ -61,21 +64,20 @@ def packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
         "--wheel-dir", str(tmp_path / "wheels"), "--part-size", "300kB",
     ])  # fmt: skip
     said = capsys.readouterr().out
-    index = tmp_path / "out/kit.json"
     assert "2 packages of all.lock are lacking there." in said
-    assert hashlib.sha256(index.read_bytes()).hexdigest() in said
-    return index
+    assert hashlib.sha256((tmp_path / "out/SHA256SUMS").read_bytes()).hexdigest() in said
+    return tmp_path / "out"
 
 
-def install(index: Path, destination: Path) -> "subprocess.CompletedProcess[str]":
+def install(folder: Path, destination: Path) -> "subprocess.CompletedProcess[str]":
     """What is typed there: a bare, isolated Python, elsewhere than in this project."""
-    command = [sys.executable, "-I", str(index.with_name("install.py")), index.name, str(destination)]
-    return subprocess.run(command, cwd=index.parent, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-I", str(folder / "install.py"), str(destination)]
+    return subprocess.run(command, cwd=destination.parent, capture_output=True, text=True, check=False)
 
 
 def test_what_is_packed_is_installed_there_and_nothing_else_is_touched(packed: Path, tmp_path: Path) -> None:
     before = installed_here()
-    parts = sorted(packed.parent.glob("kit.[0-9]*"))
+    parts = sorted(packed.glob("kit.tar.part-*"))
     assert len(parts) > 5
     assert max(part.stat().st_size for part in parts) <= 300_000
     there = tmp_path / "there"
@@ -87,7 +89,7 @@ def test_what_is_packed_is_installed_there_and_nothing_else_is_touched(packed: P
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["1.0", "2.5", str(there / "site/tiny_one.py")]
     assert installed_here() == before
-    assert {path.name for path in there.iterdir()} == {"site", "project", "wheels", "weights", "python"}
+    assert {path.name for path in there.iterdir()} == {"site", "project", "wheels", "python"}
     kit, environment = str(there / "project/bench/gpu/run"), {"PYTHON": str(there / "python"), "PATH": "/usr/bin:/bin"}
     help_ = subprocess.run([kit, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True, env=environment)
     assert "--minutes" in help_.stdout
@@ -105,27 +107,21 @@ def test_a_second_installation_takes_the_place_of_the_first(packed: Path, tmp_pa
 
 
 def test_a_damaged_part_installs_nothing(packed: Path, tmp_path: Path) -> None:
-    part = packed.with_name("kit.002")
+    part = packed / "kit.tar.part-0002"
     part.write_bytes(part.read_bytes()[:-1] + b"?")
     done = install(packed, tmp_path / "there")
     assert done.returncode == 1
-    assert "kit.002 has SHA-256" in done.stderr
+    assert "kit.tar.part-0002: FAILED" in done.stdout
+    assert "Nothing was unpacked" in done.stderr
     assert not (tmp_path / "there/site").exists()
 
 
 def test_a_missing_wheel_ends_with_what_pip_says(tmp_path: Path) -> None:
     wheel(tmp_path / "wheels", "tiny_one", "1.0")
-    index = pack.pack(tmp_path / "out/kit", ["tiny-one==1.0", "gone==1"], tmp_path / "wheels", 10**6, project=False)
-    done = install(index, tmp_path / "there")
+    pack.pack(tmp_path / "out/kit", ["tiny-one==1.0", "gone==1"], tmp_path / "wheels", 10**6, project=False)
+    done = install(tmp_path / "out", tmp_path / "there")
     assert done.returncode == 1
     assert "pip could not install the wheels" in done.stderr
-
-
-def test_the_installer_needs_its_neighbour(packed: Path, tmp_path: Path) -> None:
-    packed.with_name("unbundle.py").unlink()
-    done = install(packed, tmp_path / "there")
-    assert done.returncode == 1
-    assert done.stderr.startswith("unbundle.py is missing beside")
 
 
 @pytest.mark.parametrize(
@@ -173,5 +169,7 @@ def test_platforms_are_all_that_a_system_of_that_age_takes() -> None:
 
 
 def test_the_project_comes_along(packed: Path) -> None:
-    files = unbundle.read_index(packed)["files"]
-    assert {"project/bench/gpu/run.py", "project/service/gateway/service.py", "project/deploy/gpus.yaml"} <= set(files)
+    parts = sorted(packed.glob("kit.tar.part-*"))
+    with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts))) as archive:
+        files = set(archive.getnames())
+    assert {"project/bench/gpu/run.py", "project/service/gateway/service.py", "project/deploy/gpus.yaml"} <= files

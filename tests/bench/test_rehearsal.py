@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.gpu import report, results
-from bench.gpu.experiments import in_small
-from service.config.settings import ROOT
+from bench.gpu.experiments import scaled_down
+from service.config.paths import ROOT
 from tests.support.fleets import CATALOG
 
 MINUTES = 10.0  # it takes less than three on two idle cores, but machines are shared
@@ -30,7 +30,7 @@ def test_the_kit_from_the_first_engine_to_the_report(tmp_path: Path, monkeypatch
     # A slow machine leaves the least valuable for another run, and says which.
     left = re.search(r"left for another run, for want of time: (.*)", done.stderr)
     rest = left[1].split(", ") if left else []
-    assert {*found, *rest} == {one.id for one in in_small(CATALOG) if one.setup.name in (SPLIT, SLEEP)}
+    assert {*found, *rest} == {one.id for one in scaled_down(CATALOG) if one.setup.name in (SPLIT, SLEEP)}
     needed = ("start", "short", "long", "shared", "batching", "bounds", "prefix", "chunked", "split")
     assert {f"{SPLIT}/{one}": found[f"{SPLIT}/{one}"].reason for one in needed} == {
         f"{SPLIT}/{one}": None for one in needed

@@ -10,7 +10,7 @@ import pytest
 
 from bench.gpu import results
 from bench.gpu.results import Result
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from tests.support.services import descendants_of, wait_for
 from tests.support.waiting import PATIENCE
 

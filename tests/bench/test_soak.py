@@ -20,7 +20,7 @@ from bench.soaking.answers import Told, Verdict, availability, judged, same
 from bench.soaking.faults import KINDS, schedule, stations
 from bench.soaking.requests import CHAT, COMPLETION, Ask
 from bench.soaking.traffic import Traffic, fetch
-from service.config.settings import ROOT
+from service.config.paths import ROOT
 from tests.support.waiting import until
 
 ASK = Ask(CHAT, True, tuple("abcdef"))
@@ -57,6 +57,7 @@ STREAMS: list[tuple[Told, str, str]] = [
     (told(events("a", "b")[:-70], whole=False, left=True), "left", ""),
     (told(error("overloaded"), 503), "failed", "overloaded"),
     (told(error("rate_limit_exceeded"), 429), "quota", "rate_limit_exceeded"),
+    (told(error("idempotency_in_progress"), 409), "running", "idempotency_in_progress"),
     (told(b"", 0, whole=False), "lost", "no answer"),
     (told(b"", 0, whole=False, left=True), "left", ""),
     (told(b"<html>", 502), "lost", "status 502 without an error"),
@@ -108,8 +109,8 @@ def test_one_key_has_one_answer() -> None:
     assert not same([one, other])
 
 
-def test_what_a_quota_refuses_says_nothing_of_availability() -> None:
-    assert availability(Counter(complete=6, left=2, failed=1, lost=1, quota=90)) == 0.8
+def test_what_is_asked_to_come_again_says_nothing_of_availability() -> None:
+    assert availability(Counter(complete=6, left=2, failed=1, lost=1, quota=90, running=9)) == 0.8
     assert availability(Counter()) == 1.0
 
 

@@ -16,8 +16,8 @@ from jinja2 import TemplateError
 from service.catalog.chat_templates import Order, infill
 from service.catalog.model import Model
 from service.errors import ApiError
-from service.fleet.fleet import Served
-from service.protocol.answers import refusal
+from service.fleet.served_model import ServedModel
+from service.protocol.answers import upstream_error
 from tests.support.fleets import CATALOG, ROOT, only
 
 Message = dict[str, Any]
@@ -231,7 +231,7 @@ def test_somebody_must_ask(template: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+def served(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     return only(tmp_path_factory.mktemp("fleet"), "model: pebble-chat")
 
 
@@ -240,14 +240,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     "messages",
     [*(messages for messages, _ in OUT_OF_TURN), [SYSTEM], [TURNS[0], RESULT], [TURNS[0], CALLING, RESULT], USING],
 )
-def test_what_a_template_refuses_the_gateway_explains(template: str, messages: list[Message], served: Served) -> None:
+def test_what_a_template_refuses_the_gateway_explains(
+    template: str, messages: list[Message], served: ServedModel
+) -> None:
     """Every complaint of ours is known to the gateway, which tells the client what to do in words of its own."""
     try:
         render(template, messages)
     except TemplateError as error:
         body = json.dumps({"error": {"message": str(error), "type": "BadRequestError", "param": None, "code": 400}})
-        told: ApiError = refusal(400, body.encode(), served)
-        assert (told.status, told.code, told.param) == (400, "template_refused", "messages")
+        told: ApiError = upstream_error(400, body.encode(), served)
+        assert (told.status, told.code, told.param) == (400, "invalid_conversation", "messages")
         assert "check the roles" not in told.message, "the gateway says more where a template of ours does"
 
 

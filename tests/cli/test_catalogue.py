@@ -1,7 +1,6 @@
 """`roundhouse list` and `show`, and docs/models.md, which says the same on paper."""
 
 import json
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from service.catalog.model import Model
 from service.cli import portrait, reference
 from service.cli.__main__ import main
 from service.cli.catalogue import MARKS
-from service.config.settings import PREFIX, Settings
+from service.config.settings import VARIABLES
 from tests.support.fleets import CATALOG, ROOT
 
 MODELS = list(CATALOG.models.values())
@@ -21,8 +20,8 @@ MODELS = list(CATALOG.models.values())
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """No settings from the environment, and a terminal as narrow as they come."""
-    for row in fields(Settings):
-        monkeypatch.delenv(PREFIX + row.name.upper(), raising=False)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
 
 

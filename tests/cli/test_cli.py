@@ -1,14 +1,14 @@
 """The `roundhouse` command: what can be asked without a running service."""
 
+import os
 import socket
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from service.cli.__main__ import main
-from service.config.settings import PREFIX, Settings
+from service.config.settings import PREFIX, VARIABLES, Settings
 from service.protocol.generation import GENERATION
 from tests.routing.cases import CASES, FLEETS, Case
 from tests.support.fleets import ROOT, write
@@ -19,8 +19,8 @@ ENDPOINT = {"completion": "/v1/completions", "infill": "/v1/completions", "embed
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """No settings from the environment, and a terminal wide enough for every table."""
-    for row in fields(Settings):
-        monkeypatch.delenv(PREFIX + row.name.upper(), raising=False)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "400")
 
 
@@ -32,9 +32,9 @@ def test_help_lists_every_setting_with_its_meaning() -> None:
     result = run("--help")
     assert result.exit_code == 0
     lines = {line.split()[0]: line for line in result.output.splitlines() if PREFIX in line}
-    assert len(lines) == len(fields(Settings))
-    for row in fields(Settings):
-        assert row.metadata["help"] in lines[PREFIX + row.name.upper()]
+    assert len(lines) == len(VARIABLES)
+    for variable, name in VARIABLES.items():
+        assert (Settings.model_fields[name].description or "?").splitlines()[0] in lines[variable]
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))
@@ -76,7 +76,10 @@ def test_check_takes_each_fleet_that_we_ship(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("models:\n  - model: pebbel-chat\n", "fleet.yaml:2: models[0].model: 'pebbel-chat' is no id of the catalogue"),
+        (
+            "models:\n  - model: pebbel-chat\n",
+            "fleet.yaml:2: models[0].model: 'pebbel-chat' is neither an id of the catalogue",
+        ),
         ("models:\n  - model: pebble-chat\nport: 80\n", "fleet.yaml:3: port: unknown key"),
     ],
 )
@@ -134,6 +137,33 @@ def test_models_needs_a_service() -> None:
     result = run("models", "--url", "http://127.0.0.1:9")
     assert result.exit_code == 1
     assert "no Roundhouse answers at http://127.0.0.1:9" in result.stderr
+
+
+def test_serve_hands_on_absolute_paths_because_the_service_runs_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "catalogue").symlink_to(ROOT / "models")
+    write(tmp_path, "models:\n  - model: pebble-base\n")
+    paths = {"FLEET": "fleet.yaml", "MODELS": "catalogue", "WEIGHTS": "weights", "RUN_DIR": "run"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {**os.environ, **{PREFIX + name: path for name, path in paths.items()}})
+    monkeypatch.setattr(os, "execv", lambda program, words: None)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    result = run("serve", "--port", port)
+    assert result.exit_code == 0, result.output
+    assert {name: os.environ[PREFIX + name] for name in paths} == {
+        name: str(tmp_path / path) for name, path in paths.items()
+    }
+    assert os.environ["ROUNDHOUSE_PORT"] == port
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http"])
+def test_serve_takes_only_a_port_that_there_is(port: str) -> None:
+    result = run("serve", "--port", port)
+    assert result.exit_code == 2
+    assert "--port" in result.stderr
 
 
 def test_a_port_in_use_is_told_before_anything_starts() -> None:

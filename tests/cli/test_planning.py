@@ -1,7 +1,6 @@
 """`roundhouse plan`."""
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,9 @@ from click.testing import CliRunner, Result
 
 from service.cli import planning
 from service.cli.__main__ import main
-from service.config.settings import PREFIX, Settings
+from service.config.settings import VARIABLES, Settings
 from service.planner.gpus import load
 from service.planner.quantization import forms, unknown
-from service.planner.wish import EXAMPLES
 from tests.support.fleets import CATALOG, ROOT
 
 (PLAN,) = planning.COMMANDS
@@ -23,8 +21,8 @@ GPUS = load(ROOT / "deploy/gpus.yaml")
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """No settings from the environment, a terminal wide enough for every table, and a catalogue that is read once."""
-    for row in fields(Settings):
-        monkeypatch.delenv(PREFIX + row.name.upper(), raising=False)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(planning, "settings_and_catalog", lambda: (Settings(), CATALOG))
 
@@ -122,24 +120,45 @@ def test_unknown_sizes_are_named() -> None:
     assert "KV cache  131,072 bytes" in result.output
 
 
-@pytest.mark.parametrize("text", EXAMPLES)
-def test_a_wish_ranks_the_catalogue(text: str) -> None:
-    result = run("--for", text)
+@pytest.mark.parametrize(
+    "line",
+    [
+        planning.EXAMPLE.removeprefix("roundhouse plan "),
+        "--task code-completion --context 16384 --users 20 --gpu l40s --gpu-count 2 --quantization awq",
+        "--task summarization --context 32768 --users 8 --gpu A100-80 --gpu-count 4 --commercial",
+        "--variant embedding --context 512 --gpu L4",
+    ],
+)
+def test_without_a_model_the_catalogue_is_ranked(line: str) -> None:
+    words = line.split()
+    result = run(*words)
     assert result.exit_code == 0, result.output
-    choices = record("--for", text)
-    assert choices
-    places = [result.output.index(f" {choice['model']} ") for choice in choices if choice["grade"] != "unfit"]
-    assert places == sorted(places)
-    for choice in choices:
-        assert choice["model"] in result.output
-        assert choice["grade"] == "grants" or choice["why"] in result.output
-        if choice["licence"]["commercial"] is False and choice["grade"] != "unfit":
-            assert f"not for commercial use ({choice['licence']['name']})" in result.output
+    models = record(*words)
+    assert models
+    positions = [result.output.index(f" {one['model']} ") for one in models if one["grade"] != "unfit"]
+    assert positions == sorted(positions)
+    for one in models:
+        assert one["model"] in result.output
+        assert one["grade"] == "meets" or one["why"] in result.output
+        if one["licence"]["commercial"] is False and one["grade"] != "unfit":
+            assert f"not for commercial use ({one['licence']['name']})" in result.output
 
 
-def test_a_licence_that_forbids_earning_is_remarked_or_ruled_out() -> None:
-    assert "not for commercial use" in run("--for", "instruct, 4k, one H100").output
-    output = run("--for", "instruct, 4k, one H100, commercial").output
+def test_each_option_of_a_ranking_counts() -> None:
+    """What is asked for is what the ranking is of: its first line says so."""
+    words = ("--task", "ner", "--gpu", "h100", "--gpu-count", "4", "--context", "2048", "--users", "9")
+    suits = " or ".join(CATALOG.tasks["ner"].suits)
+    assert run(*words).output.startswith(f"ner: {suits} models for 9 users with 2,048 tokens each, on 4 x H100\n")
+    assert run("--variant", "base", "--gpu", "L4").output.startswith(
+        "base: base models for one user with 4,096 tokens each, on 1 x L4\n"
+    )
+    assert {one["form"] for one in record(*words, "--quantization", "awq")} == {"int4", None}
+
+
+def test_a_licence_that_forbids_commercial_use_is_remarked_or_ruled_out() -> None:
+    words = ("--variant", "instruct", "--gpu", "H100")
+    assert "not for commercial use" in run(*words).output
+    output = run(*words, "--commercial").output
     assert "not for commercial use" not in output
     assert "its licence forbids commercial use" in output
 
@@ -147,18 +166,33 @@ def test_a_licence_that_forbids_earning_is_remarked_or_ruled_out() -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ((), "give a MODEL, or what you want with --for"),
-        (("llama-2-7b", "--for", "chat, L4"), "give a MODEL, or what you want with --for"),
+        (
+            (),
+            "give a MODEL; or, to rank the catalogue, a --variant (base, chat, instruct, code, embedding) or a --task",
+        ),
+        ((), f"({', '.join(CATALOG.tasks)}), as in\n  {planning.EXAMPLE}"),
+        (("--gpu", "H100"), "give a MODEL; or, to rank the catalogue,"),
+        (("--variant", "chat", "--task", "ner", "--gpu", "L4"), "give --task or --variant, not both"),
+        (("--task", "poetry", "--gpu", "L4"), f"there is no task 'poetry'; tasks are {', '.join(CATALOG.tasks)}"),
+        (("--variant", "chit", "--gpu", "L4"), "'chit' is not one of 'base', 'chat'"),
+        (("--variant", "chat"), f"rank the models on one GPU: give --gpu once; known are {', '.join(GPUS)}"),
+        (("--variant", "chat", "--gpu", "L4", "--gpu", "T4"), "give --gpu once"),
+        (("--variant", "chat", "--gpu", "A100"), f"no GPU 'A100' is known; known are {', '.join(GPUS)}"),
+        (("--variant", "chat", "--gpu", "L4", "--gpu-count", "0"), "--gpu-count"),
+        (("--variant", "chat", "--gpu", "L4", "--api-price", "1"), "--api-price plans a single model: give a MODEL"),
+        (("--variant", "chat", "--gpu", "L4", "--tensor-parallel", "2"), "--tensor-parallel plans a single model"),
+        (("llama-2-7b", "--task", "ner"), "--task ranks the catalogue: leave out MODEL"),
+        (("llama-2-7b", "--gpu-count", "1"), "--gpu-count ranks the catalogue: leave out MODEL"),
+        (("llama-2-7b", "--commercial"), "--commercial ranks the catalogue: leave out MODEL"),
         (("lama-2-7b",), "the catalogue has no model 'lama-2-7b'. Did you mean llama-2-7b"),
         (("llama-2-7b", "--gpu", "H1000"), "no GPU 'H1000' is known; known are T4, L4"),
         (("llama-2-7b", "--context", "8192"), "llama-2-7b takes 4,096 tokens at most, not 8,192"),
         (("llama-2-7b", "--api-price", "1"), "--api-price is compared with --price"),
         (("llama-2-7b", "--users", "0"), "--users"),
         (("gpt-oss-20b", "--quantization", "awq"), "the weights of gpt-oss-20b come as mxfp4 only"),
-        (("--for", "chat, 8k cntext, one H100"), "'8k cntext' cannot be read\nexamples:\n  roundhouse plan --for"),
     ],
 )
-def test_a_wrong_question_is_told(words: tuple[str, ...], complaint: str) -> None:
+def test_a_wrong_question_is_refused(words: tuple[str, ...], complaint: str) -> None:
     result = run(*words)
     assert result.exit_code == 2
     assert complaint in result.stderr

@@ -41,7 +41,7 @@ def test_only_the_models_asked_for_are_taken() -> None:
 
 @pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
 def test_the_model_in_small_is_a_model_of_the_catalogue(case: Case) -> None:
-    little = case.in_small()
+    little = case.scaled_down()
     assert type(little).model_validate(little.model_dump()) == little
     assert little.hub is None and little.revision is None
     assert all(one < (case.shape.vocab_size or 0) for one in (*little.tokens.eos, little.tokens.bos or 0))

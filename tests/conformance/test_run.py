@@ -25,13 +25,13 @@ ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "V
 @pytest.mark.parametrize("case", [TODAY], ids=lambda case: case.name)
 async def test_the_engine_gives_the_tokens_that_transformers_gives(case: Case, tmp_path: Path) -> None:
     built: list[str] = []
-    await run.build({case.name: run.in_small(case)}, tmp_path, built.append)
+    await run.build({case.name: run.scaled_down(case)}, tmp_path, built.append)
     assert built == [case.name]
     verdict = await run.run(case, tmp_path, ENVIRONMENT, Settings())
     assert (verdict.outcome, verdict.detail) == ("equal", "")
-    assert verdict.weight_bytes == pytest.approx(4 * (case.in_small().parameters or 0), rel=0.01)
+    assert verdict.weight_bytes == pytest.approx(4 * (case.scaled_down().parameters or 0), rel=0.01)
     if case.network.attention != "encoder":
-        planned = run.planned(case.in_small(), verdict)
+        planned = run.planned(case.scaled_down(), verdict)
         assert planned
         assert planned.number == pytest.approx(verdict.blocks, rel=0.02)
 
@@ -100,7 +100,7 @@ def test_prompts_reach_past_the_small_window_and_stay_in_the_vocabulary(case: Ca
 
 @pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
 def test_the_engine_gets_the_catalogues_own_settings(case: Case) -> None:
-    one = run.served(case.in_small(), Path("weights"), {})
+    one = run.served(case.scaled_down(), Path("weights"), {})
     kept = {key: value for key, value in case.model.engine.items() if key not in run.OF_CONVERSATIONS}
     assert one.engine == {**kept, **run.SETTINGS, "max_model_len": run.LENGTH}
-    assert one.template is None
+    assert one.chat_template is None

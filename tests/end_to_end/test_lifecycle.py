@@ -33,8 +33,8 @@ LONG = {
 }
 FLEET: dict[str, Any] = {
     "models": [
-        {"model": "pebble-chat", "replicas": 2},
-        {"model": "pebble-base", "min": 0, "idle": 1},
+        {"model": "pebble-chat", "min_replicas": 2},
+        {"model": "pebble-base", "min_replicas": 0, "scale_down_after": 1},
     ],
     "extra_fields": ["ignore_eos"],
 }
@@ -140,8 +140,8 @@ def test_a_model_on_demand_wakes_for_a_request_and_sleeps_again(living: Service)
 
     request = {"model": "pebble-base", "prompt": "one two", "stream": True}
     for _ in range(2):
-        wait_for(lambda: state() == "asleep", PATIENCE, "it sleeps")
-        headers = {"x-roundhouse-keep-alive": "0.1"}
+        wait_for(lambda: state() == "scaled_to_zero", PATIENCE, "it sleeps")
+        headers = {"x-roundhouse-sse-heartbeat-interval": "0.1"}
         with httpx.stream(
             "POST", f"{living.url}/v1/completions", json=request, headers=headers, timeout=PATIENCE
         ) as answer:
@@ -166,14 +166,14 @@ async def test_a_changed_fleet_file_is_in_use_or_refused_and_no_request_fails(li
         assert answers == [200, 429]
 
         swapped(fleet.parent, "..3", FLEET | {"aliases": {"nick": "pebble-chatt"}})
-        await holds(lambda: metric(living, "roundhouse_reload_failed") == 1, "the refusal")
+        await holds(lambda: metric(living, "roundhouse_config_last_reload_successful") == 0, "the refusal")
         assert await asyncio.to_thread(status, "nick") == 200
         (refusal,) = (row for row in reloads(living) if row["outcome"] != "in use")
         assert f"{fleet}:" in refusal["problems"][0]
         assert "pebble-chatt" in refusal["problems"][0]
 
         swapped(fleet.parent, "..4", FLEET)
-        await holds(lambda: metric(living, "roundhouse_reload_failed") == 0, "the file is mended")
+        await holds(lambda: metric(living, "roundhouse_config_last_reload_successful") == 1, "the file is mended")
         await holds(lambda: status("nick") == 404, "the alias is gone")
     assert clients.failed == []
     assert clients.whole > 0
@@ -187,7 +187,7 @@ def reloads(service: Service) -> list[dict[str, Any]]:
 # Several gateway processes
 
 SHARED: dict[str, Any] = {
-    "models": [{"model": "pebble-chat", "max_in_flight": 2, "waits": {"queue": 0.2}}],
+    "models": [{"model": "pebble-chat", "max_in_flight": 2, "timeouts": {"queue": 0.2}}],
     "tenants": {"narrow": {"max_in_flight": 2}},
     "extra_fields": ["ignore_eos"],
 }
@@ -225,7 +225,7 @@ class Process:
 @contextlib.contextmanager
 def processes_of(services: list[Service]) -> Iterator[list[Process]]:
     """The gateway processes of all these services, connected."""
-    found = {pid: (Process(), service) for service in services for pid in gateway_registry.present(service.run_dir)}
+    found = {pid: (Process(), service) for service in services for pid in gateway_registry.registered(service.run_dir)}
     with contextlib.ExitStack() as stack:
 
         def are_connected() -> bool:
@@ -254,20 +254,23 @@ def taken_by(line: http.client.HTTPConnection, pids: list[int]) -> int:
 @contextlib.contextmanager
 def two_workers(folder: Path, engines: list[str]) -> Iterator[list[Service]]:
     with serving(shared_fleet(folder, engines), folder / "run", workers=2) as service:
-        wait_for(lambda: len(gateway_registry.present(service.run_dir)) == 2, PATIENCE, "both workers")
+        wait_for(lambda: len(gateway_registry.registered(service.run_dir)) == 2, PATIENCE, "both workers")
         yield [service]
 
 
 @contextlib.contextmanager
 def two_pods(folder: Path, engines: list[str]) -> Iterator[list[Service]]:
     file = shared_fleet(folder, engines)
-    with serving(file, folder / "a", gateways=2) as one, serving(file, folder / "b", gateways=2) as other:
+    with (
+        serving(file, folder / "a", gateway_replicas=2) as one,
+        serving(file, folder / "b", gateway_replicas=2) as other,
+    ):
         yield [one, other]
 
 
 def shared_fleet(folder: Path, engines: list[str]) -> Path:
     (model,) = SHARED["models"]
-    return written(folder / "fleet.yaml", SHARED | {"models": [{**model, "at": engines}]})
+    return written(folder / "fleet.yaml", SHARED | {"models": [{**model, "addresses": engines}]})
 
 
 @pytest.fixture(scope="module", params=[two_workers, two_pods])
@@ -355,7 +358,7 @@ def test_what_takes_too_long_is_broken_off(limit: float, impatient: bool, tmp_pa
 
             listener = threading.Thread(target=listen)
             listener.start()
-            wait_for(lambda: metric(service, "roundhouse_in_flight") == 1, PATIENCE, "the request runs")
+            wait_for(lambda: metric(service, "roundhouse_requests_in_flight") == 1, PATIENCE, "the request runs")
             service.process.send_signal(signal.SIGINT)
             wait_for(is_over, PATIENCE, "the stream's end")
             assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "shutting_down"

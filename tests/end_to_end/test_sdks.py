@@ -118,16 +118,16 @@ def test_errors_are_the_sdk_s_own_classes(client: "openai.OpenAI") -> None:
     assert "pebble-chat" in missing.value.message
     with pytest.raises(openai.BadRequestError) as wrong:
         client.chat.completions.create(model="pebble-code", messages=conversation())
-    assert wrong.value.code == "wrong_variant"
+    assert wrong.value.code == "unsupported_for_model"
     with pytest.raises(openai.BadRequestError) as long:
         client.completions.create(model="pebble-base", prompt="x" * 5000)
     assert long.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="pebble-instruct", messages=[*conversation(), *conversation()])
-    assert refused.value.code == "template_refused"
+    assert refused.value.code == "invalid_conversation"
     with pytest.raises(openai.BadRequestError) as none:
         client.embeddings.create(model="pebble-chat", input="x")
-    assert none.value.code == "wrong_variant"
+    assert none.value.code == "unsupported_for_model"
 
 
 def test_anthropic_messages(claude: "anthropic.Anthropic") -> None:

@@ -14,7 +14,7 @@ from bench.load import ask
 from bench.skills import measured
 from models.pebble import skills
 from service.engine import state
-from service.transport.pool import Transport
+from service.transport.pool import ConnectionPool
 from tests.support.services import ROOT, Service, descendants_of, serving, wait_for
 
 pytestmark = pytest.mark.engine
@@ -24,7 +24,7 @@ def test_greedy_answers_are_the_engine_s_own(pebble: Service) -> None:
     async def both(number: int) -> tuple[str, str]:
         messages = [{"role": "user", "content": f"My name is Person{number}."}]
         fields = {"model": "pebble-chat", "messages": messages, "temperature": 0, "max_tokens": 30}
-        transport = Transport()
+        transport = ConnectionPool()
         ours = await ask(transport, pebble.url.removeprefix("http://"), fields)
         theirs = await ask(transport, str(pebble.socket_of(0)), fields)
         transport.close()

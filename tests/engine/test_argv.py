@@ -7,29 +7,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.catalog.engine_args import OURS, EngineValue
-from service.engine.argv import ALWAYS, DEFAULTS, ENVIRONMENT, argv, environment, optional, unknown_flags
+from service.catalog.engine_args import RESERVED_FLAGS, EngineValue
+from service.engine.argv import ALWAYS, DEFAULTS, ENVIRONMENT, argv, environment, optional_flags, unknown_flags
 from service.engine.command import child_environment
-from service.fleet.fleet import Served
-from service.transport.pool import IDLE_POOL
+from service.fleet.served_model import ServedModel
+from service.transport.pool import IDLE_TIMEOUT
 from tests.support.fleets import CATALOG, ROOT, only
 
 SOCKET = Path("/run/e0.sock")
 
 
 def command(folder: Path, entry: str) -> list[str]:
-    return argv(only(folder, entry), ["vllm", "serve"], SOCKET, drain=20.0)
+    return argv(only(folder, entry), ["vllm", "serve"], SOCKET, drain_timeout=20.0)
 
 
 def flags(folder: Path, entry: str) -> dict[str, list[str]]:
     """Each flag of the command with its values."""
     found: dict[str, list[str]] = {}
-    for word in command(folder, entry)[2:]:
-        if word.startswith("--"):
-            assert word not in found, "each flag once"
-            found[word] = values = []
+    for arg in command(folder, entry)[2:]:
+        if arg.startswith("--"):
+            assert arg not in found, "each flag once"
+            found[arg] = values = []
         else:
-            values.append(word)
+            values.append(arg)
     return found
 
 
@@ -74,19 +74,19 @@ def test_the_whole_command_of_an_embedded_model(tmp_path: Path) -> None:
         ("model: llama-2-7b\nengine: {quantization: null}", "--quantization", None),
     ],
 )
-def test_a_flag(tmp_path: Path, entry: str, flag: str, values: list[str] | None) -> None:
+def test_a_setting_becomes_a_flag(tmp_path: Path, entry: str, flag: str, values: list[str] | None) -> None:
     assert flags(tmp_path, entry).get(flag) == values
 
 
 def test_the_template_and_adapters_of_the_fleet(tmp_path: Path) -> None:
-    entry = "model: llama-2-7b\ntemplate: ./house.jinja\nadapters: [{id: a, path: ./a}, {id: b, path: ./b}]"
+    entry = "model: llama-2-7b\nchat_template: ./custom.jinja\nadapters: [{id: a, path: ./a}, {id: b, path: ./b}]"
     found = flags(tmp_path, entry)
-    assert found["--chat-template"] == [str(tmp_path / "house.jinja")]
+    assert found["--chat-template"] == [str(tmp_path / "custom.jinja")]
     assert found["--enable-lora"] == []
     assert found["--lora-modules"] == [f"a={tmp_path}/a", f"b={tmp_path}/b"]
 
 
-def test_a_pinned_revision_counts_for_the_hub_only(tmp_path: Path) -> None:
+def test_a_pinned_revision_is_passed_for_hub_weights_only(tmp_path: Path) -> None:
     served = only(tmp_path, "model: llama-2-7b")
     pinned = replace(served, model=served.model.model_copy(update={"revision": "a" * 40}))
     assert argv(pinned, [], SOCKET, 1)[-2:] == ["--revision", "a" * 40]
@@ -94,27 +94,27 @@ def test_a_pinned_revision_counts_for_the_hub_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ALWAYS)
-def test_what_the_gateway_relies_on_is_always_set(tmp_path: Path, name: str) -> None:
+def test_flags_that_the_gateway_relies_on_are_always_set(tmp_path: Path, name: str) -> None:
     assert "--" + name.replace("_", "-") in flags(tmp_path, "model: llama-2-7b")
-    assert name in OURS
+    assert name in RESERVED_FLAGS
 
 
-def test_only_what_the_gateway_relies_on_is_fixed() -> None:
-    assert not set(DEFAULTS) & {*ALWAYS, *OURS}
+def test_default_flags_are_not_reserved() -> None:
+    assert not set(DEFAULTS) & {*ALWAYS, *RESERVED_FLAGS}
 
 
 KEYS = st.from_regex(r"x[a-z0-9_]{0,9}", fullmatch=True)
 
 
 @given(st.dictionaries(KEYS, st.integers() | st.booleans() | st.text(max_size=5)))
-def test_every_setting_is_one_flag_in_vllms_spelling(settings: dict[str, EngineValue]) -> None:
+def test_every_setting_becomes_one_flag_in_vllms_spelling(settings: dict[str, EngineValue]) -> None:
     model = CATALOG.models["pebble-chat"]
-    words = argv(Served("x", model, "pebble", "/x", template=None, engine=settings), [], SOCKET, 1)
+    args = argv(ServedModel("x", model, "pebble", "/x", chat_template=None, engine=settings), [], SOCKET, 1)
     for name, value in settings.items():
         flag = ("--no-" if value is False else "--") + name.replace("_", "-")
-        assert flag in words
+        assert flag in args
         if not isinstance(value, bool):
-            assert words[words.index(flag) + 1] == str(value)
+            assert args[args.index(flag) + 1] == str(value)
 
 
 @pytest.mark.parametrize(
@@ -127,28 +127,28 @@ def test_every_setting_is_one_flag_in_vllms_spelling(settings: dict[str, EngineV
         ("model: org/tune-chat", False),
     ],
 )
-def test_local_weights_ask_no_hub(tmp_path: Path, entry: str, offline: bool) -> None:
+def test_local_weights_never_contact_the_hub(tmp_path: Path, entry: str, offline: bool) -> None:
     found = environment(only(tmp_path, entry))
     assert (found.get("HF_HUB_OFFLINE"), found.get("TRANSFORMERS_OFFLINE")) == (("1", "1") if offline else (None, None))
     assert found.items() >= ENVIRONMENT.items()
 
 
-def test_the_operators_environment_has_the_last_word(tmp_path: Path) -> None:
+def test_the_fleet_files_environment_overrides_ours(tmp_path: Path) -> None:
     found = environment(only(tmp_path, "model: pebble-chat\nenv: {HF_HUB_OFFLINE: 0, MINE: x}"))
     assert (found["HF_HUB_OFFLINE"], found["MINE"]) == ("0", "x")
 
 
 def test_an_engine_keeps_idle_connections_for_longer_than_the_gateway(tmp_path: Path) -> None:
     inside = child_environment(only(tmp_path, "model: pebble-chat"), {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "5"})
-    assert float(inside["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]) > 2 * IDLE_POOL
+    assert float(inside["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]) > 2 * IDLE_TIMEOUT
 
 
-def test_nobody_is_told_about_usage() -> None:
+def test_vllms_usage_reporting_is_off() -> None:
     assert (ENVIRONMENT["VLLM_NO_USAGE_STATS"], ENVIRONMENT["DO_NOT_TRACK"]) == ("1", "1")
 
 
 @pytest.mark.parametrize(
-    ("entry", "is_stretched"),
+    ("entry", "is_extended"),
     [
         ("model: code-llama-7b", False),
         ("model: code-llama-7b\nengine: {max_model_len: 16384}", False),
@@ -156,49 +156,59 @@ def test_nobody_is_told_about_usage() -> None:
         ("model: phi-3-mini-128k-instruct\nengine: {max_model_len: 131072}", False),
     ],
 )
-def test_a_context_beyond_the_configurations_is_stretched_as_vllm_wants_it(
-    tmp_path: Path, entry: str, is_stretched: bool
-) -> None:
-    assert ("VLLM_ALLOW_LONG_MAX_MODEL_LEN" in environment(only(tmp_path, entry))) is is_stretched
+def test_a_context_beyond_config_json_is_allowed_by_environment(tmp_path: Path, entry: str, is_extended: bool) -> None:
+    assert ("VLLM_ALLOW_LONG_MAX_MODEL_LEN" in environment(only(tmp_path, entry))) is is_extended
 
 
-QUEUE, QUIET = "--max-num-queued-reqs", "--disable-access-log-for-endpoints"
+QUEUE_FLAG, LOG_FLAG = "--max-num-queued-reqs", "--disable-access-log-for-endpoints"
 
 
 @pytest.mark.parametrize(
     ("entry", "flags"),
     [
-        ("model: llama-2-7b", {QUEUE, QUIET}),
-        ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}", {QUIET}),
-        ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}\noptional: [max_num_queued_reqs]", {QUEUE, QUIET}),
-        ("model: llama-2-7b\nengine: {new_one: 1, old_one: 2}\noptional: [new_one]", {QUEUE, QUIET, "--new-one"}),
-        ("model: llama-2-7b\nengine: {new_one: false}\noptional: [new_one]", {QUEUE, QUIET, "--no-new-one"}),
-        ("model: llama-2-7b\nengine: {new_one: null}\noptional: [new_one]", {QUEUE, QUIET}),
+        ("model: llama-2-7b", {QUEUE_FLAG, LOG_FLAG}),
+        ("model: llama-2-7b\nengine: {max_num_queued_reqs: 7}", {LOG_FLAG}),
+        (
+            "model: llama-2-7b\nengine: {max_num_queued_reqs: 7}\noptional_flags: [max_num_queued_reqs]",
+            {QUEUE_FLAG, LOG_FLAG},
+        ),
+        (
+            "model: llama-2-7b\nengine: {new_one: 1, old_one: 2}\noptional_flags: [new_one]",
+            {QUEUE_FLAG, LOG_FLAG, "--new-one"},
+        ),
+        (
+            "model: llama-2-7b\nengine: {new_one: false}\noptional_flags: [new_one]",
+            {QUEUE_FLAG, LOG_FLAG, "--no-new-one"},
+        ),
+        ("model: llama-2-7b\nengine: {new_one: null}\noptional_flags: [new_one]", {QUEUE_FLAG, LOG_FLAG}),
     ],
 )
-def test_optional_is_our_own_defence_and_what_the_fleet_marks(tmp_path: Path, entry: str, flags: set[str]) -> None:
-    assert optional(only(tmp_path, entry)) == flags
+def test_optional_flags_are_our_defaults_and_those_of_the_fleet_file(
+    tmp_path: Path, entry: str, flags: set[str]
+) -> None:
+    assert optional_flags(only(tmp_path, entry)) == flags
 
 
-def test_only_optional_flags_are_left_out_with_their_values(tmp_path: Path) -> None:
-    served = only(tmp_path, "model: llama-2-7b\nengine: {kept: 1, gone: [a, b]}\noptional: [gone]")
-    whole = argv(served, [], SOCKET, 1)
-    unknown = frozenset({QUEUE, "--gone", "--kept", "--disable-fastapi-docs"})
-    left = argv(served, [], SOCKET, 1, None, unknown)
-    at, queue = whole.index("--gone"), whole.index(QUEUE)
-    assert left == [word for index, word in enumerate(whole) if index not in {queue, queue + 1, at, at + 1, at + 2}]
-    assert argv(served, [], SOCKET, 1, None, frozenset({"--elsewhere"})) == whole
+def test_only_optional_flags_are_left_out_along_with_their_values(tmp_path: Path) -> None:
+    served = only(tmp_path, "model: llama-2-7b\nengine: {kept: 1, gone: [a, b]}\noptional_flags: [gone]")
+    args = argv(served, [], SOCKET, 1)
+    unknown = frozenset({QUEUE_FLAG, "--gone", "--kept", "--disable-fastapi-docs"})
+    gone, queue = args.index("--gone"), args.index(QUEUE_FLAG)
+    left_out = {queue, queue + 1, gone, gone + 1, gone + 2}
+    expected = [arg for index, arg in enumerate(args) if index not in left_out]
+    assert argv(served, [], SOCKET, 1, None, unknown) == expected
+    assert argv(served, [], SOCKET, 1, None, frozenset({"--elsewhere"})) == args
 
 
 @pytest.mark.parametrize(
     ("line", "flags"),
     [
-        # As 0.25.1 and 0.32.0 print it: a value may have been taken for the model, and JSON stays as it was.
-        ("api_server.py: error: unrecognized arguments: --max-num-queued-reqs", {QUEUE}),
+        # As vLLM 0.25.1 and 0.32.0 print it: with the flags' values, but for one that was taken for the model.
+        ("api_server.py: error: unrecognized arguments: --max-num-queued-reqs", {QUEUE_FLAG}),
         ('vllm serve: error: unrecognized arguments: --fooled 3 --bar {"a": 1}', {"--fooled", "--bar"}),
         ("api_server.py: error: argument --dtype: invalid choice: 'x'", set()),
         ("INFO unrecognized arguments: --x", set()),
     ],
 )
-def test_what_a_release_does_not_know_it_says(line: str, flags: set[str]) -> None:
+def test_unknown_flags_are_read_from_vllms_error(line: str, flags: set[str]) -> None:
     assert unknown_flags(["usage: api_server.py [--dtype X]", line, "the end"]) == flags

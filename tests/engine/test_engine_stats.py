@@ -1,13 +1,13 @@
-"""What is read of an engine's metrics, and that nothing else is taken for it."""
+"""Parsing of an engine's Prometheus metrics."""
 
 from collections import Counter
 
 import pytest
 
-from service.engine.engine_stats import Reading, read
+from service.engine.engine_stats import EngineStats, parse
 from tests.fake_engine import bodies
 
-REAL = b"""\
+PAGE = b"""\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0",model_name="pebble chat"} 3.0
@@ -25,27 +25,27 @@ vllm:iteration_tokens_total_count{engine="0",model_name="pebble chat"} 8.0
 """
 
 
-def test_the_figures_of_an_engine() -> None:
-    assert read(REAL, 5.5) == Reading(at=5.5, running=3, waiting=2, kv_usage=0.25, tokens=12_000_007)
-    assert read(REAL.rstrip(b"\n"), 5.5) == read(REAL, 5.5)
+def test_a_page_of_vllms_metrics() -> None:
+    assert parse(PAGE, 5.5) == EngineStats(at=5.5, running=3, waiting=2, kv_usage=0.25, tokens=12_000_007)
+    assert parse(PAGE.rstrip(b"\n"), 5.5) == parse(PAGE, 5.5)
 
 
-def test_several_cores_count_together() -> None:
-    second = REAL.replace(b'engine="0"', b'engine="1"').replace(b"} 0.25", b"} 0.75")
-    assert read(REAL + second, 0) == Reading(at=0, running=6, waiting=4, kv_usage=0.5, tokens=24_000_014)
+def test_several_engine_cores_are_summed() -> None:
+    second = PAGE.replace(b'engine="0"', b'engine="1"').replace(b"} 0.25", b"} 0.75")
+    assert parse(PAGE + second, 0) == EngineStats(at=0, running=6, waiting=4, kv_usage=0.5, tokens=24_000_014)
 
 
-def test_an_encoder_has_neither_cache_nor_output() -> None:
-    lines = [line for line in REAL.splitlines() if b"kv_cache" not in line and b"generation" not in line]
-    assert read(b"\n".join(lines), 0) == Reading(at=0, running=3, waiting=2, kv_usage=0.0, tokens=1.2e7)
+def test_an_encoder_has_no_kv_cache_and_no_generated_tokens() -> None:
+    lines = [line for line in PAGE.splitlines() if b"kv_cache" not in line and b"generation" not in line]
+    assert parse(b"\n".join(lines), 0) == EngineStats(at=0, running=3, waiting=2, kv_usage=0.0, tokens=1.2e7)
 
 
 def test_metrics_without_labels() -> None:
-    assert read(b"vllm:num_requests_running 4.0\n", 0) == Reading(0, 4, 0, 0.0, 0.0)
+    assert parse(b"vllm:num_requests_running 4.0\n", 0) == EngineStats(0, 4, 0, 0.0, 0.0)
 
 
-def test_the_fake_engine_is_read_alike() -> None:
-    found = read(bodies.metrics("m", 4, 1, Counter(prompt=10, said=5)), 1.0)
+def test_the_fake_engines_metrics() -> None:
+    found = parse(bodies.metrics("m", 4, 1, Counter(prompt=10, said=5)), 1.0)
     assert found
     assert (found.running, found.waiting, found.tokens) == (4, 1, 15)
 
@@ -65,17 +65,17 @@ def test_the_fake_engine_is_read_alike() -> None:
         b"vllm:num_requests_running \xff\n",
     ],
 )
-def test_a_page_without_figures_is_none(page: bytes) -> None:
-    assert read(page, 0) is None
+def test_a_page_without_usable_metrics_is_none(page: bytes) -> None:
+    assert parse(page, 0) is None
 
 
 @pytest.mark.parametrize(
-    ("figure", "moved"),
+    ("old", "new"),
     [("} 3.0", "} 4.0"), ("} 2.0", "} 1.0"), ("} 0.25", "} 0.26"), ("} 7.0", "} 8.0"), ("} 1.2e+07", "} 1.3e+07")],
 )
-def test_what_the_core_reports_is_progress(figure: str, moved: str) -> None:
-    before, later = read(REAL, 1), read(REAL, 2)
-    changed = read(REAL.replace(figure.encode(), moved.encode()), 2)
+def test_a_change_of_any_metric_is_progress(old: str, new: str) -> None:
+    before, later = parse(PAGE, 1), parse(PAGE, 2)
+    changed = parse(PAGE.replace(old.encode(), new.encode()), 2)
     assert before and later and changed
     assert before.progress == later.progress
     assert before.progress != changed.progress

@@ -1,4 +1,4 @@
-"""A process and what it starts: how it ends, that nothing of it is left behind, and what its log says of the cause."""
+"""An engine's processes under their keeper: how they end, that none is left behind, and the cause read from the log."""
 
 import asyncio
 import json
@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.engine.process import TAIL, EngineProcess
+from service.engine.process import TAIL_LINES, EngineProcess
 from tests.support.waiting import patience, until
 
-HERE = dict(os.environ)
+ENVIRON = dict(os.environ)
 ROOT = Path(__file__).parents[2]
 
-# An engine in small: it starts a worker, drains on SIGTERM, and both of them say what reaches them.
+# A minimal engine: it starts a worker and drains on SIGTERM; both print the signals that they receive.
 WORKER = """
 import signal, time
 def stop(*_):
@@ -43,8 +43,8 @@ while True:
 """
 
 
-class Run:
-    """A started process, and what its log said."""
+class StartedProcess:
+    """A started process and the lines of its log."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -55,31 +55,31 @@ class Run:
             return await asyncio.shield(self.process.ended)
 
     async def pids(self) -> list[int]:
-        """The engine and its worker, once both run."""
+        """The engine and its worker, once both started."""
         await until(lambda: "the worker runs" in self.lines and any(line.startswith("pids ") for line in self.lines))
         (line,) = (line for line in self.lines if line.startswith("pids "))
         return [int(word) for word in line.split()[1:]]
 
 
-Begin = Callable[..., Awaitable[Run]]
+Start = Callable[..., Awaitable[StartedProcess]]
 
 
 @pytest.fixture
-async def begin() -> AsyncIterator[Begin]:
-    """Starts commands; whatever still runs afterwards is ended."""
-    runs: list[Run] = []
+async def start() -> AsyncIterator[Start]:
+    """Starts commands; kills what still runs afterwards."""
+    runs: list[StartedProcess] = []
 
-    async def start(*argv: str, environment: dict[str, str] = HERE) -> Run:
-        runs.append(Run())
+    async def start(*argv: str, environment: dict[str, str] = ENVIRON) -> StartedProcess:
+        runs.append(StartedProcess())
         await runs[-1].process.start(list(argv), environment)
         return runs[-1]
 
     yield start
-    for run in runs:
-        if not run.process.ended.done():
-            run.process.kill()
-            await run.status()
-        run.process.close()
+    for started in runs:
+        if not started.process.ended.done():
+            started.process.kill()
+            await started.status()
+        started.process.close()
     await asyncio.sleep(0.05)
 
 
@@ -87,8 +87,8 @@ def python(code: str) -> tuple[str, ...]:
     return (sys.executable, "-c", code)
 
 
-def gone(pids: list[int]) -> bool:
-    """Whether none of them runs; one that only waits to be collected by its parent does not."""
+def all_ended(pids: list[int]) -> bool:
+    """Whether none of them runs; a zombie counts as ended."""
     for pid in pids:
         try:
             if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
@@ -107,21 +107,21 @@ STATUSES = [
 
 
 @pytest.mark.parametrize(("code", "status"), STATUSES)
-async def test_the_exit_status(code: str, status: int, begin: Begin) -> None:
-    run = await begin(*python(code))
-    assert await run.status() == status
-    assert (await run.process.pid) > 0
+async def test_exit_statuses(code: str, status: int, start: Start) -> None:
+    started = await start(*python(code))
+    assert await started.status() == status
+    assert (await started.process.pid) > 0
 
 
 @pytest.mark.parametrize("name", ["no-such-program", "notes.txt", "."])
-async def test_what_cannot_be_started(name: str, begin: Begin, tmp_path: Path) -> None:
+async def test_a_program_that_cannot_be_started(name: str, start: Start, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no program")
-    run = await begin(str(tmp_path / name))
-    assert await run.status() == 127
-    assert str(tmp_path / name) in run.process.cause()
+    started = await start(str(tmp_path / name))
+    assert await started.status() == 127
+    assert str(tmp_path / name) in started.process.cause()
 
 
-async def test_its_log_is_read_line_by_line(begin: Begin) -> None:
+async def test_the_log_is_read_line_by_line(start: Start) -> None:
     code = r"""
 import os, sys
 print("out", flush=True)
@@ -132,103 +132,103 @@ print("(EngineCore pid=12) INFO 11-21 20:31:59 [core.py:114] after", flush=True)
 print("(APIServer pid=7) plain", flush=True)
 os.write(1, b"no end of line")
 """
-    run = await begin(*python(code))
-    await run.status()
-    # A line that is too long is dropped, in one piece or in several; those after it are not.
-    assert [line for line in run.lines if "xxx" not in line] == [
+    started = await start(*python(code))
+    await started.status()
+    # Only lines that are too long are dropped, whether read in one piece or in several.
+    assert [line for line in started.lines if "xxx" not in line] == [
         "out", "err", "� bytes", "after", "plain", "no end of line",
     ]  # fmt: skip
-    assert list(run.process.tail) == run.lines
+    assert list(started.process.tail) == started.lines
 
 
-async def test_only_the_end_of_a_long_log_is_kept(begin: Begin) -> None:
-    run = await begin(*python(f"for number in range({TAIL} + 50): print(number)"))
-    await run.status()
-    assert len(run.lines) == TAIL + 50
-    assert len(run.process.tail) == TAIL
+async def test_only_the_end_of_a_long_log_is_kept(start: Start) -> None:
+    started = await start(*python(f"for number in range({TAIL_LINES} + 50): print(number)"))
+    await started.status()
+    assert len(started.lines) == TAIL_LINES + 50
+    assert len(started.process.tail) == TAIL_LINES
 
 
-async def test_its_environment_is_exactly_what_was_given(begin: Begin) -> None:
+async def test_the_environment_is_exactly_what_was_given(start: Start) -> None:
     code = "import json, os, sys; print(json.dumps([dict(os.environ), sys.stdin.read(), os.listdir('/proc/self/fd')]))"
-    run = await begin(sys.executable, "-I", "-c", code, environment={"ONLY": "this", "LC_ALL": "C.UTF-8"})
-    await run.status()
-    environment, stdin, files = json.loads(run.lines[0])
+    started = await start(sys.executable, "-I", "-c", code, environment={"ONLY": "this", "LC_ALL": "C.UTF-8"})
+    await started.status()
+    environment, stdin, files = json.loads(started.lines[0])
     assert environment == {"ONLY": "this", "LC_ALL": "C.UTF-8"}
     assert stdin == ""
-    assert len(files) == 4  # input, output, errors, and the folder that is being listed: no pipe of the keeper's
+    assert len(files) == 4  # stdin, stdout, stderr and the listed folder: none of the keeper's pipes
 
 
 @pytest.mark.parametrize("session", [(), ("session",)])
-async def test_it_drains_and_its_worker_is_not_disturbed(session: tuple[str, ...], begin: Begin) -> None:
-    run = await begin(*python(ENGINE), *session)
-    pids = await run.pids()
-    run.process.terminate()
-    assert await run.status() == 0
-    assert "drained" in run.lines
-    assert "the worker got SIGTERM" not in run.lines
-    assert gone(pids)
+async def test_terminate_signals_the_engine_but_not_its_worker(session: tuple[str, ...], start: Start) -> None:
+    started = await start(*python(ENGINE), *session)
+    pids = await started.pids()
+    started.process.terminate()
+    assert await started.status() == 0
+    assert "drained" in started.lines
+    assert "the worker got SIGTERM" not in started.lines
+    assert all_ended(pids)
 
 
-async def test_it_can_be_killed_while_it_drains(begin: Begin) -> None:
-    run = await begin(*python(ENGINE.replace("time.sleep(0.2)", "time.sleep(60)")))
-    pids = await run.pids()
-    run.process.terminate()
-    await until(lambda: "draining" in run.lines)
-    run.process.kill()
-    assert await run.status() == -signal.SIGKILL
-    assert gone(pids)
+async def test_kill_during_a_drain(start: Start) -> None:
+    started = await start(*python(ENGINE.replace("time.sleep(0.2)", "time.sleep(60)")))
+    pids = await started.pids()
+    started.process.terminate()
+    await until(lambda: "draining" in started.lines)
+    started.process.kill()
+    assert await started.status() == -signal.SIGKILL
+    assert all_ended(pids)
 
 
-async def test_orders_after_the_end_are_harmless(begin: Begin) -> None:
-    run = await begin(*python("pass"))
-    await run.status()
-    run.process.terminate()
-    run.process.kill()
-    run.process.close()
-    run.process.close()
-    run.process.terminate()
+async def test_commands_after_the_end_do_nothing(start: Start) -> None:
+    started = await start(*python("pass"))
+    await started.status()
+    started.process.terminate()
+    started.process.kill()
+    started.process.close()
+    started.process.close()
+    started.process.terminate()
 
 
-async def test_letting_go_of_it_ends_it(begin: Begin) -> None:
-    run = await begin(*python(ENGINE))
-    pids = await run.pids()
+async def test_closing_the_control_pipe_kills_everything(start: Start) -> None:
+    started = await start(*python(ENGINE))
+    pids = await started.pids()
     pids.append(os.getsid(pids[0]))
-    run.process.close()
-    await until(lambda: gone(pids), "the end of all processes")
-    run.process.ended.set_result(0)
+    started.process.close()
+    await until(lambda: all_ended(pids), "the end of all processes")
+    started.process.ended.set_result(0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_its_keeper_is_not_impressed_by_signals(number: signal.Signals, begin: Begin) -> None:
-    run = await begin(*python(ENGINE))
-    pids = await run.pids()
+async def test_the_keeper_ignores_signals(number: signal.Signals, start: Start) -> None:
+    started = await start(*python(ENGINE))
+    pids = await started.pids()
     os.kill(os.getsid(pids[0]), number)
-    await asyncio.sleep(0.3)  # three looks of the keeper at its engine: by then it would have passed the signal on
-    assert not run.process.ended.done()
-    assert not gone(pids[:1])
-    assert "draining" not in run.lines
+    await asyncio.sleep(0.3)  # three checks of its engine by the keeper: by then it would have passed the signal on
+    assert not started.process.ended.done()
+    assert not all_ended(pids[:1])
+    assert "draining" not in started.lines
 
 
-async def test_it_ends_with_its_keeper(begin: Begin) -> None:
-    run = await begin(*python(ENGINE))
-    pids = await run.pids()
+async def test_the_engine_ends_when_its_keeper_is_killed(start: Start) -> None:
+    started = await start(*python(ENGINE))
+    pids = await started.pids()
     keeper = os.getsid(pids[0])
     assert keeper not in (pids[0], os.getpid())
     os.kill(keeper, signal.SIGKILL)
-    assert await run.status() == -signal.SIGKILL
-    await until(lambda: gone([*pids, keeper]), "the end of all processes")
+    assert await started.status() == -signal.SIGKILL
+    await until(lambda: all_ended([*pids, keeper]), "the end of all processes")
 
 
-async def test_it_is_no_descendant_of_ours(begin: Begin) -> None:
+async def test_the_engine_is_no_descendant_of_the_supervisor(start: Start) -> None:
     """A process manager that signals all descendants of a service must not reach the engine's workers."""
-    run = await begin(*python(ENGINE))
-    pids = await run.pids()
-    theirs = {*pids, os.getsid(pids[0])}
-    await until(lambda: not theirs & {child.pid for child in psutil.Process().children(recursive=True)})
+    started = await start(*python(ENGINE))
+    pids = await started.pids()
+    engine_pids = {*pids, os.getsid(pids[0])}
+    await until(lambda: not engine_pids & {child.pid for child in psutil.Process().children(recursive=True)})
     assert os.getsid(pids[0]) != os.getsid(0)
 
 
-PARENT = f"""
+SUPERVISOR = f"""
 import asyncio, os
 from service.engine.process import EngineProcess
 async def main():
@@ -240,16 +240,16 @@ asyncio.run(main())
 
 
 @pytest.fixture
-async def parent() -> AsyncIterator[tuple[asyncio.subprocess.Process, list[int]]]:
+async def supervisor() -> AsyncIterator[tuple[asyncio.subprocess.Process, list[int]]]:
     """A process that has started an engine, and the pids of the engine, its worker and its keeper."""
     process = await asyncio.create_subprocess_exec(
-        *python(PARENT), stdout=asyncio.subprocess.PIPE, env=HERE | {"PYTHONPATH": str(ROOT)}
+        *python(SUPERVISOR), stdout=asyncio.subprocess.PIPE, env=ENVIRON | {"PYTHONPATH": str(ROOT)}
     )
     assert process.stdout
     async with asyncio.timeout(20):
-        said = sorted([await process.stdout.readline(), await process.stdout.readline()])
-    assert said[1] == b"the worker runs\n"
-    pids = [int(word) for word in said[0].split()[1:]]
+        lines = sorted([await process.stdout.readline(), await process.stdout.readline()])
+    assert lines[1] == b"the worker runs\n"
+    pids = [int(word) for word in lines[0].split()[1:]]
     pids.append(os.getsid(pids[0]))
     yield process, pids
     for pid in pids:
@@ -261,27 +261,27 @@ async def parent() -> AsyncIterator[tuple[asyncio.subprocess.Process, list[int]]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-async def test_nothing_outlives_the_parent(
-    number: signal.Signals, parent: tuple[asyncio.subprocess.Process, list[int]]
+async def test_no_process_outlives_the_supervisor(
+    number: signal.Signals, supervisor: tuple[asyncio.subprocess.Process, list[int]]
 ) -> None:
-    process, pids = parent
+    process, pids = supervisor
     process.send_signal(number)
-    await until(lambda: gone(pids), "the end of all processes")
+    await until(lambda: all_ended(pids), "the end of all processes")
 
 
-async def test_an_engine_ends_with_its_keeper_though_the_parent_cannot_help(
-    parent: tuple[asyncio.subprocess.Process, list[int]],
+async def test_the_engine_ends_with_its_keeper_while_the_supervisor_is_stopped(
+    supervisor: tuple[asyncio.subprocess.Process, list[int]],
 ) -> None:
-    process, (engine, _, keeper) = parent
+    process, (engine, _, keeper) = supervisor
     process.send_signal(signal.SIGSTOP)
     os.kill(keeper, signal.SIGKILL)
-    await until(lambda: gone([engine]), "the end of the engine")
+    await until(lambda: all_ended([engine]), "the end of the engine")
 
 
-WORKER_SAYS = "(Worker pid=13249) ERROR 11-21 20:48:36 [multiproc_executor.py:953] "
-CORE_SAYS = "(EngineCore pid=13100) ERROR 11-21 20:50:10 [core.py:1510] "
-SERVER_SAYS = "(APIServer pid=4499) ERROR 11-21 20:33:23 [api_router.py:75] "
-# What vLLM 0.32 said last, as measured; the first word of each row is what was wrong with its start.
+WORKER_PREFIX = "(Worker pid=13249) ERROR 11-21 20:48:36 [multiproc_executor.py:953] "
+CORE_PREFIX = "(EngineCore pid=13100) ERROR 11-21 20:50:10 [core.py:1510] "
+SERVER_PREFIX = "(APIServer pid=4499) ERROR 11-21 20:33:23 [api_router.py:75] "
+# The last lines of vLLM 0.32's log, as measured, by what was wrong.
 CAUSES = {
     "missing weights": (
         """
@@ -317,9 +317,9 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
     ),
     "truncated weights": (
         f"""
-{WORKER_SAYS}WorkerProc failed to start.
-{WORKER_SAYS}Traceback (most recent call last):
-{WORKER_SAYS}safetensors._safetensors_rust.SafetensorError: Error while deserializing header: incomplete metadata
+{WORKER_PREFIX}WorkerProc failed to start.
+{WORKER_PREFIX}Traceback (most recent call last):
+{WORKER_PREFIX}safetensors._safetensors_rust.SafetensorError: Error while deserializing header: incomplete metadata
 (EngineCore pid=13100) Exception: WorkerProc initialization failed due to an exception in a background process.
     raise RuntimeError(
 RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{}}
@@ -328,7 +328,7 @@ RuntimeError: Engine core initialization failed. See root cause above. Failed co
     ),
     "no weights": (
         f"""
-{WORKER_SAYS}RuntimeError: Cannot find any model weights with `/m`
+{WORKER_PREFIX}RuntimeError: Cannot find any model weights with `/m`
 (EngineCore pid=13100) Exception: WorkerProc initialization failed due to an exception in a background process.
 RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{'EngineCore': 1}}
 """,
@@ -336,8 +336,8 @@ RuntimeError: Engine core initialization failed. See root cause above. Failed co
     ),
     "too little memory": (
         f"""
-{WORKER_SAYS}ValueError: Available memory on node 0 (6.24/8.21 GiB) is less than requested memory for kv (500.0 GiB).
-{CORE_SAYS}RuntimeError: Worker failed with error 'Available memory on node 0', please check
+{WORKER_PREFIX}ValueError: Available memory on node 0 (6.24/8.21 GiB) is less than requested memory for kv (500.0 GiB).
+{CORE_PREFIX}RuntimeError: Worker failed with error 'Available memory on node 0', please check
 RuntimeError: Worker failed with error 'Available memory on node 0', please check
 RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{}}
 /usr/lib/python3.11/multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 1 leaked
@@ -351,33 +351,33 @@ RuntimeError: Engine core initialization failed. See root cause above. Failed co
     ),
     "a dead core, after requests that were refused": (
         f"""
-{SERVER_SAYS}vllm.exceptions.VLLMValidationError: temperature must be non-negative
+{SERVER_PREFIX}vllm.exceptions.VLLMValidationError: temperature must be non-negative
 RuntimeError: cannot schedule new futures after shutdown
-{SERVER_SAYS}vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above).
+{SERVER_PREFIX}vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above).
 (APIServer pid=4499) INFO:     Shutting down
 """,
         "EngineDeadError: EngineCore encountered an issue. See stack trace (above).",
     ),
     "an end after a request that was refused": (
         f"""
-{SERVER_SAYS}vllm.exceptions.VLLMValidationError: temperature must be non-negative
+{SERVER_PREFIX}vllm.exceptions.VLLMValidationError: temperature must be non-negative
 (APIServer pid=4499) INFO:     Shutting down
 """,
         "INFO:     Shutting down",
     ),
-    "nothing": ("", "it ended without a word"),
+    "nothing": ("", "it ended without any output"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("log", "cause"), CAUSES.values(), ids=CAUSES.keys())
-async def test_the_cause_of_an_end(log: str, cause: str, begin: Begin, tmp_path: Path) -> None:
+async def test_the_cause_of_an_exit(log: str, cause: str, start: Start, tmp_path: Path) -> None:
     (tmp_path / "log").write_text(log)
-    run = await begin("/bin/cat", str(tmp_path / "log"))
-    await run.status()
-    assert run.process.cause() == cause
+    started = await start("/bin/cat", str(tmp_path / "log"))
+    await started.status()
+    assert started.process.cause() == cause
 
 
-async def test_a_cause_is_never_long(begin: Begin) -> None:
-    run = await begin(*python("print('ValueError: ' + 'x' * 9999)"))
-    await run.status()
-    assert len(run.process.cause()) == 500
+async def test_a_long_cause_is_cut(start: Start) -> None:
+    started = await start(*python("print('ValueError: ' + 'x' * 9999)"))
+    await started.status()
+    assert len(started.process.cause()) == 500

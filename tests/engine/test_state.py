@@ -1,4 +1,4 @@
-"""The state files of engines, and which of them may start when."""
+"""The state files of replicas, and the startup order."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -10,23 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine import state
-from service.engine.state import CONDITIONS, Condition, EngineState, may_start, slots
+from service.engine.state import CONDITIONS, Condition, EngineState, may_start, parallel_starts
 
 STATE = EngineState("pebble-chat-0", "pebble-chat", 0, "ready", since=5.5, pid=7)
 MIB = 2**20
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_a_written_state_is_read(tmp_path: Path) -> None:
     assert state.read(tmp_path, 0) is None
-    for one in (STATE, replace(STATE, condition="failed", reason="模型\n")):
-        state.write(tmp_path, one)
-        assert state.read(tmp_path, 0) == one
+    for written in (STATE, replace(STATE, condition="failed", reason="模型\n")):
+        state.write(tmp_path, written)
+        assert state.read(tmp_path, 0) == written
     state.write(tmp_path, replace(STATE, order=1))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e0.json", "e1.json"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"replica": "x"}', '{"unheard": 1}'])
-def test_a_file_that_is_no_state_is_none(tmp_path: Path, text: str) -> None:
+def test_a_malformed_state_file_is_none(tmp_path: Path, text: str) -> None:
     state.state_path(tmp_path, 0).write_text(text)
     assert state.read(tmp_path, 0) is None
 
@@ -35,7 +35,7 @@ def test_every_condition_is_listed() -> None:
     assert get_args(Condition) == CONDITIONS
 
 
-def test_names() -> None:
+def test_replica_ids_and_socket_paths() -> None:
     assert state.replica_id("pebble-chat", 2) == "pebble-chat-2"
     assert state.socket_path(Path("/run"), 12) == Path("/run/e12.sock")
 
@@ -43,16 +43,16 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     ("start", "cores", "free", "need", "expected"),
     [
-        ("in_turn", 64, 10**12, MIB, 1),
-        ("together", 1, 0, MIB, 2**16),
+        ("sequential", 64, 10**12, MIB, 1),
+        ("parallel", 1, 0, MIB, 2**16),
         ("auto", 4, 100 * MIB, MIB, 4),
         ("auto", 64, 3 * MIB, MIB, 3),
         ("auto", 64, 0, MIB, 1),
         ("auto", 0, 0, 0, 1),
     ],
 )
-def test_how_many_start_at_once(start: str, cores: int, free: int, need: int, expected: int) -> None:
-    assert slots(start, cores, free, need) == expected
+def test_how_many_engines_start_in_parallel(start: str, cores: int, free: int, need: int, expected: int) -> None:
+    assert parallel_starts(start, cores, free, need) == expected
 
 
 def engines(*conditions: Condition | None) -> list[EngineState | None]:
@@ -60,46 +60,46 @@ def engines(*conditions: Condition | None) -> list[EngineState | None]:
 
 
 @pytest.mark.parametrize(
-    ("order", "earlier", "at_once", "may"),
+    ("order", "earlier", "max_parallel", "may"),
     [
         (0, (), 1, True),
         (1, ("starting",), 1, False),
         (1, ("ready",), 1, True),
         (1, (None,), 1, False),
-        # Where two of three fit, the first still starts alone.
+        # Where two of three may start in parallel, the first still starts alone.
         (1, ("starting",), 2, False),
         (1, ("waiting",), 2, False),
         (1, ("ready",), 2, True),
         (2, ("ready", "starting"), 2, True),
         (2, ("ready", "starting"), 1, False),
-        # One that failed holds nobody up.
+        # One that failed does not hold up the others.
         (1, ("failed",), 1, True),
         (2, ("stopped", "failed"), 1, True),
-        # Where all fit, none waits.
+        # Where all may start in parallel, none waits.
         (2, ("starting", "starting"), 3, True),
         (2, (None, None), 3, True),
     ],
 )
-def test_who_may_start(order: int, earlier: tuple[Condition | None, ...], at_once: int, may: bool) -> None:
-    assert may_start(order, engines(*earlier), at_once, engines=3) is may
+def test_may_start(order: int, earlier: tuple[Condition | None, ...], max_parallel: int, may: bool) -> None:
+    assert may_start(order, engines(*earlier), max_parallel, engines=3) is may
 
 
 STATES = st.lists(st.sampled_from([None, *CONDITIONS]), min_size=1, max_size=6)
 
 
 @given(STATES, st.integers(1, 8))
-def test_never_do_more_start_than_there_is_room_for(conditions: list[Condition | None], at_once: int) -> None:
+def test_no_more_engines_start_than_max_parallel(conditions: list[Condition | None], max_parallel: int) -> None:
     pending = {None, "waiting", "starting"}
     starting = [
         order for order, condition in enumerate(conditions)
-        if condition in pending and may_start(order, engines(*conditions), at_once, len(conditions))
+        if condition in pending and may_start(order, engines(*conditions), max_parallel, len(conditions))
     ]  # fmt: skip
-    assert len(starting) <= at_once
+    assert len(starting) <= max_parallel
     if pending & set(conditions):
-        assert starting, "somebody may always start"
+        assert starting, "some pending engine may always start"
 
 
 @given(STATES, st.integers(1, 8))
-def test_the_order_of_the_fleet_is_kept(conditions: list[Condition | None], at_once: int) -> None:
-    allowed = [may_start(order, engines(*conditions), at_once, 9) for order in range(len(conditions))]
+def test_startup_follows_the_order_of_the_fleet(conditions: list[Condition | None], max_parallel: int) -> None:
+    allowed = [may_start(order, engines(*conditions), max_parallel, 9) for order in range(len(conditions))]
     assert all(earlier or not later for earlier, later in pairwise(allowed[1:]))

@@ -1,4 +1,4 @@
-"""The life of a replica, with a small program in place of vLLM: start, readiness, death, restart, drain, turns."""
+"""The supervisor, with a stand-in for vLLM: startup order, readiness, crashes, restarts, scaling, drain."""
 
 import asyncio
 import errno
@@ -18,11 +18,11 @@ import pytest
 from service.config.settings import Settings
 from service.engine import demand, engine_stats, gateway_registry, memory_check, readiness, state, supervisor
 from service.engine.command import child_environment
-from service.engine.engine_stats import Reading
-from service.engine.probe import probe
+from service.engine.engine_stats import EngineStats
+from service.engine.probe import probe_request
 from service.engine.state import Condition, EngineState
 from service.engine.supervisor import Supervisor
-from service.transport.pool import Deadlines, Transport, get, post
+from service.transport.pool import ConnectionPool, Deadlines, get_request, post_request
 from service.weights import manifest
 from service.weights.digests import sha256
 from service.weights.manifest import File, Manifest
@@ -33,22 +33,22 @@ from tests.support.gateways import ONE
 from tests.support.waiting import until
 
 PROGRAM = f"/usr/bin/env PYTHONPATH={ROOT} {sys.executable} -m tests.support.stand_in"
-PATIENT = Deadlines(connect=5, first_byte=10, idle=10, total=10)
-# Seconds after which what must not happen would have happened: several looks of a supervisor, or knocks at an engine.
-LOOKS, KNOCKS = 0.25, 0.6
+DEADLINES = Deadlines(connect=5, first_byte=10, idle=10, total=10)
+# Seconds after which what must not happen would have happened: several checks by a supervisor, or health checks.
+CHECKS, HEALTH_CHECKS = 0.25, 0.6
 
 
-class House:
-    """The supervisors of a fleet, and all that they said."""
+class StartedFleet:
+    """The supervisors of a fleet, and the progress lines that they printed."""
 
     def __init__(self, folder: Path, text: str, **settings: Any) -> None:
         self.run_dir = folder / "run"
         self.run_dir.mkdir(exist_ok=True)
         fleet = fleets.load(folder, text)
-        self.said: list[str] = []
+        self.output: list[str] = []
         configured = Settings(run_dir=self.run_dir, **{"engine_program": PROGRAM, "drain_timeout": 5.0, **settings})
         self.supervisors = [
-            Supervisor(served, number, order, fleet, configured, self.said.append)
+            Supervisor(served, number, order, fleet, configured, self.output.append)
             for order, (served, number) in enumerate(fleet.replicas())
         ]
 
@@ -61,11 +61,11 @@ class House:
         return [self.state(order).condition for order in range(len(self.supervisors))]
 
     async def until(self, condition: Condition, order: int = 0) -> EngineState:
-        await until(lambda: self.state(order).condition == condition, f"{condition} (it said: {self.said})")
+        await until(lambda: self.state(order).condition == condition, f"{condition} (output: {self.output})")
         return self.state(order)
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that was started for an engine of this house, its keeper among them."""
+        """Every live process of these engines, their keepers included."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -78,88 +78,90 @@ class House:
     async def until_nothing_runs(self) -> None:
         await until(lambda: not self.processes(), "the end of all processes")
 
-    def phases(self, order: int = 0) -> list[str]:
-        """What was said of the engine, without the times."""
+    def shown(self, order: int = 0) -> list[str]:
+        """The progress lines about one engine, without its name and the times."""
         name = self.state(order).replica
-        said = [line.removeprefix(f"{name}  ") for line in self.said if line.startswith(name)]
-        return [line.partition(" after ")[0] for line in said]
+        lines = [line.removeprefix(f"{name}  ") for line in self.output if line.startswith(name)]
+        return [line.partition(" after ")[0] for line in lines]
 
     def log(self) -> str:
-        """What the first engine's log says."""
+        """The first engine's log."""
         return (self.run_dir / "pebble-chat-0.log").read_text()
 
-    def speak(self) -> None:
+    def unblock(self) -> None:
+        """Lets every stand-in go on whose fault is `mute` or `early`."""
         (self.run_dir / "speak").touch()
 
 
-Open = Callable[..., House]
+StartFleet = Callable[..., StartedFleet]
 
 
 @pytest.fixture
-async def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
-    """Starts the supervisors of a fleet; afterwards they have stopped, and nothing of them is left."""
+async def start_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StartFleet]:
+    """Starts the supervisors of a fleet; afterwards stops them, and checks that no process is left."""
     monkeypatch.setattr(supervisor, "BACKOFF", (0.05, 0.1))
-    monkeypatch.setattr(readiness, "KNOCK", Deadlines(connect=1, first_byte=0.25, idle=0.25, total=0.25))
-    monkeypatch.setattr(memory_check, "need", lambda served: 1)
-    monkeypatch.setattr(supervisor, "POLL", 0.05)
-    monkeypatch.setattr(readiness, "POLL", 0.05)
-    monkeypatch.setattr(supervisor, "LOOK", 0.05)
-    monkeypatch.setattr(supervisor, "SEEN", 0.1)
-    houses: list[House] = []
+    monkeypatch.setattr(readiness, "HEALTH_CHECK", Deadlines(connect=1, first_byte=0.25, idle=0.25, total=0.25))
+    monkeypatch.setattr(memory_check, "required_memory", lambda served: 1)
+    monkeypatch.setattr(supervisor, "PENDING_POLL", 0.05)
+    monkeypatch.setattr(readiness, "POLL_INTERVAL", 0.05)
+    monkeypatch.setattr(supervisor, "WATCH_INTERVAL", 0.05)
+    monkeypatch.setattr(supervisor, "PROPAGATION", 0.1)
+    started: list[StartedFleet] = []
 
-    def begin(text: str = ONE, **settings: Any) -> House:
-        houses.append(House(tmp_path, text, **settings))
-        for one in houses[-1].supervisors:
+    def start(text: str = ONE, **settings: Any) -> StartedFleet:
+        started.append(StartedFleet(tmp_path, text, **settings))
+        for one in started[-1].supervisors:
             one.start()
-        return houses[-1]
+        return started[-1]
 
-    yield begin
-    for house in houses:
-        await asyncio.gather(*(one.stop() for one in house.supervisors))
-        await house.until_nothing_runs()
-        assert set(house.conditions()) == {"stopped"}
+    yield start
+    for fleet in started:
+        await asyncio.gather(*(one.stop() for one in fleet.supervisors))
+        await fleet.until_nothing_runs()
+        assert set(fleet.conditions()) == {"stopped"}
     await asyncio.sleep(0.05)
 
 
-def fleet(wrong: str, **more: Any) -> str:
-    return json.dumps({"models": [{"model": "pebble-chat", "env": {"STAND_IN": wrong}, **more}]})
+def fleet_text(fault: str, **entry: Any) -> str:
+    """A fleet of pebble-chat, whose stand-in has this fault; `entry` are more keys of the model."""
+    return json.dumps({"models": [{"model": "pebble-chat", "env": {"STAND_IN": fault}, **entry}]})
 
 
-async def ask(house: House, request: bytes, order: int = 0) -> tuple[int, bytes]:
-    exchange = await Transport().send(str(state.socket_path(house.run_dir, order)), request, PATIENT)
+async def ask(fleet: StartedFleet, request: bytes, order: int = 0) -> tuple[int, bytes]:
+    exchange = await ConnectionPool().send(str(state.socket_path(fleet.run_dir, order)), request, DEADLINES)
     try:
         return await exchange.head(), await exchange.read_all(2**20)
     finally:
         exchange.close()
 
 
-async def stats(house: House) -> Reading:
-    """The figures of the first engine."""
-    found = engine_stats.read((await ask(house, get("/metrics")))[1], 0.0)
+async def stats(fleet: StartedFleet) -> EngineStats:
+    """The first engine's metrics."""
+    found = engine_stats.parse((await ask(fleet, get_request("/metrics")))[1], 0.0)
     assert found
     return found
 
 
-async def asked_for_long(house: House) -> "asyncio.Task[tuple[int, bytes]]":
-    """A long request that runs at the first engine."""
-    asking = asyncio.create_task(ask(house, post(CHAT.path, json.dumps(LONG).encode())))
-    await until_running(house)
-    return asking
+async def running_request(fleet: StartedFleet) -> "asyncio.Task[tuple[int, bytes]]":
+    """A long request that the first engine is generating for."""
+    response = asyncio.create_task(ask(fleet, post_request(CHAT.path, json.dumps(LONG_CHAT).encode())))
+    await until_running(fleet)
+    return response
 
 
-async def until_running(house: House) -> None:
+async def until_running(fleet: StartedFleet) -> None:
     async def runs() -> bool:
-        return (await stats(house)).running == 1
+        return (await stats(fleet)).running == 1
 
     await until(runs, "the request to run")
 
 
-async def test_from_the_start_to_the_first_token(open_house: Open) -> None:
-    house = open_house()
-    assert house.state().condition == "waiting"
-    ready = await house.until("ready")
-    assert house.phases() == [
-        "waiting, its turn to start",
+async def test_phases_from_start_to_ready(start_fleet: StartFleet) -> None:
+    fleet = start_fleet()
+    assert fleet.state().condition == "waiting"
+    ready = await fleet.until("ready")
+    assert fleet.shown() == [
+        "waiting, queued for startup",
         "starting, importing vLLM",
         "starting, reading the model's configuration",
         "starting, starting the engine core",
@@ -172,143 +174,144 @@ async def test_from_the_start_to_the_first_token(open_house: Open) -> None:
     assert ready.reason is None
     assert ready.pid
     assert "--uds" in psutil.Process(ready.pid).cmdline()
-    assert (await ask(house, get("/health")))[0] == 200
-    log = (house.run_dir / "pebble-chat-0.log").read_text()
+    assert (await ask(fleet, get_request("/health")))[0] == 200
+    log = (fleet.run_dir / "pebble-chat-0.log").read_text()
     assert "non-default args" in log
     assert "Starting vLLM server" in log
 
 
-async def test_it_is_ready_when_it_has_answered_and_not_before(open_house: Open) -> None:
-    house = open_house(fleet("mute"))
-    await until(lambda: house.state().phase == "waiting for its first token")
-    assert (await ask(house, get("/health")))[0] == 200
-    await asyncio.sleep(KNOCKS)
-    assert house.state().condition == "starting"
-    house.speak()
-    await house.until("ready")
+async def test_it_is_ready_only_after_a_successful_probe(start_fleet: StartFleet) -> None:
+    fleet = start_fleet(fleet_text("mute"))
+    await until(lambda: fleet.state().phase == "waiting for its first token")
+    assert (await ask(fleet, get_request("/health")))[0] == 200
+    await asyncio.sleep(HEALTH_CHECKS)
+    assert fleet.state().condition == "starting"
+    fleet.unblock()
+    await fleet.until("ready")
 
 
-async def test_a_socket_where_nobody_answers_yet(open_house: Open) -> None:
-    house = open_house(fleet("early"))
-    await until(lambda: state.socket_path(house.run_dir, 0).exists())
-    await asyncio.sleep(KNOCKS)
-    assert house.state().condition == "starting"
-    house.speak()
-    await house.until("ready")
+async def test_a_bound_socket_alone_is_not_ready(start_fleet: StartFleet) -> None:
+    fleet = start_fleet(fleet_text("early"))
+    await until(lambda: state.socket_path(fleet.run_dir, 0).exists())
+    await asyncio.sleep(HEALTH_CHECKS)
+    assert fleet.state().condition == "starting"
+    fleet.unblock()
+    await fleet.until("ready")
 
 
-async def test_no_token_in_time(open_house: Open) -> None:
-    house = open_house(fleet("mute"), start_timeout=5.0)
-    await until(lambda: house.state().restarts == 1, f"a restart (it said: {house.said})")
-    (reason,) = {line for line in house.phases() if line.startswith("failed")}
-    assert "no token within 5 s of its start: its answer to a first request has status 500" in reason
-    house.speak()
-    assert (await house.until("ready")).restarts >= 1
+async def test_a_start_beyond_the_start_timeout_fails(start_fleet: StartFleet) -> None:
+    fleet = start_fleet(fleet_text("mute"), start_timeout=5.0)
+    await until(lambda: fleet.state().restarts == 1, f"a restart (output: {fleet.output})")
+    (reason,) = {line for line in fleet.shown() if line.startswith("failed")}
+    assert "not ready within 5 s of its start: the probe request got status 500" in reason
+    fleet.unblock()
+    assert (await fleet.until("ready")).restarts >= 1
 
 
-async def test_a_start_that_fails(open_house: Open) -> None:
-    house = open_house(fleet("broken"))
-    await until(lambda: house.state().restarts >= 3)
+async def test_a_failing_start_is_retried_with_backoff(start_fleet: StartFleet) -> None:
+    fleet = start_fleet(fleet_text("broken"))
+    await until(lambda: fleet.state().restarts >= 3)
     why = "the engine ended with exit status 1: ValueError: the weights are broken"
-    failed = [line for line in house.phases() if line.startswith("failed")]
+    failed = [line for line in fleet.shown() if line.startswith("failed")]
     assert failed[:3] == [f"failed, starts again in {pause} s, {why}" for pause in ("0.05", "0.1", "0.1")]
-    assert "ready" not in house.phases()
-    (reason,) = {one.reason for one in (house.state(), house.state()) if one.condition == "failed"} or {why}
+    assert "ready" not in fleet.shown()
+    (reason,) = {one.reason for one in (fleet.state(), fleet.state()) if one.condition == "failed"} or {why}
     assert reason == why
 
 
-async def test_a_program_that_is_not_there(open_house: Open) -> None:
-    house = open_house(engine_program="/no/such/program")
-    await until(lambda: house.state().restarts >= 1)
-    failed = next(line for line in house.phases() if line.startswith("failed"))
+async def test_a_missing_program(start_fleet: StartFleet) -> None:
+    fleet = start_fleet(engine_program="/no/such/program")
+    await until(lambda: fleet.state().restarts >= 1)
+    failed = next(line for line in fleet.shown() if line.startswith("failed"))
     assert failed.endswith("the engine ended with exit status 127: /no/such/program: No such file or directory")
 
 
-async def test_an_engine_that_dies_is_started_again(open_house: Open) -> None:
-    house = open_house()
-    first = await house.until("ready")
+async def test_a_killed_engine_is_restarted(start_fleet: StartFleet) -> None:
+    fleet = start_fleet()
+    first = await fleet.until("ready")
     assert first.pid
     os.kill(first.pid, signal.SIGKILL)
-    await until(lambda: house.state().restarts == 1 and house.state().condition == "ready")
-    second = house.state()
+    await until(lambda: fleet.state().restarts == 1 and fleet.state().condition == "ready")
+    second = fleet.state()
     assert second.pid != first.pid
     assert second.reason is None
-    failed = next(line for line in house.phases() if line.startswith("failed"))
+    failed = next(line for line in fleet.shown() if line.startswith("failed"))
     assert failed.startswith("failed, starts again in 0.05 s, the engine was killed by signal 9 (out of memory?)")
-    assert (await ask(house, post(CHAT.path, json.dumps(CHAT.body()).encode())))[0] == 200
+    assert (await ask(fleet, post_request(CHAT.path, json.dumps(CHAT.body()).encode())))[0] == 200
 
 
-async def test_an_engine_that_ends_by_itself_has_not_been_asked_to(open_house: Open) -> None:
+async def test_an_unrequested_exit_with_status_0_is_a_crash(start_fleet: StartFleet) -> None:
     """vLLM ends with exit status 0 when its core has died."""
-    house = open_house()
-    pid = (await house.until("ready")).pid
+    fleet = start_fleet()
+    pid = (await fleet.until("ready")).pid
     assert pid
     os.kill(pid, signal.SIGTERM)
-    await until(lambda: house.state().restarts == 1 and house.state().condition == "ready")
-    assert any("exit status 0" in line for line in house.phases())
+    await until(lambda: fleet.state().restarts == 1 and fleet.state().condition == "ready")
+    assert any("exit status 0" in line for line in fleet.shown())
 
 
-async def test_deaths_long_ago_are_forgiven(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "STEADY", 0.0)
-    house = open_house(fleet("broken"))
-    await until(lambda: house.state().restarts >= 3)
-    assert not any("again in 0.1 s" in line for line in house.said)
+async def test_backoff_starts_anew_after_a_stable_run(start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "STABLE_AFTER", 0.0)
+    fleet = start_fleet(fleet_text("broken"))
+    await until(lambda: fleet.state().restarts >= 3)
+    assert not any("again in 0.1 s" in line for line in fleet.output)
 
 
-async def test_too_little_memory(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_check, "need", lambda served: 2**62)
-    house = open_house()
-    failed = await house.until("failed")
+async def test_too_little_memory(start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_check, "required_memory", lambda served: 2**62)
+    fleet = start_fleet()
+    failed = await fleet.until("failed")
     assert failed.reason
-    assert failed.reason.startswith("no memory for another engine: it needs about 4294967296.0 GiB and ")
+    assert failed.reason.startswith("not enough memory for another engine: it needs about 4294967296.0 GiB and ")
     assert "VLLM_CPU_KVCACHE_SPACE" in failed.reason
-    assert not house.processes()
-    monkeypatch.setattr(memory_check, "need", lambda served: 1)
-    await house.until("ready")
+    assert not fleet.processes()
+    monkeypatch.setattr(memory_check, "required_memory", lambda served: 1)
+    await fleet.until("ready")
 
 
 @pytest.fixture
 def pulled(tmp_path: Path) -> Path:
-    """Weights with a manifest that is right."""
-    place = tmp_path / "pulled"
-    shutil.copytree(ROOT / "models/pebble/pebble-chat", place)
+    """A directory of weights with a manifest that matches them."""
+    directory = tmp_path / "pulled"
+    shutil.copytree(ROOT / "models/pebble/pebble-chat", directory)
     files = {
-        name: File(size=(place / name).stat().st_size, sha256=sha256(place / name)) for name in manifest.files(place)
+        name: File(size=(directory / name).stat().st_size, sha256=sha256(directory / name))
+        for name in manifest.files(directory)
     }
-    manifest.write(place, Manifest(model="x", repository="a/b", revision=None, source="", made_by="", files=files))
-    return place
+    manifest.write(directory, Manifest(model="x", repository="a/b", revision=None, source="", made_by="", files=files))
+    return directory
 
 
-async def test_weights_that_are_as_pulled_are_served(open_house: Open, pulled: Path) -> None:
-    house = open_house(fleet("", weights=str(pulled)))
-    await house.until("ready")
-    assert house.phases()[1:3] == ["starting, verifying the weights", "starting, importing vLLM"]
+async def test_weights_that_match_their_manifest_are_served(start_fleet: StartFleet, pulled: Path) -> None:
+    fleet = start_fleet(fleet_text("", weights=str(pulled)))
+    await fleet.until("ready")
+    assert fleet.shown()[1:3] == ["starting, verifying the weights", "starting, importing vLLM"]
 
 
-async def test_weights_that_were_changed_are_not(open_house: Open, pulled: Path) -> None:
+async def test_weights_that_differ_from_their_manifest_are_not_served(start_fleet: StartFleet, pulled: Path) -> None:
     weights = pulled / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    original = weights.read_bytes()
+    weights.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
     (pulled / "tokenizer.json").unlink()
-    house = open_house(fleet("", weights=str(pulled)))
-    await until(lambda: house.state().restarts >= 2, "two attempts")
-    failed = next(line for line in house.phases() if line.startswith("failed"))
+    fleet = start_fleet(fleet_text("", weights=str(pulled)))
+    await until(lambda: fleet.state().restarts >= 2, "two attempts")
+    failed = next(line for line in fleet.shown() if line.startswith("failed"))
     assert f"its weights are not what was pulled: {weights} has SHA-256 " in failed
     assert failed.endswith(", and 1 more differ")
-    assert not any("importing vLLM" in line for line in house.said)
-    assert not house.processes()
+    assert not any("importing vLLM" in line for line in fleet.output)
+    assert not fleet.processes()
     shutil.copy(ROOT / "models/pebble/pebble-chat/tokenizer.json", pulled)
-    weights.write_bytes(whole)
-    await house.until("ready")
+    weights.write_bytes(original)
+    await fleet.until("ready")
 
 
-async def test_nobody_waits_for_a_verification_when_stopping(
-    open_house: Open, pulled: Path, monkeypatch: pytest.MonkeyPatch
+async def test_stopping_aborts_the_verification(
+    start_fleet: StartFleet, pulled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, ended = threading.Event(), threading.Event()
+    started, ended = threading.Event(), threading.Event()
 
     def endless(directory: Path, advance: Callable[[int], None]) -> list[manifest.Problem]:
-        begun.set()
+        started.set()
         try:
             while True:
                 advance(1)
@@ -316,61 +319,67 @@ async def test_nobody_waits_for_a_verification_when_stopping(
             ended.set()
 
     monkeypatch.setattr(manifest, "verify", endless)
-    house = open_house(fleet("", weights=str(pulled)))
-    await until(begun.is_set)
-    await house.supervisors[0].stop()
+    fleet = start_fleet(fleet_text("", weights=str(pulled)))
+    await until(started.is_set)
+    await fleet.supervisors[0].stop()
     await until(ended.is_set, "the end of the thread")
-    assert not any("importing vLLM" in line for line in house.said)
+    assert not any("importing vLLM" in line for line in fleet.output)
 
 
-async def test_a_gpus_memory_is_not_counted(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_check, "need", lambda served: 2**62)
-    await open_house(fleet("", gpus=1)).until("ready")
+async def test_memory_is_not_checked_for_an_engine_on_a_gpu(
+    start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_check, "required_memory", lambda served: 2**62)
+    await start_fleet(fleet_text("", gpus=1)).until("ready")
 
 
-LONG = CHAT.body(stream=True) | {"messages": [{"role": "user", "content": "word " * 40}]}
+LONG_CHAT = CHAT.body(stream=True) | {"messages": [{"role": "user", "content": "word " * 40}]}
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_stopping_lets_running_requests_finish(stream: bool, open_house: Open) -> None:
-    house = open_house()
-    await house.until("ready")
-    running = asyncio.create_task(ask(house, post(CHAT.path, json.dumps(LONG | {"stream": stream}).encode())))
-    await until_running(house)
-    await house.supervisors[0].stop()
-    status, body = await running
+async def test_stopping_lets_running_requests_finish(stream: bool, start_fleet: StartFleet) -> None:
+    fleet = start_fleet()
+    await fleet.until("ready")
+    response = asyncio.create_task(
+        ask(fleet, post_request(CHAT.path, json.dumps(LONG_CHAT | {"stream": stream}).encode()))
+    )
+    await until_running(fleet)
+    await fleet.supervisors[0].stop()
+    status, body = await response
     assert status == 200
     assert body.count(b"word") >= 40
     assert body.endswith(b"data: [DONE]\n\n") == stream
-    assert "draining 1" in (house.run_dir / "pebble-chat-0.log").read_text()
-    assert house.phases()[-2:] == ["stopping, draining", "stopped"]
-    assert not any("failed" in line for line in house.said)
+    assert "draining 1" in (fleet.run_dir / "pebble-chat-0.log").read_text()
+    assert fleet.shown()[-2:] == ["stopping, draining", "stopped"]
+    assert not any("failed" in line for line in fleet.output)
 
 
-async def test_stopping_an_engine_that_will_not(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "TAKEDOWN", 0.1)
-    house = open_house(fleet("stubborn"), drain_timeout=0.1)
-    await house.until("ready")
-    await house.supervisors[0].stop()
-    await house.until_nothing_runs()
-    assert house.state().condition == "stopped"
+async def test_an_engine_that_ignores_sigterm_is_killed(
+    start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "EXIT_TIMEOUT", 0.1)
+    fleet = start_fleet(fleet_text("stubborn"), drain_timeout=0.1)
+    await fleet.until("ready")
+    await fleet.supervisors[0].stop()
+    await fleet.until_nothing_runs()
+    assert fleet.state().condition == "stopped"
 
 
 @pytest.mark.parametrize("moment", ["at once", "starting", "mute", "pausing"])
-async def test_stopping_at_any_moment(moment: str, open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stopping_at_any_moment(moment: str, start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "BACKOFF", (60.0,))
-    house = open_house(fleet("broken" if moment == "pausing" else "mute"))
+    fleet = start_fleet(fleet_text("broken" if moment == "pausing" else "mute"))
     if moment == "starting":
-        await until(lambda: bool(house.processes()))
+        await until(lambda: bool(fleet.processes()))
     if moment == "mute":
-        await until(lambda: house.state().phase == "waiting for its first token")
+        await until(lambda: fleet.state().phase == "waiting for its first token")
     if moment == "pausing":
-        await house.until("failed")
-    await house.supervisors[0].stop()
-    assert not house.processes()
-    await asyncio.sleep(LOOKS)
-    assert (house.state().condition, house.state().reason) == ("stopped", None)
-    assert not house.processes()
+        await fleet.until("failed")
+    await fleet.supervisors[0].stop()
+    assert not fleet.processes()
+    await asyncio.sleep(CHECKS)
+    assert (fleet.state().condition, fleet.state().reason) == ("stopped", None)
+    assert not fleet.processes()
 
 
 THREE = """
@@ -381,58 +390,64 @@ models:
 """
 
 
-async def test_where_cores_are_short_the_first_starts_alone(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_first_engine_starts_alone_where_cores_are_short(
+    start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    house = open_house(THREE.replace("STAND_IN: mute", "", 1))
-    await house.until("ready", 0)
+    fleet = start_fleet(THREE.replace("STAND_IN: mute", "", 1))
+    await fleet.until("ready", 0)
     for order in (1, 2):
-        await house.until("starting", order)
-        name = house.state(order).replica
-        beginning = next(number for number, line in enumerate(house.said) if line.startswith(f"{name}  starting"))
-        assert any(line.startswith("pebble-chat-0  ready") for line in house.said[:beginning])
-    house.speak()
+        await fleet.until("starting", order)
+        name = fleet.state(order).replica
+        start = next(number for number, line in enumerate(fleet.output) if line.startswith(f"{name}  starting"))
+        assert any(line.startswith("pebble-chat-0  ready") for line in fleet.output[:start])
+    fleet.unblock()
     for order in (1, 2):
-        await house.until("ready", order)
+        await fleet.until("ready", order)
 
 
-async def test_while_the_first_starts_the_others_wait(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_others_wait_while_the_first_engine_starts(
+    start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    house = open_house(THREE)
-    await house.until("starting")
-    await asyncio.sleep(LOOKS)
-    assert house.conditions() == ["starting", "waiting", "waiting"]
+    fleet = start_fleet(THREE)
+    await fleet.until("starting")
+    await asyncio.sleep(CHECKS)
+    assert fleet.conditions() == ["starting", "waiting", "waiting"]
 
 
-@pytest.mark.parametrize("start", ["together", "auto"])
-async def test_where_cores_are_plenty_all_start(start: str, open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2 if start == "together" else 8)
-    house = open_house(f"{THREE}start: {start}\n")
-    await until(lambda: house.conditions() == ["starting"] * 3)
+@pytest.mark.parametrize("startup", ["parallel", "auto"])
+async def test_all_engines_start_in_parallel_where_cores_suffice(
+    startup: str, start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2 if startup == "parallel" else 8)
+    fleet = start_fleet(f"{THREE}startup: {startup}\n")
+    await until(lambda: fleet.conditions() == ["starting"] * 3)
 
 
-async def test_in_turn(open_house: Open) -> None:
-    house = open_house(f"{THREE}start: in_turn\n")
-    house.speak()
+async def test_sequential_startup(start_fleet: StartFleet) -> None:
+    fleet = start_fleet(f"{THREE}startup: sequential\n")
+    fleet.unblock()
     for order in range(3):
-        await house.until("ready", order)
-    events = [line.split()[:2] for line in house.said if "ready" in line or "importing" in line]
+        await fleet.until("ready", order)
+    events = [line.split()[:2] for line in fleet.output if "ready" in line or "importing" in line]
     names = ("pebble-chat-0", "pebble-instruct-0", "pebble-base-0")
     assert [name for name, _ in events] == [name for name in names for _ in range(2)]
 
 
-async def test_one_that_fails_does_not_keep_the_others_waiting(
-    open_house: Open, monkeypatch: pytest.MonkeyPatch
+async def test_a_failed_engine_does_not_hold_up_the_others(
+    start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "BACKOFF", (60.0,))
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    house = open_house(THREE.replace("mute", "broken", 1))
-    house.speak()
-    await house.until("failed", 0)
+    fleet = start_fleet(THREE.replace("mute", "broken", 1))
+    fleet.unblock()
+    await fleet.until("failed", 0)
     for order in (1, 2):
-        await house.until("ready", order)
+        await fleet.until("ready", order)
 
 
-def test_what_reaches_an_engines_environment(tmp_path: Path) -> None:
+def test_the_environment_of_an_engine(tmp_path: Path) -> None:
     served = fleets.only(tmp_path, "model: pebble-chat\nenv: {MINE: 1, PATH: /other}")
     outside = {
         "PATH": "/bin",
@@ -446,257 +461,271 @@ def test_what_reaches_an_engines_environment(tmp_path: Path) -> None:
     assert not [key for key in inside if key.startswith(("ROUNDHOUSE_", "BENTO", "PROMETHEUS_"))]
 
 
-def test_memory_that_an_engine_needs(tmp_path: Path) -> None:
+def test_required_memory(tmp_path: Path) -> None:
     small = fleets.only(tmp_path, "model: pebble-chat\nenv: {VLLM_CPU_KVCACHE_SPACE: 1}")
     weights = (Path(small.weights) / "model.safetensors").stat().st_size
-    assert memory_check.need(small) == memory_check.BASE_NEED + weights + 2**30
+    assert memory_check.required_memory(small) == memory_check.BASE_MEMORY + weights + 2**30
     other = fleets.only(tmp_path, "model: org/tune-chat")
-    assert memory_check.need(other) == memory_check.BASE_NEED + 4 * 2**30
+    assert memory_check.required_memory(other) == memory_check.BASE_MEMORY + 4 * 2**30
 
 
 @pytest.mark.parametrize(("entry", "path"), [("model: pebble-base", "/v1/completions"),
                                              ("model: acme/tiny-embedding", EMBEDDING.path)])  # fmt: skip
-def test_the_smallest_request(entry: str, path: str, tmp_path: Path) -> None:
+def test_the_probe_request_of_a_variant(entry: str, path: str, tmp_path: Path) -> None:
     served = fleets.only(tmp_path, entry)
-    where, body = probe(served)
-    assert where == path
+    found, body = probe_request(served)
+    assert found == path
     assert json.loads(body)["model"] == served.id
 
 
-LACKING = "models: [{{model: pebble-chat, env: {{LACKS: '{lacks}'}}, engine: {{new_one: 1}}, optional: [{optional}]}}]"
+MISSING_FLAGS = (
+    "models: [{{model: pebble-chat, env: {{LACKS: '{lacks}'}}, engine: {{new_one: 1}}, optional_flags: [{optional}]}}]"
+)
 
 
-async def test_a_release_without_an_optional_flag_is_started_without_it(open_house: Open) -> None:
-    text = LACKING.format(lacks="--max-num-queued-reqs --new-one", optional="new_one")
-    house = open_house(text)
-    ready = await house.until("ready")
-    assert (ready.restarts, ready.reason) == (0, None), "that was no death"
-    told = "without --max-num-queued-reqs, --new-one: this vLLM does not know it"
-    assert [line for line in house.said if told in line]
-    assert told in (house.run_dir / "pebble-chat-0.log").read_text()
+async def test_unknown_optional_flags_are_left_out(start_fleet: StartFleet) -> None:
+    text = MISSING_FLAGS.format(lacks="--max-num-queued-reqs --new-one", optional="new_one")
+    fleet = start_fleet(text)
+    ready = await fleet.until("ready")
+    assert (ready.restarts, ready.reason) == (0, None), "it does not count as a crash"
+    phase = "again without --max-num-queued-reqs, --new-one, unknown to this vLLM"
+    assert [line for line in fleet.output if phase in line]
+    assert phase in (fleet.run_dir / "pebble-chat-0.log").read_text()
 
 
-async def test_a_flag_that_matters_is_not_left_out(open_house: Open) -> None:
-    text = LACKING.format(lacks="--max-num-queued-reqs --new-one", optional="")
-    house = open_house(text)
-    failed = await house.until("failed")
+async def test_an_unknown_required_flag_is_an_error(start_fleet: StartFleet) -> None:
+    text = MISSING_FLAGS.format(lacks="--max-num-queued-reqs --new-one", optional="")
+    fleet = start_fleet(text)
+    failed = await fleet.until("failed")
     assert failed.reason
     assert failed.reason.startswith("this vLLM does not know --new-one:")
-    assert "mark it 'optional'" in failed.reason
+    assert "list it in 'optional_flags'" in failed.reason
 
 
-FROZEN = "it hangs: no progress for 1 s (a request for one token: no byte for "
+HUNG = "it hangs: no progress for 1 s (probe request: no byte for "
 
 
 @pytest.mark.parametrize(
-    ("number", "metrics"), [(signal.SIGUSR1, "its metrics stand still)"), (signal.SIGSTOP, "its metrics: no byte for ")]
+    ("number", "metrics"), [(signal.SIGUSR1, "metrics unchanged)"), (signal.SIGSTOP, "metrics: no byte for ")]
 )
-async def test_one_that_hangs_is_started_again(number: signal.Signals, metrics: str, open_house: Open) -> None:
-    """Its core alone, so that it goes on saying that it is healthy, or all of it."""
-    house = open_house(hang_timeout=1.0)
-    first = await house.until("ready")
+async def test_a_hung_engine_is_restarted(number: signal.Signals, metrics: str, start_fleet: StartFleet) -> None:
+    """Either its core alone hangs, and `/health` still answers 200, or all of it."""
+    fleet = start_fleet(hang_timeout=1.0)
+    first = await fleet.until("ready")
     assert first.pid
     os.kill(first.pid, number)
     if number == signal.SIGUSR1:
-        await until(lambda: "frozen" in house.log())
-        assert (await ask(house, get("/health")))[0] == 200
-        assert house.state().condition == "ready"
-    await until(lambda: house.state().restarts == 1 and house.state().condition == "ready", f"a restart {house.said}")
-    failed = next(line for line in house.phases() if line.startswith("failed"))
-    assert failed.startswith(f"failed, starts again in 0.05 s, {FROZEN}")
+        await until(lambda: "frozen" in fleet.log())
+        assert (await ask(fleet, get_request("/health")))[0] == 200
+        assert fleet.state().condition == "ready"
+    await until(
+        lambda: fleet.state().restarts == 1 and fleet.state().condition == "ready",
+        f"a restart (output: {fleet.output})",
+    )
+    failed = next(line for line in fleet.shown() if line.startswith("failed"))
+    assert failed.startswith(f"failed, starts again in 0.05 s, {HUNG}")
     assert metrics in failed
-    assert house.state().pid != first.pid
+    assert fleet.state().pid != first.pid
     assert not psutil.pid_exists(first.pid)
 
 
-async def test_an_idle_engine_is_left_in_peace(open_house: Open) -> None:
-    house = open_house(hang_timeout=0.4)
-    await house.until("ready")
-    before = (await stats(house)).tokens
+async def test_an_idle_engine_is_not_restarted(start_fleet: StartFleet) -> None:
+    fleet = start_fleet(hang_timeout=0.4)
+    await fleet.until("ready")
+    before = (await stats(fleet)).tokens
 
-    async def was_asked_often() -> bool:
-        return (await stats(house)).tokens >= before + 10
+    async def answered_probes() -> bool:
+        return (await stats(fleet)).tokens >= before + 10
 
-    await until(was_asked_often, "answers that show that it works")
-    assert house.phases()[-1] == "ready"
-
-
-async def test_a_start_that_hangs(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness, "QUIET", 1.5)
-    house = open_house(fleet("early"), start_timeout=4.5)
-    await until(lambda: house.state().restarts == 1, f"a restart (it said: {house.said})")
-    (reason,) = {line for line in house.phases() if line.startswith("failed")}
-    assert "it hangs in its start: no line of its log for 1.5 s, and no byte for 0.25 s" in reason
-    house.speak()
-    await house.until("ready")
+    await until(answered_probes, "answers to the probe requests of an idle engine")
+    assert fleet.shown()[-1] == "ready"
 
 
-ON_DEMAND = {"replicas": 2, "min": 1}
-GATEWAY = os.getpid()  # for these tests
+async def test_a_hung_start_is_retried(start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "MAX_SILENCE", 1.5)
+    fleet = start_fleet(fleet_text("early"), start_timeout=4.5)
+    await until(lambda: fleet.state().restarts == 1, f"a restart (output: {fleet.output})")
+    (reason,) = {line for line in fleet.shown() if line.startswith("failed")}
+    assert "its start hangs: no log output for 1.5 s, and no byte for 0.25 s" in reason
+    fleet.unblock()
+    await fleet.until("ready")
 
 
-async def test_a_replica_on_demand_sleeps_until_it_is_wanted(open_house: Open) -> None:
-    house = open_house(fleet("", **ON_DEMAND))
-    assert house.conditions() == ["waiting", "asleep"]
-    await house.until("ready", 0)
-    await asyncio.sleep(LOOKS)
-    assert house.state(1).condition == "asleep"
-    assert not [process for process in house.processes() if "e1.sock" in " ".join(process.cmdline())]
-    demand.write(house.run_dir, GATEWAY, [1])
-    await house.until("ready", 1)
-    assert (await ask(house, get("/health"), 1))[0] == 200
-    demand.write(house.run_dir, GATEWAY, [])
-    await house.until("asleep", 1)
-    assert not [process for process in house.processes() if "e1.sock" in " ".join(process.cmdline())]
-    assert house.state(0).condition == "ready"
-    told = [line for line in house.phases(1) if not line.startswith("starting")]
-    assert told == [
-        "asleep, starts when it is asked for", "waiting, its turn to start", "ready", "stopping, nobody asks for it",
-        "asleep, starts when it is asked for",
+ON_DEMAND = {"min_replicas": 1, "max_replicas": 2}
+GATEWAY_PID = os.getpid()  # some live process
+
+
+async def test_a_replica_on_demand_starts_and_stops_with_demand(start_fleet: StartFleet) -> None:
+    fleet = start_fleet(fleet_text("", **ON_DEMAND))
+    assert fleet.conditions() == ["waiting", "scaled_to_zero"]
+    await fleet.until("ready", 0)
+    await asyncio.sleep(CHECKS)
+    assert fleet.state(1).condition == "scaled_to_zero"
+    assert not [process for process in fleet.processes() if "e1.sock" in " ".join(process.cmdline())]
+    demand.write(fleet.run_dir, GATEWAY_PID, [1])
+    await fleet.until("ready", 1)
+    assert (await ask(fleet, get_request("/health"), 1))[0] == 200
+    demand.write(fleet.run_dir, GATEWAY_PID, [])
+    await fleet.until("scaled_to_zero", 1)
+    assert not [process for process in fleet.processes() if "e1.sock" in " ".join(process.cmdline())]
+    assert fleet.state(0).condition == "ready"
+    conditions = [line for line in fleet.shown(1) if not line.startswith("starting")]
+    assert conditions == [
+        "scaled to zero, starts on demand", "waiting, queued for startup", "ready", "stopping, scaling down: no demand",
+        "scaled to zero, starts on demand",
     ]  # fmt: skip
-    demand.write(house.run_dir, GATEWAY, [1])
-    assert (await house.until("ready", 1)).restarts == 0
+    demand.write(fleet.run_dir, GATEWAY_PID, [1])
+    assert (await fleet.until("ready", 1)).restarts == 0
 
 
-async def test_the_sleeping_hold_nobody_up(open_house: Open) -> None:
-    entries = [{"model": "pebble-chat", "min": 0}, {"model": "pebble-base"}]
-    house = open_house(json.dumps({"models": entries, "start": "in_turn"}))
-    await house.until("ready", 1)
-    assert house.state(0).condition == "asleep"
+async def test_a_replica_scaled_to_zero_does_not_hold_up_the_others(start_fleet: StartFleet) -> None:
+    entries = [{"model": "pebble-chat", "min_replicas": 0}, {"model": "pebble-base"}]
+    fleet = start_fleet(json.dumps({"models": entries, "startup": "sequential"}))
+    await fleet.until("ready", 1)
+    assert fleet.state(0).condition == "scaled_to_zero"
 
 
-async def test_two_that_wake_together_start_in_turn(open_house: Open) -> None:
-    entries = [{"model": model, "min": 0, "env": {"STAND_IN": "mute"}} for model in ("pebble-chat", "pebble-base")]
-    house = open_house(json.dumps({"models": entries, "start": "in_turn"}))
-    demand.write(house.run_dir, GATEWAY, [0, 1])
-    await house.until("starting", 0)
-    await asyncio.sleep(LOOKS)
-    assert house.conditions() == ["starting", "waiting"]
-    house.speak()
-    await house.until("ready", 1)
+async def test_two_replicas_activated_at_once_start_sequentially(start_fleet: StartFleet) -> None:
+    entries = [
+        {"model": model, "min_replicas": 0, "env": {"STAND_IN": "mute"}} for model in ("pebble-chat", "pebble-base")
+    ]
+    fleet = start_fleet(json.dumps({"models": entries, "startup": "sequential"}))
+    demand.write(fleet.run_dir, GATEWAY_PID, [0, 1])
+    await fleet.until("starting", 0)
+    await asyncio.sleep(CHECKS)
+    assert fleet.conditions() == ["starting", "waiting"]
+    fleet.unblock()
+    await fleet.until("ready", 1)
 
 
-async def test_what_runs_when_nobody_wants_more_is_finished(open_house: Open) -> None:
-    house = open_house(fleet("", min=0))
-    demand.write(house.run_dir, GATEWAY, [0])
-    await house.until("ready")
-    running = await asked_for_long(house)
-    demand.write(house.run_dir, GATEWAY, [])
-    status, body = await running
+async def test_scaling_down_lets_running_requests_finish(start_fleet: StartFleet) -> None:
+    fleet = start_fleet(fleet_text("", min_replicas=0))
+    demand.write(fleet.run_dir, GATEWAY_PID, [0])
+    await fleet.until("ready")
+    response = await running_request(fleet)
+    demand.write(fleet.run_dir, GATEWAY_PID, [])
+    status, body = await response
     assert (status, body.count(b"word") >= 40, body.endswith(b"data: [DONE]\n\n")) == (200, True, True)
-    await house.until("asleep")
-    assert "draining 1" in (house.run_dir / "pebble-chat-0.log").read_text()
+    await fleet.until("scaled_to_zero")
+    assert "draining 1" in (fleet.run_dir / "pebble-chat-0.log").read_text()
 
 
-async def test_one_that_is_wanted_again_at_once_stays(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    house = open_house(fleet("", min=0))
-    demand.write(house.run_dir, GATEWAY, [0])
-    pid = (await house.until("ready")).pid
-    monkeypatch.setattr(supervisor, "SEEN", 0.5)
-    demand.write(house.run_dir, GATEWAY, [])
-    await house.until("stopping")
-    demand.write(house.run_dir, GATEWAY, [0])
-    assert (await house.until("ready")).pid == pid
-
-
-async def test_stopping_one_that_is_going_to_sleep_lets_requests_finish(
-    open_house: Open, monkeypatch: pytest.MonkeyPatch
+async def test_demand_that_returns_at_once_cancels_scaling_down(
+    start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = open_house(fleet("", min=0))
-    demand.write(house.run_dir, GATEWAY, [0])
-    await house.until("ready")
-    running = await asked_for_long(house)
-    monkeypatch.setattr(supervisor, "TAKEDOWN", 0.1)
-    demand.write(house.run_dir, GATEWAY, [])
-    await house.until("stopping")
-    await house.supervisors[0].stop()
-    _, body = await running
+    fleet = start_fleet(fleet_text("", min_replicas=0))
+    demand.write(fleet.run_dir, GATEWAY_PID, [0])
+    pid = (await fleet.until("ready")).pid
+    monkeypatch.setattr(supervisor, "PROPAGATION", 0.5)
+    demand.write(fleet.run_dir, GATEWAY_PID, [])
+    await fleet.until("stopping")
+    demand.write(fleet.run_dir, GATEWAY_PID, [0])
+    assert (await fleet.until("ready")).pid == pid
+
+
+async def test_stopping_while_scaling_down_lets_running_requests_finish(
+    start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = start_fleet(fleet_text("", min_replicas=0))
+    demand.write(fleet.run_dir, GATEWAY_PID, [0])
+    await fleet.until("ready")
+    response = await running_request(fleet)
+    monkeypatch.setattr(supervisor, "EXIT_TIMEOUT", 0.1)
+    demand.write(fleet.run_dir, GATEWAY_PID, [])
+    await fleet.until("stopping")
+    await fleet.supervisors[0].stop()
+    _, body = await response
     assert body.endswith(b"data: [DONE]\n\n")
 
 
-@pytest.mark.parametrize("moment", ["asleep", "going to sleep"])
-async def test_stopping_one_on_demand(moment: str, open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    house = open_house(fleet("", min=0))
-    if moment != "asleep":
-        demand.write(house.run_dir, GATEWAY, [0])
-        await house.until("ready")
-        demand.write(house.run_dir, GATEWAY, [])
-        await house.until("stopping")
-    await house.supervisors[0].stop()
-    await asyncio.sleep(LOOKS)
-    assert house.state().condition == "stopped"
-    assert not house.processes()
+@pytest.mark.parametrize("moment", ["scaled_to_zero", "scaling down"])
+async def test_stopping_a_replica_on_demand(
+    moment: str, start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = start_fleet(fleet_text("", min_replicas=0))
+    if moment != "scaled_to_zero":
+        demand.write(fleet.run_dir, GATEWAY_PID, [0])
+        await fleet.until("ready")
+        demand.write(fleet.run_dir, GATEWAY_PID, [])
+        await fleet.until("stopping")
+    await fleet.supervisors[0].stop()
+    await asyncio.sleep(CHECKS)
+    assert fleet.state().condition == "stopped"
+    assert not fleet.processes()
 
 
-async def test_gateways_that_stop_too_are_done_first(open_house: Open) -> None:
-    house = open_house()
-    await house.until("ready")
-    gateway_registry.enter(house.run_dir, GATEWAY)
-    gateway_registry.drain(house.run_dir, GATEWAY)
-    stopping = asyncio.create_task(house.supervisors[0].stop())
-    await asyncio.sleep(LOOKS)
-    assert house.state().condition == "ready", "what the gateway has accepted may still come"
-    assert (await ask(house, post(CHAT.path, json.dumps(CHAT.body()).encode())))[0] == 200
-    gateway_registry.leave(house.run_dir, GATEWAY)
+async def test_draining_gateways_finish_before_the_engine_stops(start_fleet: StartFleet) -> None:
+    fleet = start_fleet()
+    await fleet.until("ready")
+    gateway_registry.register(fleet.run_dir, GATEWAY_PID)
+    gateway_registry.mark_draining(fleet.run_dir, GATEWAY_PID)
+    stopping = asyncio.create_task(fleet.supervisors[0].stop())
+    await asyncio.sleep(CHECKS)
+    assert fleet.state().condition == "ready", "requests that the gateway has accepted may still arrive"
+    assert (await ask(fleet, post_request(CHAT.path, json.dumps(CHAT.body()).encode())))[0] == 200
+    gateway_registry.unregister(fleet.run_dir, GATEWAY_PID)
     await stopping
-    assert house.phases()[-2:] == ["stopping, draining", "stopped"]
+    assert fleet.shown()[-2:] == ["stopping, draining", "stopped"]
 
 
-async def test_gateways_that_stay_see_it_before_it_ends(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    house = open_house()
-    await house.until("ready")
-    gateway_registry.enter(house.run_dir, GATEWAY)
-    monkeypatch.setattr(supervisor, "SEEN", 1.0)
-    stopping = asyncio.create_task(house.supervisors[0].stop())
-    await house.until("stopping")
-    answered, _ = await ask(house, post(CHAT.path, json.dumps(CHAT.body()).encode()))
-    assert answered == 200, "who had not seen it yet is answered"
+async def test_requests_are_answered_until_gateways_have_seen_the_engine_stop(
+    start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = start_fleet()
+    await fleet.until("ready")
+    gateway_registry.register(fleet.run_dir, GATEWAY_PID)
+    monkeypatch.setattr(supervisor, "PROPAGATION", 1.0)
+    stopping = asyncio.create_task(fleet.supervisors[0].stop())
+    await fleet.until("stopping")
+    status, _ = await ask(fleet, post_request(CHAT.path, json.dumps(CHAT.body()).encode()))
+    assert status == 200, "a gateway may not have seen the new state yet"
     await stopping
 
 
-async def test_gateways_that_never_leave_are_not_waited_for(open_house: Open) -> None:
-    house = open_house(drain_timeout=0.5)
-    await house.until("ready")
-    gateway_registry.drain(house.run_dir, GATEWAY)
-    await house.supervisors[0].stop()
-    assert house.state().condition == "stopped"
+async def test_a_gateway_that_never_finishes_draining_does_not_block_the_stop(start_fleet: StartFleet) -> None:
+    fleet = start_fleet(drain_timeout=0.5)
+    await fleet.until("ready")
+    gateway_registry.mark_draining(fleet.run_dir, GATEWAY_PID)
+    await fleet.supervisors[0].stop()
+    assert fleet.state().condition == "stopped"
 
 
-async def test_a_full_disk_stops_nothing(open_house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    house = open_house()
-    pid = (await house.until("ready")).pid
+async def test_a_full_disk_does_not_prevent_a_restart(start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = start_fleet()
+    pid = (await fleet.until("ready")).pid
     assert pid
     write, full = state.write, True
 
-    def fail(run_dir: Path, one: EngineState) -> None:
+    def fail(run_dir: Path, new: EngineState) -> None:
         if full:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(run_dir, one)
+        write(run_dir, new)
 
     monkeypatch.setattr(state, "write", fail)
     os.kill(pid, signal.SIGKILL)
-    await until(lambda: house.phases()[-1] == "ready" and len(house.phases()) > 10, f"a restart (it said {house.said})")
-    assert house.state().pid == pid, "the file could not be written"
-    told = [line for line in house.phases() if "cannot be written" in line]
-    assert told == ["its state cannot be written, and the gateways do not see it: [Errno 28] No space left on device"]
+    await until(lambda: fleet.shown()[-1] == "ready" and len(fleet.shown()) > 10, f"a restart (output: {fleet.output})")
+    assert fleet.state().pid == pid, "the file could not be written"
+    (line,) = (line for line in fleet.shown() if "cannot be written" in line)
+    problem = "[Errno 28] No space left on device"
+    assert line == f"its state file cannot be written, so the gateways do not see this state: {problem}"
     full = False
-    await until(lambda: house.state().restarts == 1, "the state to be written late")
-    assert house.state().condition == "ready"
+    await until(lambda: fleet.state().restarts == 1, "the state file to be written at last")
+    assert fleet.state().condition == "ready"
 
 
-async def test_a_log_that_cannot_be_written_is_read_all_the_same(open_house: Open, tmp_path: Path) -> None:
+async def test_phases_are_shown_though_the_log_file_cannot_be_written(start_fleet: StartFleet, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/pebble-chat-0.log").mkdir()
-    house = open_house()
-    await house.until("ready")
-    assert "starting, loading weights" in house.phases()
+    fleet = start_fleet()
+    await fleet.until("ready")
+    assert "starting, loading weights" in fleet.shown()
 
 
-async def test_a_folder_where_nothing_can_be_put(open_house: Open, tmp_path: Path) -> None:
+async def test_a_socket_path_that_cannot_be_replaced(start_fleet: StartFleet, tmp_path: Path) -> None:
     (tmp_path / "run/e0.sock").mkdir(parents=True)
-    house = open_house()
-    failed = await house.until("failed")
+    fleet = start_fleet()
+    failed = await fleet.until("failed")
     assert failed.reason
     assert failed.reason.startswith("it could not be started: [Errno 21] Is a directory: ")
-    (house.run_dir / "e0.sock").rmdir()
-    await house.until("ready")
+    (fleet.run_dir / "e0.sock").rmdir()
+    await fleet.until("ready")

@@ -1,4 +1,4 @@
-"""The progress watchdog: what counts as life, when it asks for a token of its own, and when it gives up."""
+"""The watchdog: what counts as progress, when it sends a probe request, and when an engine counts as hung."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.engine_stats import Reading
-from service.engine.probe import probe
-from service.engine.watchdog import Pulse, Silence
-from service.transport.pool import Transport
+from service.engine.engine_stats import EngineStats
+from service.engine.probe import probe_request
+from service.engine.watchdog import ProgressMonitor, Watchdog
+from service.transport.pool import ConnectionPool
 from tests.fake_engine import FakeEngine, Fault
 from tests.support import fleets
 from tests.support.waiting import until
 
-HANG = 1.0
-DEAF = Fault(raw=b"", end="hang")
-ASKED = "/v1/completions"
+HANG_TIMEOUT = 1.0
+NO_RESPONSE = Fault(raw=b"", end="hang")
+PROBE_PATH = "/v1/completions"
 
 
 class Clock:
@@ -29,116 +29,116 @@ class Clock:
         return self.now
 
 
-class Patient:
-    """A fake engine and its pulse."""
+class Watched:
+    """A fake engine and its watchdog, with a clock that only the test moves."""
 
     def __init__(self, folder: Path, engine: FakeEngine) -> None:
-        self.clock, self.engine, self.transport = Clock(), engine, Transport()
-        one = fleets.only(folder, "model: pebble-chat")
-        self.pulse = Pulse(str(folder / "e.sock"), probe(one), self.transport, self.clock, HANG)
+        self.clock, self.engine, self.transport = Clock(), engine, ConnectionPool()
+        served = fleets.only(folder, "model: pebble-chat")
+        self.watchdog = Watchdog(
+            str(folder / "e.sock"), probe_request(served), self.transport, self.clock, HANG_TIMEOUT
+        )
 
-    async def after(self, seconds: float) -> str | None:
+    async def poll_after(self, seconds: float) -> str | None:
         self.clock.now += seconds
-        return await self.pulse.look()
+        return await self.watchdog.poll()
 
-    def asked(self) -> int:
-        return sum(seen.path == ASKED for seen in self.engine.requests)
+    def probes(self) -> int:
+        return sum(seen.path == PROBE_PATH for seen in self.engine.requests)
 
 
 @pytest.fixture
-async def patient(tmp_path: Path) -> AsyncIterator[Patient]:
+async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
     async with FakeEngine("pebble-chat").listen(tmp_path / "e.sock") as engine:
-        found = Patient(tmp_path, engine)
-        assert await found.after(0) is None
+        found = Watched(tmp_path, engine)
+        assert await found.poll_after(0) is None
         yield found
         found.transport.close()
 
 
-async def test_one_that_works_is_never_asked(patient: Patient) -> None:
+async def test_an_engine_that_makes_progress_is_never_probed(watched: Watched) -> None:
     for _ in range(20):
-        patient.engine.totals["said"] += 1
-        assert await patient.after(0.3) is None
-        assert patient.pulse.reading == Reading(patient.clock.now, 0, 0, 0.0, patient.engine.totals["said"])
-    assert patient.asked() == 0
+        watched.engine.totals["said"] += 1
+        assert await watched.poll_after(0.3) is None
+        assert watched.watchdog.stats == EngineStats(watched.clock.now, 0, 0, 0.0, watched.engine.totals["said"])
+    assert watched.probes() == 0
 
 
-async def test_an_idle_one_is_asked_once_in_each_half(patient: Patient) -> None:
+async def test_an_idle_engine_is_probed_once_per_half_timeout(watched: Watched) -> None:
     counts = []
     for _ in range(16):
-        assert await patient.after(0.125) is None
-        counts.append(patient.asked())
-    # Its own token shows in the metrics at the next look, from which on it counts.
+        assert await watched.poll_after(0.125) is None
+        counts.append(watched.probes())
+    # The probe's own token shows in the metrics at the next poll, and counts as progress then.
     assert counts[3] == 1
     assert counts[-1] == 3
 
 
-async def test_a_core_that_stands_still_is_found(patient: Patient) -> None:
-    patient.engine.always = DEAF
-    assert await patient.after(HANG * 0.4) is None
-    assert patient.asked() == 0
-    assert await patient.after(HANG * 0.2) is None, "the time is not over"
-    assert patient.asked() == 1
-    reason = await patient.after(HANG * 0.4)
-    assert reason == (
-        "it hangs: no progress for 1 s (a request for one token: no byte for 0.25 s; its metrics stand still)"
-    )
-    assert await patient.after(0.1) is not None, "and it stays so"
-    patient.engine.always = Fault()
-    assert await patient.after(0.1) is None, "until it makes a token"
+async def test_a_hung_engine_core_is_detected(watched: Watched) -> None:
+    watched.engine.always = NO_RESPONSE
+    assert await watched.poll_after(HANG_TIMEOUT * 0.4) is None
+    assert watched.probes() == 0
+    assert await watched.poll_after(HANG_TIMEOUT * 0.2) is None, "the hang timeout is not over"
+    assert watched.probes() == 1
+    reason = await watched.poll_after(HANG_TIMEOUT * 0.4)
+    assert reason == "it hangs: no progress for 1 s (probe request: no byte for 0.25 s; metrics unchanged)"
+    assert await watched.poll_after(0.1) is not None, "it stays hung"
+    watched.engine.always = Fault()
+    assert await watched.poll_after(0.1) is None, "it recovers with the first successful probe"
 
 
-async def test_one_that_answers_nothing_is_found(patient: Patient) -> None:
-    patient.engine.always = DEAF
-    patient.engine.script(Fault(status=500), path="/metrics")
-    reason = await patient.after(HANG)
-    assert reason is not None, "asked once more, however long nobody looked"
-    patient.engine.die("kill")
-    reason = await patient.after(HANG)
+async def test_an_engine_that_answers_nothing_is_detected(watched: Watched) -> None:
+    watched.engine.always = NO_RESPONSE
+    watched.engine.script(Fault(status=500), path="/metrics")
+    reason = await watched.poll_after(HANG_TIMEOUT)
+    assert reason is not None, "it is probed once more, however long ago the last poll was"
+    watched.engine.die("kill")
+    reason = await watched.poll_after(HANG_TIMEOUT)
     assert reason
-    assert "a request for one token: no connection: " in reason
-    assert "its metrics: no connection: " in reason
+    assert "probe request: no connection: " in reason
+    assert "metrics: no connection: " in reason
 
 
-async def test_an_error_is_no_token(patient: Patient) -> None:
-    patient.engine.always = Fault(status=500)
-    assert await patient.after(HANG * 0.6) is None
-    reason = await patient.after(HANG * 0.6)
+async def test_an_error_response_is_a_failed_probe(watched: Watched) -> None:
+    watched.engine.always = Fault(status=500)
+    assert await watched.poll_after(HANG_TIMEOUT * 0.6) is None
+    reason = await watched.poll_after(HANG_TIMEOUT * 0.6)
     assert reason
-    assert "a request for one token: status 500" in reason
+    assert "probe request: status 500" in reason
 
 
-async def test_a_token_suffices_where_there_are_no_metrics(patient: Patient) -> None:
-    patient.engine.script(*[Fault(status=404)] * 4, path="/metrics")
+async def test_successful_probes_suffice_without_metrics(watched: Watched) -> None:
+    watched.engine.script(*[Fault(status=404)] * 4, path="/metrics")
     for _ in range(4):
-        assert await patient.after(HANG) is None
-    assert patient.asked() == 4
-    assert patient.pulse.reading == Reading(100.0, 0, 0, 0.0, 0.0), "the last one that there was"
+        assert await watched.poll_after(HANG_TIMEOUT) is None
+    assert watched.probes() == 4
+    assert watched.watchdog.stats == EngineStats(100.0, 0, 0, 0.0, 0.0), "the last sample"
 
 
-async def test_one_that_works_for_others_may_let_us_wait(patient: Patient) -> None:
-    patient.engine.always = DEAF
+async def test_a_probe_may_time_out_while_other_requests_progress(watched: Watched) -> None:
+    watched.engine.always = NO_RESPONSE
 
     async def work() -> None:
-        await until(lambda: patient.asked() == 1)
-        patient.engine.totals["said"] += 1
+        await until(lambda: watched.probes() == 1)
+        watched.engine.totals["said"] += 1
 
     working = asyncio.create_task(work())
-    assert await patient.after(HANG) is None
+    assert await watched.poll_after(HANG_TIMEOUT) is None
     await working
-    assert await patient.after(HANG * 0.4) is None
-    assert patient.asked() == 1
-    assert await patient.after(HANG) is not None
+    assert await watched.poll_after(HANG_TIMEOUT * 0.4) is None
+    assert watched.probes() == 1
+    assert await watched.poll_after(HANG_TIMEOUT) is not None
 
 
-def test_the_longer_the_silence_the_shorter_the_patience() -> None:
-    silence = Silence(hang=60, since=0)
-    assert [silence.patience(now) for now in (0, 29.9, 30, 40, 50, 1000)] == [None, None, 30, 20, 15, 15]
-    assert [silence.broken(now) for now in (0, 59.9, 60)] == [False, False, True]
-    silence.answered(100)
-    assert silence.patience(129) is None
-    silence.read(Reading(140, 1, 0, 0.0, 5))
-    assert silence.since == 140
-    silence.read(Reading(150, 1, 0, 0.0, 5))
-    assert silence.since == 140, "the same figures again"
-    silence.read(Reading(160, 0, 0, 0.0, 0))
-    assert silence.since == 160, "an engine that began anew"
+def test_the_probe_timeout_shrinks_as_the_hang_timeout_approaches() -> None:
+    monitor = ProgressMonitor(hang_timeout=60, last_progress=0)
+    assert [monitor.probe_timeout(now) for now in (0, 29.9, 30, 40, 50, 1000)] == [None, None, 30, 20, 15, 15]
+    assert [monitor.stalled(now) for now in (0, 59.9, 60)] == [False, False, True]
+    monitor.probe_succeeded(100)
+    assert monitor.probe_timeout(129) is None
+    monitor.observe(EngineStats(140, 1, 0, 0.0, 5))
+    assert monitor.last_progress == 140
+    monitor.observe(EngineStats(150, 1, 0, 0.0, 5))
+    assert monitor.last_progress == 140, "an unchanged sample"
+    monitor.observe(EngineStats(160, 0, 0, 0.0, 0))
+    assert monitor.last_progress == 160, "a restarted engine"

@@ -55,12 +55,17 @@ class Begin(Protocol):
 
 @pytest.fixture
 async def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Begin]:
-    for name, seconds in (("POLL", 0.02), ("LOOK", 0.05), ("HASTE", 0.05), ("RESOLVE", 0.2)):
+    for name, seconds in (
+        ("POLL", 0.02),
+        ("CHECK_INTERVAL", 0.05),
+        ("MIN_RESOLVE_INTERVAL", 0.05),
+        ("RESOLVE_INTERVAL", 0.2),
+    ):
         monkeypatch.setattr(upstreams, name, seconds)
-    for name in ("KNOCK", "FIRST_TOKEN"):
+    for name in ("HEALTH_CHECK", "FIRST_TOKEN"):
         monkeypatch.setattr(remote, name, SOON)
     monkeypatch.setattr(watchdog, "SCRAPE", SOON)
-    monkeypatch.setattr(breaker, "EJECTION", 0.05)
+    monkeypatch.setattr(breaker, "BASE_EJECTION", 0.05)
     async with AsyncExitStack() as stack:
 
         async def begin(replicas: int = 1, more: str = "", name: str = "127.0.0.1", **limits: Any) -> Far:
@@ -71,7 +76,7 @@ async def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
                 await stack.enter_async_context(FaultProxy(f"127.0.0.1:{engine.port}").listen()) for engine in engines
             ]
             at = ", ".join(f"'{proxy.address.replace('127.0.0.1', name)}'" for proxy in proxies)
-            text = f"models: [{{model: pebble-chat, at: [{at}]{more}}}]"
+            text = f"models: [{{model: pebble-chat, addresses: [{at}]{more}}}]"
             gateway = await stack.enter_async_context(gateways.running(tmp_path, text, **limits))
             gateway.engines += engines
             one = Far(gateway, engines, proxies)

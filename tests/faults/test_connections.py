@@ -45,7 +45,7 @@ async def test_a_reset_within_streams_hurts_only_those_there(case: Case, far: Be
     one.proxies[0].be(Trouble(reset=True, refuse=True))
     await one.until_ready(False, True)
     await until(lambda: len(one.gateway.lines) == 2)
-    one.gateway.gateway.end()  # the others still run until they are told to end
+    one.gateway.gateway.abort_requests()  # the others still run until they are told to end
     codes = sorted([broken_off(case, await talk.ending()) for talk in talks])
     told = ["api_error", "api_error", "overloaded_error", "overloaded_error"]
     assert codes == (told if case.anthropic else ["shutting_down"] * 2 + ["upstream_error"] * 2)
@@ -86,7 +86,7 @@ async def test_with_nobody_left_the_refusal_is_immediate_and_says_when_to_return
 @pytest.mark.parametrize("streamed", [False, True], ids=label)
 async def test_a_connection_that_swallows_the_request(streamed: bool, far: Begin) -> None:
     """Accepted by the kernel, read by nobody: only a deadline tells, and what may be running is not repeated."""
-    one = await far(1, first_byte_timeout=0.2, total_timeout=0.3)
+    one = await far(1, first_token_timeout=0.2, total_timeout=0.3)
     one.proxies[0].be(Trouble(hold="requests"))
     one.gateway.expected_unseen = 1
     response = await one.gateway.post(CHAT.path, CHAT.body(streamed))
@@ -117,7 +117,7 @@ async def test_an_answer_that_drips_is_whole(size: int, far: Begin) -> None:
 
 async def test_a_hung_engine_that_says_it_is_healthy(far: Begin) -> None:
     """Nothing goes to it until it has made a token again; what it had ends with its deadline, and leaves nothing."""
-    one = await far(2, hang_timeout=0.4, first_byte_timeout=0.3, total_timeout=0.3)
+    one = await far(2, hang_timeout=0.4, first_token_timeout=0.3, total_timeout=0.3)
     one.engines[0].always = Fault(raw=b"", end="hang")
     answers = await asyncio.gather(*(one.gateway.post(CHAT.path, CHAT.body(True)) for _ in range(4)))
     assert {answer.status_code for answer in answers} <= {200, 504}
@@ -136,7 +136,7 @@ async def test_a_hung_engine_that_says_it_is_healthy(far: Begin) -> None:
 
 async def test_engines_that_changed_places_get_nothing(far: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     """The port that was ours belongs to another model now; its connections were cut, as a restart does."""
-    monkeypatch.setattr(remote, "IDENTITY", 0.1)
+    monkeypatch.setattr(remote, "IDENTITY_INTERVAL", 0.1)
     one = await far(2)
     other = FakeEngine("pebble-code", "code")
     async with other.listen(0):
@@ -179,7 +179,7 @@ async def test_a_name_server_that_answers_no_more_is_not_the_clients_concern(
         return ["127.0.0.1"]
 
     monkeypatch.setattr(app, "Upstreams", partial(Upstreams, lookup=look_up))
-    monkeypatch.setattr(discovery, "PATIENCE", 0.05)
+    monkeypatch.setattr(discovery, "LOOKUP_TIMEOUT", 0.05)
     one = await far(1, name="engines.test")
     assert asked[0]
     silent.set()

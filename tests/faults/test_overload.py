@@ -47,7 +47,7 @@ async def test_a_flood_of_one_tenant_keeps_nobody_else_out(start: Start) -> None
 
 
 async def test_an_engine_that_is_full_is_asked_again_elsewhere_and_no_more_than_once(start: Start) -> None:
-    gateway = await start("models: [{model: pebble-chat, replicas: 2}]")
+    gateway = await start("models: [{model: pebble-chat, min_replicas: 2}]")
     for engine in gateway.engines:
         engine.queue, engine.gap = 2, 0.01
     statuses = await asyncio.gather(*(gateway.post(CHAT.path, CHAT.body()) for _ in range(20)))

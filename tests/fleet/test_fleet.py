@@ -1,20 +1,20 @@
-"""The fleet file: what it makes of each model, and how it says what is wrong."""
+"""Loading the fleet file: the served models that it yields, and the messages about its mistakes."""
 
 from pathlib import Path
 
 import pytest
 
-from service.catalog.engine_args import OURS
+from service.catalog.engine_args import RESERVED_FLAGS
 from service.catalog.model import Chat
 from service.config.strict_yaml import ConfigError
 from service.fleet import fleet
-from service.fleet.fleet import Served
 from service.fleet.schema import RESERVED
+from service.fleet.served_model import ServedModel
 from service.weights import manifest
 from service.weights.manifest import Manifest
 from tests.support.fleets import CATALOG, ROOT, load, only, write
 
-SORSKOOT = "SorskootLLM-v2-13b-instruct"
+FINE_TUNE = "SorskootLLM-v2-13b-instruct"
 
 
 def problems(folder: Path, text: str) -> list[str]:
@@ -24,7 +24,7 @@ def problems(folder: Path, text: str) -> list[str]:
     return [problem.removeprefix(f"{folder}/fleet.yaml:") for problem in caught.value.problems]
 
 
-# What is refused
+# Mistakes
 
 
 @pytest.mark.parametrize(
@@ -35,27 +35,39 @@ def problems(folder: Path, text: str) -> list[str]:
         ("models:\n  - model: pebble-chat\nport: 80", "3: port: unknown key"),
         ("models:\n  - model: pebble-chat\n    replica: 2", "3: models[0].replica: unknown key"),
         (
-            "models:\n  - model: pebble-chat\n    engine: {block_size: 16}\n    optional: [block_sise]",
-            "4: models[0].optional: 'block_sise' is not among the 'engine' settings of this model",
+            "models:\n  - model: pebble-chat\n    engine: {block_size: 16}\n    optional_flags: [block_sise]",
+            "4: models[0].optional_flags: 'block_sise' is not among the 'engine' settings of this model",
         ),
         (
-            "models:\n  - model: pebble-chat\noptional: [block_size]",
-            "3: optional[0]: 'block_size' is not an 'engine' setting of any model",
+            "models:\n  - model: pebble-chat\noptional_flags: [block_size]",
+            "3: optional_flags[0]: 'block_size' is not an 'engine' setting of any model",
         ),
         (
-            "models:\n  - model: pebble-chat\noptional: [fingerprint_mode]",
-            "3: optional[0]: is set by Roundhouse: always 'none'",
+            "models:\n  - model: pebble-chat\noptional_flags: [fingerprint_mode]",
+            "3: optional_flags[0]: is set by Roundhouse: always 'none'",
         ),
         ("models:\n  - id: x", "2: models[0].model: is missing"),
         ("models:\n  - model: 3", "2: models[0].model: Input should be a valid string (found 3)"),
-        ("models:\n  - model: pebble-chat\n    replicas: two", "3: models[0].replicas: Input should be"),
-        ("models:\n  - model: pebble-chat\n    replicas: 0", "3: models[0].replicas: Input should be greater"),
+        ("models:\n  - model: pebble-chat\n    min_replicas: two", "3: models[0].min_replicas: Input should be"),
+        ("models:\n  - model: pebble-chat\n    max_replicas: 0", "3: models[0].max_replicas: Input should be greater"),
         ("models:\n  - model: pebble-chat\n    gpus: -1", "3: models[0].gpus: Input should be greater"),
         ("models:\n  - model: pebble-chat\n    policy: random", "3: models[0].policy: Input should be 'prefix"),
-        ("models:\n  - model: pebble-chat\n    replicas: 2\n    min: 3", "4: models[0].min: 3 is more than the 2 of"),
-        ("models:\n  - model: pebble-chat\n    at: [engines]", "3: models[0].at[0]: String should match pattern"),
-        ("models:\n  - model: pebble-chat\n    at: ['engines:0']", "3: models[0].at[0]: has no port between"),
-        ("models:\n  - model: pebble-chat\n    waits: {queue: 0}", "3: models[0].waits.queue: Input should be greater"),
+        (
+            "models:\n  - model: pebble-chat\n    max_replicas: 2\n    min_replicas: 3",
+            "4: models[0].min_replicas: 3 is more than the 2 of",
+        ),
+        (
+            "models:\n  - model: pebble-chat\n    addresses: [engines]",
+            "3: models[0].addresses[0]: String should match pattern",
+        ),
+        (
+            "models:\n  - model: pebble-chat\n    addresses: ['engines:0']",
+            "3: models[0].addresses[0]: has no port between",
+        ),
+        (
+            "models:\n  - model: pebble-chat\n    timeouts: {queue: 0}",
+            "3: models[0].timeouts.queue: Input should be greater",
+        ),
         ("models: [{model: pebble-chat}]\ntenants: {acme: {weight: 0}}", "2: tenants.acme.weight: Input should be"),
         ("models: [{model: pebble-chat}]\ntenants: {acme: {priority: high}}", "2: tenants.acme.priority: Input should"),
         ("models:\n  - model: pebble-chat\n    id: Big", "3: models[0].id: String should match pattern"),
@@ -65,19 +77,20 @@ def problems(folder: Path, text: str) -> list[str]:
          "3: models[0].infill.prompt: the infilling prompt must hold {suffix} exactly once"),
         ("models:\n  - model: pebble-chat\n    engine: {max-model-len: 9}",
          "3: models[0].engine.max-model-len: String should match pattern"),
-        ("models:\n  - model: pebble-chat\nstart: later", "3: start: Input should be 'auto', 'together' or"),
+        ("models:\n  - model: pebble-chat\nstartup: later", "3: startup: Input should be 'auto', 'parallel' or"),
         ("models:\n  - model: pebbel-chat",
-         "2: models[0].model: 'pebbel-chat' is no id of the catalogue, no hub id (organisation/name) and no"),
-        ("models:\n  - model: SorskootLLM-13b", "2: models[0].model: the name 'SorskootLLM-13b' does not tell"),
-        ("models:\n  - model: a/b/c-chat", "2: models[0].model: 'a/b/c-chat' is no id of the catalogue"),
-        ("models:\n  - model: org/a chat", "2: models[0].model: 'org/a chat' is no id of the catalogue"),
-        ("models:\n  - model: 模型/模型\n    variant: chat", "2: models[0].model: '模型/模型' is no id of the"),
-        ("models:\n  - model: ./模型\n    variant: chat", "2: models[0].model: the name './模型' gives no id"),
+         "2: models[0].model: 'pebbel-chat' is neither an id of the catalogue, nor a hub id (organisation/name)"),
+        ("models:\n  - model: SorskootLLM-13b", "2: models[0].model: the name 'SorskootLLM-13b' does not show"),
+        ("models:\n  - model: a/b/c-chat", "2: models[0].model: 'a/b/c-chat' is neither an id of the catalogue"),
+        ("models:\n  - model: org/a chat", "2: models[0].model: 'org/a chat' is neither an id of the catalogue"),
+        ("models:\n  - model: 模型/模型\n    variant: chat", "2: models[0].model: '模型/模型' is neither an id of the"),
+        ("models:\n  - model: ./模型\n    variant: chat",
+         "2: models[0].model: no id can be made from the name './模型'"),
         ("models:\n  - model: org/___\n    variant: chat",
-         "2: models[0].model: the name 'org/___' gives no id: add 'id:' to the entry"),
+         "2: models[0].model: no id can be made from the name 'org/___': add 'id:' to the entry"),
         ("models:\n  - model: /nowhere/x-chat", "2: models[0].model: /nowhere/x-chat does not exist"),
         ("models:\n  - model: pebble-chat\n    weights: gone", "3: models[0].weights: {folder}/gone does not"),
-        ("models:\n  - model: pebble-chat\n    template: gone", "3: models[0].template: {folder}/gone does"),
+        ("models:\n  - model: pebble-chat\n    chat_template: gone", "3: models[0].chat_template: {folder}/gone does"),
         ("models:\n  - model: pebble-chat\n    adapters: [{id: a, path: gone}]",
          "3: models[0].adapters: {folder}/gone does not exist"),
         ("models:\n  - model: pebble-chat\n    adapters: [{id: a}]", "3: models[0].adapters[0].path: is missing"),
@@ -86,14 +99,14 @@ def problems(folder: Path, text: str) -> list[str]:
         ("models:\n  - model: org/x-chat\n    specialty: python",
          "3: models[0].specialty: only a model of variant 'code' has a specialty; this one is 'chat'"),
         ("models:\n  - model: pebble-chat\n  - model: pebble-chat",
-         "3: models[1].id: 'pebble-chat' is another model's id or alias already"),
+         "3: models[1].id: 'pebble-chat' is already the id or alias of another model"),
         ("models:\n  - model: pebble-chat\n  - model: pebble-base\n    aliases: [pebble-chat]",
-         "4: models[1].aliases: 'pebble-chat' is another model's id or alias already"),
-        ("models:\n  - model: pebble-chat\n    aliases: [x, x]", "3: models[0].aliases: 'x' is another model's"),
+         "4: models[1].aliases: 'pebble-chat' is already the id or alias of another model"),
+        ("models:\n  - model: pebble-chat\n    aliases: [x, x]", "3: models[0].aliases: 'x' is already the id"),
         ("models:\n  - model: pebble-chat\n    aliases: [x]\naliases:\n  x: pebble-chat",
-         "5: aliases.x: 'x' is another model's id or alias already"),
+         "5: aliases.x: 'x' is already the id or alias of another model"),
         ("models:\n  - model: pebble-chat\n    adapters: [{id: pebble-chat, path: ./a}]",
-         "3: models[0].adapters: 'pebble-chat' is another model's id or alias already"),
+         "3: models[0].adapters: 'pebble-chat' is already the id or alias of another model"),
         ("models:\n  - model: pebble-chat\naliases:\n  x: pebble-code",
          "4: aliases.x: 'pebble-code' is not the id of a served model"),
         ("models:\n  - model: pebble-chat\naliases:\n  x: pebble-chat\n  y: x",
@@ -104,31 +117,31 @@ def problems(folder: Path, text: str) -> list[str]:
          "4: defaults.talk: Input should be 'base', 'chat'"),
     ],
 )  # fmt: skip
-def test_a_mistake_names_file_line_and_key(tmp_path: Path, text: str, problem: str) -> None:
+def test_a_mistake_is_reported_with_file_line_and_key(tmp_path: Path, text: str, problem: str) -> None:
     found = problems(tmp_path, text)
     assert len(found) == 1, found
     assert found[0].startswith(problem.replace("{folder}", str(tmp_path)))
 
 
-@pytest.mark.parametrize("key", OURS)
-@pytest.mark.parametrize("place", ["models[0].engine", "engine"])
-def test_what_roundhouse_sets_is_not_the_operators(tmp_path: Path, key: str, place: str) -> None:
-    indent = "    " if place.startswith("models") else ""
+@pytest.mark.parametrize("key", RESERVED_FLAGS)
+@pytest.mark.parametrize("parent", ["models[0].engine", "engine"])
+def test_flags_that_roundhouse_sets_are_refused(tmp_path: Path, key: str, parent: str) -> None:
+    indent = "    " if parent.startswith("models") else ""
     found = problems(
         tmp_path, f"models:\n  - model: pebble-chat\n{indent}engine:\n{indent}  dtype: auto\n{indent}  {key}: x"
     )
-    assert found == [f"5: {place}.{key}: is set by {OURS[key]}"]
+    assert found == [f"5: {parent}.{key}: is set by {RESERVED_FLAGS[key]}"]
 
 
 @pytest.mark.parametrize("word", RESERVED)
-def test_the_words_of_the_routing_rules_are_nobodys_name(tmp_path: Path, word: str) -> None:
-    why = f"'{word}' is a word of the routing rules"
+def test_names_reserved_for_routing_are_refused(tmp_path: Path, word: str) -> None:
+    why = f"'{word}' is reserved for routing"
     assert problems(tmp_path, f"models:\n  - model: pebble-chat\n    id: {word}") == [f"3: models[0].id: {why}"]
     (as_alias,) = problems(tmp_path, f"models:\n  - model: pebble-chat\naliases:\n  {word}: pebble-chat")
     assert as_alias == f"4: aliases.{word}: {why}"
 
 
-def test_all_mistakes_are_told_at_once_each_at_its_own_line(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     text = """\
 models:
   - model: /nowhere/a-chat
@@ -146,41 +159,41 @@ aliases:
     ]
 
 
-# What a model becomes
+# Resolved models
 
 
-def test_a_model_of_the_catalogue_needs_its_id_only(tmp_path: Path) -> None:
+def test_a_catalogue_model_needs_only_its_id(tmp_path: Path) -> None:
     served = only(tmp_path, "model: llama-2-13b-chat")
     assert (served.id, served.variant, served.family) == ("llama-2-13b-chat", "chat", "llama-2")
     assert served.model == CATALOG.models["llama-2-13b-chat"]
     assert served.weights == "meta-llama/Llama-2-13b-chat-hf"
-    assert served.template == ROOT / "models/templates/llama-2.jinja"
-    assert (served.replicas, served.gpus, served.policy) == (1, 0, "prefix_affinity")
+    assert served.chat_template == ROOT / "models/templates/llama-2.jinja"
+    assert (served.max_replicas, served.gpus, served.policy) == (1, 0, "prefix_affinity")
 
 
-def test_a_hub_id_of_the_catalogue_is_its_model(tmp_path: Path) -> None:
+def test_a_hub_id_finds_its_catalogue_model(tmp_path: Path) -> None:
     assert only(tmp_path, "model: meta-llama/llama-2-13B-chat-hf").id == "llama-2-13b-chat"
 
 
-def test_embedded_weights_lie_beside_the_catalogue(tmp_path: Path) -> None:
+def test_embedded_weights_are_found_beside_the_catalogue(tmp_path: Path) -> None:
     assert Path(only(tmp_path, "model: pebble-code").weights) == ROOT / "models/pebble/pebble-code"
 
 
-@pytest.mark.parametrize("place", ["folder", "hub"])
-def test_a_fine_tune_of_ones_own_takes_three_lines(tmp_path: Path, place: str) -> None:
-    model = f"./{SORSKOOT}" if place == "folder" else f"sorskoot/{SORSKOOT}"
+@pytest.mark.parametrize("source", ["folder", "hub"])
+def test_a_model_outside_the_catalogue_takes_three_lines(tmp_path: Path, source: str) -> None:
+    model = f"./{FINE_TUNE}" if source == "folder" else f"sorskoot/{FINE_TUNE}"
     file = write(tmp_path, f"models:\n  - model: {model}\n    gpus: 2\n")
-    if place == "folder":
-        (tmp_path / SORSKOOT / "config.json").write_text('{"max_position_embeddings": 8192}')
+    if source == "folder":
+        (tmp_path / FINE_TUNE / "config.json").write_text('{"max_position_embeddings": 8192}')
     (served,) = fleet.load(file, CATALOG).served
     assert served.id == "sorskootllm-v2-13b-instruct"
     assert (served.family, served.model.version, served.model.size) == ("sorskootllm", "2", "13b")
     assert (served.variant, served.gpus) == ("instruct", 2)
     assert served.capabilities == {"chat", "completion"}
-    assert served.model.chat == Chat(), "its weights bring the template"
-    assert served.template is None
-    assert served.weights == (str(tmp_path / SORSKOOT) if place == "folder" else model)
-    assert served.context == (8192 if place == "folder" else None)
+    assert served.model.chat == Chat(), "the template comes with the weights"
+    assert served.chat_template is None
+    assert served.weights == (str(tmp_path / FINE_TUNE) if source == "folder" else model)
+    assert served.context == (8192 if source == "folder" else None)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +218,7 @@ def test_an_unreadable_context_is_unknown(tmp_path: Path, config: str) -> None:
         ("model: code-llama-7b-instruct\nvariant: chat", {"variant": "chat", "specialty": None}),
     ],
 )
-def test_an_entry_overrides_what_is_known(tmp_path: Path, entry: str, expected: dict[str, object]) -> None:
+def test_an_entry_overrides_the_catalogue_and_the_name(tmp_path: Path, entry: str, expected: dict[str, object]) -> None:
     model = only(tmp_path, entry).model
     assert {key: getattr(model, key) for key in expected} == expected
 
@@ -214,7 +227,7 @@ def test_an_entry_overrides_what_is_known(tmp_path: Path, entry: str, expected: 
     ("entry", "capabilities"),
     [
         ("model: llama-2-7b", {"completion"}),
-        ("model: llama-2-7b\ntemplate: ./house.jinja", {"completion", "chat"}),
+        ("model: llama-2-7b\nchat_template: ./custom.jinja", {"completion", "chat"}),
         ("model: llama-2-7b\nvariant: chat", {"completion", "chat"}),
         ("model: llama-2-7b-chat\nvariant: base", {"completion"}),
         ("model: llama-2-7b-chat\nvariant: chat", {"completion", "chat"}),
@@ -226,19 +239,19 @@ def test_an_entry_overrides_what_is_known(tmp_path: Path, entry: str, expected: 
         ("model: org/tune-code\ninfill: {prompt: '<P>{prefix}<S>{suffix}<M>'}", {"completion", "infill"}),
         ("model: org/tune-base", {"completion"}),
         ("model: BAAI/bge-small-en-v1.5", {"embedding"}),
-        ("model: BAAI/bge-small-en-v1.5\ntemplate: ./house.jinja", {"embedding"}),
+        ("model: BAAI/bge-small-en-v1.5\nchat_template: ./custom.jinja", {"embedding"}),
     ],
 )
-def test_what_a_model_can_do_follows_from_its_fine_tuning(tmp_path: Path, entry: str, capabilities: set[str]) -> None:
+def test_capabilities_follow_from_variant_and_specialty(tmp_path: Path, entry: str, capabilities: set[str]) -> None:
     assert only(tmp_path, entry).capabilities == capabilities
 
 
-def test_overriding_with_the_same_changes_nothing(tmp_path: Path) -> None:
+def test_overriding_with_equal_values_changes_nothing(tmp_path: Path) -> None:
     entry = "model: code-llama-7b-instruct\nvariant: code\nspecialty: instruct"
     assert only(tmp_path, entry).model == CATALOG.models["code-llama-7b-instruct"]
 
 
-def test_a_family_never_lacks_a_name(tmp_path: Path) -> None:
+def test_the_family_falls_back_to_the_id(tmp_path: Path) -> None:
     served = only(tmp_path, "model: org/___\nid: mine\nvariant: chat")
     assert (served.id, served.family) == ("mine", "mine")
     assert only(tmp_path, "model: pebble-chat\nfamily: stones").family == "stones"
@@ -251,39 +264,39 @@ LLAMA = "meta-llama/Llama-2-7b-chat-hf"
 
 
 def pulled(folder: Path, repository: str, revision: str | None = COMMIT) -> Path:
-    """A finished pull of nothing but a configuration."""
-    place = folder / "store" / repository
-    place.mkdir(parents=True)
-    (place / "config.json").write_text('{"max_position_embeddings": 8192}')
+    """The directory of a finished pull that consists of a config.json alone."""
+    directory = folder / "store" / repository
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text('{"max_position_embeddings": 8192}')
     known = Manifest(model="x", repository=repository, revision=revision, source="", made_by="", files={})
-    manifest.write(place, known)
-    return place
+    manifest.write(directory, known)
+    return directory
 
 
-def from_store(folder: Path, entry: str) -> Served:
+def from_store(folder: Path, entry: str) -> ServedModel:
     return fleet.load(write(folder, f"models:\n  - {entry}\n"), CATALOG, folder / "store").served[0]
 
 
 @pytest.mark.parametrize("revision", [COMMIT, None])
 @pytest.mark.parametrize("repository", [LLAMA, "org/tune-chat"])
 def test_pulled_weights_are_served(tmp_path: Path, repository: str, revision: str | None) -> None:
-    place = pulled(tmp_path, repository, revision)
+    directory = pulled(tmp_path, repository, revision)
     served = from_store(tmp_path, f"model: {repository}")
-    assert served.weights == str(place)
+    assert served.weights == str(directory)
     assert served.model.hub == repository
     if repository != LLAMA:
-        assert served.context == 8192, "what the weights say"
+        assert served.context == 8192, "read from config.json"
 
 
 @pytest.mark.parametrize("entry", ["model: llama-2-7b-chat", "model: org/tune-chat"])
-def test_what_was_not_pulled_comes_from_the_hub(tmp_path: Path, entry: str) -> None:
-    place = pulled(tmp_path, LLAMA)
-    (place / "roundhouse-manifest.json").rename(place / "roundhouse-manifest.json.not-yet")
+def test_weights_that_were_not_pulled_come_from_the_hub(tmp_path: Path, entry: str) -> None:
+    directory = pulled(tmp_path, LLAMA)
+    (directory / "roundhouse-manifest.json").rename(directory / "roundhouse-manifest.json.not-yet")
     served = from_store(tmp_path, entry)
     assert served.weights == served.model.hub
 
 
-def test_weights_that_an_entry_names_go_before_pulled_ones(tmp_path: Path) -> None:
+def test_weights_named_by_an_entry_go_before_pulled_ones(tmp_path: Path) -> None:
     pulled(tmp_path, LLAMA)
     (tmp_path / "mine").mkdir()
     assert from_store(tmp_path, f"{{model: {LLAMA}, weights: ./mine}}").weights == str(tmp_path / "mine")
@@ -291,31 +304,35 @@ def test_weights_that_an_entry_names_go_before_pulled_ones(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("revision", "is_refused"), [("f" * 40, True), (COMMIT, False), ("main", False)])
-def test_another_revision_than_the_one_wanted_is_refused(tmp_path: Path, revision: str, is_refused: bool) -> None:
-    place = pulled(tmp_path, LLAMA)
+def test_pulled_weights_of_another_revision_are_refused(tmp_path: Path, revision: str, is_refused: bool) -> None:
+    directory = pulled(tmp_path, LLAMA)
     entry = f"{{model: {LLAMA}, engine: {{revision: {revision}}}}}"
     if not is_refused:
-        assert from_store(tmp_path, entry).weights == str(place)
+        assert from_store(tmp_path, entry).weights == str(directory)
         return
-    with pytest.raises(ConfigError, match=f"{place} holds revision {COMMIT}, and {revision} is wanted"):
+    with pytest.raises(ConfigError, match=f"{directory} holds revision {COMMIT}, but {revision} is configured"):
         from_store(tmp_path, entry)
 
 
-def test_a_broken_manifest_is_told(tmp_path: Path) -> None:
-    place = pulled(tmp_path, LLAMA)
-    (place / "roundhouse-manifest.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"roundhouse-manifest\.json is no manifest: .*; pull the model again"):
+def test_a_broken_manifest_is_reported(tmp_path: Path) -> None:
+    directory = pulled(tmp_path, LLAMA)
+    (directory / "roundhouse-manifest.json").write_text("{")
+    with pytest.raises(
+        ConfigError, match=r"roundhouse-manifest\.json is not a valid manifest: .*; pull the model again"
+    ):
         from_store(tmp_path, f"model: {LLAMA}")
 
 
 def test_paths_are_relative_to_the_fleet_file(tmp_path: Path) -> None:
-    entry = "model: llama-2-7b-chat\nweights: ./here\ntemplate: ./house.jinja\nadapters: [{id: tone, path: ./tone}]"
+    entry = (
+        "model: llama-2-7b-chat\nweights: ./here\nchat_template: ./custom.jinja\nadapters: [{id: tone, path: ./tone}]"
+    )
     served = only(tmp_path, entry)
-    assert (served.weights, served.template) == (str(tmp_path / "here"), tmp_path / "house.jinja")
+    assert (served.weights, served.chat_template) == (str(tmp_path / "here"), tmp_path / "custom.jinja")
     assert [(adapter.id, adapter.path) for adapter in served.adapters] == [("tone", str(tmp_path / "tone"))]
 
 
-def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_may_start_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "tune-chat").mkdir()
     assert only(tmp_path, "model: ~/tune-chat").weights == str(tmp_path / "tune-chat")
@@ -325,11 +342,11 @@ def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("engine", "context"),
     [("{}", 4096), ("{max_model_len: 512}", 512), ("{max_model_len: 0}", 4096), ("{max_model_len: auto}", 4096)],
 )
-def test_the_context_is_what_the_engine_runs_with(tmp_path: Path, engine: str, context: int) -> None:
+def test_max_model_len_sets_the_context(tmp_path: Path, engine: str, context: int) -> None:
     assert only(tmp_path, f"model: llama-2-7b\nengine: {engine}").context == context
 
 
-def test_the_nearer_setting_counts(tmp_path: Path) -> None:
+def test_an_entrys_settings_override_those_of_the_file(tmp_path: Path) -> None:
     text = """\
 models:
   - model: pebble-chat
@@ -339,16 +356,16 @@ models:
 engine: {dtype: auto, seed: 7}
 env: {ONE: 0, TWO: x}
 """
-    near, far = load(tmp_path, text).served
-    assert (near.engine, far.engine) == ({"dtype": "half", "seed": 7}, {"dtype": "auto", "seed": 7})
-    assert (near.env, far.env) == ({"ONE": "1", "TWO": "x"}, {"ONE": "0", "TWO": "x"})
+    first, second = load(tmp_path, text).served
+    assert (first.engine, second.engine) == ({"dtype": "half", "seed": 7}, {"dtype": "auto", "seed": 7})
+    assert (first.env, second.env) == ({"ONE": "1", "TWO": "x"}, {"ONE": "0", "TWO": "x"})
 
 
-def test_names_lead_to_models_and_adapters(tmp_path: Path) -> None:
+def test_aliases_defaults_and_replicas(tmp_path: Path) -> None:
     text = """\
 models:
   - model: pebble-chat
-    replicas: 2
+    min_replicas: 2
     aliases: [talker]
     adapters: [{id: tone, path: ./tone}]
   - model: pebble-base
@@ -361,18 +378,18 @@ extra_fields: [min_tokens]
     assert loaded.defaults == {"chat": "pebble-chat"}
     assert loaded.extra_fields == {"min_tokens"}
     assert loaded["pebble-base"] is loaded.served[1]
-    assert [(one.id, number) for one, number in loaded.replicas()] == [
+    assert [(served.id, number) for served, number in loaded.replicas()] == [
         ("pebble-chat", 0), ("pebble-chat", 1), ("pebble-base", 0),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy/fleets").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_fleets_we_ship_are_right(path: Path) -> None:
+def test_the_shipped_fleet_files_are_valid(path: Path) -> None:
     assert fleet.load(path, CATALOG).served
     assert path.read_text().startswith("# "), "says what it is for"
 
 
-def test_a_fleet_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_fleet_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.yaml: cannot be read"):
         fleet.load(tmp_path / "gone.yaml", CATALOG)
 
@@ -392,7 +409,7 @@ def test_a_fleet_that_is_not_there(tmp_path: Path) -> None:
         ("model: llama-2-7b\nengine: {max_model_len: 5000}\nenv: {VLLM_ALLOW_LONG_MAX_MODEL_LEN: 1}", 5000),
     ],
 )
-def test_the_context_is_what_the_engine_will_really_have(tmp_path: Path, entry: str, context: int) -> None:
+def test_the_context_follows_from_shape_and_settings(tmp_path: Path, entry: str, context: int) -> None:
     assert only(tmp_path, entry).context == context
 
 
@@ -404,19 +421,19 @@ def test_the_context_is_what_the_engine_will_really_have(tmp_path: Path, entry: 
         ("model: phi-3-mini-128k-instruct\nengine: {max_model_len: 200000}", "more than the 131072 tokens"),
     ],
 )
-def test_a_context_that_the_engine_would_refuse_is_refused_here(tmp_path: Path, entry: str, problem: str) -> None:
+def test_a_context_that_vllm_would_refuse_is_refused(tmp_path: Path, entry: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=rf"fleet.yaml:\d+: models\[0\].engine: max_model_len .*{problem}"):
         only(tmp_path, entry)
 
 
-def test_optional_settings_are_those_of_the_file_and_of_the_entry(tmp_path: Path) -> None:
+def test_optional_flags_of_file_and_entry_are_combined(tmp_path: Path) -> None:
     text = """
 models:
-  - {model: pebble-chat, engine: {one: 1}, optional: [one]}
+  - {model: pebble-chat, engine: {one: 1}, optional_flags: [one]}
   - {model: pebble-base}
 engine: {two: 2}
-optional: [two]
+optional_flags: [two]
 """
     first, second = fleet.load(write(tmp_path, text), CATALOG).served
-    assert first.optional == {"one", "two"}
-    assert second.optional == {"two"}
+    assert first.optional_flags == {"one", "two"}
+    assert second.optional_flags == {"two"}

@@ -1,4 +1,4 @@
-"""The fleet file changed while the service runs."""
+"""Reloading the fleet file while the service runs."""
 
 from functools import partial
 from pathlib import Path
@@ -9,11 +9,14 @@ from service.fleet.fleet import Fleet
 from service.fleet.reload import Reload, needs_restart
 from tests.support import fleets
 
-FIRST = "models: [{model: pebble-chat}, {model: pebble-base, replicas: 2}, {model: acme/x-chat, id: far, at: ['a:1']}]"
-NEXT = FIRST.replace("]}]", "], max_queued: 9}]")
+FIRST = (
+    "models: [{model: pebble-chat}, {model: pebble-base, min_replicas: 2}, "
+    "{model: acme/x-chat, id: far, addresses: ['a:1']}]"
+)
+CHANGED = FIRST.replace("]}]", "], max_queued: 9}]")
 
 
-class Reloading:
+class WatchedFile:
     """A watched fleet file, what was applied from it, and what was reported."""
 
     def __init__(self, folder: Path) -> None:
@@ -27,73 +30,73 @@ class Reloading:
 
     async def write(self, text: str) -> None:
         self.path.write_text(text)
-        await self.reload.look()
-        await self.reload.look()
+        await self.reload.poll()
+        await self.reload.poll()
 
 
 @pytest.fixture
-def reloading(tmp_path: Path) -> Reloading:
-    return Reloading(tmp_path)
+def watched(tmp_path: Path) -> WatchedFile:
+    return WatchedFile(tmp_path)
 
 
-async def test_an_unchanged_file_is_not_read(reloading: Reloading) -> None:
+async def test_an_unchanged_file_is_not_read(watched: WatchedFile) -> None:
     for _ in range(3):
-        await reloading.reload.look()
-    assert (reloading.applied, reloading.reports) == ([], [])
+        await watched.reload.poll()
+    assert (watched.applied, watched.reports) == ([], [])
 
 
-async def test_a_changed_file_is_applied_once(reloading: Reloading) -> None:
-    await reloading.write(NEXT)
-    await reloading.reload.look()
-    assert [one["far"].max_queued for one in reloading.applied] == [9]
-    assert reloading.reports == [[]]
+async def test_a_changed_file_is_applied_once(watched: WatchedFile) -> None:
+    await watched.write(CHANGED)
+    await watched.reload.poll()
+    assert [one["far"].max_queued for one in watched.applied] == [9]
+    assert watched.reports == [[]]
 
 
-async def test_a_file_that_is_still_being_written_waits(reloading: Reloading) -> None:
-    reloading.path.write_text(FIRST[:40])
-    await reloading.reload.look()
-    reloading.path.write_text(NEXT)
-    await reloading.reload.look()
-    assert reloading.reports == []
-    await reloading.reload.look()
-    assert len(reloading.applied) == 1
+async def test_a_file_that_is_still_being_written_is_not_read(watched: WatchedFile) -> None:
+    watched.path.write_text(FIRST[:40])
+    await watched.reload.poll()
+    watched.path.write_text(CHANGED)
+    await watched.reload.poll()
+    assert watched.reports == []
+    await watched.reload.poll()
+    assert len(watched.applied) == 1
 
 
 @pytest.mark.parametrize("text", ["", "models: []", "models: [{model: pebble-chat, x: 1}]", "{", "\0"])
-async def test_a_broken_file_changes_nothing_and_says_where(text: str, reloading: Reloading) -> None:
-    await reloading.write(text)
-    assert reloading.applied == []
-    (problems,) = reloading.reports
-    assert problems and all(problem.startswith(f"{reloading.path}:") for problem in problems)
-    await reloading.write(NEXT)
-    assert len(reloading.applied) == 1
-    assert reloading.reports[1:] == [[]]
+async def test_an_invalid_file_is_rejected_with_file_and_line(text: str, watched: WatchedFile) -> None:
+    await watched.write(text)
+    assert watched.applied == []
+    (problems,) = watched.reports
+    assert problems and all(problem.startswith(f"{watched.path}:") for problem in problems)
+    await watched.write(CHANGED)
+    assert len(watched.applied) == 1
+    assert watched.reports[1:] == [[]]
 
 
-async def test_a_file_that_vanishes_and_returns(reloading: Reloading) -> None:
-    reloading.path.unlink()
-    await reloading.reload.look()
-    await reloading.reload.look()
-    assert reloading.applied == []
-    assert "cannot be read" in reloading.reports[0][0]
-    await reloading.write(NEXT)
-    assert len(reloading.applied) == 1
+async def test_a_file_that_vanishes_and_returns(watched: WatchedFile) -> None:
+    watched.path.unlink()
+    await watched.reload.poll()
+    await watched.reload.poll()
+    assert watched.applied == []
+    assert "cannot be read" in watched.reports[0][0]
+    await watched.write(CHANGED)
+    assert len(watched.applied) == 1
 
 
-async def test_a_link_that_is_switched_is_a_change(tmp_path: Path) -> None:
+async def test_a_switched_symbolic_link_is_a_change(tmp_path: Path) -> None:
     """As a mounted ConfigMap is updated: the file is a link through a folder that is itself replaced."""
-    for name, text in (("one", FIRST), ("two", NEXT)):
+    for name, text in (("one", FIRST), ("two", CHANGED)):
         (tmp_path / name).mkdir()
         fleets.write(tmp_path / name, text)
     (tmp_path / "..data").symlink_to("one")
     (tmp_path / "fleet.yaml").symlink_to("..data/fleet.yaml")
     path, applied = tmp_path / "fleet.yaml", list[Fleet]()
     reload = Reload(path, fleets.read(path), partial(fleets.read, path), applied.append, lambda _: None)
-    await reload.look()
+    await reload.poll()
     (tmp_path / "..new").symlink_to("two")
     (tmp_path / "..new").replace(tmp_path / "..data")
-    await reload.look()
-    await reload.look()
+    await reload.poll()
+    await reload.poll()
     assert [one["far"].max_queued for one in applied] == [9]
 
 
@@ -102,40 +105,55 @@ async def test_a_link_that_is_switched_is_a_change(tmp_path: Path) -> None:
     [
         ("pebble-chat}", "pebble-chat, policy: round_robin}"),
         ("pebble-chat}", "pebble-chat, aliases: [gpt-4o]}"),
-        ("pebble-chat}", "pebble-chat, waits: {queue: 1}, max_in_flight: 3}"),
+        ("pebble-chat}", "pebble-chat, timeouts: {queue: 1}, max_in_flight: 3}"),
         ("['a:1']", "['b:1', 'c:2']"),
         ("{model: pebble-chat}, ", ""),
-        ("}]", "}, {model: pebble-code, at: ['d:1']}]\ntenants: {acme: {weight: 2}}"),
+        ("}]", "}, {model: pebble-code, addresses: ['d:1']}]\ntenants: {acme: {weight: 2}}"),
     ],
 )
-async def test_what_the_gateway_alone_decides_may_change(change: tuple[str, str], reloading: Reloading) -> None:
+async def test_what_only_the_gateway_uses_may_change(change: tuple[str, str], watched: WatchedFile) -> None:
     text = change[1].join(FIRST.rsplit(change[0], 1))
     assert text != FIRST
-    await reloading.write(text)
-    assert (reloading.reports, len(reloading.applied)) == ([[]], 1)
+    await watched.write(text)
+    assert (watched.reports, len(watched.applied)) == ([[]], 1)
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "problem"),
     [
-        ("replicas: 2", "replicas: 3", "'pebble-base' has other engines with this 'replicas', 'always'"),
+        (
+            "min_replicas: 2",
+            "min_replicas: 3",
+            "'pebble-base' changes 'min_replicas', 'max_replicas', with which its engines were started",
+        ),
         (
             "pebble-chat}",
             "pebble-chat, engine: {block_size: 16}}",
-            "'pebble-chat' has other engines with this 'engine'",
+            "'pebble-chat' changes 'engine', with which its engines were started",
         ),
-        ("pebble-chat}", "pebble-chat, env: {A: b}}", "'pebble-chat' has other engines with this 'env'"),
-        ("pebble-chat}", "pebble-chat, at: ['a:2']}", "'pebble-chat' ran here and is to run elsewhere"),
-        ("pebble-chat}", "pebble-code}", "'pebble-code' needs an engine here that does not run yet"),
-        ("models", "start: in_turn\nmodels", "'start' is heeded when the service starts"),
+        (
+            "pebble-chat}",
+            "pebble-chat, env: {A: b}}",
+            "'pebble-chat' changes 'env', with which its engines were started",
+        ),
+        (
+            "pebble-chat}",
+            "pebble-chat, addresses: ['a:2']}",
+            "'pebble-chat' moves from an engine of this service to 'addresses'",
+        ),
+        ("pebble-chat}", "pebble-code}", "'pebble-code' needs a new engine"),
+        ("models", "startup: sequential\nmodels", "'startup' takes effect only when the service starts"),
     ],
 )
-async def test_what_engines_were_started_with_may_not(before: str, after: str, said: str, reloading: Reloading) -> None:
-    await reloading.write(FIRST.replace(before, after))
-    assert reloading.applied == []
-    ((problem,),) = reloading.reports
-    assert problem.startswith(f"{reloading.path}: {said}")
+async def test_what_engines_were_started_with_may_not_change(
+    before: str, after: str, problem: str, watched: WatchedFile
+) -> None:
+    await watched.write(FIRST.replace(before, after))
+    assert watched.applied == []
+    ((reported,),) = watched.reports
+    assert reported.startswith(f"{watched.path}: {problem}")
+    assert reported.endswith(": restart the service to apply the file")
 
 
-def test_the_same_fleet_needs_no_restart(tmp_path: Path) -> None:
+def test_an_unchanged_fleet_needs_no_restart(tmp_path: Path) -> None:
     assert needs_restart(fleets.load(tmp_path, FIRST), fleets.load(tmp_path, FIRST)) == []

@@ -14,5 +14,5 @@ async def test_connections_that_nobody_uses_are_closed(start: Start, monkeypatch
     assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
     assert gateway.engines[0].connections > 0
     monkeypatch.setattr(app, "TICK", 0.01)
-    monkeypatch.setattr(pool, "IDLE_POOL", 0.0)
+    monkeypatch.setattr(pool, "IDLE_TIMEOUT", 0.0)
     await until(lambda: gateway.engines[0].connections == 0, "the end of idle connections")

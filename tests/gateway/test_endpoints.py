@@ -1,4 +1,4 @@
-"""The paths beside generation: what is served, where a request would go, the metrics; and what does not exist."""
+"""The endpoints beside generation: models, routes, metrics; and paths that do not exist."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ TUNED = """
 models:
   - model: pebble-chat
     aliases: [small]
-    replicas: 2
+    min_replicas: 2
     adapters: [{id: tuned, path: ./adapter}]
 aliases: {talk: tuned}
 """
 
 
-async def test_models_in_the_fleets_order(start: Start) -> None:
+async def test_models_are_listed_in_fleet_order(start: Start) -> None:
     gateway = await start(HOUSE)
     listed = (await gateway.http.get("/v1/models")).json()
     assert listed["object"] == "list"
@@ -45,20 +45,22 @@ async def test_models_in_the_fleets_order(start: Start) -> None:
     assert listed["data"][4]["capabilities"] == ["embedding"]
 
 
-@pytest.mark.parametrize(("name", "id_"), [("pebble-chat", "pebble-chat"), ("small", "pebble-chat"), ("tuned", "tuned"),
-                                           ("talk", "tuned")])  # fmt: skip
-async def test_one_model(name: str, id_: str, start: Start) -> None:
+@pytest.mark.parametrize(
+    ("name", "expected_id"),
+    [("pebble-chat", "pebble-chat"), ("small", "pebble-chat"), ("tuned", "tuned"), ("talk", "tuned")],
+)
+async def test_model_by_id_alias_or_adapter(name: str, expected_id: str, start: Start) -> None:
     gateway = await start(TUNED)
     response = await gateway.http.get(f"/v1/models/{name}")
     assert response.status_code == 200
     rows = {row["id"]: row for row in (await gateway.http.get("/v1/models")).json()["data"]}
     assert rows.keys() == {"pebble-chat", "tuned"}
-    assert response.json() == rows[id_]
-    assert response.json().get("parent") == ("pebble-chat" if id_ == "tuned" else None)
+    assert response.json() == rows[expected_id]
+    assert response.json().get("parent") == ("pebble-chat" if expected_id == "tuned" else None)
 
 
 @pytest.mark.parametrize("name", ["", "nope", "auto", "x" * 5000, "pebble-chat/0", "%2e%2e"])
-async def test_no_such_model(name: str, start: Start) -> None:
+async def test_unknown_model_gets_404(name: str, start: Start) -> None:
     gateway = await start(ONE)
     response = await gateway.http.get(f"/v1/models/{name}")
     assert response.status_code == 404
@@ -68,7 +70,7 @@ async def test_no_such_model(name: str, start: Start) -> None:
     assert gateway.lines[0]["endpoint"] == "/v1/models/{id}"
 
 
-async def test_how_a_model_is_getting_on(start: Start) -> None:
+async def test_model_shows_the_state_of_its_replicas(start: Start) -> None:
     gateway = await start(TWO)
     gateway.show(0, "starting", "loading weights")
     row = (await gateway.http.get("/v1/models/pebble-chat")).json()
@@ -94,7 +96,7 @@ async def route(start: Start, **fields: Any) -> tuple[int, dict[str, Any]]:
     return response.status_code, response.json()
 
 
-async def test_where_a_request_would_go(start: Start) -> None:
+async def test_route_shows_the_target(start: Start) -> None:
     assert await route(start, model="gpt-4o-mini") == (
         200,
         {
@@ -103,7 +105,7 @@ async def test_where_a_request_would_go(start: Start) -> None:
             "model": "pebble-chat",
             "variant": "chat",
             "family": "pebble",
-            "route": "alias of pebble-chat",
+            "route_reason": "alias of pebble-chat",
             "state": "ready",
             "reason": None,
         },
@@ -122,19 +124,19 @@ async def test_where_a_request_would_go(start: Start) -> None:
         ({"model": "pebble", "endpoint": "/v1/responses"}, "pebble-chat"),
     ],
 )
-async def test_the_request_decides(fields: dict[str, Any], model: str, start: Start) -> None:
+async def test_route_follows_the_requests_content(fields: dict[str, Any], model: str, start: Start) -> None:
     status, answer = await route(start, **fields)
     assert (status, answer["model"]) == (200, model)
 
 
 @pytest.mark.parametrize(("case", "stream"), EXCHANGES)
-async def test_a_route_is_where_the_request_then_goes(case: Any, stream: bool, start: Start) -> None:
+async def test_route_agrees_with_the_request_itself(case: Any, stream: bool, start: Start) -> None:
     gateway = await start(HOUSE)
     body = case.body(stream) | {"model": "auto"}
-    said = (await gateway.post("/v1/route", body | {"endpoint": case.path})).json()
+    predicted = (await gateway.post("/v1/route", body | {"endpoint": case.path})).json()
     response = await gateway.post(case.path, body)
-    assert response.headers["x-roundhouse-model"] == said["model"]
-    assert response.headers["x-roundhouse-route"] == said["route"]
+    assert response.headers["x-roundhouse-model"] == predicted["model"]
+    assert response.headers["x-roundhouse-route-reason"] == predicted["route_reason"]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ async def test_a_route_is_where_the_request_then_goes(case: Any, stream: bool, s
     [
         ({}, 400, "missing_required_parameter", "model"),
         ({"model": "nope"}, 404, "model_not_found", "model"),
-        ({"model": "pebble-base"}, 400, "wrong_variant", "model"),
+        ({"model": "pebble-base"}, 400, "unsupported_for_model", "model"),
         ({"model": "auto", "endpoint": "/v1/nope"}, 400, "invalid_value", "endpoint"),
         ({"model": "auto", "endpoint": ["/v1/completions"]}, 400, "invalid_value", "endpoint"),
         ({"model": "auto", "endpoint": {}}, 400, "invalid_value", "endpoint"),
@@ -150,19 +152,21 @@ async def test_a_route_is_where_the_request_then_goes(case: Any, stream: bool, s
         ({"model": "auto", "temperature": 9}, 400, "invalid_value", "temperature"),
     ],
 )
-async def test_no_route(fields: dict[str, Any], status: int, code: str, param: str, start: Start) -> None:
-    got, answer = await route(start, **fields)
-    assert (got, answer["error"]["code"], answer["error"]["param"]) == (status, code, param)
+async def test_route_of_an_invalid_request_gets_its_error(
+    fields: dict[str, Any], status: int, code: str, param: str, start: Start
+) -> None:
+    actual, answer = await route(start, **fields)
+    assert (actual, answer["error"]["code"], answer["error"]["param"]) == (status, code, param)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"7", b"null", b'"x"', b"\xff", b"[" * 100_000])
-async def test_a_question_that_is_no_object(body: bytes, start: Start) -> None:
+async def test_route_body_must_be_a_json_object(body: bytes, start: Start) -> None:
     gateway = await start(ONE)
     response = await gateway.http.post("/v1/route", content=body, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
 
 
-async def test_a_route_says_when_its_model_is_not_ready(start: Start) -> None:
+async def test_route_shows_a_model_that_is_not_ready(start: Start) -> None:
     gateway = await start(ONE)
     gateway.show(0, "failed", reason="no memory")
     answer = (await gateway.post("/v1/route", {"model": "auto"})).json()
@@ -188,7 +192,7 @@ async def test_metrics_are_prometheus_text(start: Start) -> None:
         ("pebble-base", "/v1/completions", "complete"): 1,
         ("unknown", "/v1/chat/completions", "refused"): 1,
     }
-    in_flight = {sample.labels["model"]: sample.value for sample in families["roundhouse_in_flight"].samples}
+    in_flight = {sample.labels["model"]: sample.value for sample in families["roundhouse_requests_in_flight"].samples}
     assert in_flight == dict.fromkeys(
         ("pebble-chat", "pebble-instruct", "pebble-code", "pebble-base", "embedder"), 0.0
     )  # fmt: skip
@@ -197,7 +201,7 @@ async def test_metrics_are_prometheus_text(start: Start) -> None:
 async def test_metrics_show_the_replicas(start: Start) -> None:
     gateway = await start(TWO)
     gateway.show(0, "failed")
-    gateway.gateway.metrics.show_replicas(gateway.gateway.upstreams.counts())
+    gateway.gateway.metrics.set_replicas(gateway.gateway.upstreams.counts())
     states = {state: gateway.sample("roundhouse_replicas", state=state) for state in ("ready", "failed", "starting")}
     assert states == {"ready": 1, "failed": 1, "starting": 0}
 
@@ -209,7 +213,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_what_is_not_in_the_table_does_not_exist(path: str, start: Start) -> None:
+async def test_unknown_paths_get_404(path: str, start: Start) -> None:
     gateway = await start(ONE)
     for method in ("GET", "POST", "DELETE"):
         response = await gateway.http.request(method, f"http://127.0.0.1:{gateway.port}{path}")
@@ -219,7 +223,7 @@ async def test_what_is_not_in_the_table_does_not_exist(path: str, start: Start) 
 
 
 ALLOWED = [
-    *((one.path, "POST") for one in GENERATION),
+    *((endpoint.path, "POST") for endpoint in GENERATION),
     ("/v1/route", "POST"),
     *((path, "GET") for path in ("/v1/models", "/v1/models/pebble-chat", "/metrics")),
 ]
@@ -227,7 +231,7 @@ METHODS = ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD")
 
 
 @pytest.mark.parametrize(("path", "allowed"), ALLOWED)
-async def test_wrong_methods(path: str, allowed: str, start: Start) -> None:
+async def test_wrong_methods_get_405(path: str, allowed: str, start: Start) -> None:
     gateway = await start(ONE)
     for method in METHODS:
         if method != allowed:

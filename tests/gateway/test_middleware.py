@@ -1,4 +1,4 @@
-"""What surrounds every request: bounds, ids, the log line, and errors in the shape that its clients expect."""
+"""The middleware: limits, request ids, the log line, and errors in the format of the endpoint."""
 
 import asyncio
 import json
@@ -18,11 +18,11 @@ BODY = json.dumps(CHAT.body()).encode()
 
 
 async def post(gateway: RunningGateway, content: Any, *, path: str = CHAT.path, **headers: str) -> httpx.Response:
-    rows = {"content-type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    return await gateway.http.post(path, content=content, headers=rows)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await gateway.http.post(path, content=content, headers={"content-type": "application/json"} | named)
 
 
-TYPES = [
+MEDIA_TYPES = [
     "text/plain",
     "application/x-www-form-urlencoded",
     "multipart/form-data; boundary=x",
@@ -32,8 +32,8 @@ TYPES = [
 ]
 
 
-@pytest.mark.parametrize("media", TYPES)
-async def test_a_body_that_is_not_declared_as_json(media: str, start: Start) -> None:
+@pytest.mark.parametrize("media", MEDIA_TYPES)
+async def test_media_type_other_than_json_gets_415(media: str, start: Start) -> None:
     gateway = await start(ONE)
     for case in (CHAT, MESSAGE):
         response = await post(gateway, BODY, path=case.path, content_type=media)
@@ -42,28 +42,28 @@ async def test_a_body_that_is_not_declared_as_json(media: str, start: Start) -> 
 
 
 @pytest.mark.parametrize("media", ["application/json", "Application/JSON; charset=utf-8", "application/json ;x=y"])
-async def test_a_body_that_is(media: str, start: Start) -> None:
+async def test_json_media_types_are_accepted(media: str, start: Start) -> None:
     gateway = await start(ONE)
     assert (await post(gateway, BODY, content_type=media)).status_code == 200
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, identity", "x"])
-async def test_a_compressed_body(encoding: str, start: Start) -> None:
+async def test_compressed_body_gets_415(encoding: str, start: Start) -> None:
     gateway = await start(ONE)
     response = await post(gateway, BODY, content_encoding=encoding)
     assert is_refusal(CHAT, response, 415, "unsupported_media_type")
     assert (await post(gateway, BODY, content_encoding="identity")).status_code == 200
 
 
-async def pieces(size: int) -> Any:
+async def chunks(size: int) -> Any:
     for _ in range(size // 1000):
         yield b" " * 1000
 
 
 @pytest.mark.parametrize("case", [CHAT, MESSAGE], ids=label)
-async def test_a_body_that_is_too_large(case: Case, start: Start) -> None:
-    gateway = await start(ONE, max_body=10_000)
-    for content in (b" " * 10_001, pieces(11_000), pieces(1_000_000)):
+async def test_body_beyond_the_limit_gets_413(case: Case, start: Start) -> None:
+    gateway = await start(ONE, max_body_bytes=10_000)
+    for content in (b" " * 10_001, chunks(11_000), chunks(1_000_000)):
         response = await post(gateway, content, path=case.path)
         kind = error_in(case, response.content)
         assert response.status_code == 413
@@ -72,61 +72,68 @@ async def test_a_body_that_is_too_large(case: Case, start: Start) -> None:
     assert (await post(gateway, body.ljust(10_000), path=case.path)).status_code == 200
 
 
-async def test_a_body_that_says_it_is_too_large_is_not_waited_for(start: Start) -> None:
-    gateway = await start(ONE, max_body=10_000)
-    line = await gateway.connect()
-    await line.post(CHAT.path, b"", "content-length: 10001")
-    assert b" 413 " in await line.read_until(b"\r\n")
-    line.leave()
+async def test_content_length_beyond_the_limit_gets_413_at_once(start: Start) -> None:
+    gateway = await start(ONE, max_body_bytes=10_000)
+    connection = await gateway.connect()
+    await connection.post(CHAT.path, b"", "content-length: 10001")
+    assert b" 413 " in await connection.read_until(b"\r\n")
+    connection.leave()
 
 
-@pytest.mark.parametrize("part", [b"", BODY[:10]])
+@pytest.mark.parametrize("sent", [b"", BODY[:10]])
 @pytest.mark.parametrize("case", [CHAT, MESSAGE], ids=label)
-async def test_a_body_that_does_not_come(part: bytes, case: Case, start: Start) -> None:
+async def test_incomplete_body_times_out_with_408(sent: bytes, case: Case, start: Start) -> None:
     gateway = await start(ONE, body_timeout=0.1)
-    line = await gateway.connect()
-    await line.post(case.path, part, "content-length: 1000", "connection: close")
-    answer = await line.answer()
+    connection = await gateway.connect()
+    await connection.post(case.path, sent, "content-length: 1000", "connection: close")
+    answer = await connection.answer()
     assert answer.status == 408
     error_in(case, answer.body)
-    line.leave()
+    connection.leave()
     await gateway.settle()
     assert (gateway.lines[0]["code"], gateway.lines[0]["outcome"]) == ("request_timeout", "refused")
 
 
-async def test_a_body_in_pieces(start: Start) -> None:
+async def test_body_may_arrive_byte_by_byte(start: Start) -> None:
     gateway = await start(ONE)
-    line = await gateway.connect()
-    await line.post(CHAT.path, b"", f"content-length: {len(BODY)}", "connection: close")
+    connection = await gateway.connect()
+    await connection.post(CHAT.path, b"", f"content-length: {len(BODY)}", "connection: close")
     for byte in BODY:
-        await line.send(bytes([byte]))
-    assert (await line.answer()).status == 200
+        await connection.send(bytes([byte]))
+    assert (await connection.answer()).status == 200
     assert gateway.seen[0].body == BODY
-    line.leave()
+    connection.leave()
 
 
-async def test_a_body_in_chunks(start: Start) -> None:
+async def test_chunked_body_is_accepted(start: Start) -> None:
     gateway = await start(ONE)
-    line = await gateway.connect()
-    chunks = b"".join(b"%x\r\n%b\r\n" % (len(BODY[at : at + 7]), BODY[at : at + 7]) for at in range(0, len(BODY), 7))
-    await line.post(CHAT.path, chunks + b"0\r\n\r\n", "transfer-encoding: chunked", "connection: close")
-    assert (await line.answer()).status == 200
+    connection = await gateway.connect()
+    chunked = b"".join(b"%x\r\n%b\r\n" % (len(BODY[at : at + 7]), BODY[at : at + 7]) for at in range(0, len(BODY), 7))
+    await connection.post(CHAT.path, chunked + b"0\r\n\r\n", "transfer-encoding: chunked", "connection: close")
+    assert (await connection.answer()).status == 200
     assert gateway.seen[0].body == BODY
-    line.leave()
+    connection.leave()
 
 
-@pytest.mark.parametrize("rows", [["content-length: 5", "transfer-encoding: chunked"], ["content-length: 5, 6"],
-                                  ["content-length: -1"], ["transfer-encoding: gzip"]])  # fmt: skip
-async def test_a_body_whose_length_is_in_doubt(rows: list[str], start: Start) -> None:
+@pytest.mark.parametrize(
+    "request_headers",
+    [
+        ["content-length: 5", "transfer-encoding: chunked"],
+        ["content-length: 5, 6"],
+        ["content-length: -1"],
+        ["transfer-encoding: gzip"],
+    ],
+)
+async def test_ambiguous_body_length_is_refused(request_headers: list[str], start: Start) -> None:
     gateway = await start(ONE)
-    line = await gateway.connect()
-    await line.post(CHAT.path, b"5\r\nhello\r\n0\r\n\r\n", *rows, "connection: close")
-    assert (await line.answer()).status in (400, 408)
+    connection = await gateway.connect()
+    await connection.post(CHAT.path, b"5\r\nhello\r\n0\r\n\r\n", *request_headers, "connection: close")
+    assert (await connection.answer()).status in (400, 408)
     assert not gateway.seen
-    line.leave()
+    connection.leave()
 
 
-async def test_too_many_headers(start: Start) -> None:
+async def test_too_many_headers_get_431(start: Start) -> None:
     gateway = await start(ONE)
     for count, status in ((middleware.MAX_HEADERS - 10, 200), (middleware.MAX_HEADERS + 1, 431)):
         response = await post(gateway, BODY, **{f"x-h{number}": "x" for number in range(count)})
@@ -134,8 +141,8 @@ async def test_too_many_headers(start: Start) -> None:
     assert response.json()["error"]["code"] == "headers_too_large"
 
 
-async def test_headers_too_long(start: Start) -> None:
-    gateway = await start(ONE, max_headers=4000)
+async def test_headers_beyond_the_size_limit_get_431(start: Start) -> None:
+    gateway = await start(ONE, max_header_bytes=4000)
     assert (await post(gateway, BODY, x_long="x" * 3000)).status_code == 200
     for case in (CHAT, MESSAGE):
         response = await post(gateway, json.dumps(case.body()).encode(), path=case.path, x_long="x" * 4000)
@@ -143,7 +150,7 @@ async def test_headers_too_long(start: Start) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=label)
-async def test_a_refusal_in_the_words_of_its_endpoint(case: Case, start: Start) -> None:
+async def test_errors_follow_the_endpoints_format(case: Case, start: Start) -> None:
     gateway = await start(ONE)
     for body, code in (
         (b"{", "invalid_json"),
@@ -153,19 +160,19 @@ async def test_a_refusal_in_the_words_of_its_endpoint(case: Case, start: Start) 
         (json.dumps({**case.body(), "surprise": 1}).encode(), "unknown_parameter"),
     ):
         response = await post(gateway, body, path=case.path)
-        kind, said = error_in(case, response.content)
+        kind, error_code = error_in(case, response.content)
         missing = code == "model_not_found"
         assert response.status_code == (404 if missing else 400)
         if case.anthropic:
             assert kind == ("not_found_error" if missing else "invalid_request_error")
         else:
-            assert said == code
+            assert error_code == code
     await gateway.settle()
     assert {line["outcome"] for line in gateway.lines} == {"refused"}
     assert {line["attempts"] for line in gateway.lines} == {0}
 
 
-async def test_an_unknown_path_below_messages_is_anthropics_too(start: Start) -> None:
+async def test_unknown_path_below_messages_gets_an_anthropic_error(start: Start) -> None:
     gateway = await start(ONE)
     for method in ("GET", "POST"):
         response = await gateway.http.request(method, "/v1/messages/batches")
@@ -175,23 +182,23 @@ async def test_an_unknown_path_below_messages_is_anthropics_too(start: Start) ->
 IDS = [
     ("mine-1.2_3", "mine-1.2_3"),
     ("x" * 64, "x" * 64),
-    *((given, None) for given in ("x" * 65, "two words", '"', "", "é", "a\tb")),
+    *((header, None) for header in ("x" * 65, "two words", '"', "", "é", "a\tb")),
 ]
 
 
-@pytest.mark.parametrize(("given", "kept"), IDS)
-async def test_the_clients_own_id_is_kept_if_it_is_one(given: str, kept: str | None, start: Start) -> None:
+@pytest.mark.parametrize(("header", "expected"), IDS)
+async def test_valid_client_request_id_is_logged(header: str, expected: str | None, start: Start) -> None:
     gateway = await start(ONE)
-    response = await gateway.http.get("/v1/models", headers=[(b"x-request-id", given.encode())])
+    response = await gateway.http.get("/v1/models", headers=[(b"x-request-id", header.encode())])
     await gateway.settle()
     (line,) = gateway.lines
-    assert line["client_request_id"] == kept
-    assert response.headers["x-request-id"] == line["request_id"] != given
+    assert line["client_request_id"] == expected
+    assert response.headers["x-request-id"] == line["request_id"] != header
     assert len(line["request_id"]) == 32
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/nope", "/v1/messages", "/metrics"])
-async def test_every_answer_bears_an_id(path: str, start: Start) -> None:
+async def test_every_response_has_a_request_id(path: str, start: Start) -> None:
     gateway = await start(ONE)
     ids = [(await gateway.http.get(path)).headers["x-request-id"] for _ in range(3)]
     await gateway.settle()
@@ -199,7 +206,7 @@ async def test_every_answer_bears_an_id(path: str, start: Start) -> None:
 
 
 @pytest.mark.parametrize("case", [CHAT, RESPONSE, MESSAGE], ids=label)
-async def test_a_mistake_of_ours(case: Case, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_internal_error_hides_its_cause(case: Case, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     def resolve(*_: object) -> None:
         raise RuntimeError("a secret")
 
@@ -214,20 +221,20 @@ async def test_a_mistake_of_ours(case: Case, start: Start, monkeypatch: pytest.M
     await gateway.settle()
     (line,) = gateway.lines
     assert (line["outcome"], line["status"], line["code"]) == ("failed", 500, "internal_error")
-    # The log has what the client is not told, under the id that it is told.
+    # The log has the details, under the request id that the client gets.
     (logged,) = gateway.errors.records
     assert response.headers["x-request-id"] in logged.getMessage()
     assert logged.exc_info
 
 
-async def test_a_mistake_of_ours_within_a_stream(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    passes, calls = Watch.feed, []
+async def test_internal_error_in_a_stream_closes_the_connection(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = Watch.feed, []
 
     def feed(watch: Watch, data: bytes, now: float) -> bytes:
         calls.append(data)
         if len(calls) > 3:
             raise RuntimeError("a secret")
-        return passes(watch, data, now)
+        return original(watch, data, now)
 
     monkeypatch.setattr(Watch, "feed", feed)
     gateway = await start(ONE)
@@ -240,15 +247,15 @@ async def test_a_mistake_of_ours_within_a_stream(start: Start, monkeypatch: pyte
     assert (gateway.lines[0]["outcome"], gateway.lines[0]["code"]) == ("failed", "internal_error")
 
 
-async def test_lines_of_one_turn_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_log_lines_of_one_loop_iteration_are_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(app, "_write", written.append)
-    lines = app.Lines()
+    writer = app.LogWriter()
     for line in "abc":
-        lines.write(line)
+        writer.write(line)
     assert not written
     await asyncio.sleep(0)
-    lines.write("d")
+    writer.write("d")
     await asyncio.sleep(0)
     assert written == ["a\nb\nc", "d"]
 

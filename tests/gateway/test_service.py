@@ -1,10 +1,9 @@
-"""The BentoML side of the gateway: which services there are, what was taken out of BentoML, who gets which GPU."""
+"""The BentoML side of the gateway: its services, what bypasses BentoML, the GPUs of each replica."""
 
 import asyncio
 import gc
 import importlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +16,8 @@ from starlette.testclient import TestClient
 
 from bench.processes import free_port
 from service.catalog import catalog
-from service.config.settings import ROOT, Settings
+from service.config.paths import ROOT
+from service.config.settings import Settings
 from service.fleet import fleet
 from service.gateway import app
 from service.server.asgi import Receive, Scope, Send
@@ -25,8 +25,8 @@ from tests.support.waiting import until
 
 
 @pytest.fixture(autouse=True)
-def garbage() -> Iterator[None]:
-    """The settings of the garbage collector, which belong to the whole process, are ours again afterwards."""
+def restored_gc() -> Iterator[None]:
+    """Restores the settings of the garbage collector, which belong to the whole process."""
     before = gc.get_threshold()
     yield
     gc.set_threshold(*before)
@@ -35,95 +35,93 @@ def garbage() -> Iterator[None]:
 
 @pytest.fixture
 def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The composition root, imported with a run folder of its own."""
+    """The module of the BentoML services, imported with a run folder of its own."""
     monkeypatch.setenv("ROUNDHOUSE_RUN_DIR", str(tmp_path))
     yield importlib.reload(importlib.import_module("service.gateway.service"))
 
 
-def declared(gateway: ModuleType, text: str, folder: Path) -> Any:
+def built_service(gateway: ModuleType, text: str, folder: Path) -> Any:
     path = folder / "fleet.yaml"
     path.write_text(text)
-    settings = replace(Settings(), run_dir=folder)
-    known = catalog.load(ROOT / "models")
-    return gateway.declare(settings, known, fleet.load(path, known))
+    settings = Settings(run_dir=folder)
+    models = catalog.load(ROOT / "models")
+    return gateway.build_service(settings, models, fleet.load(path, models))
 
 
-def test_one_engine_service_for_each_replica(gateway: ModuleType) -> None:
+def test_each_replica_has_an_engine_service(gateway: ModuleType) -> None:
     names = set(gateway.Gateway.all_services())
     engines = {f"engine-{model}-0" for model in ("pebble-chat", "pebble-instruct", "pebble-code", "pebble-base")}
     assert names == {"gateway", *engines}
 
 
-async def broken(scope: Scope, receive: Receive, send: Send) -> None:
-    raise AssertionError("a layer of BentoML's")
+async def failing_app(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("the request reached BentoML's middleware")
 
 
-async def test_a_request_passes_no_layer_of_bentoml_s(gateway: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
-    app, port = app_of(gateway), free_port()
+async def test_requests_bypass_bentomls_middleware(gateway: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    app, port = bentoml_app(gateway), free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
-    app.middleware_stack = broken
+    app.middleware_stack = failing_app
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         assert (await client.get("/v1/models")).status_code == 200
         assert not caplog.records
         assert (await client.get("/livez")).status_code == 500
     server.should_exit = True
-    app.middleware_stack = app.build_middleware_stack()  # for the end
+    app.middleware_stack = app.build_middleware_stack()  # for the shutdown
     await serving
     caplog.clear()
 
 
-def test_what_bentoml_would_count_and_log_itself_is_off(gateway: ModuleType) -> None:
-    layers = {layer.cls.__name__ for layer in app_of(gateway).user_middleware}
-    assert not layers & {"AccessLogMiddleware", "RunnerTrafficMetricsMiddleware"}
+def test_bentomls_own_metrics_and_access_log_are_off(gateway: ModuleType) -> None:
+    middleware_names = {layer.cls.__name__ for layer in bentoml_app(gateway).user_middleware}
+    assert not middleware_names & {"AccessLogMiddleware", "RunnerTrafficMetricsMiddleware"}
 
 
-def app_of(gateway: ModuleType) -> Any:
-    """The app that BentoML builds; its configuration is what `bentoml serve` would inject."""
+def bentoml_app(gateway: ModuleType) -> Any:
+    """The app that BentoML builds, with the configuration that `bentoml serve` injects."""
     gateway.Gateway.inject_config()
     return gateway.Gateway.to_asgi()
 
 
 @pytest.mark.parametrize("path", ["/", "/docs.json", "/schema.json", "/static_content/x", "/assets/x", "/v1/unknown"])
-def test_only_our_paths_exist(gateway: ModuleType, path: str) -> None:
-    answer = TestClient(app_of(gateway)).get(path)
-    assert answer.status_code == 404
-    assert answer.json()["error"]["code"] == "unknown_url"
+def test_bentomls_own_paths_get_404(gateway: ModuleType, path: str) -> None:
+    response = TestClient(bentoml_app(gateway)).get(path)
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "unknown_url"
 
 
-def test_bentoml_s_probes_stay(gateway: ModuleType) -> None:
-    with TestClient(app_of(gateway)) as client:
+def test_bentomls_probes_are_served(gateway: ModuleType) -> None:
+    with TestClient(bentoml_app(gateway)) as client:
         assert client.get("/livez").status_code == 200
-        assert client.get("/readyz").status_code == 503  # no engine has said that it is ready
+        assert client.get("/readyz").status_code == 503  # no engine is ready
         assert client.get("/metrics").text.startswith("# HELP roundhouse_")
 
 
-def test_what_start_has_made_is_no_work_for_the_garbage_collector(gateway: ModuleType) -> None:
+def test_objects_from_start_up_are_frozen_and_the_collector_runs_less_often(gateway: ModuleType) -> None:
     assert gc.get_freeze_count() == 0
-    with TestClient(app_of(gateway)):
+    with TestClient(bentoml_app(gateway)):
         assert gc.get_freeze_count() > 100_000
-        assert gc.get_threshold()[0] == gateway.YOUNG > 2_000
+        assert gc.get_threshold()[0] == gateway.GC_THRESHOLD > 2_000
 
 
-GPUS = "models:\n  - {model: llama-2-7b-chat, gpus: 2, replicas: 2}\n  - {model: llama-2-7b, gpus: 1}\n"
+GPUS = "models:\n  - {model: llama-2-7b-chat, gpus: 2, min_replicas: 2}\n  - {model: llama-2-7b, gpus: 1}\n"
 
 
-def test_every_replica_sees_gpus_of_its_own(
-    gateway: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_replica_gets_its_own_gpus(gateway: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(allocator, "system_resources", lambda: {"cpu": 8, allocator.NVIDIA_GPU: [0, 1, 2, 3, 4]})
-    service = declared(gateway, GPUS, tmp_path)
-    machine = allocator.ResourceAllocator()
-    seen = []
-    for name, one in service.all_services().items():
-        one.inject_config()
-        workers, environments = machine.get_worker_env(one)
+    built = built_service(gateway, GPUS, tmp_path)
+    resources = allocator.ResourceAllocator()
+    visible_gpus = []
+    for name, service in built.all_services().items():
+        service.inject_config()
+        workers, environments = resources.get_worker_env(service)
         if name != "gateway":
             assert workers == 1
-            seen += environments_of(environments)
-    assert seen == ["0,1", "2,3", "4"]
+            visible_gpus += environments_of(environments)
+    assert visible_gpus == ["0,1", "2,3", "4"]
 
 
 def environments_of(environments: dict[str, str]) -> list[str]:
@@ -134,30 +132,28 @@ def environments_of(environments: dict[str, str]) -> list[str]:
     ("variable", "value", "message"),
     [
         ("ROUNDHOUSE_FLEET", "/no/such/fleet.yaml", "/no/such/fleet.yaml: cannot be read"),
-        ("ROUNDHOUSE_PORT", "many", "ROUNDHOUSE_PORT: 'many' is not a number"),
+        ("ROUNDHOUSE_PORT", "many", "ROUNDHOUSE_PORT: Input should be a valid integer"),
         ("ROUNDHOUSE_FLEE", "x", "ROUNDHOUSE_FLEE: no such setting"),
     ],
 )
-def test_a_mistake_ends_the_process_in_words(
+def test_configuration_error_exits_with_a_message(
     gateway: ModuleType, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit, match=message):
-        gateway.configure()
+        gateway.load_configuration()
 
 
-def test_without_a_run_folder_it_makes_one_for_all_processes(
-    gateway: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_folder_is_created_once_for_all_processes(gateway: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ROUNDHOUSE_RUN_DIR")
-    settings, _, _ = gateway.configure()
+    settings, _, _ = gateway.load_configuration()
     assert settings.run_dir.is_dir()
     assert settings.run_dir.stat().st_mode & 0o777 == 0o700
-    assert gateway.configure()[0].run_dir == settings.run_dir
+    assert gateway.load_configuration()[0].run_dir == settings.run_dir
     settings.run_dir.rmdir()
 
 
-def test_a_log_that_cannot_be_written_fails_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_log_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         def write(self, text: str) -> int:
             raise OSError(28, "No space left on device")

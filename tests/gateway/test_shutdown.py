@@ -1,4 +1,4 @@
-"""What a gateway process does when it is asked to stop, with real signals to this one."""
+"""Graceful shutdown of a gateway process, with real signals to the test process."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ import uvicorn
 
 from service.engine import gateway_registry
 from service.gateway import shutdown
-from service.gateway.shutdown import Door, Leaving
+from service.gateway.shutdown import GracefulShutdown, ListenSockets
 from tests.support.servers import serving
 from tests.support.waiting import PATIENCE, until
 
@@ -22,24 +22,24 @@ PID = os.getpid()
 
 
 class Service:
-    """Notes in order what is asked of it; the `server` is whoever listened for signals first."""
+    """Records the calls of a shutdown in `events`, in order; `server` is the signal handler that was there before."""
 
     def __init__(self, run_dir: Path, **durations: float) -> None:
-        self.asked: list[str] = []
-        self.leaving = Leaving(
-            run_dir, durations.get("grace", 0.01), durations.get("limit", 600.0),
-            lambda: self.asked.append("drain"), lambda: self.asked.append("end"),
+        self.events: list[str] = []
+        self.shutdown = GracefulShutdown(
+            run_dir, durations.get("grace", 0.01), durations.get("timeout", 600.0),
+            lambda: self.events.append("drain"), lambda: self.events.append("abort"),
         )  # fmt: skip
 
     def server(self, number: int, frame: object) -> None:
-        self.asked.append("close")
+        self.events.append("close")
 
 
 @pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in shutdown.SIGNALS}
+def restored_handlers() -> Iterator[None]:
+    original = {number: signal.getsignal(number) for number in shutdown.SIGNALS}
     yield
-    for number, handler in before.items():
+    for number, handler in original.items():
         signal.signal(number, handler)
 
 
@@ -47,184 +47,186 @@ def started(run_dir: Path, **durations: float) -> Service:
     service = Service(run_dir, **durations)
     for number in shutdown.SIGNALS:
         signal.signal(number, service.server)
-    service.leaving.enter()
+    service.shutdown.install()
     return service
 
 
-async def test_it_is_present_until_it_has_left(tmp_path: Path) -> None:
+async def test_gateway_is_registered_until_it_is_uninstalled(tmp_path: Path) -> None:
     service = started(tmp_path)
-    assert gateway_registry.present(tmp_path) == {PID: False}
-    service.leaving.leave()
-    assert gateway_registry.present(tmp_path) == {}
+    assert gateway_registry.registered(tmp_path) == {PID: False}
+    service.shutdown.uninstall()
+    assert gateway_registry.registered(tmp_path) == {}
     assert signal.getsignal(signal.SIGTERM) == service.server
 
 
 @pytest.mark.parametrize("number", shutdown.SIGNALS)
-async def test_it_says_so_before_the_server_closes(number: int, tmp_path: Path) -> None:
+async def test_gateway_is_draining_before_the_server_closes(number: int, tmp_path: Path) -> None:
     service = started(tmp_path)
     os.kill(PID, number)
-    await until(lambda: "drain" in service.asked)
-    assert gateway_registry.present(tmp_path) == {PID: True}
-    await until(lambda: service.asked == ["drain", "close"])
-    service.leaving.leave()
+    await until(lambda: "drain" in service.events)
+    assert gateway_registry.registered(tmp_path) == {PID: True}
+    await until(lambda: service.events == ["drain", "close"])
+    service.shutdown.uninstall()
 
 
-async def test_two_signals_at_once_are_one(tmp_path: Path) -> None:
+async def test_signals_in_quick_succession_count_once(tmp_path: Path) -> None:
     service = started(tmp_path)
     for number in shutdown.SIGNALS:
         os.kill(PID, number)
-    await until(lambda: "close" in service.asked)
-    assert service.asked == ["drain", "close"]
-    service.leaving.leave()
+    await until(lambda: "close" in service.events)
+    assert service.events == ["drain", "close"]
+    service.shutdown.uninstall()
 
 
-async def test_a_second_one_later_ends_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutdown, "TWICE", -1.0)  # the loop's clock has steps of a millisecond
+async def test_later_second_signal_aborts_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutdown, "SECOND_SIGNAL_AFTER", -1.0)  # the loop's clock has steps of a millisecond
     service = started(tmp_path, grace=600.0)
     os.kill(PID, signal.SIGTERM)
-    await until(lambda: service.asked == ["drain"])
+    await until(lambda: service.events == ["drain"])
     os.kill(PID, signal.SIGTERM)
-    await until(lambda: sorted(service.asked) == ["close", "drain", "end"])
-    service.leaving.leave()
+    await until(lambda: sorted(service.events) == ["abort", "close", "drain"])
+    service.shutdown.uninstall()
 
 
-async def test_what_takes_too_long_is_ended(tmp_path: Path) -> None:
-    service = started(tmp_path, limit=0.05)
+async def test_timeout_aborts_requests(tmp_path: Path) -> None:
+    service = started(tmp_path, timeout=0.05)
     os.kill(PID, signal.SIGTERM)
-    await until(lambda: sorted(service.asked) == ["close", "drain", "end"])
-    service.leaving.leave()
+    await until(lambda: sorted(service.events) == ["abort", "close", "drain"])
+    service.shutdown.uninstall()
 
 
-async def test_who_has_left_is_not_ended(tmp_path: Path) -> None:
-    service = started(tmp_path, grace=0.05, limit=0.1)
+async def test_uninstall_cancels_the_timers(tmp_path: Path) -> None:
+    service = started(tmp_path, grace=0.05, timeout=0.1)
     os.kill(PID, signal.SIGTERM)
-    await until(lambda: "drain" in service.asked)
-    service.leaving.leave()
+    await until(lambda: "drain" in service.events)
+    service.shutdown.uninstall()
     await asyncio.sleep(0.2)  # longer than both
-    assert service.asked == ["drain"]
+    assert service.events == ["drain"]
 
 
-async def test_a_run_folder_that_cannot_be_written_keeps_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_unwritable_run_folder_does_not_prevent_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service = started(tmp_path)
 
-    def full(*_: object) -> None:
+    def disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(gateway_registry, "drain", full)
+    monkeypatch.setattr(gateway_registry, "mark_draining", disk_full)
     os.kill(PID, signal.SIGTERM)
-    await until(lambda: service.asked == ["drain", "close"])
-    service.leaving.leave()
+    await until(lambda: service.events == ["drain", "close"])
+    service.shutdown.uninstall()
 
 
 @dataclass
-class House:
-    """A server, its door, and the listening socket as another process holds it: as BentoML's first one does."""
+class RunningServer:
+    """A server, its listening sockets, and a duplicate of them as BentoML's first process inherits it."""
 
     server: uvicorn.Server
-    door: Door
-    theirs: socket.socket
+    sockets: ListenSockets
+    inherited: socket.socket
 
     @property
     def address(self) -> tuple[str, int]:
-        host, port = self.theirs.getsockname()
+        host, port = self.inherited.getsockname()
         return host, port
 
-    def end(self) -> None:
-        """The door's steps, one after the other."""
-        for act in (self.door.shut, self.door.leave, self.door.refuse):
-            act()
+    def close_sockets(self) -> None:
+        """The three steps of closing the sockets, without a pause."""
+        for step in (self.sockets.drop_handshakes, self.sockets.stop_accepting, self.sockets.refuse_connections):
+            step()
 
 
 @contextlib.asynccontextmanager
-async def house(shared: bool = False) -> AsyncIterator[House]:
+async def running_server(shared: bool = False) -> AsyncIterator[RunningServer]:
     async def app(scope: object, receive: object, send: object) -> None:
         raise AssertionError
 
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]  # one that was asked for is kept when the socket is shut down
-    with socket.create_server(("127.0.0.1", port)) as ours, socket.socket(fileno=os.dup(ours.fileno())) as theirs:
-        async with serving(app, ours, lifespan="off") as server:
-            yield House(server, Door(server, shared), theirs)
+        port = free.getsockname()[1]  # an explicit port is kept when the socket is shut down
+    with (
+        socket.create_server(("127.0.0.1", port)) as listener,
+        socket.socket(fileno=os.dup(listener.fileno())) as inherited,
+    ):
+        async with serving(app, listener, lifespan="off") as server:
+            yield RunningServer(server, ListenSockets(server, shared), inherited)
 
 
-async def test_nobody_connects_to_a_server_that_has_left() -> None:
-    async with house() as one:
-        address = one.address
+async def test_connections_are_refused_after_shutdown() -> None:
+    async with running_server() as running:
+        address = running.address
         _, writer = await asyncio.open_connection(*address)
         writer.close()
-        other = Door(one.server)
-        one.end()
+        other = ListenSockets(running.server)
+        running.close_sockets()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(*address)
-        assert not other.crowded()  # another worker, which comes later
-        other.refuse()
+        assert not other.has_pending_connections()  # a worker that closes later
+        other.refuse_connections()
 
 
-async def test_who_stands_at_the_door_is_taken_and_who_comes_later_is_refused() -> None:
-    async with house() as one:
-        with socket.create_connection(one.address) as early:  # the loop has had no time to take it
-            assert one.door.crowded()
-            one.door.shut()
-            late = asyncio.create_task(asyncio.open_connection(*one.address))
-            await until(lambda: not one.door.crowded())
-            one.door.leave()
-            one.door.refuse()
+async def test_pending_connection_is_accepted_and_a_later_one_refused() -> None:
+    async with running_server() as running:
+        with socket.create_connection(running.address) as early:  # the server's event loop has not run yet
+            assert running.sockets.has_pending_connections()
+            running.sockets.drop_handshakes()
+            late = asyncio.create_task(asyncio.open_connection(*running.address))
+            await until(lambda: not running.sockets.has_pending_connections())
+            running.sockets.stop_accepting()
+            running.sockets.refuse_connections()
             with pytest.raises(ConnectionRefusedError):
                 await late
-            (connection,) = one.server.server_state.connections
+            (connection,) = running.server.server_state.connections
             connection.shutdown()
-            await until(lambda: not one.server.server_state.connections)
-            assert early.recv(1) == b""  # an end, and not a reset
+            await until(lambda: not running.server.server_state.connections)
+            assert early.recv(1) == b""  # closed, not reset
 
 
-async def test_a_door_that_was_shut_opens_again() -> None:
-    """A worker that BentoML starts anew gets the same socket."""
-    async with house() as one:
-        address = one.address
-        one.end()
-        one.theirs.listen()
+async def test_closed_socket_can_listen_again() -> None:
+    """A worker that BentoML restarts gets the same socket."""
+    async with running_server() as running:
+        address = running.address
+        running.close_sockets()
+        running.inherited.listen()
         socket.create_connection(address, timeout=PATIENCE).close()
 
 
-async def test_a_door_that_others_share_stays_open() -> None:
-    async with house(shared=True) as one:
-        one.end()
-        socket.create_connection(one.address, timeout=PATIENCE).close()
+async def test_shared_socket_stays_open() -> None:
+    async with running_server(shared=True) as running:
+        running.close_sockets()
+        socket.create_connection(running.address, timeout=PATIENCE).close()
 
 
-class Steps:
-    """A door that notes in `asked` what it is told; somebody waits at it for the first two looks."""
+class RecordedSockets:
+    """Records the steps of closing the sockets in `events`; a connection is pending at the first two checks."""
 
-    def __init__(self, asked: list[str], shared: bool) -> None:
-        self._asked, self._crowds = asked, [True, True]
-        asked.append("shared" if shared else "last")
+    def __init__(self, events: list[str], shared: bool) -> None:
+        self._events, self._pending = events, [True, True]
+        events.append("shared" if shared else "last")
 
-    def shut(self) -> None:
-        self._asked.append("shut")
+    def drop_handshakes(self) -> None:
+        self._events.append("drop handshakes")
 
-    def crowded(self) -> bool:
-        return bool(self._crowds) and self._crowds.pop()
+    def has_pending_connections(self) -> bool:
+        return bool(self._pending) and self._pending.pop()
 
-    def leave(self) -> None:
-        assert not self._crowds
-        self._asked.append("leave")
+    def stop_accepting(self) -> None:
+        assert not self._pending
+        self._events.append("stop accepting")
 
-    def refuse(self) -> None:
-        self._asked.append("refuse")
+    def refuse_connections(self) -> None:
+        self._events.append("refuse connections")
 
 
-@pytest.mark.parametrize("others", [True, False])
-async def test_the_door_is_shut_then_left_then_refuses_and_is_left_to_other_gateways(
-    others: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_other_gateways", [True, False])
+async def test_sockets_close_step_by_step_and_are_shared_while_another_gateway_serves(
+    has_other_gateways: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutdown, "LAST_WORDS", 0.01)
-    if others:
-        gateway_registry.enter(tmp_path, os.getppid())
+    monkeypatch.setattr(shutdown, "SETTLE_TIME", 0.01)
+    if has_other_gateways:
+        gateway_registry.register(tmp_path, os.getppid())
     service = started(tmp_path)
-    monkeypatch.setattr(shutdown, "Door", lambda server, shared: Steps(service.asked, shared))
+    monkeypatch.setattr(shutdown, "ListenSockets", lambda server, shared: RecordedSockets(service.events, shared))
     os.kill(PID, signal.SIGTERM)
-    await until(lambda: "close" in service.asked)
-    assert service.asked == ["drain", "shared" if others else "last", "shut", "leave", "refuse", "close"]
-    service.leaving.leave()
+    await until(lambda: "close" in service.events)
+    first = "shared" if has_other_gateways else "last"
+    assert service.events == ["drain", first, "drop handshakes", "stop accepting", "refuse connections", "close"]
+    service.shutdown.uninstall()

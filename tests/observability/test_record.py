@@ -1,4 +1,4 @@
-"""What is kept of a request, and the one line of JSON that is logged of it."""
+"""The record of a request, and its log line."""
 
 import json
 from dataclasses import fields, replace
@@ -10,22 +10,22 @@ from hypothesis import strategies as st
 from service.observability.record import Record, log_line
 
 
-def record(**known: object) -> Record:
+def make_record(**known: object) -> Record:
     return replace(Record("id", "/v1/chat/completions", started=10.0), **known)  # type: ignore[arg-type]
 
 
-def test_output_marks_the_first_and_the_gaps_between() -> None:
-    one = record()
-    assert one.ttft is None
+def test_ttft_and_gaps_come_from_the_output_times() -> None:
+    record = make_record()
+    assert record.ttft is None
     for now in (10.5, 10.6, 10.9):
-        one.outputs.append(now)
-    assert one.ttft == pytest.approx(0.5)
-    assert one.gaps == pytest.approx([0.1, 0.3])
+        record.output_times.append(now)
+    assert record.ttft == pytest.approx(0.5)
+    assert record.gaps == pytest.approx([0.1, 0.3])
 
 
-def test_the_duration_is_known_at_the_end() -> None:
-    assert record().duration == 0.0
-    assert record(ended=12.5).duration == 2.5
+def test_duration_is_zero_while_running() -> None:
+    assert make_record().duration == 0.0
+    assert make_record(ended=12.5).duration == 2.5
 
 
 @pytest.mark.parametrize(
@@ -40,54 +40,61 @@ def test_the_duration_is_known_at_the_end() -> None:
     ],
 )
 def test_usage_of_every_dialect(usage: dict[str, object], counts: tuple[int, int, int]) -> None:
-    one = record()
-    one.use(usage)
-    assert (one.prompt_tokens, one.completion_tokens, one.cached_tokens) == counts
+    record = make_record()
+    record.update_usage(usage)
+    assert (record.prompt_tokens, record.completion_tokens, record.cached_tokens) == counts
 
 
-def test_a_later_usage_adds_what_it_knows_and_forgets_nothing() -> None:
-    one = record()
-    one.use({"input_tokens": 12, "output_tokens": 0})
-    one.use({"output_tokens": 4})
-    assert (one.prompt_tokens, one.completion_tokens) == (12, 4)
+def test_later_usage_keeps_known_counts() -> None:
+    record = make_record()
+    record.update_usage({"input_tokens": 12, "output_tokens": 0})
+    record.update_usage({"output_tokens": 4})
+    assert (record.prompt_tokens, record.completion_tokens) == (12, 4)
 
 
-def test_the_line_of_a_whole_request() -> None:
-    one = record(
-        model="pebble-chat", variant="chat", route="id", status=200, streamed=True, attempts=1, admitted=10.25,
-        outputs=[10.5], ended=11.0, prompt_tokens=12, completion_tokens=4, finish_reason="stop",
+def test_log_line_of_a_complete_request() -> None:
+    record = make_record(
+        model="pebble-chat", variant="chat", route_reason="id", status=200, streamed=True, attempts=1, admitted=10.25,
+        output_times=[10.5], ended=11.0, prompt_tokens=12, completion_tokens=4, finish_reason="stop",
     )  # fmt: skip
-    line = json.loads(log_line(one, "2026-01-01T00:00:00Z"))
+    line = json.loads(log_line(record, "2026-01-01T00:00:00Z"))
     assert line["time"] == "2026-01-01T00:00:00Z"
-    assert (line["model"], line["route"], line["status"], line["outcome"]) == ("pebble-chat", "id", 200, "complete")
-    assert (line["waited_s"], line["ttft_s"], line["duration_s"]) == (0.25, 0.5, 1.0)
+    assert (line["model"], line["route_reason"], line["status"], line["outcome"]) == (
+        "pebble-chat",
+        "id",
+        200,
+        "complete",
+    )
+    assert (line["time_to_admission_s"], line["ttft_s"], line["duration_s"]) == (0.25, 0.5, 1.0)
     assert (line["prompt_tokens"], line["completion_tokens"], line["finish_reason"]) == (12, 4, "stop")
+    assert line["replayed"] is False
+    assert json.loads(log_line(replace(record, replayed=True), "now"))["replayed"] is True
 
 
-def test_a_record_has_no_place_for_prompts_or_outputs() -> None:
+def test_record_has_no_field_for_prompts_or_outputs() -> None:
     texts = {row.name for row in fields(Record) if "str" in str(row.type)}
     assert texts == {
         "request_id", "endpoint", "client_request_id", "tenant", "requested", "model", "variant", "family", "replica",
-        "route", "finish_reason", "code",
+        "route_reason", "finish_reason", "code",
     }  # fmt: skip
 
 
-CLIENTS_OWN = ("requested", "client_request_id")
+CLIENT_FIELDS = ("requested", "client_request_id")
 
 
-@given(st.sampled_from(CLIENTS_OWN), st.text())
-def test_a_client_cannot_write_lines_of_its_own(name: str, text: str) -> None:
-    line = log_line(record(**{name: text}), "now")
+@given(st.sampled_from(CLIENT_FIELDS), st.text())
+def test_client_text_cannot_add_log_lines(name: str, text: str) -> None:
+    line = log_line(make_record(**{name: text}), "now")
     assert line.isascii() and line.isprintable()
     assert json.loads(line)[name] == text[:128]
 
 
 @pytest.mark.parametrize("text", ['x"}\n{"event": "forged', "\x1b[2J", "\u2028", "\r\n", "\ud800"])
-def test_control_characters_stay_escaped(text: str) -> None:
-    line = log_line(record(requested=text), "now")
+def test_control_characters_are_escaped(text: str) -> None:
+    line = log_line(make_record(requested=text), "now")
     assert line.isascii() and line.isprintable()
     assert json.loads(line)["event"] == "request"
 
 
-def test_a_long_name_is_cut() -> None:
-    assert len(log_line(record(requested="x" * 10_000), "now")) < 1000
+def test_long_names_are_truncated() -> None:
+    assert len(log_line(make_record(requested="x" * 10_000), "now")) < 1000

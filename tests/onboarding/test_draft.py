@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from service.onboarding.description import Description, IntakeError, Weights, describe
-from service.onboarding.draft import Said, draft
+from service.onboarding.draft import Overrides, draft
 from tests.support.fleets import ROOT
 
 PEBBLE = describe(ROOT / "models/pebble/pebble-chat")
-SAID = Said("org/Pebble-v2-1m-chat", is_path=False)
+SAID = Overrides("org/Pebble-v2-1m-chat", is_path=False)
 
 
-def missing(description: Description, said: Said = SAID) -> str:
+def missing(description: Description, said: Overrides = SAID) -> str:
     return "\n".join(draft(said, description).unknown)
 
 
@@ -37,13 +37,13 @@ def test_an_entry_from_a_name_and_its_files() -> None:
 
 
 def test_a_folder_becomes_a_path() -> None:
-    found = draft(Said("/data/my-7b-base", is_path=True), PEBBLE)
+    found = draft(Overrides("/data/my-7b-base", is_path=True), PEBBLE)
     assert found.fields["path"] == "/data/my-7b-base"
     assert "hub" not in found.fields and "chat" not in found.fields
 
 
 def test_what_the_user_says_counts_more_than_the_name() -> None:
-    said = Said(
+    said = Overrides(
         "/x/thing", True, id="mine", family="ours", variant="code", specialty="instruct", template="llama-2.jinja"
     )
     found = draft(said, PEBBLE)
@@ -83,12 +83,12 @@ def test_the_tensors_show_whether_head_and_embeddings_are_one(names: set[str], t
 @pytest.mark.parametrize(
     ("said", "problem"),
     [
-        (Said("org/Mystery-7b", False), "does not tell the variant: say one of base, chat"),
-        (Said("/x/…", True, variant="base"), "gives no id"),
-        (Said("org/x-base", False, template="llama-2.jinja"), "holds no conversation"),
+        (Overrides("org/Mystery-7b", False), "does not tell the variant: say one of base, chat"),
+        (Overrides("/x/…", True, variant="base"), "gives no id"),
+        (Overrides("org/x-base", False, template="llama-2.jinja"), "holds no conversation"),
     ],
 )
-def test_asks_what_only_the_user_knows(said: Said, problem: str) -> None:
+def test_asks_what_only_the_user_knows(said: Overrides, problem: str) -> None:
     with pytest.raises(IntakeError, match=problem):
         draft(said, PEBBLE)
 

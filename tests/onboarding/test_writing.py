@@ -7,7 +7,7 @@ import pytest
 
 from service.catalog import catalog
 from service.onboarding.description import IntakeError, describe
-from service.onboarding.draft import Draft, Said, draft
+from service.onboarding.draft import EntryDraft, Overrides, draft
 from service.onboarding.writing import write
 from tests.support.fleets import ROOT
 
@@ -22,9 +22,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def drafted(**said: str) -> Draft:
+def drafted(**said: str) -> EntryDraft:
     source = str(ROOT / "models/pebble/pebble-code")
-    return draft(Said(source, True, **said), describe(Path(source)))  # type: ignore[arg-type]
+    return draft(Overrides(source, True, **said), describe(Path(source)))  # type: ignore[arg-type]
 
 
 def test_a_new_family_gets_a_file_of_its_own(folder: Path) -> None:

@@ -31,9 +31,10 @@ them. Measure before you buy (`bench/`).
 
 ## Start from what you want
 
-Name a task or variant, a context, how many people at a time, and the GPUs you have.
+Name a task or variant, the longest context, the number of users at a time, and the GPU you have (several of one kind:
+`--gpu-count`). `--quantization` and `--commercial` narrow it down.
 
-{wish}
+{ranking}
 
 ## Start from a model
 
@@ -108,7 +109,7 @@ real software. A full engine is cheap for each token and slow for each user.
 """
 
 COMMANDS = {
-    "wish": 'roundhouse plan --for "chat, 8k context, 50 users, one H100"',
+    "ranking": planning.EXAMPLE,
     "llama": "roundhouse plan llama-2-13b-chat --gpu A10G --gpu L40S --gpu H100",
     "mixtral": "roundhouse plan mixtral-8x7b-instruct-v0.1 --context 8192 --gpu A100-80 --gpu H200",
     "phi": "roundhouse plan phi-3-mini-128k-instruct --context 16384 --gpu T4 --gpu L4",

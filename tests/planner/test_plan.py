@@ -5,7 +5,7 @@ import pytest
 from service.catalog.model import Copy, Model
 from service.planner.cost import Prices
 from service.planner.memory import Demand
-from service.planner.plan import need, plan
+from service.planner.plan import memory_requirement, plan
 from service.planner.quantization import forms, unknown
 from tests.planner.test_gpus import KNOWN
 from tests.support.fleets import CATALOG
@@ -25,7 +25,7 @@ def test_every_model_has_a_row_for_each_gpu_and_form_or_the_reason_why_not(model
 
 @every_model
 def test_what_is_not_known_is_named(model: Model) -> None:
-    found = need(model, Demand(1024))
+    found = memory_requirement(model, Demand(1024))
     assert set(found.unknown) >= set(unknown(model))
     if found.unknown:
         assert None in (found.token, *found.weights.values())
@@ -47,17 +47,19 @@ def test_what_is_not_known_is_named(model: Model) -> None:
     ],
 )
 def test_bytes_of_the_cache_for_a_token(name: str, token: int) -> None:
-    assert need(MODELS[name], Demand(1024)).token == token
+    assert memory_requirement(MODELS[name], Demand(1024)).token == token
 
 
 def test_sliding_layers_keep_their_window_only() -> None:
-    found = need(MODELS["mistral-7b-v0.1"], Demand(32768))
+    found = memory_requirement(MODELS["mistral-7b-v0.1"], Demand(32768))
     assert found.request == 131_072 * 4096
 
 
 def test_a_refused_architecture_is_planned_with_the_reason() -> None:
     model = MODELS["grok-1"]
-    assert any("does not run it" in remark and "JAX" in remark for remark in need(model, Demand(8192)).remarks)
+    assert any(
+        "does not run it" in remark and "JAX" in remark for remark in memory_requirement(model, Demand(8192)).remarks
+    )
     rows = plan(model, [KNOWN["H200"]], Demand(8192))
     assert {row.why for row in rows} == {"vLLM does not run it"}
     assert all(row.fit and row.fit.degree > 1 for row in rows)
@@ -65,9 +67,9 @@ def test_a_refused_architecture_is_planned_with_the_reason() -> None:
 
 def test_a_copy_is_named_and_a_missing_one_too() -> None:
     model = MODELS["llama-2-7b"].model_copy(update={"copies": (Copy(hub="some/copy", quantization="awq"),)})
-    assert "As awq: some/copy." in need(model, Demand(1024)).remarks
+    assert "As awq: some/copy." in memory_requirement(model, Demand(1024)).remarks
     bare = model.model_copy(update={"copies": ()})
-    assert any("int4 needs an AWQ or GPTQ copy" in remark for remark in need(bare, Demand(1024)).remarks)
+    assert any("int4 needs an AWQ or GPTQ copy" in remark for remark in memory_requirement(bare, Demand(1024)).remarks)
 
 
 def test_weights_that_are_published_compressed_stay_so() -> None:

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import anthropic_body, openai_body
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 from service.observability.record import Record
-from service.protocol.answers import BrokenAnswerError, note, refusal
+from service.protocol.answers import BrokenAnswerError, record_answer, upstream_error
 from tests.support.fleets import only
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+def served(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     return only(tmp_path_factory.mktemp("fleet"), "model: pebble-chat")
 
 
@@ -43,7 +43,7 @@ def record() -> Record:
 )  # fmt: skip
 def test_usage_and_finish_reason_of_every_dialect(answer: dict[str, Any], noted: tuple[int, int, str | None]) -> None:
     one = record()
-    note(one, json.dumps(answer).encode())
+    record_answer(one, json.dumps(answer).encode())
     assert (one.prompt_tokens, one.completion_tokens, one.finish_reason) == noted
 
 
@@ -58,7 +58,7 @@ def test_usage_and_finish_reason_of_every_dialect(answer: dict[str, Any], noted:
 )  # fmt: skip
 def test_what_is_no_answer_is_not_passed_on(body: bytes) -> None:
     with pytest.raises(BrokenAnswerError):
-        note(record(), body)
+        record_answer(record(), body)
 
 
 # Refusals
@@ -98,22 +98,24 @@ REFUSALS: list[tuple[int, bytes, int, str, str | None, str]] = [
     (400, ANTHROPIC, 400, "context_length_exceeded", None, "the context of 'pebble-chat' is 1024 tokens"),
     (400, error(MANY, param="max_tokens"), 400, "context_length_exceeded", "max_tokens", "max_tokens is 5000"),
     (400, error(TEMPLATE), 400, "no_chat_template", "messages", "has no chat template"),
-    (400, error("Conversation roles must alternate user/assistant"), 400, "template_refused", "messages", "roles"),
-    (400, error("expected user, found assistant in the template"), 400, "template_refused", "messages", "roles"),
+    (400, error("Conversation roles must alternate user/assistant"), 400, "invalid_conversation", "messages", "roles"),
+    (400, error("expected user, found assistant in the template"), 400, "invalid_conversation", "messages", "roles"),
     (400, error("User and assistant must take turns, user first: expected user, found assistant."), 400,
-     "template_refused", "messages", "where one of role 'user' should stand there is one of role 'assistant'"),
-    (400, error("This model has no tools: leave out tools."), 400, "template_refused", "messages", "leave out 'tools'"),
-    (400, error("This model calls one tool at a time: x."), 400, "template_refused", "messages", "one tool at a time"),
-    (400, error("The conversation holds no user message."), 400, "template_refused", "messages", "add one"),
+     "invalid_conversation", "messages", "where one of role 'user' should stand there is one of role 'assistant'"),
+    (400, error("This model has no tools: leave out tools."), 400, "invalid_conversation", "messages",
+     "leave out 'tools'"),
+    (400, error("This model calls one tool at a time: x."), 400, "invalid_conversation", "messages",
+     "one tool at a time"),
+    (400, error("The conversation holds no user message."), 400, "invalid_conversation", "messages", "add one"),
     (400, error(TOOLS), 400, "tools_not_served", "tools", "tool_call_parser"),
-    (400, error(FIM, param="suffix"), 400, "engine_refused", "suffix", "because of 'suffix'"),
-    (400, error(TYPE, "Bad Request", "body.temperature"), 400, "engine_refused", "temperature", "'temperature'"),
-    (400, error("x", param="body.messages[0].content"), 400, "engine_refused", "messages[0].content", "content"),
-    (400, error("pebble-chat is not a multimodal model"), 400, "engine_refused", None, "its contents"),
-    (400, b'{"detail":"There was an error parsing the body"}', 400, "engine_refused", None, "its contents"),
-    (400, b"not even JSON", 400, "engine_refused", None, "its contents"),
-    (413, b"", 400, "engine_refused", None, "its contents"),
-    (422, b'{"error": "text"}', 400, "engine_refused", None, "its contents"),
+    (400, error(FIM, param="suffix"), 400, "upstream_rejected", "suffix", "because of 'suffix'"),
+    (400, error(TYPE, "Bad Request", "body.temperature"), 400, "upstream_rejected", "temperature", "'temperature'"),
+    (400, error("x", param="body.messages[0].content"), 400, "upstream_rejected", "messages[0].content", "content"),
+    (400, error("pebble-chat is not a multimodal model"), 400, "upstream_rejected", None, "its contents"),
+    (400, b'{"detail":"There was an error parsing the body"}', 400, "upstream_rejected", None, "its contents"),
+    (400, b"not even JSON", 400, "upstream_rejected", None, "its contents"),
+    (413, b"", 400, "upstream_rejected", None, "its contents"),
+    (422, b'{"error": "text"}', 400, "upstream_rejected", None, "its contents"),
     (503, error(BUSY, "Service Unavailable", code=503), 503, "overloaded", None, "is full"),
     (500, error(DEAD, "InternalServerError", code=500), 502, "upstream_error", None, "failed (status 500)"),
     (404, b'{"detail":"Not Found"}', 502, "upstream_error", None, "failed (status 404)"),
@@ -126,9 +128,9 @@ OF_THE_ENGINE = ("EngineCore", "pydantic", "validation error", "parameter=", "st
 
 @pytest.mark.parametrize(("theirs", "body", "status", "code", "param", "part"), REFUSALS)
 def test_a_refusal_is_told_in_our_words(
-    served: Served, theirs: int, body: bytes, status: int, code: str, param: str | None, part: str
+    served: ServedModel, theirs: int, body: bytes, status: int, code: str, param: str | None, part: str
 ) -> None:
-    ours = refusal(theirs, body, served)
+    ours = upstream_error(theirs, body, served)
     assert (ours.status, ours.code, ours.param) == (status, code, param)
     assert part in ours.message and "'pebble-chat'" in ours.message
     for rendered in (openai_body(ours), anthropic_body(ours)):
@@ -152,12 +154,12 @@ SECRET = "/srv/weights/secret prompt 4711"
         SECRET.encode(),
     ],
 )
-def test_the_engines_own_text_never_leaks(served: Served, status: int, body: bytes) -> None:
-    ours = refusal(status, body, served)
+def test_the_engines_own_text_never_leaks(served: ServedModel, status: int, body: bytes) -> None:
+    ours = upstream_error(status, body, served)
     for rendered in (openai_body(ours), anthropic_body(ours)):
         assert b"secret" not in rendered and b"4711" not in rendered
 
 
 @given(body=st.binary(), status=st.integers(300, 599))
-def test_any_refusal_is_an_error_of_ours(served: Served, body: bytes, status: int) -> None:
-    assert refusal(status, body, served).status in (400, 502, 503)
+def test_any_refusal_is_an_error_of_ours(served: ServedModel, body: bytes, status: int) -> None:
+    assert upstream_error(status, body, served).status in (400, 502, 503)

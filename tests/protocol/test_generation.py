@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from service.protocol.generation import GENERATION, Kind, Need
-from service.protocol.parse_body import read
+from service.protocol.parse_body import parse_body
 
 ENDPOINTS = {endpoint.path: endpoint for endpoint in GENERATION}
 CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"
@@ -26,7 +26,7 @@ FENCE = "Explain:\n```\nx\n```"
 def need(path: str, **fields: Any) -> Need:
     """The need that the endpoint reads from its minimal body with these fields."""
     endpoint = ENDPOINTS[path]
-    return endpoint.need(read(endpoint.body, json.dumps(MINIMAL[path] | fields).encode()))
+    return endpoint.need(parse_body(endpoint.body, json.dumps(MINIMAL[path] | fields).encode()))
 
 
 def seen(need: Need) -> tuple[Kind, int, bool, bool]:

@@ -6,7 +6,7 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.protocol.parse_body import edited, read
+from service.protocol.parse_body import parse_body, with_fields
 from service.protocol.requests import ChatRequest
 from tests.protocol.test_generation import CHAT, ENDPOINTS, turn
 from tests.protocol.test_requests import body, refusal
@@ -16,13 +16,15 @@ from tests.protocol.test_requests import body, refusal
 
 def test_the_fleet_may_open_fields() -> None:
     raw = body(CHAT, guided_json={"a": [1]}, min_tokens=4)
-    assert read(ENDPOINTS[CHAT].body, raw, ("guided_json", "min_tokens")).model == "m"
+    assert parse_body(ENDPOINTS[CHAT].body, raw, ("guided_json", "min_tokens")).model == "m"
     assert refusal(CHAT, raw, ("guided_json",)).param == "min_tokens"
     assert refusal(CHAT, raw).code == "unknown_parameter"
 
 
 def test_a_field_that_is_known_is_read_even_if_the_fleet_opens_it() -> None:
-    known = read(ENDPOINTS[CHAT].body, body(CHAT, stop_token_ids=[7], min_tokens=4), ("stop_token_ids", "min_tokens"))
+    known = parse_body(
+        ENDPOINTS[CHAT].body, body(CHAT, stop_token_ids=[7], min_tokens=4), ("stop_token_ids", "min_tokens")
+    )
     assert cast(ChatRequest, known).stop_token_ids == [7]
 
 
@@ -44,7 +46,7 @@ def test_edited_sets_fields_and_leaves_the_clients_bytes(
     theirs: dict[str, Any], ours: dict[str, Any], indent: int | None, space: str
 ) -> None:
     raw = (space + json.dumps(theirs, indent=indent, ensure_ascii=False) + space).encode()
-    result = edited(raw, ours)
+    result = with_fields(raw, ours)
     assert json.loads(result) == theirs | ours
     assert result.startswith(raw.rstrip()[:-1])
     if not ours:
@@ -53,4 +55,4 @@ def test_edited_sets_fields_and_leaves_the_clients_bytes(
 
 def test_edited_keeps_what_json_would_rewrite() -> None:
     raw = b'{"temperature": 1.0, "seed": 1e2, "model":\t"a\\u0062" }'
-    assert edited(raw, {"model": "x"}) == b'{"temperature": 1.0, "seed": 1e2, "model":\t"a\\u0062" ,"model": "x"}'
+    assert with_fields(raw, {"model": "x"}) == b'{"temperature": 1.0, "seed": 1e2, "model":\t"a\\u0062" ,"model": "x"}'

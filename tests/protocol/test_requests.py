@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.errors import ApiError
 from service.protocol.generation import GENERATION
-from service.protocol.parse_body import read
+from service.protocol.parse_body import parse_body
 from tests.protocol.test_generation import (
     CHAT,
     COMPLETIONS,
@@ -95,9 +95,9 @@ def body(path: str, **fields: Any) -> bytes:
 
 def refusal(path: str, raw: bytes, extra_fields: tuple[str, ...] = ()) -> ApiError:
     with pytest.raises(ApiError) as caught:
-        read(ENDPOINTS[path].body, raw, extra_fields)
+        parse_body(ENDPOINTS[path].body, raw, extra_fields)
     error = caught.value
-    assert (error.status, error.type) == (400, "invalid_request_error")
+    assert (error.status, error.code.type) == (400, "invalid_request_error")
     assert error.message.endswith(".")
     return error
 
@@ -109,7 +109,7 @@ def refusal(path: str, raw: bytes, extra_fields: tuple[str, ...] = ()) -> ApiErr
 def test_every_field_is_taken(path: str, field: str) -> None:
     value = GOOD.get(f"{path} {field}", GOOD[field])
     fields = {field: value} | WITH.get(field, {}) | WITH.get(f"{path} {field}", {})
-    read(ENDPOINTS[path].body, body(path, **fields))
+    parse_body(ENDPOINTS[path].body, body(path, **fields))
 
 
 @pytest.mark.parametrize(("path", "field"), FIELDS, ids=lambda part: part.removeprefix("/v1/"))
@@ -304,7 +304,7 @@ def test_what_is_only_passed_on_is_an_object_all_the_same(
 ) -> None:
     raw = body(path)[:-1] + b',"tools":[' + tool + b"]}"
     if code is None:
-        read(ENDPOINTS[path].body, raw, extra_fields)
+        parse_body(ENDPOINTS[path].body, raw, extra_fields)
     else:
         assert refusal(path, raw, extra_fields).code == code
 
@@ -319,11 +319,11 @@ def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
 def test_any_value_of_any_field_is_read_or_refused(data: st.DataObject) -> None:
     path, field = data.draw(st.sampled_from(FIELDS))
     try:
-        read(ENDPOINTS[path].body, body(path, **{field: data.draw(ANYTHING)}))
+        parse_body(ENDPOINTS[path].body, body(path, **{field: data.draw(ANYTHING)}))
     except ApiError as error:
         assert error.status == 400
 
 
 def test_the_last_of_two_fields_with_one_name_counts() -> None:
     raw = b'{"model": "a", "prompt": "hi", "model": "b", "mod\\u0065l": "c"}'
-    assert read(ENDPOINTS[COMPLETIONS].body, raw).model == "c"
+    assert parse_body(ENDPOINTS[COMPLETIONS].body, raw).model == "c"

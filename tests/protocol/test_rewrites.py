@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from service.catalog.model import Chat, Infill, Model
 from service.errors import ApiError
 from service.protocol.generation import GENERATION
-from service.protocol.parse_body import read
+from service.protocol.parse_body import parse_body
 from service.protocol.requests import Body
-from service.protocol.rewrites import edits, ends
+from service.protocol.rewrites import rewrites, stop_conditions
 from service.protocol.streams import Dialect
 
 NO_BOS = {"chat_template_kwargs": {"bos_is_added": True}}
@@ -40,12 +40,12 @@ BOTH = FILLER.model_copy(
 
 def request(path: str, **fields: Any) -> Body:
     body = {"model": "m", **BODIES[path], **fields}
-    return read(ENDPOINTS[path].body, json.dumps(body).encode())
+    return parse_body(ENDPOINTS[path].body, json.dumps(body).encode())
 
 
 def edited(path: str, model: Model = TALKER, **fields: Any) -> dict[str, Any]:
     asked = request(path, **fields)
-    return edits(asked, "m", model, ENDPOINTS[path].dialect, ends(asked, model))
+    return rewrites(asked, "m", model, ENDPOINTS[path].dialect, stop_conditions(asked, model))
 
 
 # What ends an answer
@@ -79,7 +79,7 @@ def test_a_model_without_stops_gets_what_was_written(path: str) -> None:
     said = edited(path, plain)
     assert said == (NO_BOS if path == "responses" else {})
     whole = b'{"stop_reason":7}'
-    assert ends(request(path), plain).hidden("openai")(whole) is whole
+    assert stop_conditions(request(path), plain).redact_stop_reason("openai")(whole) is whole
 
 
 def test_what_ends_a_middle_is_said_with_a_suffix_only() -> None:
@@ -101,7 +101,11 @@ def test_both_orders() -> None:
 def test_an_order_that_there_is_not() -> None:
     with pytest.raises(ApiError) as caught:
         edited("completions", FILLER, suffix="b", infill_order="suffix_first")
-    assert (caught.value.status, caught.value.param, caught.value.code) == (400, "infill_order", "wrong_order")
+    assert (caught.value.status, caught.value.param, caught.value.code) == (
+        400,
+        "infill_order",
+        "unsupported_infill_order",
+    )
     assert str(caught.value) == "'filler' does not fill in the middle 'suffix_first': send 'prefix_first'."
 
 
@@ -114,15 +118,15 @@ DELTA = 'event: message_delta\ndata: {"delta":{"stop_reason":"stop_sequence","st
 
 @pytest.mark.parametrize("said", ['"\\nUser"', "7", "8"])
 def test_the_catalogues_stops_do_not_show(said: str) -> None:
-    hidden = ends(request("chat/completions"), TALKER).hidden("openai")
-    assert hidden((CHOICE % said).encode()) == (CHOICE % "null").encode()
+    redact_stop_reason = stop_conditions(request("chat/completions"), TALKER).redact_stop_reason("openai")
+    assert redact_stop_reason((CHOICE % said).encode()) == (CHOICE % "null").encode()
 
 
 @pytest.mark.parametrize("form", [MESSAGE, DELTA])
 def test_to_a_client_of_messages_the_turn_just_ended(form: str) -> None:
-    hidden = ends(request("messages"), TALKER).hidden("messages")
+    redact_stop_reason = stop_conditions(request("messages"), TALKER).redact_stop_reason("messages")
     wanted = (form % "null").replace('"stop_reason":"stop_sequence"', '"stop_reason":"end_turn"')
-    assert hidden((form % '"\\nUser"').encode()) == wanted.encode()
+    assert redact_stop_reason((form % '"\\nUser"').encode()) == wanted.encode()
 
 
 @pytest.mark.parametrize("said", ["null", '"x"', "77", "2", '"\\nUser:"', '"User"'])
@@ -130,11 +134,13 @@ def test_other_ends_show(said: str) -> None:
     for dialect, form in (("openai", CHOICE), ("messages", MESSAGE)):
         path = "chat/completions" if dialect == "openai" else "messages"
         answer = (form % said).encode()
-        assert ends(request(path), TALKER).hidden(dialect)(answer) == answer  # type: ignore[arg-type]
+        assert stop_conditions(request(path), TALKER).redact_stop_reason(dialect)(answer) == answer  # type: ignore[arg-type]
 
 
 def test_a_client_sees_the_stops_that_it_asked_for() -> None:
-    asked = ends(request("chat/completions", stop=["\nUser"], stop_token_ids=[7]), TALKER).hidden("openai")
+    asked = stop_conditions(
+        request("chat/completions", stop=["\nUser"], stop_token_ids=[7]), TALKER
+    ).redact_stop_reason("openai")
     assert asked((CHOICE % '"\\nUser"').encode()) == (CHOICE % '"\\nUser"').encode()
     assert asked((CHOICE % "7").encode()) == (CHOICE % "7").encode()
     assert asked((CHOICE % "8").encode()) == (CHOICE % "null").encode()
@@ -142,7 +148,9 @@ def test_a_client_sees_the_stops_that_it_asked_for() -> None:
 
 @given(text=st.text(), dialect=st.sampled_from(["openai", "messages"]))
 def test_what_a_model_wrote_stays(text: str, dialect: Dialect) -> None:
-    hidden = ends(request("messages" if dialect == "messages" else "chat/completions"), TALKER).hidden(dialect)
+    redact_stop_reason = stop_conditions(
+        request("messages" if dialect == "messages" else "chat/completions"), TALKER
+    ).redact_stop_reason(dialect)
     for part in (text, f'"stop_reason":7,{text}', MESSAGE % '"\\nUser"', DELTA % '"\\nUser"'):
         answer = json.dumps({"text": part}, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-        assert hidden(answer) == answer
+        assert redact_stop_reason(answer) == answer

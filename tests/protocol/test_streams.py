@@ -68,7 +68,7 @@ def test_pieces_of_any_size_pass_unchanged(name: str, places: list[int]) -> None
     passed, watch, noted = watched(name, cut(stream, places))
     assert passed == stream
     assert watch.finished
-    assert (noted.prompt_tokens, noted.completion_tokens, len(noted.outputs), noted.finish_reason) == COUNTS[name]
+    assert (noted.prompt_tokens, noted.completion_tokens, len(noted.output_times), noted.finish_reason) == COUNTS[name]
 
 
 @every_stream
@@ -94,7 +94,7 @@ def test_usage_beside_text_is_no_reason_to_keep_text_back() -> None:
     event = b'data: {"id":"x",' + usage + b"}\n\n"
     passed, _, noted = watched("chat", [event], hide_usage=True)
     assert passed == event
-    assert (noted.prompt_tokens, noted.outputs) == (12, [0.0])
+    assert (noted.prompt_tokens, noted.output_times) == (12, [0.0])
 
 
 @pytest.mark.parametrize("name", ["responses", "messages"])
@@ -106,7 +106,7 @@ def test_the_other_dialects_keep_their_usage(name: str) -> None:
 def test_a_comment_is_no_output(name: str) -> None:
     passed, _, noted = watched(name, [b": ping\n\n"])
     assert passed == b": ping\n\n"
-    assert not noted.outputs
+    assert not noted.output_times
 
 
 def test_text_that_looks_like_the_wire_is_text() -> None:

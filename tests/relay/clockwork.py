@@ -11,7 +11,7 @@ from typing import Any, Literal
 from tests.fake_engine import bodies
 from tests.fake_engine.bodies import DONE, data
 
-Door = Literal["open", "closed", "stuck"]
+Gate = Literal["open", "closed", "stuck"]
 """Whether an engine takes connections, refuses them, or leaves whoever knocks without an answer."""
 
 Fault = Literal["reset", "short", "full", "draining", "broken", "wrong", "abort", "error", "death"]
@@ -120,15 +120,17 @@ class Wire(asyncio.Transport):
 
     def resume_reading(self) -> None: ...
 
-    def say(self, data: bytes) -> None:
-        self._loop.call_soon(self._arrive, data)
+    def say(self, data: bytes, job: "Job | None" = None) -> None:
+        self._loop.call_soon(self._arrive, data, job)
 
     def cut(self) -> None:
         self.broken = True
         self._loop.call_soon(self._break)
 
-    def _arrive(self, data: bytes) -> None:
+    def _arrive(self, data: bytes, job: "Job | None") -> None:
         if not self._closing:
+            if job:
+                job.said_at = self._loop.now
             self._protocol.data_received(data)
 
     def _break(self) -> None:
@@ -142,7 +144,8 @@ class Wire(asyncio.Transport):
 class Job:
     """One request at an engine. `shown` is what its client should see of the answer so far, `fault` how it failed.
 
-    `over` says that the engine has no more to do with it; `begun` that the answer has got as far as output.
+    `over` says that the engine has no more to do with it; `begun` that the answer has got as far as output. The
+    gateway last got something of it at `said_at`.
     """
 
     engine: "Engine"
@@ -242,8 +245,7 @@ class Job:
         return f"{self.request}-{self.engine.name}-{self.words} "
 
     def _say(self, data: bytes) -> None:
-        self.said_at = self.engine.clock()
-        self.wire.say(data)
+        self.wire.say(data, self)
 
     def _end(self, last: Callable[[], None] = lambda: None) -> None:
         last()
@@ -263,7 +265,7 @@ class Engine:
 
     name: str
     clock: Callable[[], float]
-    door: Door = "open"
+    door: Gate = "open"
     waiting: int = 0
     wires: list[Wire] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from service.admission.gate import Admission
-from service.admission.slots import Place, Room
+from service.admission.slots import Capacity, Slot
 from service.auth.tenants import PRIORITIES, Priority, Tenant
 from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import Condition, EngineState
 from service.errors import ApiError
-from service.fleet.fleet import Fleet, Served
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 from service.observability.record import Record
 from service.protocol.generation import GENERATION
 from service.relay.relay import Relay
-from service.server.asgi import ClientGoneError, Message
-from service.transport.pool import Transport
+from service.server.asgi import ClientDisconnectedError, Message
+from service.transport.pool import ConnectionPool
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import POLL, Upstreams
 from tests.relay.clockwork import Clockwork, Engine, Fault, Job
@@ -29,16 +30,24 @@ CHAT = GENERATION[0]
 CONNECT = 1.0  # seconds that a connection may take
 READER = 60.0  # seconds for which a client may take nothing
 LATE = 0.01  # seconds by which a deadline may be overdrawn: timers are that coarse
+KEPT = 600.0  # seconds for which an answer is kept for its key
 LISTENING = 0.06  # seconds after its beginning from which on it is noticed that a client has left
 # Where an engine failed so, before any output, another one must be asked.
 REPEATABLE = frozenset(("refused", "stuck", "reset", "short", "full", "draining", "abort", "error", "death"))
 FREE = frozenset(("full", "draining", "refused"))  # the engine did no work, so the second attempt costs nothing more
+CRASHES = frozenset(("reset", "short", "death"))  # so may a request end that was in flight when an engine crashed
 Ending = Literal["answered", "refused", "left"]
+Due = Literal["generated", "replayed", "idempotency_conflict", "idempotency_in_progress"]
+Key = tuple[str, str]  # the tenant's id, and the key that it chose
 
 
 @dataclass(eq=False)
 class Client:
-    """One request and its client: what it wants, what it was told, and what became of it on the way."""
+    """One request and its client: what it wants, what it was told, and what became of it on the way.
+
+    `sent` is the body that it was sent, also after it left. `due` is what it must get by its key, and `source` whose
+    answer that is.
+    """
 
     book: "Book"
     record: Record
@@ -52,12 +61,15 @@ class Client:
     reads: bool = True
     left_at: float | None = None
     messages: list[Message] = field(default_factory=list)
+    sent: bytes = b""
+    due: Due = "generated"
+    source: "Client | None" = None
     ending: Ending | None = None
     error: ApiError | None = None
-    served: Served | None = None
+    served: ServedModel | None = None
     known_as: Tenant | None = None
     urgency: Priority = "default"
-    place: Place | None = None
+    place: Slot | None = None
     waited: bool = False
     patience: float = 0.0
     tried: list[Replica] = field(default_factory=list)
@@ -89,8 +101,9 @@ class Client:
 
     @property
     def jobs(self) -> list[Job]:
-        """What engines got of it."""
-        return [job for engine in self.book.engines for job in engine.jobs if job.request == self.record.request_id]
+        """What engines got of it, or of the request whose answer it gets."""
+        request = (self.source or self).record.request_id
+        return [job for engine in self.book.engines for job in engine.jobs if job.request == request]
 
     def body(self) -> bytes:
         return json.dumps({"model": self.model, "stream": self.streamed, **self.fields}).encode()
@@ -108,11 +121,13 @@ class Client:
         """Has the request answered, and takes note of its one ending."""
         CURRENT.set(self)
         try:
-            await relay.answer(CHAT, self.body(), tuple(self.headers()), self.record, self._receive, self._send)
+            answer = relay.answer(CHAT, self.body(), tuple(self.headers()), self.record, self._receive, self._send)
+            self.book.understood(self)
+            await answer
         except ApiError as error:
             self.ending, self.error = "refused", error
             self.record.fail(error)
-        except ClientGoneError:
+        except ClientDisconnectedError:
             self.ending = "left"
         else:
             self.ending = "answered"
@@ -120,9 +135,9 @@ class Client:
 
     def leave(self, now: float) -> None:
         self.left_at = now
-        self.stir()
+        self.wake_waiters()
 
-    def stir(self) -> None:
+    def wake_waiters(self) -> None:
         """Something about this client has changed."""
         for waiter in self._stirred:
             if not waiter.done():
@@ -136,6 +151,7 @@ class Client:
 
     async def _send(self, message: Message) -> None:
         self.book.expect(self.ending is None, f"{self} is told something after its end")
+        self.sent += message.get("body", b"")
         if self.left_at is None:
             self.messages.append(message)
         while not self.reads and self.left_at is None:
@@ -153,21 +169,21 @@ class Client:
 CURRENT: ContextVar[Client] = ContextVar("CURRENT")  # whose request it is that is worked at
 
 
-class Door(Admission):
+class Gate(Admission):
     """The real admission; the book sees who enters."""
 
     book: "Book"
 
     def enter(
         self,
-        served: Served,
+        served: ServedModel,
         tenant: Tenant,
         priority: Priority,
         cost: float,
-        room: Room,
+        room: Capacity,
         now: float,
         patience: float | None = None,
-    ) -> Place:
+    ) -> Slot:
         client, book = CURRENT.get(), self.book
         book.look()
         client.served, client.known_as = served, tenant
@@ -178,7 +194,7 @@ class Door(Admission):
         except ApiError as error:
             book.turned_away(client, error, queued)
             raise
-        client.waited = client.place.waits
+        client.waited = client.place.is_waiting
         book.entered(client, free, queued)
         return client.place
 
@@ -188,18 +204,18 @@ class Replicas(Upstreams):
 
     book: "Book"
 
-    def asked(self, replica: Replica) -> None:
+    def record_request(self, replica: Replica) -> None:
         self.book.asks(CURRENT.get(), replica)
-        super().asked(replica)
+        super().record_request(replica)
 
-    def failed(self, replica: Replica, refused: bool = False) -> None:
+    def record_failure(self, replica: Replica, refused: bool = False) -> None:
         self.book.look()
-        super().failed(replica, refused)
+        super().record_failure(replica, refused)
 
-    def succeeded(self, replica: Replica) -> None:
+    def record_success(self, replica: Replica) -> None:
         self.book.look()
         CURRENT.get().begun = True
-        super().succeeded(replica)
+        super().record_success(replica)
 
     def refresh(self) -> bool:
         if hasattr(self, "book"):
@@ -220,11 +236,13 @@ class Book:
         self._waiting: list[Client] = []
         self._starved: dict[str, float] = {}
         self._entered = 0
+        self._running: dict[Key, Client] = {}
+        self._kept: dict[Key, tuple[Client, float]] = {}  # whose answer, and until when
         self.stopped = False
         self.replicas: list[Replica] = []
 
     upstreams: Replicas
-    admission: Door
+    admission: Gate
 
     def expect(self, holds: bool, otherwise: str) -> None:
         if not holds:
@@ -245,13 +263,30 @@ class Book:
 
     def free(self, model_id: str) -> int:
         """How many more requests its replicas take, beside those that are on their way to one."""
-        standing = [one for one in self.at("in") if self.is_for(one, model_id) and not one.tried]
-        return sum(replica.room(self.loop.now) for replica in self.of(model_id)) - len(standing)
+        unassigned = [one for one in self.at("in") if self.is_for(one, model_id) and not one.tried]
+        return sum(replica.capacity(self.loop.now) for replica in self.of(model_id)) - len(unassigned)
 
     def is_for(self, client: Client, model_id: str) -> bool:
         return client.served is not None and client.served.id == model_id
 
     # What is told.
+
+    def understood(self, client: Client) -> None:
+        """A request can be read, its tenant and model are known; what it gets next depends on its key."""
+        if not client.key:
+            return
+        key, now = (client.tenant, client.key), self.loop.now
+        first, until = self._kept.get(key, (None, now))
+        first = self._running.get(key) or (first if until > now else None)
+        if not first:
+            self._running[key] = client
+        elif first.body() != client.body():
+            client.due = "idempotency_conflict"
+        elif first.ending is None:
+            client.due = "idempotency_in_progress"
+        else:
+            client.due, client.source = "replayed", first
+            self._kept[key] = first, now + KEPT
 
     def entered(self, client: Client, free: int, queued: int) -> None:
         """A request has a place, or one in the queue; before it so many places were free, and so many waited."""
@@ -316,12 +351,13 @@ class Book:
     @property
     def repeating(self) -> int:
         """How many second attempts are under way that cost an engine its work twice."""
-        return sum(one.repeats not in (None, *FREE) and not one.begun for one in self.live if not one.key)
+        return sum(one.repeats not in (None, *FREE) and not one.begun for one in self.live)
 
     def ended(self, client: Client) -> None:
         """A request has ended: in one of the ways that there are, and with a reason."""
         code = client.error.code if client.error else client.failed
         self.look()
+        self._has_its_due(client, code)
         slow = not client.reads and self.loop.now - client.record.started > READER - LATE
         if slow and client.ending == "left":
             client.left_at = self.loop.now  # who takes nothing for so long is as good as gone
@@ -332,39 +368,46 @@ class Book:
                 self._is_whole(client)
             else:
                 self.expect(b"[DONE]" not in client.heard, f"{client} failed and is told that it is done")
-                self.expect(not client.error or not client.messages, f"{client} fails twice")
+                # Where the service stops within a whole answer, the end of its connection is all that is left to say.
+                cut = self.stopped and not client.streamed
+                self.expect(not client.error or not client.messages or cut, f"{client} fails twice")
                 self._is_deserved(client, code)
         self._is_its_own(client)
-        if not client.key:
-            self.expect(client.stage in ("nowhere", "left"), f"{client} ended, and its place is {client.stage}")
+        self.expect(client.stage in ("nowhere", "left"), f"{client} ended, and its place is {client.stage}")
+
+    def _has_its_due(self, client: Client, code: str | None) -> None:
+        """Its key got it what it must, and stands from now on for its answer, or for nothing."""
+        record = client.record
+        self.expect(record.replayed == (client.due == "replayed"), f"{client} should be {client.due}, and is {record}")
+        if client.source:
+            same = client.sent == client.source.sent
+            self.expect(code is None and same, f"{client} is replayed as {client.sent!r}, not {client.source.sent!r}")
+            self.expect(not record.attempts and not record.completion_tokens, f"{client} cost something: {record}")
+        elif client.due != "generated":
+            self.expect(code == client.due, f"{client} should be {client.due}, and is {code}")
+        elif client.key and self._running.get((client.tenant, client.key)) is client:
+            del self._running[client.tenant, client.key]
+            if client.ending == "answered" and record.outcome == "complete":
+                self._kept[client.tenant, client.key] = client, self.loop.now + KEPT
 
     def _is_whole(self, client: Client) -> None:
-        whole = [job.shown for job in self.jobs_for(client) if job.whole]
+        whole = [job.shown for job in client.jobs if job.whole]
         self.expect(client.heard in whole, f"{client} is complete with {client.heard!r}")
         self.expect(not client.messages[-1].get("more_body", False), f"{client} is not told that this is all")
         start = [one for one in client.messages if one["type"] == "http.response.start"]
         self.expect(len(start) == 1 and start[0]["status"] == 200, f"{client} begins as {start}")
 
     def _is_its_own(self, client: Client) -> None:
-        """What a client hears is the beginning of what an engine said to it, or to who has the same key."""
+        """What a client hears is the beginning of what an engine said to it, or to the first with its key."""
         heard = client.heard
         if client.failed:
             heard = heard[: heard.rfind(b'data: {"error"')]
-        jobs = self.jobs_for(client)
-        self.expect(not heard or any(job.shown.startswith(heard) for job in jobs), f"{client} hears {heard!r}")
-
-    def jobs_for(self, client: Client) -> list[Job]:
-        if not client.key:
-            return client.jobs
-        same = [one for one in self.clients if self.shares(one, client)]
-        return [job for one in same for job in one.jobs]
+        said = any(job.shown.startswith(heard) for job in client.jobs)
+        self.expect(not heard or said, f"{client} hears {heard!r}")
 
     def _is_deserved(self, client: Client, code: str) -> None:
-        """Every error has its reason. Who shares an answer shares its error, and may be told later than it holds."""
-        if code == "idempotency_conflict":
-            same = [one for one in self.clients if self.shares(one, client)]
-            self.expect(any(one.body() != client.body() for one in same), f"{client} is in conflict with nobody")
-        if client.key or (self.stopped and code == "shutting_down"):
+        """Every error has its reason."""
+        if code == client.due or (self.stopped and code == "shutting_down"):
             return
         now, fault = self.loop.now, self.fault(client, client.tried[-1]) if client.tried else None
         usable = [one for one in self.of(client.served.id) if one.usable(now)] if client.served else []
@@ -379,13 +422,18 @@ class Book:
             "overloaded": fault in FREE or waits_out or "others waiting" in message or "would take" in message,
             "timeout": client.place is not None and self._late(client),
             "upstream_error": fault is not None,
-            "engine_refused": fault == "wrong",
-            "request_quarantined": "poison" in str(client.fields),
+            "upstream_rejected": fault == "wrong",
+            "request_quarantined": self._crashes(client) >= 2,
         }
         self.expect(why.get(code, False), f"{client} is told {code} ({message}), with fault {fault}")
         early = len(client.tried) == 1 and not client.heard and now < self.until(client)
         if code in ("upstream_error", "overloaded") and early:
             self._has_no_other(client, fault, usable)
+
+    def _crashes(self, client: Client) -> int:
+        """At how many crashes of engines the same request may have been in flight."""
+        same = [one for one in self.clients if one.body() == client.body() and not one.source]
+        return sum(job.fault in CRASHES for one in same for job in one.jobs)
 
     def _has_no_other(self, client: Client, fault: Fault | str | None, usable: list[Replica]) -> None:
         others = [one.id for one in usable if one is not client.tried[0]]
@@ -396,15 +444,15 @@ class Book:
     def _late(self, client: Client) -> bool:
         """Whether its engine, or all of it, has been slower than it may be."""
         assert client.served
-        waits, jobs, now = client.served.waits, client.jobs, self.loop.now
-        shortest = min(waits.first_token or 0, waits.idle or 0, waits.total or 0)
+        timeouts, jobs, now = client.served.timeouts, client.jobs, self.loop.now
+        shortest = min(timeouts.first_token or 0, timeouts.idle or 0, timeouts.total or 0)
         heard = jobs[-1].said_at or jobs[-1].heard_at if jobs else now
         return now - heard >= shortest - LATE or now >= self.until(client) - LATE
 
     def until(self, client: Client) -> float:
         """When all patience with it ends."""
         assert client.served
-        total = client.served.waits.total or 0.0
+        total = client.served.timeouts.total or 0.0
         return client.record.started + min(client.timeout or total, total)
 
     # What is seen.
@@ -437,18 +485,14 @@ class Book:
             there = [one for one in self.at("in") if one.tried and one.tried[-1] is replica]
             self.expect(replica.in_flight == len(there), f"{replica.id} has {replica.in_flight}, and {len(there)} are")
         for client in self.clients:
-            if client.ending and not client.key:
+            if client.ending:
                 self.expect(client.stage in ("nowhere", "left"), f"{client} ended, and its place is {client.stage}")
 
     def check_still(self) -> None:
         """What holds while nothing can happen before time passes: whatever should have happened has."""
         now = self.loop.now
-        alive = [one for one in self.live if self._lives(one)]
         for client in self.live:
-            keeps = (
-                [one for one in alive if one.key == client.key and one.tenant == client.tenant] if client.key else []
-            )
-            self.expect(client in alive or bool(keeps), f"{client} is forgotten ({client.stage}, {client.record})")
+            self.expect(self._lives(client), f"{client} is forgotten ({client.stage}, {client.record})")
         owners = {one.record.request_id: one for one in self.clients}
         for engine in self.engines:
             for job in engine.running:
@@ -466,7 +510,7 @@ class Book:
     def _lives(self, client: Client) -> bool:
         """Whether a request has a reason of its own not to have ended yet."""
         now = self.loop.now
-        if all(self._is_gone(one) for one in self.live if one is client or self.shares(one, client)):
+        if self._is_gone(client):
             return False
         if not client.reads and client.messages and client.left_at is None:
             return True
@@ -476,7 +520,7 @@ class Book:
         if client.stage != "in":
             return False
         job = next((job for job in client.jobs if not job.over), None)
-        if job and job.begun and not client.key and client.left_at is None:
+        if job and job.begun and client.left_at is None:
             self.expect(client.heard == job.shown, f"{client} has not heard all: {client.heard!r}")
         return job is not None or bool(self.engine(client.tried[-1]).knocks)
 
@@ -484,17 +528,13 @@ class Book:
         """Whether a client has left for long enough that it must have been noticed."""
         return client.left_at is not None and self.loop.now > max(client.left_at, client.record.started + LISTENING)
 
-    def shares(self, one: Client, other: Client) -> bool:
-        """Whether two requests have one key, and so one answer."""
-        return one.key is not None and (one.key, one.tenant) == (other.key, other.tenant)
-
     def _is_wanted(self, job: Job, client: Client) -> None:
         """An engine works only for those who wait for it, and no longer than it may."""
         assert client.served
-        now, waits = self.loop.now, client.served.waits
+        now, timeouts = self.loop.now, client.served.timeouts
         self.expect(client.ending is None, f"{client} ended, and {job.engine.name} works on")
-        first = waits.first_token if client.streamed else waits.total
-        latest = job.heard_at + (first or 0) if job.said_at is None else job.said_at + (waits.idle or 0)
+        first = timeouts.first_token if client.streamed else timeouts.total
+        latest = job.heard_at + (first or 0) if job.said_at is None else job.said_at + (timeouts.idle or 0)
         # The time that a connection takes comes on top.
         self.expect(
             now <= min(latest, job.heard_at + client.left) + LATE, f"{client} waits too long for {job.engine.name}"
@@ -513,19 +553,21 @@ class House:
             self.engines.append(engine)
             self.loop.engines[str(state.socket_path(run_dir, order))] = engine
         self._lives = [0] * len(self.engines)
-        settings = Settings(run_dir=run_dir, connect_timeout=CONNECT, reader_timeout=READER, keep_alive=1.0)
+        settings = Settings(
+            run_dir=run_dir, connect_timeout=CONNECT, client_write_timeout=READER, sse_heartbeat_interval=1.0
+        )
         self.book = book = Book(self.loop, self.engines, fleet)
-        self.transport = Transport()
+        self.transport = ConnectionPool()
         book.upstreams = self.upstreams = Replicas(fleet, settings, self.transport, self.loop.time)
         book.replicas = [replica for upstream in self.upstreams for replica in upstream.replicas]
-        book.admission = self.admission = Door(settings, self.loop.time, lambda: 0.5)
+        book.admission = self.admission = Gate(settings, self.loop.time, lambda: 0.5)
         self.upstreams.book = self.admission.book = book
         self.relay = Relay(
             fleet, fleets.CATALOG, self.upstreams, self.admission, self.transport, settings, self.loop.time
         )
         for order, (served, _) in enumerate(fleet.replicas()):
-            self.show(order, "ready" if served.always else "asleep")
-        self._watching = self.loop.create_task(self.upstreams.watch(self.admission.stir))
+            self.show(order, "ready" if served.min_replicas else "scaled_to_zero")
+        self._watching = self.loop.create_task(self.upstreams.watch(self.admission.wake_waiters))
         self.tasks: list[Any] = []
 
     def show(self, order: int, condition: Condition, seen: bool = True) -> None:
@@ -535,12 +577,12 @@ class House:
         self._lives[order] += condition == "starting"
         state.write(self._run_dir, EngineState(replica.id, model, order, condition, restarts=self._lives[order]))
         if seen and self.upstreams.refresh():
-            self.admission.stir()
+            self.admission.wake_waiters()
 
-    def submit(self, **wishes: Any) -> Client:
+    def submit(self, **options: Any) -> Client:
         """A client sends a request."""
         number = str(len(self.book.clients))
-        client = Client(self.book, Record(number, CHAT.path, self.loop.now), **wishes)
+        client = Client(self.book, Record(number, CHAT.path, self.loop.now), **options)
         self.book.clients.append(client)
         self.tasks.append(self.loop.create_task(client.ask(self.relay)))
         return client

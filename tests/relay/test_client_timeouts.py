@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.upstreams.breaker import TOLERATED
+from service.upstreams.breaker import TOLERATED_FAILURES
 from tests.conftest import Start
 from tests.fake_engine import Fault
 from tests.support.exchanges import CHAT, is_refusal, label
@@ -17,7 +17,7 @@ async def time_out(gateway: RunningGateway, stream: bool, headers: dict[str, str
     for engine in gateway.engines:
         engine.always = SLOW
     gateway.expected_unseen = None  # on a busy machine the time may be over before an engine has read the request
-    for _ in range(2 * (TOLERATED + 1)):
+    for _ in range(2 * (TOLERATED_FAILURES + 1)):
         response = await gateway.http.post(CHAT.path, json=CHAT.body(stream), headers=headers)
         assert is_refusal(CHAT, response, 504, "timeout")
 

@@ -1,11 +1,11 @@
-"""What becomes of requests when engines die of them, when the service ends, and when the fleet changes under them."""
+"""What becomes of requests when engines crash, when the service ends, and when the fleet changes under them."""
 
 import asyncio
 import json
 
 import pytest
 
-from service.transport.pool import RefusedError, Transport
+from service.transport.pool import ConnectionPool, RefusedError
 from tests.conftest import Start
 from tests.fake_engine import Fault
 from tests.support import fleets
@@ -20,8 +20,8 @@ POISON = CHAT.body(stream=True) | {"messages": [{"role": "user", "content": "poi
 # Poison
 
 
-async def test_a_request_that_two_engines_died_of_is_refused(start: Start) -> None:
-    gateway = await start("models: [{model: pebble-chat, replicas: 3, policy: least_load}]")
+async def test_a_request_that_was_in_flight_at_two_crashes_is_refused(start: Start) -> None:
+    gateway = await start("models: [{model: pebble-chat, min_replicas: 3, policy: least_load}]")
     for engine in gateway.engines:
         engine.script(DEADLY, DEADLY)
     for _ in range(2):
@@ -47,7 +47,7 @@ async def test_one_that_was_answered_since_is_no_poison(start: Start) -> None:
     assert len(gateway.seen) == 4
 
 
-async def test_a_connection_that_breaks_is_no_death(start: Start) -> None:
+async def test_a_connection_that_breaks_is_no_crash(start: Start) -> None:
     gateway = await start(TWO)
     for engine in gateway.engines:
         engine.script(*[Fault(cut=0)] * 2)
@@ -76,7 +76,7 @@ async def test_who_has_no_time_left_reaches_no_engine(start: Start, monkeypatch:
         await asyncio.sleep(0.1)
         raise RefusedError("no connection")
 
-    monkeypatch.setattr(Transport, "send", slowly_refused)
+    monkeypatch.setattr(ConnectionPool, "send", slowly_refused)
     response = await gateway.http.post(CHAT.path, json=CHAT.body(), headers={"x-roundhouse-timeout": "0.05"})
     assert is_refusal(CHAT, response, 504, "timeout")
     assert sum(replica.breaker.closed for replica in gateway.replicas) == 1
@@ -94,7 +94,7 @@ async def test_streams_that_run_too_long_end_with_an_event(case: Case, start: St
     line = await gateway.connect()
     await line.post(case.path, json.dumps(case.body(stream=True)).encode(), "connection: close")
     await line.read_until(b"data: ")
-    gateway.gateway.end()
+    gateway.gateway.abort_requests()
     answer = await line.rest()
     assert b"The service" in answer
     assert b"[DONE]" not in answer
@@ -106,7 +106,7 @@ async def test_whole_answers_that_run_too_long_are_errors(start: Start) -> None:
     gateway.engines[0].script(Fault(gap=3600))
     asked = asyncio.create_task(gateway.post(CHAT.path, CHAT.body()))
     await until(lambda: len(gateway.seen) == 1)
-    gateway.gateway.end()
+    gateway.gateway.abort_requests()
     assert is_refusal(CHAT, await asked, 503, "shutting_down")
     await until(gateway.seen[0].closed.is_set)
 
@@ -114,7 +114,7 @@ async def test_whole_answers_that_run_too_long_are_errors(start: Start) -> None:
 async def test_a_gateway_that_drains_says_so_and_still_answers(start: Start) -> None:
     gateway = await start(ONE)
     assert gateway.gateway.is_ready()
-    gateway.gateway.drain()
+    gateway.gateway.start_draining()
     assert not gateway.gateway.is_ready()
     for body in (CHAT.body(), CHAT.body(stream=True), {"model": "x"}):
         response = await gateway.post(CHAT.path, body)

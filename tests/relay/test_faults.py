@@ -89,7 +89,7 @@ Exchanges = list[tuple[Case, bool]]
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica that failed may be asked again at once."""
-    monkeypatch.setattr(breaker, "EJECTION", 0.0)
+    monkeypatch.setattr(breaker, "BASE_EJECTION", 0.0)
 
 
 def befall(gateway: RunningGateway, fault: Fault, path: str) -> None:
@@ -126,7 +126,7 @@ async def test_another_replica_is_asked(fault: Fault, exchanges: Exchanges, star
 async def test_no_more_than_two_are_asked(
     fault: Fault, exchanges: Exchanges, replicas: int, start: Start, patient: None
 ) -> None:
-    gateway, unseen = await start(f"models: [{{model: pebble-chat, replicas: {replicas}, policy: least_load}}]"), 0
+    gateway, unseen = await start(f"models: [{{model: pebble-chat, min_replicas: {replicas}, policy: least_load}}]"), 0
     busy = fault in (EARLY["is full"], EARLY["is stopping"])
     for case, stream in exchanges:
         for engine in gateway.engines:
@@ -177,7 +177,7 @@ async def test_the_only_replica_stays_in_use(start: Start) -> None:
 
 
 async def test_a_replica_that_is_gone_is_not_asked_again_at_once(start: Start) -> None:
-    gateway = await start("models: [{model: pebble-chat, waits: {queue: 0.1}}]")
+    gateway = await start("models: [{model: pebble-chat, timeouts: {queue: 0.1}}]")
     gateway.engines[0].die("kill")
     response = await gateway.post(CHAT.path, CHAT.body())
     assert is_refusal(CHAT, response, 502, "upstream_error")
@@ -202,7 +202,7 @@ async def test_what_may_be_the_requests_own_fault_is_not_repeated(
     gateway = await start(TWO)
     befall(gateway, fault, case.path)
     response = await gateway.post(case.path, case.body(stream))
-    assert is_refusal(case, response, status, "upstream_error" if status == 502 else "engine_refused")
+    assert is_refusal(case, response, status, "upstream_error" if status == 502 else "upstream_rejected")
     assert SECRET not in response.text
     await gateway.settle()
     assert (len(gateway.seen), gateway.lines[0]["attempts"]) == (1, 1)
@@ -210,7 +210,7 @@ async def test_what_may_be_the_requests_own_fault_is_not_repeated(
 
 @pytest.mark.parametrize("case", STREAMING, ids=label)
 async def test_what_has_begun_is_not_repeated(case: Case, start: Start) -> None:
-    two = f"{{model: {case.model}, replicas: 2, policy: least_load}}\n"
+    two = f"{{model: {case.model}, min_replicas: 2, policy: least_load}}\n"
     gateway = await start(HOUSE.replace(f"model: {case.model}\n", two))
     befall(gateway, Fault(events=len(gateway.engines)), case.path)
     response = await gateway.post(case.path, case.body(stream=True))
@@ -510,8 +510,8 @@ async def test_clients_leave_at_any_moment(start: Start) -> None:
 # Deadlines and slow readers.
 
 SLOW = {
-    "no head": (True, Fault(delay=60), {"first_byte_timeout": 0.1}),
-    "no token": (True, Fault(gap=60), {"first_byte_timeout": 0.1}),
+    "no head": (True, Fault(delay=60), {"first_token_timeout": 0.1}),
+    "no token": (True, Fault(gap=60), {"first_token_timeout": 0.1}),
     "no token in all the time there is": (True, Fault(gap=60), {"total_timeout": 0.1}),
     "no answer": (False, Fault(gap=60), {"total_timeout": 0.1}),
     "half an answer": (False, Fault(cut=400, end="hang"), {"idle_timeout": 0.1}),

@@ -1,4 +1,4 @@
-"""Shared answers through a real server: what two connections see of one generation."""
+"""Keys through a real server: what connections see of a first answer and of the same one again."""
 
 import asyncio
 import socket
@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from service.errors import ApiError, upstream_failed
-from service.relay.idempotency import PIECE
-from service.server.asgi import ClientGoneError, Receive, Scope, Send, respond
-from tests.relay.shared_answers import ASKED, END, Client, Generation, House, opened
+from service.errors import ApiError, ErrorCode
+from service.server.asgi import ClientDisconnectedError, Receive, Scope, Send, extension_of, respond
+from tests.relay.keyed_requests import ASKED, END, LARGEST, Client, House, opened
 from tests.support.gateways import Answer, Line
 from tests.support.servers import serving
 from tests.support.waiting import until
+
+Ask = Callable[[str], Coroutine[Any, Any, Line]]
 
 
 @pytest.fixture
@@ -24,8 +25,11 @@ async def house() -> AsyncIterator[House]:
 
 
 @asynccontextmanager
-async def served(house: House) -> AsyncIterator[Callable[[str], Coroutine[Any, Any, Line]]]:
-    """The house on a real socket; gives a function that sends a request with a key, and its connection."""
+async def served(house: House, *, ours: bool = True, buffer: int = 0) -> AsyncIterator[Ask]:
+    """The house on a real socket; gives a function that sends a request with a key, and its connection.
+
+    Unless it is `ours`, only ASGI's messages of the server are used. A client's kernel holds `buffer` bytes.
+    """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -34,24 +38,26 @@ async def served(house: House) -> AsyncIterator[Callable[[str], Coroutine[Any, A
                 await send({"type": f"lifespan.{event}.complete"})
             return
         await receive()
-        client = Client()
-        key = dict(scope["headers"])[b"idempotency-key"].decode()
-
-        def run(receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-            house.generations.append(Generation(client.record))
-            return house.generations[-1].run(receive, send)
-
+        key = "acme", dict(scope["headers"])[b"idempotency-key"].decode()
+        record, extra = Client().record, extension_of(scope) if ours else None
         try:
-            await house.once.answer(("acme", key), ASKED, run, client.record, receive, send)
+            await house.cache.answer(key, ASKED, house.generation(record, receive), record, send, extra)
         except ApiError as error:
-            await respond(send, error.status, error.message.encode())
-        except ClientGoneError:
+            rows = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+            await respond(send, error.status, error.message.encode(), rows)
+        except ClientDisconnectedError:
             pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**12)
 
         async def ask(key: str) -> Line:
-            house.lines.append(line := Line(*await asyncio.open_connection(*listener.getsockname())))
+            one = socket.socket()
+            if buffer:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            one.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(one, listener.getsockname())
+            house.lines.append(line := Line(*await asyncio.open_connection(sock=one, limit=2**12)))
             await line.post("/", b"{}", f"idempotency-key: {key}", "connection: close")
             return line
 
@@ -59,82 +65,78 @@ async def served(house: House) -> AsyncIterator[Callable[[str], Coroutine[Any, A
             yield ask
 
 
-async def answers(*lines: Line) -> list[Answer]:
-    return [await line.answer() for line in lines]
+async def answer(ask: Ask, key: str = "a") -> Answer:
+    return await (await ask(key)).answer()
 
 
-async def test_two_share_and_a_third_replays(house: House) -> None:
-    async with served(house) as ask:
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "plain"])
+async def test_one_streams_the_next_is_told_to_wait_and_a_later_one_replays(ours: bool, house: House) -> None:
+    async with served(house, ours=ours) as ask:
         first = await ask("a")
         generation = await house.begun()
         generation.say(b"one ")
         await first.read_until(b"one ")
-        second = await ask("a")
-        await second.read_until(b"one ")
+        second = await answer(ask)
+        assert (second.status, second.headers["retry-after"]) == (409, "1")
         generation.say(b"two", END)
         assert (await first.rest()).endswith(b"two\r\n0\r\n\r\n")
-        assert (await second.rest()).endswith(b"two\r\n0\r\n\r\n")
-        (third,) = await answers(await ask("a"))
-    assert (third.status, third.body, third.whole) == (200, b"one two", True)
-    assert third.headers["x-roundhouse-replayed"] == "true"
+        for _ in range(2):
+            again = await answer(ask)
+            assert (again.status, again.body, again.whole) == (200, b"one two", True)
+            assert again.headers["idempotent-replayed"] == "true"
+            assert again.headers["content-type"] == "text/plain"
     assert len(house.generations) == 1
 
 
-async def test_the_first_leaves_then_the_last(house: House) -> None:
-    async with served(house) as ask:
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "plain"])
+async def test_when_the_first_leaves_the_next_begins_anew(ours: bool, house: House) -> None:
+    async with served(house, ours=ours) as ask:
         first = await ask("a")
         generation = await house.begun()
-        second = await ask("a")
         generation.say(b"one ")
-        for line in (first, second):
-            await line.read_until(b"one ")
+        await first.read_until(b"one ")
         first.leave()
-        generation.say(b"two ")
-        await second.read_until(b"two ")
-        assert not generation.ended
-        second.leave()
         await until(lambda: generation.ended, "the end of the generation")
-        assert not house.once._running
+        second = await ask("a")
+        (await house.begun(1)).say(b"anew", END)
+        got = await second.answer()
+        assert (got.status, got.body) == (200, b"anew")
+        assert "idempotent-replayed" not in got.headers
 
 
-async def test_everyone_hears_of_an_error(house: House) -> None:
+async def test_an_error_is_not_kept(house: House) -> None:
     async with served(house) as ask:
-        lines = [await ask("a")]
+        first = await ask("a")
+        (await house.begun()).say(ApiError(ErrorCode.UPSTREAM_ERROR, "The engine is gone."))
+        failed = await first.answer()
+        assert (failed.status, failed.body) == (502, b"The engine is gone.")
+        second = await ask("a")
+        (await house.begun(1)).say(b"anew", END)
+        assert (await second.answer()).body == b"anew"
+
+
+async def test_slow_readers_get_all_of_it(house: House) -> None:
+    """The generation waits for the first one; nothing waits for one that gets the answer again."""
+    body = bytes(range(200)) * (LARGEST // 200)
+    async with served(house, buffer=2**12) as ask:
+        first = await ask("a")
         generation = await house.begun()
-        lines.append(await ask("a"))
-        await until(lambda: listeners(house) == 2, "the second client")
-        generation.say(upstream_failed("The engine is gone."))
-        for answer in await answers(*lines):
-            assert (answer.status, answer.body) == (502, b"The engine is gone.")
+        pieces = [body[start : start + 500] for start in range(0, len(body), 500)]
+        generation.say(*pieces, END)
+        await until(lambda: generation.record.completion_tokens > 10, "some of it")
+        assert (await first.answer()).body == body
+        lines = [await ask("a") for _ in range(3)]
+        assert (await answer(ask)).body == body
+        assert [(await line.answer()).body for line in lines] == [body] * 3
+    assert len(house.generations) == 1
 
 
-async def test_a_reader_that_stops_holds_up_only_itself(house: House) -> None:
+async def test_a_server_that_stops_lets_the_answer_end(house: House) -> None:
     async with served(house) as ask:
-        slow = await ask("a")
+        line = await ask("a")
         generation = await house.begun()
-        fast = await ask("a")
-        await until(lambda: listeners(house) == 2, "the second client")
-        body = b"x" * PIECE
-        generation.say(*[body] * 3, END)
-        (answer,) = await answers(fast)
-        assert answer.body == body * 3
-        (late,) = await answers(slow)
-        assert late.body == body * 3
-
-
-async def test_a_server_that_stops_lets_shared_answers_end(house: House) -> None:
-    lines = []
-    async with served(house) as ask:
-        lines.append(await ask("a"))
-        generation = await house.begun()
-        lines.append(await ask("a"))
         generation.say(b"one ")
-        for line in lines:
-            await line.read_until(b"one ")
+        await line.read_until(b"one ")
     generation.say(b"two", END)
-    for line in lines:
-        assert (await line.rest()).endswith(b"two\r\n0\r\n\r\n")
-
-
-def listeners(house: House) -> int:
-    return sum(len(answer.listeners) for answer in house.once._running.values())
+    assert (await line.rest()).endswith(b"two\r\n0\r\n\r\n")
+    await until(lambda: not house.cache._running, "the end of the answer")

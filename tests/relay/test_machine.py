@@ -14,26 +14,26 @@ from tests.relay.clockwork import FAULTS, Job
 from tests.relay.house import Client, House
 from tests.support import fleets
 
-WAITS = "waits: {queue: 10, wake: 20, first_token: 8, idle: 4, total: 40}"
+WAITS = "timeouts: {queue: 10, activation: 20, first_token: 8, idle: 4, total: 40}"
 # The fleet that the engines start with, and those that an operator may change it to.
 FLEETS = (
     f"""
 models:
-  - {{model: pebble-chat, replicas: 2, max_in_flight: 2, max_queued: 3, policy: least_load, {WAITS}}}
-  - {{model: pebble-instruct, min: 0, max_in_flight: 1, max_queued: 4, policy: round_robin, {WAITS}}}
+  - {{model: pebble-chat, min_replicas: 2, max_in_flight: 2, max_queued: 3, policy: least_load, {WAITS}}}
+  - {{model: pebble-instruct, min_replicas: 0, max_in_flight: 1, max_queued: 4, policy: round_robin, {WAITS}}}
 aliases: {{small: pebble-chat}}
 tenants: {{acme: {{weight: 2}}, crawler: {{priority: batch, max_in_flight: 2}}, default: {{}}}}
 """,
     f"""
 models:
-  - {{model: pebble-chat, replicas: 2, max_in_flight: 1, max_queued: 1, {WAITS}}}
+  - {{model: pebble-chat, min_replicas: 2, max_in_flight: 1, max_queued: 1, {WAITS}}}
 aliases: {{small: pebble-chat}}
 tenants: {{crawler: {{priority: batch, max_in_flight: 1}}, default: {{}}}}
 """,
     f"""
 models:
-  - {{model: pebble-chat, replicas: 2, max_in_flight: 3, max_queued: 5, policy: round_robin, {WAITS}}}
-  - {{model: pebble-instruct, min: 0, max_in_flight: 2, max_queued: 2, {WAITS}}}
+  - {{model: pebble-chat, min_replicas: 2, max_in_flight: 3, max_queued: 5, policy: round_robin, {WAITS}}}
+  - {{model: pebble-instruct, min_replicas: 0, max_in_flight: 2, max_queued: 2, {WAITS}}}
 aliases: {{small: pebble-instruct}}
 tenants: {{acme: {{}}, crawler: {{max_in_flight: 3}}, default: {{weight: 3}}}}
 """,
@@ -64,6 +64,10 @@ class Machine(RuleBasedStateMachine):
     def clients(self) -> list[Client]:
         return [one for one in self.house.book.live if one.left_at is None]
 
+    @property
+    def keyed(self) -> list[Client]:
+        return [one for one in self.house.book.clients if one.key]
+
     def then(self, count: int | None) -> None:
         """Lets what has begun go on for so many turns of the loop."""
         if count is None:
@@ -91,11 +95,22 @@ class Machine(RuleBasedStateMachine):
         reads=st.sampled_from((True, True, True, False)),
         turns=turns,
     )
-    def submit(self, text: str, tokens: int, reads: bool, turns: int | None, **wishes: Any) -> None:
-        if text == "hello" and not wishes["key"]:
+    def submit(self, text: str, tokens: int, reads: bool, turns: int | None, **options: Any) -> None:
+        if text == "hello" and not options["key"]:
             text = f"hello {len(self.house.book.clients)}"
         fields = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens}
-        self.house.submit(fields=fields, reads=reads, **wishes)
+        self.house.submit(fields=fields, reads=reads, **options)
+        self.then(turns)
+
+    @precondition(lambda self: self.keyed)
+    @rule(which=which, reads=st.booleans(), turns=turns)
+    def send_again(self, which: int, reads: bool, turns: int | None) -> None:
+        """A request with a key is sent once more, whatever became of it."""
+        one = self.keyed[which % len(self.keyed)]
+        self.house.submit(
+            model=one.model, tenant=one.tenant, priority=one.priority, streamed=one.streamed, timeout=one.timeout,
+            key=one.key, fields=one.fields, reads=reads,
+        )  # fmt: skip
         self.then(turns)
 
     @precondition(lambda self: self.jobs)
@@ -130,7 +145,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         order=orders,
-        condition=st.sampled_from(("ready", "ready", "ready", "starting", "failed", "stopping", "asleep")),
+        condition=st.sampled_from(("ready", "ready", "ready", "starting", "failed", "stopping", "scaled_to_zero")),
         seen=st.booleans(),
         turns=turns,
     )
@@ -151,7 +166,7 @@ class Machine(RuleBasedStateMachine):
     def stall_or_read(self, which: int, turns: int | None) -> None:
         client = self.clients[which % len(self.clients)]
         client.reads = not client.reads
-        client.stir()
+        client.wake_waiters()
         self.then(turns)
 
     @rule(order=orders, waiting=st.sampled_from((0, 0, 3)))
@@ -191,7 +206,7 @@ class Machine(RuleBasedStateMachine):
             client.leave(house.loop.now)
         for client in self.clients:
             client.reads = True
-            client.stir()
+            client.wake_waiters()
         while house.book.live:
             house.settle()
             for job in self.jobs:

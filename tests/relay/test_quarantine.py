@@ -1,4 +1,4 @@
-"""Which requests are refused because engines died of them."""
+"""Which requests are refused because engines crashed while they were in flight."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import ApiError
-from service.relay.quarantine import FEW, LARGEST_PARSED, Quarantine, fingerprint
+from service.relay.quarantine import LARGEST_PARSED, Quarantine, fingerprint
 
 POISON, HARMLESS = b"poison", b"harmless"
 WINDOW = 600.0
@@ -40,10 +40,10 @@ def refusal(quarantine: Quarantine, request: bytes = POISON) -> ApiError | None:
     return None
 
 
-def test_two_deaths_are_enough(quarantine: Quarantine) -> None:
-    quarantine.died(POISON, "chat-0", 0)
+def test_two_crashes_are_enough(quarantine: Quarantine) -> None:
+    quarantine.crashed(POISON, "chat-0", 0)
     assert not refusal(quarantine)
-    quarantine.died(POISON, "chat-1", 0)
+    quarantine.crashed(POISON, "chat-1", 0)
     error = refusal(quarantine)
     assert error
     assert (error.status, error.code) == (422, "request_quarantined")
@@ -51,32 +51,32 @@ def test_two_deaths_are_enough(quarantine: Quarantine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("second", "guilty"), [(("chat-0", 0), False), (("chat-0", 1), True), (("chat-1", 0), True)], ids=str
+    ("second", "refused"), [(("chat-0", 0), False), (("chat-0", 1), True), (("chat-1", 0), True)], ids=str
 )
-def test_one_death_counts_once(quarantine: Quarantine, second: tuple[str, int], guilty: bool) -> None:
-    quarantine.died(POISON, "chat-0", 0)
-    quarantine.died(POISON, *second)
-    assert (refusal(quarantine) is not None) is guilty
+def test_one_crash_counts_once(quarantine: Quarantine, second: tuple[str, int], refused: bool) -> None:
+    quarantine.crashed(POISON, "chat-0", 0)
+    quarantine.crashed(POISON, *second)
+    assert (refusal(quarantine) is not None) is refused
 
 
-def test_it_stays_guilty_whatever_else_is_reported(quarantine: Quarantine) -> None:
-    quarantine.died(POISON, "chat-0", 0)
-    for life in (1, 1, 0, 2, 3, 4):
-        quarantine.died(POISON, "chat-0", life)
+def test_it_stays_refused_whatever_else_is_reported(quarantine: Quarantine) -> None:
+    quarantine.crashed(POISON, "chat-0", 0)
+    for incarnation in (1, 1, 0, 2, 3, 4):
+        quarantine.crashed(POISON, "chat-0", incarnation)
         assert refusal(quarantine)
 
 
-@pytest.mark.parametrize(("later", "guilty"), [(WINDOW - 1, True), (WINDOW, False)])
-def test_deaths_far_apart_are_chance(quarantine: Quarantine, clock: Clock, later: float, guilty: bool) -> None:
-    quarantine.died(POISON, "chat-0", 0)
+@pytest.mark.parametrize(("later", "refused"), [(WINDOW - 1, True), (WINDOW, False)])
+def test_crashes_far_apart_are_chance(quarantine: Quarantine, clock: Clock, later: float, refused: bool) -> None:
+    quarantine.crashed(POISON, "chat-0", 0)
     clock.now += later
-    quarantine.died(POISON, "chat-1", 0)
-    assert (refusal(quarantine) is not None) is guilty
+    quarantine.crashed(POISON, "chat-1", 0)
+    assert (refusal(quarantine) is not None) is refused
 
 
 def test_the_refusal_says_for_how_long_and_ends_then(quarantine: Quarantine, clock: Clock) -> None:
-    quarantine.died(POISON, "chat-0", 0)
-    quarantine.died(POISON, "chat-0", 1)
+    quarantine.crashed(POISON, "chat-0", 0)
+    quarantine.crashed(POISON, "chat-0", 1)
     clock.now += 99.5
     error = refusal(quarantine)
     assert error
@@ -88,99 +88,87 @@ def test_the_refusal_says_for_how_long_and_ends_then(quarantine: Quarantine, clo
 
 
 def test_a_request_refused_for_long_enough_starts_anew(quarantine: Quarantine, clock: Clock) -> None:
-    quarantine.died(POISON, "chat-0", 0)
-    quarantine.died(POISON, "chat-0", 1)
+    quarantine.crashed(POISON, "chat-0", 0)
+    quarantine.crashed(POISON, "chat-0", 1)
     clock.now += WINDOW
-    quarantine.died(POISON, "chat-0", 2)
+    quarantine.crashed(POISON, "chat-0", 2)
     assert not refusal(quarantine)
 
 
-def test_a_death_reported_late_again_lengthens_nothing(quarantine: Quarantine, clock: Clock) -> None:
-    quarantine.died(HARMLESS, "chat-0", 0)
+def test_a_crash_reported_again_lengthens_nothing(quarantine: Quarantine, clock: Clock) -> None:
+    quarantine.crashed(HARMLESS, "chat-0", 0)
     clock.now += 10
-    quarantine.died(POISON, "chat-0", 0)
-    quarantine.died(HARMLESS, "chat-0", 0)
+    quarantine.crashed(POISON, "chat-0", 0)
+    quarantine.crashed(HARMLESS, "chat-0", 0)
     clock.now += WINDOW - 10
-    quarantine.died(HARMLESS, "chat-0", 1)
+    quarantine.crashed(HARMLESS, "chat-0", 1)
     assert not refusal(quarantine, HARMLESS)
 
 
-@pytest.mark.parametrize("deaths", [1, 2])
-def test_success_clears(quarantine: Quarantine, deaths: int) -> None:
-    for life in range(deaths):
-        quarantine.died(POISON, "chat-0", life)
+def test_the_newest_crash_reported_again_lengthens_nothing(quarantine: Quarantine, clock: Clock) -> None:
+    for incarnation in (0, 1, 2, 2):
+        clock.now += 100
+        quarantine.crashed(POISON, "chat-0", incarnation)
+    error = refusal(quarantine)
+    assert error
+    assert error.headers == {"retry-after": "500"}
+
+
+@pytest.mark.parametrize("crashes", [1, 2])
+def test_success_clears(quarantine: Quarantine, crashes: int) -> None:
+    for incarnation in range(crashes):
+        quarantine.crashed(POISON, "chat-0", incarnation)
     quarantine.succeeded(POISON)
     assert not refusal(quarantine)
     assert not quarantine
-    quarantine.died(POISON, "chat-0", 9)
+    quarantine.crashed(POISON, "chat-0", 9)
     assert not refusal(quarantine)
 
 
-def test_it_is_truthy_while_anybody_is_suspected(quarantine: Quarantine, clock: Clock) -> None:
+def test_it_is_truthy_while_any_request_is_suspected(quarantine: Quarantine, clock: Clock) -> None:
     assert not quarantine
-    quarantine.died(POISON, "chat-0", 0)
+    quarantine.crashed(POISON, "chat-0", 0)
     assert quarantine
     clock.now += WINDOW
     assert not quarantine
 
 
-def test_it_remembers_the_newest_deaths_only(clock: Clock) -> None:
+def test_it_remembers_the_newest_crashes_only(clock: Clock) -> None:
     quarantine = Quarantine(clock, most=3)
     names = [str(number).encode() for number in range(4)]
     for name in names:
-        quarantine.died(name, "chat-0", 0)
+        quarantine.crashed(name, "chat-0", 0)
     for name in names[1:]:
-        quarantine.died(name, "chat-0", 1)
-    quarantine.died(names[0], "chat-0", 1)
+        quarantine.crashed(name, "chat-0", 1)
+    quarantine.crashed(names[0], "chat-0", 1)
     assert [refusal(quarantine, name) is not None for name in names] == [False, False, True, True]
-    assert sum(quarantine._crowds.values()) == 3
+    assert len(quarantine._suspects) == 3
 
 
-@pytest.mark.parametrize("crowd", [1, FEW, FEW + 1, 10 * FEW])
-def test_a_crowd_that_came_again_together_takes_one_death_more(crowd: int, quarantine: Quarantine) -> None:
+@pytest.mark.parametrize("crowd", [2, 100])
+def test_every_request_that_was_in_flight_at_both_is_refused(crowd: int, quarantine: Quarantine) -> None:
     names = [str(number).encode() for number in range(crowd)]
-    for life in range(2):
+    for incarnation in range(2):
         for name in names:
-            quarantine.died(name, "chat-0", life)
-    assert all((refusal(quarantine, name) is not None) is (crowd <= FEW) for name in names)
-    quarantine.died(names[0], "chat-0", 2)
-    error = refusal(quarantine, names[0])
-    assert error
-    assert "died 3 times" in error.message
+            quarantine.crashed(name, "chat-0", incarnation)
+    quarantine.succeeded(names[0])
+    assert [refusal(quarantine, name) is not None for name in names] == [False, *[True] * (crowd - 1)]
 
 
-def test_a_crowd_shrinks_as_requests_succeed(quarantine: Quarantine) -> None:
-    names = [str(number).encode() for number in range(FEW + 1)]
-    for life in range(2):
-        for name in names:
-            quarantine.died(name, "chat-0", life)
-    assert not refusal(quarantine, names[0])
-    quarantine.succeeded(names[-1])
-    assert refusal(quarantine, names[0])
+crashes = st.tuples(st.integers(0, 3), st.sampled_from(["a", "b"]), st.floats(0, 400))
 
 
-def test_who_was_at_one_death_only_belongs_to_no_crowd(quarantine: Quarantine) -> None:
-    for number in range(10 * FEW):
-        quarantine.died(str(number).encode(), "chat-0", 0)
-    for life in range(2):
-        quarantine.died(POISON, "chat-0", life)
-    assert refusal(quarantine)
-
-
-deaths = st.tuples(st.integers(0, 3), st.sampled_from(["a", "b"]), st.floats(0, 400))
-
-
-@given(st.lists(deaths, max_size=30))
-def test_it_refuses_exactly_who_was_at_two_deaths_in_time(events: list[tuple[int, str, float]]) -> None:
-    """Against a plain list of what happened. Deaths happen once each: the life goes up with the time."""
+@given(st.lists(crashes, max_size=30))
+def test_it_refuses_exactly_what_was_in_flight_at_two_crashes_in_time(events: list[tuple[int, str, float]]) -> None:
+    """Against a plain list of what happened. Crashes happen once each: the incarnation goes up with the time."""
     clock = Clock()
     quarantine = Quarantine(clock)
     history: list[tuple[bytes, float]] = []
     for number, (request, replica, later) in enumerate(events):
         clock.now += later
         name = bytes([request])
-        quarantine.died(name, replica, number)
-        quarantine.died(name, replica, number)
+        quarantine.crashed(name, replica, number)
+        quarantine.crashed(name, replica, number)
         history.append((name, clock.now))
     for name in {name for name, _ in history}:
         times = [at for other, at in history if other == name]

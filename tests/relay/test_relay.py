@@ -43,7 +43,7 @@ async def test_what_the_engine_sends_arrives_byte_for_byte(case: Case, stream: b
     assert response.headers["content-type"] == kind
     assert response.headers["x-roundhouse-model"] == case.model
     assert response.headers["x-roundhouse-replica"] == f"{case.model}-0"
-    assert response.headers["x-roundhouse-route"] == "id"
+    assert response.headers["x-roundhouse-route-reason"] == "id"
     assert "server" not in response.headers
     assert response.headers["x-request-id"] == seen.headers["x-request-id"]
 
@@ -110,7 +110,7 @@ async def test_other_names(name: str, case: Case, model: str, route: str, start:
     response = await gateway.post(case.path, case.body() | {"model": name})
     assert response.status_code == 200
     assert response.headers["x-roundhouse-model"] == model
-    assert response.headers["x-roundhouse-route"] == route
+    assert response.headers["x-roundhouse-route-reason"] == route
     assert gateway.seen[0].json["model"] == model
     await gateway.settle()
     assert (gateway.lines[0]["requested"], gateway.lines[0]["model"]) == (name, model)
@@ -220,7 +220,7 @@ async def test_an_order_that_a_model_does_not_know_is_refused(start: Start) -> N
     gateway = await start(STOPS)
     fields = {"model": "filler", "prompt": "a", "suffix": "b", "infill_order": "suffix_first"}
     response = await gateway.post(SUFFIX.path, fields)
-    assert is_refusal(SUFFIX, response, 400, "wrong_order")
+    assert is_refusal(SUFFIX, response, 400, "unsupported_infill_order")
     error = response.json()["error"]
     assert error["param"] == "infill_order" and "'prefix_first'" in error["message"]
     assert not gateway.seen
@@ -229,7 +229,7 @@ async def test_an_order_that_a_model_does_not_know_is_refused(start: Start) -> N
 async def test_a_model_that_cannot_fill_in_names_one_that_can(start: Start) -> None:
     gateway = await start(HOUSE)
     response = await gateway.post(SUFFIX.path, SUFFIX.body() | {"model": "pebble-base"})
-    assert is_refusal(SUFFIX, response, 400, "wrong_variant")
+    assert is_refusal(SUFFIX, response, 400, "unsupported_for_model")
     assert "'pebble-code'" in response.json()["error"]["message"]
 
 
@@ -309,14 +309,14 @@ async def test_one_replica_that_is_ready_is_enough(start: Start) -> None:
 @pytest.mark.parametrize("case", TALKING, ids=label)
 async def test_no_more_than_the_fleet_allows(case: Case, replicas: int, start: Start) -> None:
     limits = "max_in_flight: 2, max_queued: 0, policy: least_load"
-    gateway = await start(f"models: [{{model: pebble-chat, replicas: {replicas}, {limits}}}]")
+    gateway = await start(f"models: [{{model: pebble-chat, min_replicas: {replicas}, {limits}}}]")
     for engine in gateway.engines:
         engine.always = Fault(gap=60)
     lines = [await gateway.connect() for _ in range(2 * replicas)]
     for line in lines:
         await line.post(case.path, json.dumps(case.body(stream=True)).encode())
     await until(lambda: len(gateway.seen) == 2 * replicas)
-    assert gateway.sample("roundhouse_in_flight", model="pebble-chat") == 2 * replicas
+    assert gateway.sample("roundhouse_requests_in_flight", model="pebble-chat") == 2 * replicas
     response = await gateway.post(case.path, case.body())
     assert is_refusal(case, response, 503, "overloaded")
     assert int(response.headers["retry-after"]) >= 1
@@ -324,7 +324,7 @@ async def test_no_more_than_the_fleet_allows(case: Case, replicas: int, start: S
     for engine in gateway.engines:
         engine.always = Fault()
     lines.pop().leave()
-    await until(lambda: gateway.sample("roundhouse_in_flight") == 2 * replicas - 1)
+    await until(lambda: gateway.sample("roundhouse_requests_in_flight") == 2 * replicas - 1)
     assert (await gateway.post(case.path, case.body())).status_code == 200
     for line in lines:
         line.leave()

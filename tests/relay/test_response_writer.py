@@ -17,8 +17,8 @@ async def test_nothing_on_the_way_keeps_a_stream_for_others(case: Case, stream: 
 
 
 async def test_a_stream_that_begins_while_it_waits_says_so_too(start: Start) -> None:
-    gateway = await start("models: [{model: pebble-chat, min: 0}]", keep_alive=0.01)
-    gateway.show(0, "asleep")
+    gateway = await start("models: [{model: pebble-chat, min_replicas: 0}]", sse_heartbeat_interval=0.01)
+    gateway.show(0, "scaled_to_zero")
     async with gateway.http.stream("POST", CHAT.path, json=CHAT.body(stream=True)) as response:
         assert response.headers["cache-control"] == "no-cache"
         gateway.show(0, "ready")

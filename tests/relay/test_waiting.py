@@ -12,7 +12,7 @@ from tests.support.gateways import HOUSE, Line, RunningGateway
 from tests.support.waiting import until
 
 NARROW = "models: [{model: pebble-chat, max_in_flight: 1}]"
-WAITING = "x-roundhouse-keep-alive: 0.1"
+WAITING = "x-roundhouse-sse-heartbeat-interval: 0.1"
 LONG = Fault(gap=3600)
 
 
@@ -50,7 +50,7 @@ async def test_a_request_without_a_place_waits_for_one(stream: bool, start: Star
     answer = await second.answer()
     assert (answer.status, answer.whole) == (200, True)
     await gateway.settle()
-    assert gateway.lines[-1]["waited_s"] > 0
+    assert gateway.lines[-1]["time_to_admission_s"] > 0
 
 
 async def test_first_come_first_served(start: Start) -> None:
@@ -98,7 +98,7 @@ async def test_a_full_queue_refuses_at_once(start: Start) -> None:
 
 @pytest.mark.parametrize("case", TALKING, ids=label)
 async def test_who_waits_too_long_never_reaches_an_engine(case: Case, start: Start) -> None:
-    gateway = await start("models: [{model: pebble-chat, max_in_flight: 1, waits: {queue: 0.05}}]")
+    gateway = await start("models: [{model: pebble-chat, max_in_flight: 1, timeouts: {queue: 0.05}}]")
     first = await occupy(gateway)
     response = await gateway.post(case.path, case.body())
     assert is_refusal(case, response, 503, "overloaded")
@@ -157,7 +157,7 @@ async def test_a_stream_is_told_its_place(case: Case, start: Start) -> None:
 
 
 async def test_what_fails_after_comments_is_an_event(start: Start) -> None:
-    gateway = await start("models: [{model: pebble-chat, max_in_flight: 1, waits: {queue: 0.5}}]")
+    gateway = await start("models: [{model: pebble-chat, max_in_flight: 1, timeouts: {queue: 0.5}}]")
     first = await occupy(gateway)
     for case in TALKING:
         line = await gateway.connect()
@@ -211,18 +211,18 @@ async def test_a_bound_on_a_tenants_requests_at_once(start: Start) -> None:
 
 # Models on demand
 
-ASLEEP = "models: [{model: pebble-chat, min: 0, idle: 3600}]"
+ASLEEP = "models: [{model: pebble-chat, min_replicas: 0, scale_down_after: 3600}]"
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_request_wakes_a_model_and_waits_for_it(stream: bool, start: Start) -> None:
     gateway = await start(ASLEEP)
-    gateway.show(0, "asleep")
+    gateway.show(0, "scaled_to_zero")
     assert gateway.wanted() == []
     line = await queue(gateway, "hello", WAITING, stream=stream)
     await until(lambda: gateway.wanted() == [0])
     if stream:
-        await line.read_until(b": waiting for pebble-chat: asleep\n\n")
+        await line.read_until(b": waiting for pebble-chat: scaled to zero\n\n")
     gateway.show(0, "starting", "loading weights")
     if stream:
         await line.read_until(b": waiting for pebble-chat: starting, loading weights\n\n")
@@ -233,9 +233,9 @@ async def test_a_request_wakes_a_model_and_waits_for_it(stream: bool, start: Sta
 
 
 async def test_many_first_requests_wake_one_engine(start: Start) -> None:
-    gateway = await start("models: [{model: pebble-chat, min: 0, replicas: 3}]")
+    gateway = await start("models: [{model: pebble-chat, min_replicas: 0, max_replicas: 3}]")
     for order in range(3):
-        gateway.show(order, "asleep")
+        gateway.show(order, "scaled_to_zero")
     lines = [await queue(gateway, "hello") for _ in range(20)]
     await until(lambda: gateway.wanted() == [0])
     gateway.show(0, "ready")
@@ -243,8 +243,8 @@ async def test_many_first_requests_wake_one_engine(start: Start) -> None:
 
 
 async def test_a_model_that_does_not_wake_in_time(start: Start) -> None:
-    gateway = await start("models: [{model: pebble-chat, min: 0, waits: {wake: 0.05}}]")
-    gateway.show(0, "asleep")
+    gateway = await start("models: [{model: pebble-chat, min_replicas: 0, timeouts: {activation: 0.05}}]")
+    gateway.show(0, "scaled_to_zero")
     response = await gateway.post(CHAT.path, CHAT.body())
     assert is_refusal(CHAT, response, 503, "model_loading")
     assert int(response.headers["retry-after"]) >= 1
@@ -258,8 +258,8 @@ async def test_a_model_that_cannot_wake_says_so(start: Start) -> None:
 
 
 async def test_a_model_that_fails_to_wake_is_not_waited_for(start: Start) -> None:
-    gateway = await start(ASLEEP, keep_alive=0.05)
-    gateway.show(0, "asleep")
+    gateway = await start(ASLEEP, sse_heartbeat_interval=0.05)
+    gateway.show(0, "scaled_to_zero")
     asking = asyncio.create_task(gateway.post(CHAT.path, CHAT.body()))
     await until(lambda: gateway.gateway.admission.queued("pebble-chat") == 1)
     gateway.show(0, "failed", reason="no memory")
@@ -267,23 +267,23 @@ async def test_a_model_that_fails_to_wake_is_not_waited_for(start: Start) -> Non
 
 
 async def test_a_request_too_short_to_be_seen_keeps_its_engine_awake(start: Start) -> None:
-    gateway = await start("models: [{model: pebble-chat, min: 0, idle: 0.001}]")
+    gateway = await start("models: [{model: pebble-chat, min_replicas: 0, scale_down_after: 0.001}]")
     assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
     assert gateway.gateway.admission.demand("pebble-chat") == 0
-    assert gateway.gateway.wanted() == [0]
-    await until(lambda: gateway.gateway.wanted() == [])
+    assert gateway.gateway.wanted_engines() == [0]
+    await until(lambda: gateway.gateway.wanted_engines() == [])
 
 
 async def test_who_may_sleep_makes_the_gateway_ready(start: Start) -> None:
     gateway = await start(ASLEEP)
-    gateway.show(0, "asleep")
+    gateway.show(0, "scaled_to_zero")
     assert gateway.gateway.is_ready()
 
 
 async def test_while_the_only_replica_rests_requests_wait_for_it(start: Start) -> None:
     gateway = await start()
     replica = gateway.replicas[0]
-    replica.breaker.failed(gateway.clock(), refused=True)
+    replica.breaker.record_failure(gateway.clock(), refused=True)
     assert not replica.usable(gateway.clock())
     assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
 
@@ -292,7 +292,7 @@ async def test_once_it_answers_again_all_who_wait_go_in(start: Start) -> None:
     gateway = await start()
     gateway.engines[0].script(Fault(events=3, end="hang"))
     replica = gateway.replicas[0]
-    replica.breaker.failed(gateway.clock(), refused=True)
+    replica.breaker.record_failure(gateway.clock(), refused=True)
     trial = await queue(gateway, "trial", stream=True)
     others = [await queue(gateway, "other") for _ in range(3)]
     await trial.read_until(b"data: ")

@@ -72,7 +72,7 @@ models:
     "templated": """\
 models:
   - model: llama-2-7b
-    template: ./house.jinja
+    chat_template: ./house.jinja
 """,
 }
 
@@ -110,7 +110,7 @@ VECTORS = Need("embedding")
 
 def wrong(*offers: str) -> Refusal:
     """The model is known and cannot do this."""
-    return Refusal(400, "wrong_variant", offers)
+    return Refusal(400, "unsupported_for_model", offers)
 
 
 def unknown(*offers: str) -> Refusal:
@@ -295,8 +295,8 @@ The first rule that matches decides.
 A name is compared as it is written: `Pebble-Chat` is not `pebble-chat`, and a hub id is not an id.
 
 Roundhouse never substitutes silently. A name that means one model, by id, adapter or alias, leads to that model or to
-an error. A model that cannot answer this kind of request gives `400 wrong_variant`, and the message names up to three
-served models that can: of the same family where there are any, else of the whole fleet.
+an error. A model that cannot answer this kind of request gives `400 unsupported_for_model`, and the message names up to
+three served models that can: of the same family where there are any, else of the whole fleet.
 
 ## What fits a request
 
@@ -339,7 +339,7 @@ Each answer carries these headers, streamed or not, and its `model` field repeat
 |---|---|
 | `x-roundhouse-model` | the id of the model or adapter that answered |
 | `x-roundhouse-replica` | which of its replicas |
-| `x-roundhouse-route` | which rule led there: the last column of the tables below |
+| `x-roundhouse-route-reason` | which rule led there: the last column of the tables below |
 
 To ask without running anything, send the request to `/v1/route`, its path beside it. Everything but `model` may be left
 out:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.protocol.generation import GENERATION
-from service.protocol.parse_body import read
+from service.protocol.parse_body import parse_body
 from service.protocol.requests import (
     Body,
     ChatRequest,
@@ -31,7 +31,7 @@ AND_THEN = {"role": "user", "content": "And what of Spain?"}
 
 
 def body(kind: type[Body], **fields: Any) -> Body:
-    return read(kind, json.dumps({"model": "m", **fields}).encode())
+    return parse_body(kind, json.dumps({"model": "m", **fields}).encode())
 
 
 def chat(*messages: dict[str, Any] | str, **fields: Any) -> Body:

@@ -27,7 +27,7 @@ def test_case(case: Case, served: dict[str, Fleet]) -> None:
     fleet = served[case.fleet]
     if isinstance(case.expected, str):
         target = resolve(case.requested, case.need, fleet, CATALOG)
-        assert (target.name, target.why) == (case.expected, case.why)
+        assert (target.name, target.reason) == (case.expected, case.why)
         assert case.need.kind in target.served.capabilities
     else:
         refuses(case, case.expected, fleet)
@@ -80,7 +80,7 @@ def test_a_target_fits_and_a_refusal_is_a_4xx_about_the_model(
         assert error.param == "model"
     else:
         assert need.kind in target.served.capabilities
-        assert target.why.isprintable() and target.why.isascii()
+        assert target.reason.isprintable() and target.reason.isascii()
 
 
 @given(NEEDS)
@@ -95,7 +95,7 @@ def test_an_id_leads_to_itself_or_nowhere(served: dict[str, Fleet], name: str) -
             try:
                 target = resolve(one.id, Need(kind), served[name], CATALOG)
             except ApiError as error:
-                assert error.code == "wrong_variant"
+                assert error.code == "unsupported_for_model"
                 assert kind not in one.capabilities
             else:
                 assert target.served is one

@@ -1,55 +1,57 @@
-"""One answer on a client's connection, sent without ASGI's messages."""
+"""Responses that are sent through the server extension, without ASGI messages."""
 
 import asyncio
 import gc
 
 import pytest
 
-from service.server.asgi import Headers, Receive, Scope, Send, extra_of, respond
+from service.server.asgi import Headers, Receive, Scope, Send, extension_of, respond
 from service.server.connection import Connection
-from tests.server.test_connection import CLOSE, listening, request, said
+from tests.server.test_connection import CLOSE, listening, request, send_raw
 from tests.support.waiting import until
 
 
 class App:
-    """Answers with a `body` and what its heading adds, in one call or, at `/asgi`, in messages."""
+    """Responds with `body` and an extra header, through the extension or, at `/asgi`, with ASGI messages."""
 
     def __init__(self, body: bytes = b"hello") -> None:
         self.body = body
         self.statuses: list[int] = []
-        self.answered = 0
+        self.completed = 0
 
-    def heading(self, status: int) -> Headers:
+    def extra_headers(self, status: int) -> Headers:
         self.statuses.append(status)
         return [(b"x-own", b"1")]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        extra = extra_of(scope)
-        assert extra
-        extra.heading = self.heading
+        extension = extension_of(scope)
+        assert extension
+        extension.extra_headers = self.extra_headers
         headers = [(b"x-a", b"b")]
         if scope["path"] == "/asgi":
             await respond(send, 404, self.body, headers)
         else:
-            await extra.answer(404, headers, self.body)
-        self.answered += 1
+            await extension.respond(404, headers, self.body)
+        self.completed += 1
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_one_call_says_what_the_messages_would(method: str, version: str) -> None:
+async def test_respond_equals_the_asgi_messages(method: str, version: str) -> None:
     app = App()
     async with listening(app, Connection) as (_, port):
-        one, other = [await said(port, request(path, CLOSE, method=method, version=version)) for path in ("/", "/asgi")]
-    assert one == other
-    assert one.startswith(b"HTTP/1.1 404 Not Found\r\n")
-    assert b"\r\nx-own: 1\r\n" in one
-    assert one.endswith(b"\r\n\r\nhello") == (method == "GET")
+        direct, asgi = [
+            await send_raw(port, request(path, CLOSE, method=method, version=version)) for path in ("/", "/asgi")
+        ]
+    assert direct == asgi
+    assert direct.startswith(b"HTTP/1.1 404 Not Found\r\n")
+    assert b"\r\nx-own: 1\r\n" in direct
+    assert direct.endswith(b"\r\n\r\nhello") == (method == "GET")
     assert app.statuses == [404, 404]
 
 
 @pytest.mark.parametrize("path", ["/", "/asgi"])
-async def test_a_request_leaves_nothing_to_the_garbage_collector(path: str) -> None:
+async def test_requests_create_no_reference_cycles(path: str) -> None:
     async with listening(App(), Connection) as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         gc.collect()
@@ -64,33 +66,33 @@ async def test_a_request_leaves_nothing_to_the_garbage_collector(path: str) -> N
         writer.close()
 
 
-async def test_answers_wait_for_a_client_that_takes_none() -> None:
+async def test_responses_wait_for_a_client_that_does_not_read() -> None:
     app = App(b"x" * 2**20)
     async with listening(app, Connection) as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
         writer.write(request("/") * 7 + request("/", CLOSE))
-        await until(lambda: app.answered > 0)
-        for _ in range(20):  # turns of the loop, in which the rest would be answered
+        await until(lambda: app.completed > 0)
+        for _ in range(20):  # turns of the loop, in which the other responses would be completed
             await asyncio.sleep(0.01)
-        assert app.answered < 8
+        assert app.completed < 8
         assert (await reader.read()).count(app.body) == 8
         writer.close()
 
 
-async def test_nobody_is_answered_who_left() -> None:
-    app, began, goes_on = App(), asyncio.Event(), asyncio.Event()
+async def test_nothing_is_sent_to_a_disconnected_client() -> None:
+    app, started, proceed = App(), asyncio.Event(), asyncio.Event()
 
-    async def late(scope: Scope, receive: Receive, send: Send) -> None:
-        began.set()
-        await goes_on.wait()
+    async def delayed_app(scope: Scope, receive: Receive, send: Send) -> None:
+        started.set()
+        await proceed.wait()
         await app(scope, receive, send)
 
-    async with listening(late, Connection) as (server, port):
+    async with listening(delayed_app, Connection) as (server, port):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request("/"))
-        await began.wait()
+        await started.wait()
         writer.transport.abort()
         await until(lambda: not server.server_state.connections)
-        goes_on.set()
+        proceed.set()
         await until(lambda: not server.server_state.tasks)
-    assert (app.answered, app.statuses) == (1, [])
+    assert (app.completed, app.statuses) == (1, [])

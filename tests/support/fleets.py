@@ -6,7 +6,8 @@ from pathlib import Path
 from service.catalog import catalog
 from service.catalog.catalog import Catalog
 from service.fleet import fleet
-from service.fleet.fleet import Fleet, Served
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 
 ROOT = Path(__file__).parents[2]
 CATALOG = catalog.load(ROOT / "models")
@@ -35,7 +36,7 @@ def load(folder: Path, text: str, known: Catalog = CATALOG) -> Fleet:
     return read(write(folder, text), known)
 
 
-def only(folder: Path, entry: str) -> Served:
+def only(folder: Path, entry: str) -> ServedModel:
     """The one model of a fleet that serves `entry`, given as lines of YAML without their indentation."""
     first, *others = entry.strip().splitlines()
     text = "\n".join(["models:", f"  - {first}", *(f"    {line}" for line in others)])

@@ -20,8 +20,8 @@ from service.config.settings import Settings
 from service.engine import demand, state
 from service.engine.state import Condition, EngineState
 from service.gateway import app
-from service.server.asgi import EXTRA, Extra, Headers, Message, Receive, Scope, Send
-from service.transport.pool import Transport
+from service.server.asgi import EXTENSION, Headers, Message, Receive, Scope, Send, ServerExtension
+from service.transport.pool import ConnectionPool
 from service.upstreams.replica import Replica
 from tests.fake_engine import FakeEngine, Seen
 from tests.support import fleets, ledger
@@ -30,7 +30,7 @@ from tests.support.servers import serving
 from tests.support.waiting import PATIENCE, until
 
 ONE = "models: [{model: pebble-chat}]"
-TWO = "models: [{model: pebble-chat, replicas: 2, policy: least_load}]"
+TWO = "models: [{model: pebble-chat, min_replicas: 2, policy: least_load}]"
 HOUSE = """
 models:
   - model: pebble-chat
@@ -197,11 +197,11 @@ class RunningGateway:
         model = replica.id.rpartition("-")[0]
         state.write(self.run_dir, EngineState(replica.id, model, order, condition, phase, reason))
         self.gateway.upstreams.refresh()
-        self.gateway.admission.stir()
+        self.gateway.admission.wake_waiters()
 
     def sample(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that bear the labels."""
-        self.gateway.show()
+        self.gateway.update_gauges()
         return sum(
             sample.value
             for family in self.gateway.metrics.registry.collect()
@@ -211,7 +211,7 @@ class RunningGateway:
 
     def in_flight(self) -> float:
         at_engines = sum(replica.in_flight for replica in self.replicas)
-        return self.sample("roundhouse_in_flight") + self.sample("roundhouse_queued") + at_engines
+        return self.sample("roundhouse_requests_in_flight") + self.sample("roundhouse_requests_queued") + at_engines
 
     def leftovers(self) -> list[str]:
         """The tasks that requests left behind; a connection that waits for its next request is none."""
@@ -222,13 +222,14 @@ class RunningGateway:
     def kept(self) -> str:
         """What the gateway still holds of requests, beside what `in_flight` counts."""
         relay, places = self.gateway._relay, self.gateway.admission._places.values()
-        asking, once = relay._asking, relay._once
+        asking, cache = relay._dispatcher, relay._idempotency
         counts = {
             "answers": len(relay._running),
             "exchanges": asking._in_flight,
-            "retries": asking._retries.running,
-            "shared answers": len(once._running),
-            "places": sum(abs(one.held) + abs(one.standing) + len(one.waiting) for one in places),
+            "retries": asking._retry_budget.running,
+            "running keys": len(cache._running),
+            "cached bytes": cache.size - sum(one.size for one in cache._cached.values()),
+            "places": sum(abs(one.held) + abs(one.unassigned) + len(one.waiting) for one in places),
             "budgets": sum(one.in_flight for one in self.gateway.admission._budgets._budgets.values()),
             # Each connection that an engine sees is one that the gateway may use again.
             "connections": sum(engine.connections for engine in self.engines[: self.here]) - self.pooled(),
@@ -278,7 +279,7 @@ class RunningGateway:
             assert (line["outcome"] in ("refused", "failed")) == (line["code"] is not None), line
             assert line["status"], line
             assert line["attempts"] or not line["prompt_tokens"] + line["completion_tokens"], line
-            assert line["duration_s"] >= max(line["waited_s"] or 0, line["ttft_s"] or 0) >= 0, line
+            assert line["duration_s"] >= max(line["time_to_admission_s"] or 0, line["ttft_s"] or 0) >= 0, line
         assert len(self.errors.records) == self.expected_errors, [record.getMessage() for record in self.errors.records]
 
 
@@ -286,34 +287,34 @@ class RunningGateway:
 class Witness:
     """What the server can do beside ASGI, and what it was told to send."""
 
-    extra: Extra
+    extra: ServerExtension
     given: Given
     gateway: RunningGateway
 
-    def whole(self) -> bytes | None:
-        return self.extra.whole()
+    def buffered_body(self) -> bytes | None:
+        return self.extra.buffered_body()
 
     @property
-    def heading(self) -> Callable[[int], Headers] | None:
-        return self.extra.heading
+    def extra_headers(self) -> Callable[[int], Headers] | None:
+        return self.extra.extra_headers
 
-    @heading.setter
-    def heading(self, heading: Callable[[int], Headers] | None) -> None:
-        self.extra.heading = heading
+    @extra_headers.setter
+    def extra_headers(self, extra_headers: Callable[[int], Headers] | None) -> None:
+        self.extra.extra_headers = extra_headers
 
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         self.given.take({"type": "http.response.start", "status": status})
         self.given.take({"type": "http.response.body", "body": body})
         self.gateway.look()
-        await self.extra.answer(status, headers, body)
+        await self.extra.respond(status, headers, body)
 
-    def tell(self, leave: Callable[[], None] | None) -> None:
-        self.extra.tell(leave)
+    def on_disconnect(self, leave: Callable[[], None] | None) -> None:
+        self.extra.on_disconnect(leave)
 
-    def push(self, piece: bytes) -> bool:
+    def write_now(self, piece: bytes) -> bool:
         self.given.take({"type": "http.response.body", "body": piece, "more_body": True})
         self.gateway.look()
-        return self.extra.push(piece)
+        return self.extra.write_now(piece)
 
 
 @asynccontextmanager
@@ -349,7 +350,7 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
         # Without `verify` it does not read all the certificates of the system, which takes longer than most tests.
         http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False, verify=False)
         one = RunningGateway(gateway, port, http, engines, run_dir, output, errors, here=len(engines))
-        stack.enter_context(mock.patch.object(Transport, "send", noting(Transport.send, one.unsent)))
+        stack.enter_context(mock.patch.object(ConnectionPool, "send", noting(ConnectionPool.send, one.unsent)))
 
         async def witnessed(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
@@ -362,7 +363,7 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
                 one.look()
                 await send(message)
 
-            scope["extensions"] = {EXTRA: Witness(scope["extensions"][EXTRA], given, one)}
+            scope["extensions"] = {EXTENSION: Witness(scope["extensions"][EXTENSION], given, one)}
             await application(scope, receive, sending)
 
         await stack.enter_async_context(serving(witnessed, listener))
@@ -387,9 +388,9 @@ def sockets() -> int:
 
 
 def noting(send: Any, unsent: list[str]) -> Any:
-    """`Transport.send`, which takes note of the requests that it could not send."""
+    """`ConnectionPool.send`, which takes note of the requests that it could not send."""
 
-    async def sending(self: Transport, address: str, request: bytes, *others: Any) -> Any:
+    async def sending(self: ConnectionPool, address: str, request: bytes, *others: Any) -> Any:
         try:
             return await send(self, address, request, *others)
         except BaseException:

@@ -67,6 +67,9 @@ def check(given: Sequence[Given], lines: Sequence[Line], seen: Sequence[Seen], *
         _check_ending(one, line)
         if asked and one.status == 200:
             _check_text(one, line, asked)
+        if line["replayed"]:
+            generated = [other.body for other in given if not by_id[other.id]["replayed"]]
+            assert one.body in generated and not line["attempts"], line
 
 
 def asked_by(seen: Seen) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-SLOW = ("bench", "end_to_end", "engine")  # folders of tests that start services
+SLOW = ("bench", "end_to_end", "engine", "packaging")  # folders of tests that build packages or start services
 
 
 class Shared(LoadScopeScheduling):  # type: ignore[misc]

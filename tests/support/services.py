@@ -84,7 +84,7 @@ def serving(fleet: Path, run_dir: Path, *, until_ready: bool = True, **settings:
         if process.poll() is not None:
             pytest.fail(f"the service ended:\n{log.read_text()}")
         try:
-            return all(row["state"] in ("ready", "asleep") for row in service.models().values())
+            return all(row["state"] in ("ready", "scaled_to_zero") for row in service.models().values())
         except httpx.TransportError:
             return False
 

@@ -2,7 +2,7 @@
 
 
 class Clock:
-    """Seconds, from an arbitrary beginning."""
+    """Returns `now`, in seconds."""
 
     def __init__(self) -> None:
         self.now = 100.0

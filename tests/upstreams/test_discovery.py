@@ -1,4 +1,4 @@
-"""At which addresses the engines of a model are, whatever becomes of the name server."""
+"""Discovery of external engines by name, with a name server that changes its answers or fails."""
 
 import asyncio
 import socket
@@ -10,13 +10,13 @@ from service.upstreams import discovery
 from service.upstreams.discovery import Discovery, is_name, look_up
 
 NAME = "llama.models.svc:8000"
-AGAIN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+TEMPORARY_FAILURE = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 NONAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 NODATA = socket.gaierror(socket.EAI_NODATA, "No address associated with hostname")
 
 
-class Names:
-    """A name server that says what it is told to say."""
+class NameServer:
+    """A name server with a scripted `answer`; None never answers. `asked` holds the lookups."""
 
     def __init__(self, *addresses: str) -> None:
         self.answer: list[str] | Exception | None = list(addresses)
@@ -32,63 +32,65 @@ class Names:
 
 
 @pytest.mark.parametrize("address", ["/run/e.sock", "10.1.2.3:80", "[::1]:8000", "[fe80::1]:1"])
-async def test_what_is_an_address_already_is_not_asked_for(address: str) -> None:
-    names = Names()
+async def test_addresses_are_not_looked_up(address: str) -> None:
+    server = NameServer()
     assert not is_name(address)
-    assert await Discovery(names).find([address]) == [address]
-    assert names.asked == []
+    assert await Discovery(server).find([address]) == [address]
+    assert server.asked == []
 
 
-async def test_a_name_stands_for_all_of_its_addresses() -> None:
-    names = Names("10.0.0.2", "10.0.0.1", "2001:db8::7", "10.0.0.2")
-    found = await Discovery(names).find([NAME, "10.0.0.9:1"])
+async def test_a_name_is_replaced_by_all_of_its_addresses() -> None:
+    server = NameServer("10.0.0.2", "10.0.0.1", "2001:db8::7", "10.0.0.2")
+    found = await Discovery(server).find([NAME, "10.0.0.9:1"])
     assert found == ["10.0.0.1:8000", "10.0.0.2:8000", "[2001:db8::7]:8000", "10.0.0.9:1"]
-    assert names.asked == [("llama.models.svc", 8000)]
+    assert server.asked == [("llama.models.svc", 8000)]
 
 
-async def test_an_address_that_is_named_twice_counts_once() -> None:
-    assert await Discovery(Names("10.0.0.1")).find([NAME, "10.0.0.1:8000"]) == ["10.0.0.1:8000"]
+async def test_a_duplicate_address_counts_once() -> None:
+    assert await Discovery(NameServer("10.0.0.1")).find([NAME, "10.0.0.1:8000"]) == ["10.0.0.1:8000"]
 
 
-async def test_addresses_change() -> None:
-    names = Names("10.0.0.1", "10.0.0.2")
-    one = Discovery(names)
-    await one.find([NAME])
-    names.answer = ["10.0.0.2", "10.0.0.3"]
-    assert await one.find([NAME]) == ["10.0.0.2:8000", "10.0.0.3:8000"]
+async def test_changed_addresses_are_found() -> None:
+    server = NameServer("10.0.0.1", "10.0.0.2")
+    finder = Discovery(server)
+    await finder.find([NAME])
+    server.answer = ["10.0.0.2", "10.0.0.3"]
+    assert await finder.find([NAME]) == ["10.0.0.2:8000", "10.0.0.3:8000"]
 
 
-@pytest.mark.parametrize("failure", [AGAIN, OSError(5, "broken"), UnicodeError("label too long"), None], ids=str)
-async def test_a_name_server_that_fails_changes_nothing(
+@pytest.mark.parametrize(
+    "failure", [TEMPORARY_FAILURE, OSError(5, "broken"), UnicodeError("label too long"), None], ids=str
+)
+async def test_a_failed_lookup_keeps_the_known_addresses(
     failure: Exception | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "PATIENCE", 0.01)
-    names = Names("10.0.0.1")
-    one = Discovery(names)
-    await one.find([NAME])
-    names.answer = failure
+    monkeypatch.setattr(discovery, "LOOKUP_TIMEOUT", 0.01)
+    server = NameServer("10.0.0.1")
+    finder = Discovery(server)
+    await finder.find([NAME])
+    server.answer = failure
     for _ in range(3):
-        assert await one.find([NAME]) == ["10.0.0.1:8000"]
-        assert one.trouble and one.trouble.startswith("llama.models.svc: ")
-    names.answer = ["10.0.0.5"]
-    assert await one.find([NAME]) == ["10.0.0.5:8000"]
-    assert one.trouble is None
+        assert await finder.find([NAME]) == ["10.0.0.1:8000"]
+        assert finder.error and finder.error.startswith("llama.models.svc: ")
+    server.answer = ["10.0.0.5"]
+    assert await finder.find([NAME]) == ["10.0.0.5:8000"]
+    assert finder.error is None
 
 
 @pytest.mark.parametrize("answer", [NONAME, NODATA, []], ids=str)
-async def test_a_name_without_addresses_is_believed_the_second_time(answer: list[str] | Exception) -> None:
-    names = Names("10.0.0.1")
-    one = Discovery(names)
-    await one.find([NAME])
-    names.answer = answer
-    seen = [await one.find([NAME]) for _ in range(3)]
+async def test_only_a_second_empty_answer_removes_the_addresses(answer: list[str] | Exception) -> None:
+    server = NameServer("10.0.0.1")
+    finder = Discovery(server)
+    await finder.find([NAME])
+    server.answer = answer
+    seen = [await finder.find([NAME]) for _ in range(3)]
     assert seen == [["10.0.0.1:8000"], [], []]
-    assert one.trouble == "llama.models.svc: it has no address"
-    names.answer = ["10.0.0.1"]
-    assert await one.find([NAME]) == ["10.0.0.1:8000"]
-    names.answer = answer
-    assert await one.find([NAME]) == ["10.0.0.1:8000"], "one that had come back is doubted anew"
+    assert finder.error == "llama.models.svc: the name has no address"
+    server.answer = ["10.0.0.1"]
+    assert await finder.find([NAME]) == ["10.0.0.1:8000"]
+    server.answer = answer
+    assert await finder.find([NAME]) == ["10.0.0.1:8000"], "an address in between starts the count anew"
 
 
-async def test_the_system_is_asked() -> None:
+async def test_look_up_uses_the_systems_resolver() -> None:
     assert "127.0.0.1" in await look_up("localhost", 80)

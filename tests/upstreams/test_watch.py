@@ -1,4 +1,4 @@
-"""What goes on all the time: engines are looked at, names resolved, and room that appears is told of."""
+"""The background tasks: engines are checked, names resolved, limits adapted, and new capacity is announced."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ import pytest
 from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import EngineState
-from service.transport.pool import Transport
+from service.transport.pool import ConnectionPool
 from service.upstreams import upstreams as watching
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
@@ -20,20 +20,20 @@ from tests.support import fleets
 from tests.support.fault_proxy import PASS, FaultProxy, Trouble
 from tests.support.waiting import until
 from tests.upstreams.clock import Clock
-from tests.upstreams.test_discovery import AGAIN, NONAME, Names
+from tests.upstreams.test_discovery import NONAME, TEMPORARY_FAILURE, NameServer
 
-HERE = "models: [{model: pebble-chat, replicas: 2, engine: {max_num_seqs: 4}}]"
-THERE = "models: [{model: pebble-chat, min: 0, at: ['engines.test:8000']}]"
+LOCAL = "models: [{model: pebble-chat, min_replicas: 2, engine: {max_num_seqs: 4}}]"
+REMOTE = "models: [{model: pebble-chat, min_replicas: 0, addresses: ['engines.test:8000']}]"
 
 
 class Watched:
     """Upstreams that are watched, by a clock that only the test moves."""
 
-    def __init__(self, folder: Path, text: str, names: Names, **settings: Any) -> None:
-        self.folder, self.names, self.clock, self.transport = folder, names, Clock(), Transport()
+    def __init__(self, folder: Path, text: str, server: NameServer, **settings: Any) -> None:
+        self.folder, self.server, self.clock, self.transport = folder, server, Clock(), ConnectionPool()
         self.changes = 0
         every = Settings(run_dir=folder, **settings)
-        self.upstreams = Upstreams(fleets.load(folder, text), every, self.transport, self.clock, names)
+        self.upstreams = Upstreams(fleets.load(folder, text), every, self.transport, self.clock, server)
         self.task = asyncio.create_task(self.upstreams.watch(self._count))
 
     def _count(self) -> None:
@@ -56,8 +56,8 @@ class Watched:
 
 @pytest.fixture
 async def stack(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncExitStack]:
-    """What a test opens; no task outlives it. Everything is looked at all the time."""
-    for name in ("POLL", "LOOK", "HASTE", "RESOLVE"):
+    """What a test opens, with short intervals; checks that no task outlives the test."""
+    for name in ("POLL", "CHECK_INTERVAL", "MIN_RESOLVE_INTERVAL", "RESOLVE_INTERVAL"):
         monkeypatch.setattr(watching, name, 0.01)
     async with AsyncExitStack() as opened:
         yield opened
@@ -65,7 +65,7 @@ async def stack(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncExitStack
 
 
 def started(stack: AsyncExitStack, folder: Path, text: str, *addresses: str, **settings: Any) -> Watched:
-    watched = Watched(folder, text, Names(*addresses), **settings)
+    watched = Watched(folder, text, NameServer(*addresses), **settings)
     stack.push_async_callback(watched.close)
     return watched
 
@@ -74,118 +74,120 @@ async def listening(stack: AsyncExitStack, model: str, host: str = "127.0.0.1", 
     return await stack.enter_async_context(FakeEngine(model).listen(port, host))
 
 
-async def test_an_engine_here_is_asked_for_its_load(stack: AsyncExitStack, tmp_path: Path) -> None:
+async def test_a_local_engine_is_polled_for_its_load(stack: AsyncExitStack, tmp_path: Path) -> None:
     engine = await stack.enter_async_context(FakeEngine("pebble-chat").listen(tmp_path / "e0.sock"))
     engine.running, engine.waiting = 3, 2
-    watched = started(stack, tmp_path, HERE)
+    watched = started(stack, tmp_path, LOCAL)
     first = watched.replicas[0]
     state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "ready"))
-    await until(lambda: first.reading is not None)
-    assert first.reading and (first.reading.running, first.reading.waiting) == (3, 2)
-    assert not engine.requests, "its supervisor sees to its health"
+    await until(lambda: first.stats is not None)
+    assert first.stats and (first.stats.running, first.stats.waiting) == (3, 2)
+    assert not engine.requests, "its supervisor checks its health"
     engine.script(*[Fault(status=500)] * 10_000, path="/metrics")
     watched.clock.now += 6.0
-    await until(lambda: first.reading is None, "the end of an old reading")
+    await until(lambda: first.stats is None, "the end of an old sample")
     state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "stopping"))
     await until(lambda: not first.ready)
     looks = len(engine.looks)
     watched.clock.now += 1.0
-    await asyncio.sleep(0.05)  # many looks at the clock: an engine that is ready would have been asked again
-    assert len(engine.looks) <= looks + 1, "who is not ready is not asked"
+    await asyncio.sleep(0.05)  # many checks of the clock: an engine that is ready would have been polled again
+    assert len(engine.looks) <= looks + 1, "an engine that is not ready is not polled"
 
 
 async def test_the_limit_follows_the_load(stack: AsyncExitStack, tmp_path: Path) -> None:
     engine = await stack.enter_async_context(FakeEngine("pebble-chat").listen(tmp_path / "e0.sock"))
     state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "ready"))
-    watched = started(stack, tmp_path, HERE, workers=2)
+    watched = started(stack, tmp_path, LOCAL, workers=2)
     first = watched.replicas[0]
-    assert first.limit == 2, "two gateways share the four seats"
+    assert first.limit == 2, "two gateways share the four sequences"
     first.in_flight = engine.running = 2
-    await until(lambda: first.reading is not None)
+    await until(lambda: first.stats is not None)
     changes = watched.changes
     watched.clock.now += 1.0
     await until(lambda: first.limit == 3)
-    await until(lambda: watched.changes > changes, "word of the room that there is now")
+    await until(lambda: watched.changes > changes, "the callback for more capacity")
     engine.running, engine.waiting, first.in_flight, first.limit = 4, 40, 44, 44
     watched.clock.now += 1.0
     await until(lambda: first.limit == 33)
 
 
-async def test_the_end_of_a_rest_is_told(stack: AsyncExitStack, tmp_path: Path) -> None:
+async def test_the_end_of_an_ejection_is_announced(stack: AsyncExitStack, tmp_path: Path) -> None:
     await stack.enter_async_context(FakeEngine("pebble-chat").listen(tmp_path / "e0.sock"))
     state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "ready"))
-    watched = started(stack, tmp_path, HERE)
+    watched = started(stack, tmp_path, LOCAL)
     first = watched.replicas[0]
     await until(lambda: first.ready)
-    watched.upstreams.failed(first, refused=True)
+    watched.upstreams.record_failure(first, refused=True)
     changes = watched.changes
     assert watched.ready() == []
     watched.clock.now += 1.0
     await until(lambda: watched.changes > changes)
-    assert watched.upstreams["pebble-chat"].room(watched.clock()) == 1
-    watched.upstreams.asked(first)
-    assert watched.upstreams["pebble-chat"].room(watched.clock()) == 0
-    watched.upstreams.succeeded(first)
-    assert watched.upstreams["pebble-chat"].room(watched.clock()) == 4
+    assert watched.upstreams["pebble-chat"].capacity(watched.clock()) == 1
+    watched.upstreams.record_request(first)
+    assert watched.upstreams["pebble-chat"].capacity(watched.clock()) == 0
+    watched.upstreams.record_success(first)
+    assert watched.upstreams["pebble-chat"].capacity(watched.clock()) == 4
 
 
-async def test_a_name_that_nobody_answers_to_yet(stack: AsyncExitStack, tmp_path: Path) -> None:
-    watched = started(stack, tmp_path, THERE)
-    watched.names.answer = NONAME
+async def test_a_name_that_gets_its_first_address(stack: AsyncExitStack, tmp_path: Path) -> None:
+    watched = started(stack, tmp_path, REMOTE)
+    watched.server.answer = NONAME
     upstream = watched.upstreams["pebble-chat"]
-    await until(lambda: upstream.trouble is not None)
-    assert upstream.condition() == ("asleep", "engines.test: it has no address")
+    await until(lambda: upstream.discovery_error is not None)
+    assert upstream.condition() == ("scaled_to_zero", "engines.test: the name has no address")
     engine = await listening(stack, "pebble-chat")
-    watched.names.answer = ["127.0.0.1"]
-    upstream.served = fleets.only(tmp_path, f"model: pebble-chat\nmin: 0\nat: ['engines.test:{engine.port}']")
+    watched.server.answer = ["127.0.0.1"]
+    upstream.served = fleets.only(
+        tmp_path, f"model: pebble-chat\nmin_replicas: 0\naddresses: ['engines.test:{engine.port}']"
+    )
     await until(lambda: upstream.condition() == ("ready", None))
     assert watched.replicas[0].id == f"pebble-chat@127.0.0.1:{engine.port}"
     assert ("pebble-chat", "ready", 1) in watched.upstreams.counts()
 
 
-async def test_engines_move(stack: AsyncExitStack, tmp_path: Path) -> None:
-    """A name gets other addresses; a name server that fails in between changes nothing."""
+async def test_a_name_that_moves_to_other_addresses(stack: AsyncExitStack, tmp_path: Path) -> None:
+    """A failed lookup in between changes nothing."""
     one = await listening(stack, "pebble-chat")
     other = await listening(stack, "pebble-chat", "127.0.0.2", one.port)
-    text = THERE.replace("8000", str(one.port))
+    text = REMOTE.replace("8000", str(one.port))
     watched = started(stack, tmp_path, text, "127.0.0.1", "127.0.0.2")
     old, new = f"127.0.0.1:{one.port}", f"127.0.0.2:{other.port}"
     await until(lambda: watched.ready() == [old, new])
     kept = watched.replicas[1]
     kept.in_flight = 1
-    watched.names.answer = AGAIN
-    asked = len(watched.names.asked)
-    await until(lambda: len(watched.names.asked) > asked + 2)
+    watched.server.answer = TEMPORARY_FAILURE
+    lookups = len(watched.server.asked)
+    await until(lambda: len(watched.server.asked) > lookups + 2)
     assert watched.ready() == [old, new]
-    watched.names.answer = ["127.0.0.2"]
+    watched.server.answer = ["127.0.0.2"]
     await until(lambda: watched.ready() == [new])
-    assert watched.replicas == [kept], "who stays is not touched"
+    assert watched.replicas == [kept], "a replica that stays is the same object"
     looks = len(one.looks)
     await until(lambda: len(other.looks) > 5 + len(one.looks))
-    assert len(one.looks) <= looks + 1, "who is gone is left alone"
+    assert len(one.looks) <= looks + 1, "a removed replica is no longer polled"
 
 
-async def test_a_failed_request_has_the_name_resolved_anew(
+async def test_a_failed_request_triggers_a_name_lookup(
     stack: AsyncExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "RESOLVE", 3600.0)
+    monkeypatch.setattr(watching, "RESOLVE_INTERVAL", 3600.0)
     one = await listening(stack, "pebble-chat")
     other = await listening(stack, "pebble-chat", "127.0.0.2", one.port)
-    watched = started(stack, tmp_path, THERE.replace("8000", str(one.port)), "127.0.0.1")
+    watched = started(stack, tmp_path, REMOTE.replace("8000", str(one.port)), "127.0.0.1")
     await until(lambda: len(watched.ready()) == 1)
-    watched.names.answer = ["127.0.0.2"]
-    watched.upstreams.failed(watched.replicas[0], refused=True)
+    watched.server.answer = ["127.0.0.2"]
+    watched.upstreams.record_failure(watched.replicas[0], refused=True)
     assert watched.ready() == []
     await until(lambda: watched.ready() == [f"127.0.0.2:{other.port}"])
 
 
-async def test_addresses_that_changed_places_get_nothing(stack: AsyncExitStack, tmp_path: Path) -> None:
+async def test_swapped_addresses_get_no_requests(stack: AsyncExitStack, tmp_path: Path) -> None:
     """Two models, each at the other's address after a restart: neither gets a request meant for the other."""
     chat, base = await listening(stack, "pebble-chat"), await listening(stack, "pebble-base")
     proxies = [await stack.enter_async_context(FaultProxy(f"127.0.0.1:{one.port}").listen(0)) for one in (chat, base)]
     text = (
-        f"models: [{{model: pebble-chat, at: ['{proxies[0].address}']}}, "
-        f"{{model: pebble-base, at: ['{proxies[1].address}']}}]"
+        f"models: [{{model: pebble-chat, addresses: ['{proxies[0].address}']}}, "
+        f"{{model: pebble-base, addresses: ['{proxies[1].address}']}}]"
     )
     watched = started(stack, tmp_path, text)
     await until(lambda: all(one.condition()[0] == "ready" for one in watched.upstreams))
@@ -195,19 +197,19 @@ async def test_addresses_that_changed_places_get_nothing(stack: AsyncExitStack, 
         proxy.be(Trouble(reset=True))
         proxy.be(PASS)
     for upstream in watched.upstreams:
-        watched.upstreams.failed(upstream.replicas[0])
+        watched.upstreams.record_failure(upstream.replicas[0])
     await until(lambda: all(one.condition()[0] == "failed" for one in watched.upstreams))
-    assert [one.room(watched.clock()) for one in watched.upstreams] == [0, 0]
+    assert [one.capacity(watched.clock()) for one in watched.upstreams] == [0, 0]
     assert [len(chat.requests), len(base.requests)] == seen
     assert "serves 'pebble-base' and not 'pebble-chat'" in str(watched.upstreams["pebble-chat"].condition()[1])
 
 
-async def test_one_silent_engine_keeps_nobody_waiting(stack: AsyncExitStack, tmp_path: Path) -> None:
-    """A blackhole costs its own connections only."""
+async def test_a_silent_engine_does_not_delay_the_checks_of_others(stack: AsyncExitStack, tmp_path: Path) -> None:
+    """It costs one connection of its own."""
     engine = await listening(stack, "pebble-chat")
     proxy = await stack.enter_async_context(FaultProxy(f"127.0.0.1:{engine.port}").listen(0))
     proxy.be(Trouble(mute=True))
-    text = f"models: [{{model: pebble-chat, at: ['{proxy.address}', '127.0.0.1:{engine.port}']}}]"
+    text = f"models: [{{model: pebble-chat, addresses: ['{proxy.address}', '127.0.0.1:{engine.port}']}}]"
     watched = started(stack, tmp_path, text)
     await until(lambda: watched.ready() == [f"127.0.0.1:{engine.port}"])
     looks = len(engine.looks)
@@ -215,18 +217,18 @@ async def test_one_silent_engine_keeps_nobody_waiting(stack: AsyncExitStack, tmp
     assert proxy.accepted == 1
 
 
-async def test_a_new_fleet(stack: AsyncExitStack, tmp_path: Path) -> None:
+async def test_a_new_fleet_adds_and_removes_addresses(stack: AsyncExitStack, tmp_path: Path) -> None:
     one, other = await listening(stack, "pebble-chat"), await listening(stack, "pebble-chat")
     at = [f"127.0.0.1:{engine.port}" for engine in (one, other)]
-    watched = started(stack, tmp_path, f"models: [{{model: pebble-chat, at: ['{at[0]}']}}]")
+    watched = started(stack, tmp_path, f"models: [{{model: pebble-chat, addresses: ['{at[0]}']}}]")
     await until(lambda: watched.ready() == [at[0]])
     kept, upstream = watched.replicas[0], watched.upstreams["pebble-chat"]
     kept.in_flight = 3
-    text = f"models: [{{model: pebble-chat, max_in_flight: 7, at: {at}}}]"
+    text = f"models: [{{model: pebble-chat, max_in_flight: 7, addresses: {at}}}]"
     watched.upstreams.apply(fleets.load(tmp_path, text))
     await until(lambda: watched.ready() == at)
     assert watched.upstreams["pebble-chat"] is upstream
     assert watched.replicas[0] is kept
     assert (kept.in_flight, [replica.limit for replica in watched.replicas]) == (3, [7, 7])
-    watched.upstreams.apply(fleets.load(tmp_path, f"models: [{{model: pebble-chat, at: ['{at[1]}']}}]"))
+    watched.upstreams.apply(fleets.load(tmp_path, f"models: [{{model: pebble-chat, addresses: ['{at[1]}']}}]"))
     await until(lambda: watched.ready() == [at[1]])

@@ -1,4 +1,4 @@
-"""The session's engine for the contract, and short-lived ones for the tests that end them."""
+"""Real vLLM engines: one for the whole session, and short-lived ones for the tests that kill them."""
 
 import os
 import signal
@@ -17,16 +17,16 @@ from service.engine import state
 from service.engine.argv import argv, environment
 from service.engine.command import program
 from service.fleet import fleet
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 from tests.support.services import ROOT, Service
 
 MODEL = "pebble-chat"
-START_LIMIT = 300.0  # seconds; half a minute on two idle cores
+START_TIMEOUT = 300.0  # seconds; a start takes half a minute on two idle cores
 
 
 @dataclass(frozen=True)
 class RealEngine:
-    """A running vLLM. Its processes share a process group, which bears the pid of the API server."""
+    """A running vLLM. `pid` is the API server's, and the id of the process group of all its processes."""
 
     socket: Path
     pid: int
@@ -38,22 +38,22 @@ class RealEngine:
         return next(int(pid) for pid, group, args in rows if group == str(self.pid) and "EngineCore" in args)
 
 
-def served_as_chat(model: str) -> Served:
-    """A model of the default fleet with its engine settings, under the name `MODEL`."""
+def served_as_chat(model: str) -> ServedModel:
+    """A model of the default fleet with its engine settings, served under the id `MODEL`."""
     known = catalog.load(ROOT / "models")
     served = fleet.load(ROOT / "deploy/fleets/pebble.yaml", known)[model]
     return replace(served, id=MODEL)
 
 
 @contextmanager
-def running(model: str, folder: Path, drain: int = 10, **engine: EngineValue) -> Iterator[RealEngine]:
-    """A real engine with settings of its own, ready, its log beside its socket in `folder`; nothing of it is left."""
+def running(model: str, folder: Path, drain_timeout: int = 10, **engine: EngineValue) -> Iterator[RealEngine]:
+    """A ready engine with extra settings, its socket and log in `folder`; all its processes are killed afterwards."""
     socket, log = folder / "engine.sock", folder / "engine.log"
     served = served_as_chat(model)
     served = replace(served, engine={**served.engine, **engine})
     with log.open("wb") as out:
         process = subprocess.Popen(
-            argv(served, program(""), socket, drain),
+            argv(served, program(""), socket, drain_timeout),
             stdout=out,
             stderr=subprocess.STDOUT,
             env=os.environ | environment(served),
@@ -69,8 +69,8 @@ def running(model: str, folder: Path, drain: int = 10, **engine: EngineValue) ->
 
 
 def _await_ready(process: "subprocess.Popen[bytes]", socket: Path, log: Path) -> None:
-    """Returns when the log says that the server accepts requests."""
-    deadline = time.monotonic() + START_LIMIT
+    """Returns when the log says that the server accepts requests; else fails the test with the log's end."""
+    deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
         if b"Application startup complete" in log.read_bytes():
             return
@@ -80,7 +80,7 @@ def _await_ready(process: "subprocess.Popen[bytes]", socket: Path, log: Path) ->
 
 @pytest.fixture(scope="session")
 def real_engine(pebble: Service) -> RealEngine:
-    """The engine of pebble-chat in the session's service, asked past the gateway."""
+    """The engine of pebble-chat in the session's service, for requests that bypass the gateway."""
     first = state.read(pebble.run_dir, 0)
     assert first
     assert first.model == MODEL

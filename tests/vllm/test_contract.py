@@ -1,4 +1,4 @@
-"""The fake engine answers as the real one does."""
+"""The fake engine responds as vLLM does."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ import pytest
 from tests.fake_engine import FakeEngine
 from tests.support.services import ROOT
 from tests.vllm.conftest import MODEL, RealEngine
-from tests.vllm.transcript import Talk, ask, series
+from tests.vllm.transcript import RawExchange, ask, metrics
 
 pytestmark = pytest.mark.engine
 
@@ -38,7 +38,7 @@ LONG: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One request that both engines get."""
+    """One request that is sent to both engines."""
 
     name: str
     path: str
@@ -48,8 +48,8 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """Every endpoint, streamed and not, with its options, and what can be wrong with a request."""
-    good = [
+    """Every endpoint, streamed and not, with its options, and invalid requests."""
+    found = [
         Row("health", "/health", method="GET"),
         Row("models", "/v1/models", method="GET"),
         Row("metrics", "/metrics", method="GET"),
@@ -73,8 +73,8 @@ def rows() -> list[Row]:
     for path, body in BODIES.items():
         name = path.rpartition("/v1/")[2]
         missing = {"model": MODEL, "max_tokens": 4}
-        good += [
-            Row(f"{name} whole", path, body),
+        found += [
+            Row(f"{name} not streamed", path, body),
             Row(f"{name} stream", path, body | {"stream": True}),
             Row(f"{name} unknown field", path, body | {"unheard_of": 1}),
             Row(f"{name} malformed", path, b'{"model": '),
@@ -89,12 +89,12 @@ def rows() -> list[Row]:
             Row(f"{name} too long", path, body | LONG[path]),
             Row(f"{name} too long stream", path, body | LONG[path] | {"stream": True}),
         ]
-    return good
+    return found
 
 
 @pytest.fixture
 async def fake_socket(tmp_path: Path) -> AsyncIterator[Path]:
-    """The fake, serving under the same name."""
+    """The socket of a fake engine that serves the same model."""
     async with FakeEngine(MODEL).listen(tmp_path / "fake.sock"):
         yield tmp_path / "fake.sock"
 
@@ -105,8 +105,8 @@ async def test_fake_answers_like_vllm(row: Row, real_engine: RealEngine, fake_so
     assert await ask(fake_socket, row.method, row.path, row.body, row.media) == real
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-async def test_an_answer_that_stops_by_itself(stream: bool, real_engine: RealEngine, fake_socket: Path) -> None:
+@pytest.mark.parametrize("stream", [False, True], ids=["not streamed", "stream"])
+async def test_a_response_that_ends_with_a_stop_token(stream: bool, real_engine: RealEngine, fake_socket: Path) -> None:
     end = json.loads((ROOT / "models/pebble" / MODEL / "config.json").read_text())["eos_token_id"]
     body = BODIES[CHAT] | {"max_tokens": 50, "min_tokens": 2, "logit_bias": {str(end): 100}, "ignore_eos": False}
     real = await ask(real_engine.socket, "POST", CHAT, body | {"stream": stream})
@@ -114,33 +114,35 @@ async def test_an_answer_that_stops_by_itself(stream: bool, real_engine: RealEng
 
 
 async def test_fake_has_the_metrics_of_vllm(real_engine: RealEngine, fake_socket: Path) -> None:
-    assert (await series(fake_socket)).keys() <= (await series(real_engine.socket)).keys()
+    assert (await metrics(fake_socket)).keys() <= (await metrics(real_engine.socket)).keys()
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("stream", [False, True], ids=["not streamed", "stream"])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES])
-async def test_a_client_that_leaves_frees_its_place(
+async def test_a_client_that_disconnects_frees_the_engine(
     path: str, stream: bool, real_engine: RealEngine, tmp_path: Path
 ) -> None:
-    real = await _departure(real_engine.socket, path, stream)
+    real = await _running_around_disconnect(real_engine.socket, path, stream)
     async with FakeEngine(MODEL, gap=0.1).listen(tmp_path / "fake.sock"):
-        assert await _departure(tmp_path / "fake.sock", path, stream) == real == [1, 0]
+        assert await _running_around_disconnect(tmp_path / "fake.sock", path, stream) == real == [1, 0]
 
 
-async def _departure(socket: Path, path: str, stream: bool) -> list[float]:
-    """How many requests run while the client waits, and after it has gone."""
+async def _running_around_disconnect(socket: Path, path: str, stream: bool) -> list[float]:
+    """How many requests run while the client waits, and after it has disconnected."""
     limit = "max_output_tokens" if path == RESPONSES else "max_tokens"
-    talk = await Talk.start(socket, "POST", path, BODIES[path] | {limit: 900, "stream": stream, "ignore_eos": True})
+    exchange = await RawExchange.start(
+        socket, "POST", path, BODIES[path] | {limit: 900, "stream": stream, "ignore_eos": True}
+    )
     before = await _until(socket, 1)
-    talk.leave()
+    exchange.disconnect()
     return [before, await _until(socket, 0)]
 
 
 async def _until(socket: Path, wanted: float) -> float:
-    """How many requests run as soon as it is that many, or else after two seconds."""
+    """Waits up to two seconds until `wanted` requests run; returns how many do."""
     running = -1.0
     for _ in range(100):
-        if (running := (await series(socket))["vllm:num_requests_running"]) == wanted:
+        if (running := (await metrics(socket))["vllm:num_requests_running"]) == wanted:
             break
         await asyncio.sleep(0.02)
     return running

@@ -1,4 +1,4 @@
-"""The ways in which an engine ends, and what its clients see: the same from the fake as from the real one."""
+"""How engines end, and what their clients see: the fake engine must end as vLLM does."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import pytest
 from tests.fake_engine import FakeEngine, Fault
 from tests.vllm.conftest import MODEL, running
 from tests.vllm.test_contract import BODIES
-from tests.vllm.transcript import Talk, Transcript, ask
+from tests.vllm.transcript import RawExchange, Transcript, ask
 
 pytestmark = pytest.mark.engine
 
@@ -23,8 +23,8 @@ CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "one"}], "max_t
 Act = Callable[[], Any]
 
 
-async def templates(socket: Path) -> list[Transcript]:
-    """What a model without a chat template answers where it needs one."""
+async def without_template(socket: Path) -> list[Transcript]:
+    """The responses of a model without a chat template to requests that need one."""
     paths = ("/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens")
     answers = [await ask(socket, "POST", path, CHAT | {"stream": False}) for path in paths]
     answers.append(await ask(socket, "POST", "/v1/chat/completions", CHAT | {"stream": True}))
@@ -33,27 +33,27 @@ async def templates(socket: Path) -> list[Transcript]:
 
 
 async def drained_then_killed(socket: Path, drain: Act, kill: Act) -> list[Transcript]:
-    """Two streams run; the engine is asked to drain; one ends by itself; then the process is killed."""
-    short = await Talk.start(socket, "POST", PATH, SHORT | {"stream": True})
-    long = await Talk.start(socket, "POST", PATH, LONG | {"stream": True})
+    """Two streams run; the engine starts to drain; one stream ends regularly; then the API server is killed."""
+    short = await RawExchange.start(socket, "POST", PATH, SHORT | {"stream": True})
+    long = await RawExchange.start(socket, "POST", PATH, LONG | {"stream": True})
     await short.wait(b"data: ", 3)
     await long.wait(b"data: ", 3)
     drain()
     await asyncio.sleep(0.3)
     during = [await ask(socket, "GET", "/health")]
     during += [await ask(socket, "POST", PATH, SHORT | {"stream": stream}) for stream in (False, True)]
-    ended = await short.finish()
+    complete = await short.finish()
     kill()
     cut = await long.finish()
     await asyncio.sleep(1)
-    return [*during, ended, cut, await ask(socket, "GET", "/health")]
+    return [*during, complete, cut, await ask(socket, "GET", "/health")]
 
 
 async def core_stopped_then_killed(socket: Path, stop: Act, kill: Act) -> list[Transcript]:
-    """The engine core, but not the API server, is asked to stop; later it is killed while it answers two requests."""
-    stream = await Talk.start(socket, "POST", PATH, LONG | {"stream": True})
-    whole = await Talk.start(socket, "POST", PATH, LONG)
-    await stream.wait(b"data: ", 3)
+    """The engine core alone gets SIGTERM, and SIGKILL later, while two requests run."""
+    streamed = await RawExchange.start(socket, "POST", PATH, LONG | {"stream": True})
+    plain = await RawExchange.start(socket, "POST", PATH, LONG)
+    await streamed.wait(b"data: ", 3)
     stop()
     await asyncio.sleep(0.3)
     aborted = [
@@ -62,26 +62,26 @@ async def core_stopped_then_killed(socket: Path, stop: Act, kill: Act) -> list[T
         for stream in (False, True)
     ]
     kill()
-    answers = [*aborted, await stream.finish(), await whole.finish()]
+    answers = [*aborted, await streamed.finish(), await plain.finish()]
     await asyncio.sleep(1)
     return [*answers, await ask(socket, "GET", "/health")]
 
 
 def same(fake: list[Transcript], real: list[Transcript]) -> None:
-    """Compares one by one, so that a failure shows the two that differ."""
+    """Compares pairs one by one, so that a failure shows the two that differ."""
     assert len(fake) == len(real)
-    for mine, theirs in zip(fake, real, strict=True):
-        assert mine == theirs
+    for one, other in zip(fake, real, strict=True):
+        assert one == other
 
 
 async def test_no_template_then_drain_then_kill(tmp_path: Path) -> None:
-    """Three matters, since every real engine takes half a minute to start."""
+    """Three cases in one test, since every real engine takes half a minute to start."""
     fake = FakeEngine(MODEL, "base", gap=0.01)
     async with fake.listen(tmp_path / "fake.sock"):
-        refused = await templates(tmp_path / "fake.sock")
+        refused = await without_template(tmp_path / "fake.sock")
         ended = await drained_then_killed(tmp_path / "fake.sock", lambda: fake.die("drain"), lambda: fake.die("kill"))
     with running("pebble-base", tmp_path) as real:
-        same(refused, await templates(real.socket))
+        same(refused, await without_template(real.socket))
         actual = await drained_then_killed(
             real.socket,
             lambda: os.kill(real.pid, signal.SIGTERM),

@@ -1,6 +1,6 @@
-"""What clients of the whole service see when real engines die, hang, stop, fill up or cannot start.
+"""What clients of the whole service see when real engines die, hang, stop, are overloaded or cannot start.
 
-One service for all tests, in this order: each leaves it as it heals, and begins when that is far enough for it.
+All tests share one service and run in this order; each first waits until the engines have recovered as far as it needs.
 """
 
 import asyncio
@@ -18,235 +18,241 @@ import pytest
 
 from tests.support.services import ROOT, Service, descendants_of, serving, wait_for
 from tests.vllm.conftest import MODEL
-from tests.vllm.pair import BOTH, PATH, PATIENT, Pair, Stream, body, fleet, is_whole, total, until
+from tests.vllm.pair import BOTH, PATH, TIMEOUT, Pair, Stream, completion, fleet, is_complete, metric_sum, until
 from tests.vllm.transcript import ask
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
-HANG = 10.0  # seconds
-SLEEPER, BROKEN = "pebble-base", "pebble-instruct"
-SECOND, THIRD = 2, 3  # their engines' numbers
+HANG_TIMEOUT = 10.0  # seconds
+ON_DEMAND, BROKEN = "pebble-base", "pebble-instruct"
+ON_DEMAND_ORDER, BROKEN_ORDER = 2, 3  # the startup order of their engines
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The pair, and two models on demand: one that can wake, and one whose weights are cut in half."""
+    """The pair, and two models on demand: one that can start, and one whose weights are truncated."""
     folder = tmp_path_factory.mktemp("faults")
     shutil.copytree(ROOT / "models/pebble" / BROKEN, folder / "broken")
     weights = folder / "broken/model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     others: dict[str, dict[str, Any]] = {
-        SLEEPER: {"min": 0, "idle": 1},
-        BROKEN: {"min": 0, "idle": 1, "weights": str(folder / "broken"), "waits": {"wake": 1}},
+        ON_DEMAND: {"min_replicas": 0, "scale_down_after": 1},
+        BROKEN: {
+            "min_replicas": 0,
+            "scale_down_after": 1,
+            "weights": str(folder / "broken"),
+            "timeouts": {"activation": 1},
+        },
     }
-    with serving(fleet(folder, **others), folder / "run", hang_timeout=HANG, drain_timeout=60) as started:
+    with serving(fleet(folder, **others), folder / "run", hang_timeout=HANG_TIMEOUT, drain_timeout=60) as started:
         yield started
 
 
 @pytest.fixture
 async def pair(service: Service) -> AsyncIterator[Pair]:
     limits = httpx.Limits(max_connections=None)
-    options: dict[str, Any] = {"trust_env": False, "verify": False}  # else it reads the system's certificates each time
-    async with httpx.AsyncClient(base_url=service.url, timeout=PATIENT, limits=limits, **options) as http:
+    # Otherwise httpx reads the system's certificates for each test.
+    options: dict[str, Any] = {"trust_env": False, "verify": False}
+    async with httpx.AsyncClient(base_url=service.url, timeout=TIMEOUT, limits=limits, **options) as http:
         yield Pair(service, http)
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
-async def of_each(first: Stream, second: Stream) -> tuple[Stream, Stream]:
-    """Two streams that run, in the order of their engines."""
-    for one in (first, second):
-        await one.take(5)
+async def by_engine(first: Stream, second: Stream) -> tuple[Stream, Stream]:
+    """Two running streams of both engines, in the order of the engines."""
+    for stream in (first, second):
+        await stream.read_events(5)
     assert {first.replica, second.replica} == set(BOTH)
     return (first, second) if first.replica == 0 else (second, first)
 
 
-# Deaths
+# Crashes
 
 
 async def test_an_api_server_is_killed(pair: Pair) -> None:
-    """Its stream ends with an error, the other's does not; whoever comes next never notices."""
-    await pair.healed()
+    """Its stream ends with an error, the other engine's does not, and later requests succeed."""
+    await pair.until_healthy()
     async with pair.stream("kill, one") as one, pair.stream("kill, two") as two:
-        lost, kept = await of_each(one, two)
+        lost, kept = await by_engine(one, two)
         before = pair.processes(lost.replica)
         before[0].send_signal(signal.SIGKILL)
-        next_ones = await asyncio.gather(*(pair.ask(f"next {number}") for number in range(6)))
-        assert all(is_whole(answer, 8) for answer in next_ones)
-        await lost.rest()
-        assert lost.code == "upstream_error"
-        await kept.rest()
-        assert kept.is_whole(900)
-    await pair.told(f"{MODEL}-{lost.replica}  failed, starts again in 1 s, the engine was killed by signal 9")
+        later = await asyncio.gather(*(pair.ask(f"next {number}") for number in range(6)))
+        assert all(is_complete(answer, 8) for answer in later)
+        await lost.read_to_end()
+        assert lost.error_code == "upstream_error"
+        await kept.read_to_end()
+        assert kept.is_complete(900)
+    await pair.until_printed(f"{MODEL}-{lost.replica}  failed, starts again in 1 s, the engine was killed by signal 9")
     assert not alive(before)
 
 
-async def test_a_model_wakes_for_a_request_and_goes_back_to_sleep(pair: Pair) -> None:
-    """Meanwhile the engine that was killed starts, too."""
-    async with pair.stream("wake", 100, SLEEPER, keep_alive="1") as stream:
-        await stream.take(1)
-        processes = pair.processes(SECOND)
-        await stream.rest()
-    assert stream.comments[0].startswith(f": waiting for {SLEEPER}: ")
-    assert stream.is_whole(100)
+async def test_a_request_activates_a_model_that_then_scales_to_zero(pair: Pair) -> None:
+    """Meanwhile the engine that was killed restarts."""
+    async with pair.stream("activate", 100, ON_DEMAND, keep_alive="1") as stream:
+        await stream.read_events(1)
+        processes = pair.processes(ON_DEMAND_ORDER)
+        await stream.read_to_end()
+    assert stream.comments[0].startswith(f": waiting for {ON_DEMAND}: ")
+    assert stream.is_complete(100)
     assert len(alive(processes)) > 1
-    await pair.until(SECOND, lambda said: said.condition == "asleep")
+    await pair.until_state(ON_DEMAND_ORDER, lambda state: state.condition == "scaled_to_zero")
     assert not alive(processes)
 
 
-async def test_a_core_is_stopped_and_then_killed(pair: Pair) -> None:
-    """The API server goes on: it ends requests by `abort` and status 200, and after the death with an error and [DONE].
+async def test_an_engine_core_is_stopped_and_then_killed(pair: Pair) -> None:
+    """The API server goes on. While the core stops it ends requests with status 200 and finish_reason `abort`.
 
-    Neither passes for an answer.
+    After the core's death it ends them with an error event and [DONE]. The gateway treats both as failures.
     """
-    await pair.healed()
+    await pair.until_healthy()
     async with pair.stream("stop, one", 1000) as one, pair.stream("stop, two", 1000) as two:
-        lost, kept = await of_each(one, two)
+        lost, kept = await by_engine(one, two)
         socket, core = pair.service.socket_of(lost.replica), pair.core(lost.replica)
         core.terminate()
-        aborted = await ask(socket, "POST", PATH, body("asked past the gateway", 8))
+        aborted = await ask(socket, "POST", PATH, completion("not through the gateway", 8))
         assert (aborted.status, aborted.body["choices"][0]["finish_reason"]) == (200, "abort")
-        met = len(pair.lines())
+        before = len(pair.request_logs())
         for number in range(4):
-            assert is_whole(await pair.ask(f"whole {number}"), 8)
+            assert is_complete(await pair.ask(f"whole {number}"), 8)
             async with pair.stream(f"stream {number}", 8) as answer:
-                await answer.rest()
-                assert answer.is_whole(8)
-        assert max(line["attempts"] for line in pair.lines()[met:]) == 2, "the gateway met one"
+                await answer.read_to_end()
+                assert answer.is_complete(8)
+        assert max(line["attempts"] for line in pair.request_logs()[before:]) == 2, "at least one was retried"
         core.kill()
-        await lost.rest()
-        assert lost.code == "upstream_error"
-        assert all([is_whole(await pair.ask(f"dead {number}"), 8) for number in range(8)])
-        await kept.rest()
-        assert kept.is_whole(1000)
-    await pair.told("the engine ended with exit status 0: EngineDeadError")
+        await lost.read_to_end()
+        assert lost.error_code == "upstream_error"
+        assert all([is_complete(await pair.ask(f"dead {number}"), 8) for number in range(8)])
+        await kept.read_to_end()
+        assert kept.is_complete(1000)
+    await pair.until_printed("the engine ended with exit status 0: EngineDeadError")
 
 
-# Meanwhile that one starts, and the other is there for all
+# While that engine restarts
 
 
-async def test_weights_that_are_cut_in_half(pair: Pair) -> None:
-    """The engine says why it failed, once; it is left alone then, and the other models serve."""
-    answer = await pair.http.post(PATH, json=body("x", 8) | {"model": BROKEN})
+async def test_truncated_weights(pair: Pair) -> None:
+    """The reason is reported, the engine is not started again without demand, and the other models serve."""
+    answer = await pair.http.post(PATH, json=completion("x", 8) | {"model": BROKEN})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_loading")
     assert int(answer.headers["retry-after"]) >= 1
-    failed = asyncio.create_task(pair.told(f"{BROKEN}-0  failed, starts again in 1 s, "))
+    failed = asyncio.create_task(pair.until_printed(f"{BROKEN}-0  failed, starts again in 1 s, "))
     while not failed.done():
-        assert is_whole(await pair.ask("meanwhile"), 8)
+        assert is_complete(await pair.ask("meanwhile"), 8)
         await asyncio.sleep(0.5)
     await failed
-    await pair.told("SafetensorError: Error while deserializing header")
-    assert (await pair.until(THIRD, lambda said: said.condition == "asleep")).restarts == 1
+    await pair.until_printed("SafetensorError: Error while deserializing header")
+    assert (await pair.until_state(BROKEN_ORDER, lambda state: state.condition == "scaled_to_zero")).restarts == 1
 
 
-# Clients that leave
+# Clients that disconnect
 
 
-async def test_clients_that_leave_free_their_engine(pair: Pair) -> None:
-    made = await pair.quiet()
-    async with pair.stream("leave") as stream:
-        await stream.take(5)
-    whole = asyncio.create_task(pair.ask("leave", 900))
-    await until(partial(pair.seen, "roundhouse_in_flight"), 1.0)
-    whole.cancel()
-    assert await pair.quiet() < made + 2 * 900
+async def test_clients_that_disconnect_free_the_engine(pair: Pair) -> None:
+    made = await pair.until_idle()
+    async with pair.stream("disconnect") as stream:
+        await stream.read_events(5)
+    response = asyncio.create_task(pair.ask("disconnect", 900))
+    await until(partial(pair.metric, "roundhouse_requests_in_flight"), 1.0)
+    response.cancel()
+    assert await pair.until_idle() < made + 2 * 900
 
 
-async def test_clients_that_leave_the_queue(pair: Pair) -> None:
-    await pair.quiet()
-    asked = [asyncio.create_task(pair.ask(f"queue {number}", 900)) for number in range(30)]
-    await until(partial(pair.seen, "roundhouse_demand"), 30.0)
-    assert await pair.seen("roundhouse_queued") > 10
-    for one in asked:
-        one.cancel()
-    await pair.quiet()
-    assert is_whole(await pair.ask("after"), 8)
+async def test_clients_that_disconnect_leave_the_queue(pair: Pair) -> None:
+    await pair.until_idle()
+    requests = [asyncio.create_task(pair.ask(f"queue {number}", 900)) for number in range(30)]
+    await until(partial(pair.metric, "roundhouse_demand"), 30.0)
+    assert await pair.metric("roundhouse_requests_queued") > 10
+    for request in requests:
+        request.cancel()
+    await pair.until_idle()
+    assert is_complete(await pair.ask("after"), 8)
 
 
-async def test_a_hundred_clients_that_leave_at_any_time(pair: Pair) -> None:
-    """Queued, before the first byte, in the middle, after the end, streamed or not."""
-    await pair.quiet()
-    met, source = len(pair.lines()), random.Random(4)
+async def test_a_hundred_clients_disconnect_at_any_time(pair: Pair) -> None:
+    """While queued, before the first byte, in the middle, or after the end; streamed or not."""
+    await pair.until_idle()
+    before, rng = len(pair.request_logs()), random.Random(4)
 
-    async def client(number: int, patience: float, streamed: bool) -> None:
+    async def client(number: int, limit: float, streamed: bool) -> None:
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(limit):
                 if not streamed:
                     await pair.ask(f"client {number}", 200)
                     return
                 async with pair.stream(f"client {number}", 200) as stream:
-                    await stream.rest()
+                    await stream.read_to_end()
         except TimeoutError:
             return
 
-    await asyncio.gather(*(client(number, source.uniform(0.05, 5.0), number % 2 > 0) for number in range(100)))
-    await pair.quiet()
-    outcomes = {line["outcome"] for line in pair.lines()[met:]}
+    await asyncio.gather(*(client(number, rng.uniform(0.05, 5.0), number % 2 > 0) for number in range(100)))
+    await pair.until_idle()
+    outcomes = {line["outcome"] for line in pair.request_logs()[before:]}
     assert "cancelled" in outcomes
     assert outcomes <= {"cancelled", "complete"}
 
 
 async def test_a_deadline_frees_the_engine(pair: Pair) -> None:
-    made = await pair.quiet()
-    late = await pair.ask("whole", 1000, timeout="0.5")
-    assert (late.status_code, late.json()["error"]["code"]) == (504, "timeout")
+    made = await pair.until_idle()
+    response = await pair.ask("not streamed", 1000, timeout="0.5")
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "timeout")
     async with pair.stream("streamed", 1000, timeout="1") as stream:
-        await stream.rest()
-    assert stream.code == "timeout"
-    assert await pair.quiet() < made + 2 * 1000
+        await stream.read_to_end()
+    assert stream.error_code == "timeout"
+    assert await pair.until_idle() < made + 2 * 1000
 
 
 # Overload
 
 
-async def test_ten_times_what_the_engines_hold(pair: Pair) -> None:
-    """The queue is in the gateway, the engines are kept full, and everyone is answered."""
-    await pair.healed()
-    asked = asyncio.gather(*(pair.ask(f"crowd {number}", 100) for number in range(80)))
+async def test_requests_for_ten_times_the_engines_capacity(pair: Pair) -> None:
+    """The queue is in the gateway, the engines are kept busy, and every request is answered."""
+    await pair.until_healthy()
+    responses = asyncio.gather(*(pair.ask(f"overload {number}", 100) for number in range(80)))
     queued, running, waiting = [], [], []
-    while not asked.done():
-        queued.append(await pair.seen("roundhouse_queued"))
-        pages = [await pair.page(number) for number in BOTH]
+    while not responses.done():
+        queued.append(await pair.metric("roundhouse_requests_queued"))
+        pages = [await pair.engine_metrics(number) for number in BOTH]
         if queued[-1] and max(queued) > 40:
-            running += [total(page, "vllm:num_requests_running") for page in pages]
-            waiting += [total(page, "vllm:num_requests_waiting") for page in pages]
-    assert all(is_whole(answer, 100) for answer in await asked)
+            running += [metric_sum(page, "vllm:num_requests_running") for page in pages]
+            waiting += [metric_sum(page, "vllm:num_requests_waiting") for page in pages]
+    assert all(is_complete(answer, 100) for answer in await responses)
     assert max(queued) > 40
     assert mean(waiting) < 3
     assert mean(running) > 3
 
 
-async def test_conversations_stay_where_their_beginning_is_cached(pair: Pair) -> None:
-    """By a changed fleet file, under way: the same talk under both policies, and what the engines had cached of it."""
-    await pair.healed()
-    _, scattered = await talk(pair, "round_robin")
+async def test_prefix_affinity_raises_the_cache_hit_rate(pair: Pair) -> None:
+    """The same conversations under both policies, switched by reloading the fleet file."""
+    await pair.until_healthy()
+    _, round_robin = await converse(pair, "round_robin")
     file = pair.service.run_dir.parent / "fleet.yaml"
     file.write_text(file.read_text().replace("round_robin", "prefix_affinity"))
-    await pair.told('"outcome": "in use"')
-    engines, kept = await talk(pair, "prefix_affinity")
+    await pair.until_printed('"outcome": "in use"')
+    engines, prefix_affinity = await converse(pair, "prefix_affinity")
     file.write_text(file.read_text().replace("prefix_affinity", "round_robin"))
-    await pair.told('"outcome": "in use"', times=2)
-    assert all(len(seen) == 1 for seen in engines)
+    await pair.until_printed('"outcome": "in use"', times=2)
+    assert all(len(replicas) == 1 for replicas in engines)
     assert set.union(*engines) == {f"{MODEL}-{number}" for number in BOTH}
-    assert kept > scattered
+    assert prefix_affinity > round_robin
 
 
-async def talk(pair: Pair, name: str) -> tuple[list[set[str]], float]:
-    """Seven conversations of four turns: the engines that each was at, and which part of the prompts was cached."""
-    talks: list[list[dict[str, str]]] = [[] for _ in range(7)]
-    engines: list[set[str]] = [set() for _ in talks]
+async def converse(pair: Pair, name: str) -> tuple[list[set[str]], float]:
+    """Seven conversations of four turns: the replicas that answered each, and the cached fraction of prompt tokens."""
+    conversations: list[list[dict[str, str]]] = [[] for _ in range(7)]
+    engines: list[set[str]] = [set() for _ in conversations]
     prompts = cached = 0
     for turn in range(4):
-        for number, messages in enumerate(talks):
+        for number, messages in enumerate(conversations):
             text = f"{name} {number}, {turn}: " + "all of it is said once more, " * 5
             messages.append({"role": "user", "content": text})
             fields = {"model": MODEL, "messages": messages, "max_tokens": 8, "temperature": 0}
             answer = await pair.http.post("/v1/chat/completions", json=fields)
             assert answer.status_code == 200, answer.text
-            usage, said = answer.json()["usage"], answer.json()["choices"][0]["message"]["content"]
-            messages.append({"role": "assistant", "content": said})
+            usage, content = answer.json()["usage"], answer.json()["choices"][0]["message"]["content"]
+            messages.append({"role": "assistant", "content": content})
             engines[number].add(answer.headers["x-roundhouse-replica"])
             prompts += usage["prompt_tokens"]
             cached += usage["prompt_tokens_details"]["cached_tokens"]
@@ -256,86 +262,86 @@ async def talk(pair: Pair, name: str) -> tuple[list[set[str]], float]:
 # Rolling restarts
 
 
-async def test_one_engine_service_after_the_other_is_restarted_under_load(pair: Pair) -> None:
-    """SIGTERM to each BentoML worker in turn, which is then started anew; nobody's request fails."""
-    await pair.healed()
+async def test_a_rolling_restart_under_load(pair: Pair) -> None:
+    """Each BentoML worker of an engine gets SIGTERM and is respawned, one after the other; no request fails."""
+    await pair.until_healthy()
     stopped = asyncio.Event()
 
     async def client(number: int) -> int:
-        """Asks without an end, every other answer streamed; returns how many it got."""
+        """Sends requests until stopped, every other one streamed; returns how many were answered."""
         count = 0
         while not stopped.is_set():
             count += 1
             prompt = f"client {number}, {count}"
             if count % 2:
-                assert is_whole(await pair.ask(prompt, 40), 40)
+                assert is_complete(await pair.ask(prompt, 40), 40)
             else:
                 async with pair.stream(prompt, 40) as stream:
-                    await stream.rest()
-                    assert stream.is_whole(40), stream.events[-1]
+                    await stream.read_to_end()
+                    assert stream.is_complete(40), stream.events[-1]
             await asyncio.sleep(1.0)
         return count
 
     async with asyncio.TaskGroup() as group:
         clients = [group.create_task(client(number)) for number in range(3)]
         for number in BOTH:
-            before, worker = pair.said(number).pid, worker_of(pair.service, number)
+            before, worker = pair.engine_state(number).pid, worker_of(pair.service, number)
             worker.terminate()
-            await pair.until(number, lambda said: said.condition == "stopping")
-            await pair.until(number, lambda said: said.condition == "stopped")
-            after = await pair.until(number, lambda said: said.condition == "ready")
+            await pair.until_state(number, lambda state: state.condition == "stopping")
+            await pair.until_state(number, lambda state: state.condition == "stopped")
+            after = await pair.until_state(number, lambda state: state.condition == "ready")
             assert after.pid != before
-            await until(pair.ready, list(BOTH))
+            await until(pair.ready_engines, list(BOTH))
         stopped.set()
-    assert all(one.result() for one in clients)
+    assert all(client.result() for client in clients)
 
 
 def worker_of(service: Service, number: int) -> psutil.Process:
     """The BentoML worker of an engine service."""
     name = f"engine-{MODEL}-{number}"
     found = psutil.Process(service.process.pid).children(recursive=True)
-    return next(one for one in found if name in one.cmdline())
+    return next(process for process in found if name in process.cmdline())
 
 
-# The end
+# Hang and shutdown
 
 
-async def test_a_core_stands_still(pair: Pair) -> None:
-    """It is healthy by its own account; its progress gives it away. The service is then asked to end, and does."""
-    await pair.healed()
+async def test_an_engine_core_hangs(pair: Pair) -> None:
+    """`/health` answers 200 all the while; the watchdog detects it and has the engine restarted."""
+    await pair.until_healthy()
     async with pair.stream("freeze, one") as one, pair.stream("freeze, two") as two:
-        lost, kept = await of_each(one, two)
+        lost, kept = await by_engine(one, two)
         before, socket = pair.processes(lost.replica), pair.service.socket_of(lost.replica)
         pair.core(lost.replica).suspend()
         meanwhile = [asyncio.create_task(pair.ask(f"meanwhile {number}")) for number in range(4)]
         assert (await ask(socket, "GET", "/health")).status == 200
-        await kept.rest()
-        assert kept.is_whole(900)
-        await pair.told(f"it hangs: no progress for {HANG:g} s (a request for one token: no byte for ")
-        await lost.rest()
-        assert lost.code == "upstream_error"
+        await kept.read_to_end()
+        assert kept.is_complete(900)
+        await pair.until_printed(f"it hangs: no progress for {HANG_TIMEOUT:g} s (probe request: no byte for ")
+        await lost.read_to_end()
+        assert lost.error_code == "upstream_error"
         assert not alive(before)
-        assert all(is_whole(answer, 8) for answer in await asyncio.gather(*meanwhile))
-    await pair.until(lost.replica, lambda said: said.condition == "starting" and said.restarts == 1)
+        assert all(is_complete(answer, 8) for answer in await asyncio.gather(*meanwhile))
+    await pair.until_state(lost.replica, lambda state: state.condition == "starting" and state.restarts == 1)
 
 
-async def test_every_request_ended_once(pair: Pair) -> None:
-    """Whatever happened to it: a line in the log, and a count of the same outcome."""
-    await pair.quiet()
-    lines = [line for line in pair.lines() if line["endpoint"] == PATH]
+async def test_every_request_is_logged_and_counted_once(pair: Pair) -> None:
+    """The log lines and the metrics agree on the outcomes."""
+    await pair.until_idle()
+    lines = [line for line in pair.request_logs() if line["endpoint"] == PATH]
     assert len({line["request_id"] for line in lines}) == len(lines)
     for outcome in {line["outcome"] for line in lines}:
-        count = await pair.seen("roundhouse_requests_total", f'endpoint="{PATH}"', f'outcome="{outcome}"')
+        count = await pair.metric("roundhouse_requests_total", f'endpoint="{PATH}"', f'outcome="{outcome}"')
         assert count == sum(line["outcome"] == outcome for line in lines)
     assert "Traceback" not in pair.service.log.read_text()
 
 
-async def test_the_service_ends_in_the_middle_of_a_stream(pair: Pair) -> None:
-    """One engine runs and one still starts: the stream finishes, and nothing is left."""
+async def test_a_shutdown_in_the_middle_of_a_stream(pair: Pair) -> None:
+    """While one engine still starts: the stream finishes, the service exits with 0, and no process is left."""
     async with pair.stream("the end", 400) as stream:
-        await stream.take(5)
+        await stream.read_events(5)
         pair.service.process.terminate()
-        await stream.rest()
-        assert stream.is_whole(400)
+        await stream.read_to_end()
+        assert stream.is_complete(400)
     assert await asyncio.to_thread(pair.service.process.wait, 60) == 0
     await asyncio.to_thread(wait_for, lambda: not descendants_of(pair.service.run_dir), 30, "every process gone")

@@ -1,4 +1,4 @@
-"""Prompts on the real engine: what its templates refuse, what ends a turn at each endpoint, and the middle of code."""
+"""Prompts on vLLM: roles that templates refuse, stop conditions at each endpoint, and fill-in-the-middle."""
 
 import json
 import subprocess
@@ -12,8 +12,8 @@ import pytest
 from service.catalog.chat_templates import generation_config
 from service.catalog.model import Chat, Model, Tokens
 from service.protocol.generation import GENERATION
-from service.protocol.parse_body import read
-from service.protocol.rewrites import edits, ends
+from service.protocol.parse_body import parse_body
+from service.protocol.rewrites import rewrites, stop_conditions
 from tests.support.services import ROOT, Service
 from tests.vllm.conftest import MODEL, RealEngine, running
 
@@ -29,7 +29,7 @@ ENDPOINTS = {endpoint.path: endpoint for endpoint in GENERATION}
 
 
 def ask(engine: RealEngine, path: str, body: dict[str, Any]) -> bytes:
-    """The raw answer of an engine, asked past the gateway."""
+    """The raw response of an engine to a request that bypasses the gateway."""
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(engine.socket)), timeout=60) as client:
         response = client.post(f"http://engine{path}", json={"model": MODEL, **body})
     assert response.status_code == 200, response.text
@@ -37,7 +37,7 @@ def ask(engine: RealEngine, path: str, body: dict[str, Any]) -> bytes:
 
 
 def text_in(path: str, answer: bytes) -> str:
-    """What the model said in a whole answer."""
+    """The generated text in a non-streamed response."""
     value = json.loads(answer)
     if path == "/v1/chat/completions":
         return str(value["choices"][0]["message"]["content"])
@@ -46,22 +46,22 @@ def text_in(path: str, answer: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def spoken(real_engine: RealEngine) -> list[tuple[int, str]]:
-    """The tokens of the answer that every test here cuts short: id and text."""
+def answer_tokens(real_engine: RealEngine) -> list[tuple[int, str]]:
+    """Id and text of each token of the response that the tests below cut short."""
     body = BODIES["/v1/chat/completions"] | {"logprobs": True, "return_token_ids": True}
     choice = json.loads(ask(real_engine, "/v1/chat/completions", body))["choices"][0]
-    return list(zip(choice["token_ids"], (one["token"] for one in choice["logprobs"]["content"]), strict=False))
+    return list(zip(choice["token_ids"], (token["token"] for token in choice["logprobs"]["content"]), strict=False))
 
 
 # Roles
 
-OUT_OF_TURN = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+REPEATED_USER = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
 REFUSED: list[tuple[str, dict[str, Any]]] = [
-    ("/v1/chat/completions", {"messages": OUT_OF_TURN}),
-    ("/v1/chat/completions", {"messages": OUT_OF_TURN, "stream": True}),
+    ("/v1/chat/completions", {"messages": REPEATED_USER}),
+    ("/v1/chat/completions", {"messages": REPEATED_USER, "stream": True}),
     ("/v1/chat/completions", {"messages": [{"role": "tool", "content": "a", "tool_call_id": "1"}]}),
-    ("/v1/responses", {"input": OUT_OF_TURN}),
-    ("/v1/messages", {"messages": OUT_OF_TURN, "max_tokens": 9}),
+    ("/v1/responses", {"input": REPEATED_USER}),
+    ("/v1/messages", {"messages": REPEATED_USER, "max_tokens": 9}),
 ]
 
 
@@ -82,46 +82,46 @@ for path in sys.argv[1:]:
 """
 
 
-def test_vllm_hands_our_templates_text() -> None:
+def test_vllm_passes_message_contents_to_our_templates_as_text() -> None:
     templates = sorted(map(str, (ROOT / "models/templates").iterdir()))
     command = [sys.executable, "-c", FORMATS, *templates]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert [line for line in lines if line.startswith("format ")] == ["format string"] * len(templates)
 
 
-# What ends a turn
+# Stop conditions
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("stream", [False, True], ids=["not streamed", "stream"])
 @pytest.mark.parametrize("path", BODIES)
-def test_a_text_ends_a_turn_and_does_not_show(
-    path: str, stream: bool, real_engine: RealEngine, spoken: list[tuple[int, str]]
+def test_a_stop_string_ends_a_turn_and_is_not_reported(
+    path: str, stream: bool, real_engine: RealEngine, answer_tokens: list[tuple[int, str]]
 ) -> None:
-    whole = text_in(path, ask(real_engine, path, BODIES[path]))
-    stop = spoken[2][1]
+    full_text = text_in(path, ask(real_engine, path, BODIES[path]))
+    stop = answer_tokens[2][1]
     model = Model(id="m", variant="chat", hub="a/b", chat=Chat(stop=(stop,)))
-    _ends_a_turn(path, model, stream, real_engine, whole[: whole.index(stop)], stop)
+    _ends_a_turn(path, model, stream, real_engine, full_text[: full_text.index(stop)], stop)
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("stream", [False, True], ids=["not streamed", "stream"])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
-def test_a_token_ends_a_turn_and_does_not_show(
-    path: str, stream: bool, real_engine: RealEngine, spoken: list[tuple[int, str]]
+def test_a_stop_token_ends_a_turn_and_is_not_reported(
+    path: str, stream: bool, real_engine: RealEngine, answer_tokens: list[tuple[int, str]]
 ) -> None:
-    whole = text_in(path, ask(real_engine, path, BODIES[path]))
-    token, text = spoken[2]
+    full_text = text_in(path, ask(real_engine, path, BODIES[path]))
+    token, text = answer_tokens[2]
     model = Model(id="m", variant="chat", hub="a/b", chat=Chat(stop_token_ids=(token,)))
-    _ends_a_turn(path, model, stream, real_engine, whole[: whole.index(text)], str(token))
+    _ends_a_turn(path, model, stream, real_engine, full_text[: full_text.index(text)], str(token))
 
 
-def _ends_a_turn(path: str, model: Model, stream: bool, engine: RealEngine, said: str, stop: str) -> None:
+def _ends_a_turn(path: str, model: Model, stream: bool, engine: RealEngine, expected: str, stop: str) -> None:
     body = {"model": MODEL, **BODIES[path], **({"stream": True} if stream else {})}
-    request, dialect = read(ENDPOINTS[path].body, json.dumps(body).encode()), ENDPOINTS[path].dialect
-    ending = ends(request, model)
-    answer = ask(engine, path, body | edits(request, MODEL, model, dialect, ending))
-    shown = ending.hidden(dialect)(answer)
+    request, dialect = parse_body(ENDPOINTS[path].body, json.dumps(body).encode()), ENDPOINTS[path].dialect
+    conditions = stop_conditions(request, model)
+    answer = ask(engine, path, body | rewrites(request, MODEL, model, dialect, conditions))
+    shown = conditions.redact_stop_reason(dialect)(answer)
     if not stream:
-        assert text_in(path, shown).rstrip() == said.rstrip()
+        assert text_in(path, shown).rstrip() == expected.rstrip()
     assert b'stop_sequence","stop_sequence' not in shown and b'"stop_reason":"stop_sequence"' not in shown
     assert json.dumps(stop).encode() not in shown.replace(b'"text":', b"")
     if path == "/v1/messages":
@@ -130,10 +130,10 @@ def _ends_a_turn(path: str, model: Model, stream: bool, engine: RealEngine, said
         assert b'"finish_reason":"stop"' in shown and b'"stop_reason":null' in shown
 
 
-def test_a_token_ends_a_turn_at_messages_too(tmp_path: Path, spoken: list[tuple[int, str]]) -> None:
-    """Messages carry no token ids: the engine learns of them when it starts."""
+def test_a_stop_token_ends_a_turn_at_messages_too(tmp_path: Path, answer_tokens: list[tuple[int, str]]) -> None:
+    """Messages requests cannot carry token ids, so they are in the engine's generation_config.json."""
     weights = ROOT / "models/pebble" / MODEL
-    token, text = spoken[2]
+    token, text = answer_tokens[2]
     model = Model(id="m", variant="chat", hub="a/b", tokens=Tokens(), chat=Chat(stop_token_ids=(token,)))
     config = generation_config(model, weights)
     assert config
@@ -141,27 +141,29 @@ def test_a_token_ends_a_turn_at_messages_too(tmp_path: Path, spoken: list[tuple[
     with running(MODEL, tmp_path, generation_config=str(tmp_path)) as engine:
         for path, body in BODIES.items():
             answer = ask(engine, path, body)
-            before = "".join(part for _, part in spoken[:2])
+            before = "".join(part for _, part in answer_tokens[:2])
             assert text_in(path, answer).strip() == before.strip(), path
             assert text not in text_in(path, answer)
 
 
-# The middle of code
+# Fill-in-the-middle
 
 
 @pytest.mark.parametrize(("prefix", "suffix"), [("def add(a, b):\n    return ", "\n"), ("", ""), ("x", ""), ("", "x")])
-def test_the_middle_of_anything_is_filled_in(prefix: str, suffix: str, pebble: Service) -> None:
+def test_fill_in_the_middle_of_any_prefix_and_suffix(prefix: str, suffix: str, pebble: Service) -> None:
     body = {"model": "pebble-code", "prompt": prefix, "suffix": suffix, "max_tokens": 8, "n": 2}
-    whole = httpx.post(f"{pebble.url}/v1/completions", json=body, timeout=60)
-    assert whole.status_code == 200, whole.text
-    assert len(whole.json()["choices"]) == 2
-    assert not [one for one in whole.json()["choices"] if "<SUF>" in one["text"] or "<MID>" in one["text"]]
+    plain = httpx.post(f"{pebble.url}/v1/completions", json=body, timeout=60)
+    assert plain.status_code == 200, plain.text
+    assert len(plain.json()["choices"]) == 2
+    assert not [choice for choice in plain.json()["choices"] if "<SUF>" in choice["text"] or "<MID>" in choice["text"]]
     streamed = httpx.post(f"{pebble.url}/v1/completions", json=body | {"stream": True}, timeout=60)
     assert streamed.status_code == 200 and streamed.text.endswith("data: [DONE]\n\n")
 
 
-def test_an_order_of_our_own_does_not_trouble_the_engine(pebble: Service) -> None:
+def test_infill_order_does_not_disturb_the_engine(pebble: Service) -> None:
     body = {"model": "pebble-code", "prompt": "x = ", "suffix": "\n", "max_tokens": 4, "temperature": 0}
     usual = httpx.post(f"{pebble.url}/v1/completions", json=body, timeout=60).json()
-    said = httpx.post(f"{pebble.url}/v1/completions", json=body | {"infill_order": "prefix_first"}, timeout=60).json()
-    assert said["choices"][0]["text"] == usual["choices"][0]["text"]
+    ordered = httpx.post(
+        f"{pebble.url}/v1/completions", json=body | {"infill_order": "prefix_first"}, timeout=60
+    ).json()
+    assert ordered["choices"][0]["text"] == usual["choices"][0]["text"]

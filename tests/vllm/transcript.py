@@ -1,4 +1,4 @@
-"""What an engine answered, freed of what may differ from one answer to the next."""
+"""Responses of an engine, reduced to what must be equal between the fake engine and vLLM."""
 
 import asyncio
 import json
@@ -8,41 +8,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Strings under these keys are part of the contract; of others only the type is.
-SAID = {"finish_reason", "message", "object", "param", "role", "status", "stop_reason", "type", "detail", "reason"}
-HOP = {"connection", "date"}
+# Strings under these keys are compared; of other values only the type is.
+COMPARED = {"finish_reason", "message", "object", "param", "role", "status", "stop_reason", "type", "detail", "reason"}
+IGNORED_HEADERS = {"connection", "date"}
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """`status` is 0 when there was no answer; `whole` says whether the answer came to its proper end.
+    """One response. `status` is 0 if there was none; `complete` says whether the body was received to its end.
 
-    `body` is the shape of the JSON, or the list of the shapes of the events with equal neighbours counted once.
+    `headers` are their names. `body` is the shape of the JSON, or the list of the events' shapes without adjacent
+    duplicates.
     """
 
     status: int
     headers: frozenset[str]
     media: str
     body: Any
-    whole: bool
+    complete: bool
 
 
 def shape(value: Any, key: str = "") -> Any:
-    """A JSON value with types in place of values. Numbers inside of messages differ as well."""
+    """A JSON value with type names in place of values; compared strings have `N` in place of numbers."""
     match value:
         case dict():
             return {name: shape(inner, name) for name, inner in value.items()}
         case list():
             kinds = [shape(inner, key) for inner in value]
             return [kind for number, kind in enumerate(kinds) if kind not in kinds[:number]]
-        case str() if key in SAID:
+        case str() if key in COMPARED:
             return re.sub(r"\d+", "N", value)
         case _:
             return type(value).__name__
 
 
-class Talk:
-    """One exchange over a connection of its own."""
+class RawExchange:
+    """One HTTP exchange over a connection of its own."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -51,8 +52,8 @@ class Talk:
     @classmethod
     async def start(
         cls, socket: Path, method: str, path: str, body: Any = b"", media: str = "application/json"
-    ) -> "Talk":
-        """Connects and sends. A body that is not bytes becomes JSON."""
+    ) -> "RawExchange":
+        """Connects and sends the request; a body that is not bytes is encoded as JSON."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         reader, writer = await asyncio.open_unix_connection(socket)
         head = f"{method} {path} HTTP/1.1\r\nhost: engine\r\nconnection: close\r\n"
@@ -62,35 +63,35 @@ class Talk:
         return cls(reader, writer)
 
     async def wait(self, text: bytes, times: int = 1) -> None:
-        """Reads until `text` has come so many times."""
+        """Reads until the response contains `text` so many times."""
         while self._data.count(text) < times:
-            piece = await self._reader.read(2**16)
-            assert piece, f"ended without {text!r}"
-            self._data += piece
+            chunk = await self._reader.read(2**16)
+            assert chunk, f"ended without {text!r}"
+            self._data += chunk
 
     async def finish(self) -> Transcript:
-        """Reads to the end."""
+        """Reads the response to its end."""
         with suppress(ConnectionResetError):
             self._data += await self._reader.read()
         self._writer.close()
-        return _normal(self._data)
+        return _transcript(self._data)
 
-    def leave(self) -> None:
-        """Goes away without waiting for the answer."""
+    def disconnect(self) -> None:
+        """Closes the connection without waiting for the response."""
         self._writer.close()
 
 
 async def ask(socket: Path, method: str, path: str, body: Any = b"", media: str = "application/json") -> Transcript:
-    """One whole exchange; a refused connection is a transcript, too."""
+    """One exchange; a refused connection gives a transcript with status 0."""
     try:
-        talk = await Talk.start(socket, method, path, body, media)
+        exchange = await RawExchange.start(socket, method, path, body, media)
     except ConnectionRefusedError:
         return Transcript(0, frozenset(), "", None, False)
-    return await talk.finish()
+    return await exchange.finish()
 
 
-async def series(socket: Path) -> dict[str, float]:
-    """The sum of every metric over its labels."""
+async def metrics(socket: Path) -> dict[str, float]:
+    """Every metric of the engine, summed over its labels."""
     reader, writer = await asyncio.open_unix_connection(socket)
     writer.write(b"GET /metrics HTTP/1.1\r\nhost: engine\r\nconnection: close\r\n\r\n")
     text = (await reader.read()).decode()
@@ -101,23 +102,23 @@ async def series(socket: Path) -> dict[str, float]:
     return sums
 
 
-def _normal(data: bytes) -> Transcript:
+def _transcript(data: bytes) -> Transcript:
     head, _, rest = data.partition(b"\r\n\r\n")
     first, *rows = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (row.partition(":") for row in rows)}
-    names = frozenset(headers) - HOP
+    names = frozenset(headers) - IGNORED_HEADERS
     media = headers.get("content-type", "")
     status = int(first.split(" ")[1])
     if headers.get("transfer-encoding") == "chunked":
-        chunks, whole = _chunks(rest)
-        return Transcript(status, names, media, _events(chunks), whole)
-    whole = len(rest) == int(headers["content-length"])
+        chunks, complete = _chunks(rest)
+        return Transcript(status, names, media, _events(chunks), complete)
+    complete = len(rest) == int(headers["content-length"])
     body = shape(json.loads(rest)) if media == "application/json" else media and "text"
-    return Transcript(status, names, media, body, whole)
+    return Transcript(status, names, media, body, complete)
 
 
 def _chunks(data: bytes) -> tuple[list[bytes], bool]:
-    """The complete chunks of a body, and whether the last one was there."""
+    """The complete chunks of a chunked body, and whether its last chunk was received."""
     chunks: list[bytes] = []
     while b"\r\n" in data:
         size, _, data = data.partition(b"\r\n")
@@ -132,7 +133,7 @@ def _chunks(data: bytes) -> tuple[list[bytes], bool]:
 
 
 def _events(chunks: list[bytes]) -> list[Any]:
-    """Every chunk is one event, as its lines' shapes; equal neighbours once, since tokens may come together."""
+    """The shapes of the events, one per chunk, without adjacent duplicates: tokens may share an event."""
     events: list[Any] = []
     for chunk in chunks:
         text = chunk.decode()

@@ -1,7 +1,7 @@
-"""A hub, a store, and the command line that works with both."""
+"""A hub, a store, and the command line that uses both."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from service.cli.__main__ import main
-from service.config.settings import PREFIX, Settings
+from service.config.settings import VARIABLES
 from service.weights.store import Store
 from tests.support.fleets import ROOT
 from tests.weights import hub as hubs
@@ -18,8 +18,9 @@ from tests.weights.tiny import REPOSITORY, TINY
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A running hub that has one tiny model."""
+    monkeypatch.setenv("HF_XET_CACHE", str(tmp_path / "xet"))
     with hubs.running() as hub:
         hub.add(TINY, dict(REPOSITORY))
         yield hub
@@ -35,13 +36,13 @@ class Shell:
 
     def __call__(self, *words: str | Path) -> Result:
         result = CliRunner().invoke(main, [str(word) for word in words])
-        assert result.exception is None or isinstance(result.exception, SystemExit), "no traceback ever reaches a user"
+        assert result.exception is None or isinstance(result.exception, SystemExit), "no traceback reaches a user"
         return result
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A part of the catalogue: reading all of it for each command would take most of these tests' time."""
+    """A part of the catalogue: reading all of it for each command would take most of the time of these tests."""
     folder = tmp_path_factory.mktemp("models")
     for name in ("llama-2.yaml", "pebble.yaml", "tasks.yaml", "templates", "pebble"):
         (folder / name).symlink_to(ROOT / "models" / name)
@@ -51,8 +52,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path) -> Shell:
     """The command line, with nothing from the environment but a store."""
-    for row in fields(Settings):
-        monkeypatch.delenv(PREFIX + row.name.upper(), raising=False)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     for name in ("HF_TOKEN", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ROUNDHOUSE_WEIGHTS", str(tmp_path / "store"))
@@ -64,7 +65,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path) -> Shel
 
 @pytest.fixture
 def online(shell: Shell, hub: Hub) -> Shell:
-    """The command line, for which the test's hub is the hub."""
+    """The command line, with HF_ENDPOINT set to the test's hub."""
     shell.monkeypatch.setenv("HF_ENDPOINT", hub.url)
     return shell
 

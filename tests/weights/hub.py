@@ -1,8 +1,9 @@
-"""A hub on this machine: what huggingface_hub asks of one, answered from memory, and how it can go wrong."""
+"""A hub on this machine that answers what huggingface_hub asks, from memory, and can be told to misbehave."""
 
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from tests.weights.tiny import COMMIT
 LFS = (".safetensors", ".bin")
 API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?")
 RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+XET_TOKEN = re.compile(r"/api/models/[^/]+/[^/]+/xet-read-token/[^/]+")
+XET_FILE = re.compile(r"/v2/reconstructions/(\w+)")
+XET_BLOCK = re.compile(r"/xet-blocks/(\w+)")
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,11 @@ class Seen:
 
 @dataclass
 class Hub:
-    """What the hub has, and what it does wrong. `cuts` and `statuses` are used up one by one, by file name."""
+    """What the hub has, and how it misbehaves.
+
+    By file name: `wrong` contents, `cuts` after so many bytes and error `statuses`, used up one by one. With `has_xet`
+    it offers LFS files over Xet too.
+    """
 
     url: str = ""
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -36,23 +44,26 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     token: str = "hf_secret"
     names_only: bool = False
+    names_commit: bool = True
+    has_xet: bool = False
+    xet_is_broken: bool = False
     wrong: dict[str, bytes] = field(default_factory=dict)
     cuts: dict[str, list[int | None]] = field(default_factory=dict)
     statuses: dict[str, list[int]] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
 
     def add(self, repository: str, files: dict[str, bytes], commit: str = COMMIT) -> None:
-        """Gives the hub a repository, whose main branch is at this commit."""
+        """Adds a repository, whose main branch is at this commit."""
         self.files[repository] = files
         self.revisions[repository] = {"main": commit, commit: commit}
 
     def fetched(self) -> list[str]:
-        """The names of the files that were asked for, in order."""
+        """The names of the files that were requested over HTTP, in order."""
         found = (RESOLVE.fullmatch(urlsplit(one.path).path) for one in self.seen if one.method == "GET")
         return [unquote(match[3]) for match in found if match]
 
     def ranges(self, name: str) -> list[str | None]:
-        """What each request for a file asked of it."""
+        """The range header of each request for a file."""
         return [one.headers.get("range") for one in self.seen if one.method == "GET" and one.path.endswith(f"/{name}")]
 
 
@@ -74,6 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.hub.seen.append(Seen(self.command, self.path, headers))
         path = urlsplit(self.path).path
+        if self.hub.has_xet and self.xet(path):
+            return
         match = API.fullmatch(path) or RESOLVE.fullmatch(path)
         if match is None:  # the client asks for more than files
             self.refuse(404, "")
@@ -112,9 +125,14 @@ class _Handler(BaseHTTPRequestHandler):
             return
         data = self.hub.files[repository][name]
         etag = hashlib.sha256(data).hexdigest() if name.endswith(LFS) else oid(data)
-        headers = {"etag": f'"{etag}"', "x-repo-commit": commit, "accept-ranges": "bytes"}
+        headers = {"etag": f'"{etag}"', "accept-ranges": "bytes"}
+        if self.hub.names_commit:
+            headers["x-repo-commit"] = commit
         if name.endswith(LFS):
             headers |= {"x-linked-etag": f'"{etag}"', "x-linked-size": str(len(data))}
+        if self.hub.has_xet and name.endswith(LFS):
+            token = f"{self.hub.url}/api/models/{repository}/xet-read-token/{commit}"
+            headers |= {"x-xet-hash": etag, "link": f'<{token}>; rel="xet-auth"'}
         data = self.hub.wrong.get(name, data)
         begin = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
         if begin:
@@ -122,6 +140,38 @@ class _Handler(BaseHTTPRequestHandler):
         cuts = self.hub.cuts.get(name, []) if self.command == "GET" else []
         cut = cuts.pop(0) if cuts else None
         self.answer(206 if begin else 200, headers, data[int(begin[1]) if begin else 0 :], cut)
+
+    def xet(self, path: str) -> bool:
+        """Answers a request of the Xet protocol: every file is one block of one chunk, named by its SHA-256."""
+        if XET_TOKEN.fullmatch(path):
+            expiration = str(int(time.time()) + 3600)
+            token = {
+                "x-xet-cas-url": self.hub.url, "x-xet-access-token": "xet", "x-xet-token-expiration": expiration
+            }  # fmt: skip
+            self.answer(200, token, b"{}")
+        elif (match := XET_FILE.fullmatch(path)) and not self.hub.xet_is_broken:
+            size, chunks = len(self.block(match[1])), {"start": 0, "end": 1}
+            ranges = [{"chunks": chunks, "bytes": {"start": 0, "end": size - 1}}]
+            plan = {
+                "offset_into_first_range": 0,
+                "terms": [{"hash": match[1], "unpacked_length": size - 8, "range": chunks}],
+                "xorbs": {match[1]: [{"url": f"{self.hub.url}/xet-blocks/{match[1]}", "ranges": ranges}]},
+            }
+            self.answer(200, {"content-type": "application/json"}, json.dumps(plan).encode())
+        elif match := XET_BLOCK.fullmatch(path):
+            block = self.block(match[1])
+            self.answer(206, {"content-range": f"bytes 0-{len(block) - 1}/{len(block)}"}, block)
+        else:
+            return False
+        return True
+
+    def block(self, sha256: str) -> bytes:
+        """An uncompressed chunk with its header: version, size in the block, compression, size."""
+        files = [item for files in self.hub.files.values() for item in files.items()]
+        name, data = next(item for item in files if hashlib.sha256(item[1]).hexdigest() == sha256)
+        data = self.hub.wrong.get(name, data)
+        size = len(data).to_bytes(3, "little")
+        return b"\0" + size + b"\0" + size + data
 
     def refuse(self, status: int, code: str) -> None:
         self.answer(status, {"x-error-code": code, "x-error-message": code} if code else {}, b"")
@@ -137,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running() -> Iterator[Hub]:
-    """A hub without any repository, until the end of the block."""
+    """A running hub without repositories."""
     hub = Hub()
     handler = type("Handler", (_Handler,), {"hub": hub})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -1,33 +1,30 @@
-"""Bundles: what is packed arrives, in parts no larger than wished, and nothing else ever gets out of one."""
+"""Bundles: parts of bounded size that standard tools and `roundhouse unbundle` unpack, safely."""
 
-import ast
 import hashlib
 import io
-import json
 import os
 import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from service.cli.packing import Size
-from service.weights import manifest, unbundle
-from service.weights.bundle import Parts
-from service.weights.unbundle import BundleError, Joined
+from service.weights import bundle, manifest
+from service.weights.bundle import SUMS, Item, PartWriter
+from service.weights.store import Store, WeightsError
+from service.weights.unbundle import unpack
 from tests.weights.conftest import Repository, Shell
-from tests.weights.tiny import REPOSITORY, TINY
+from tests.weights.tiny import TINY
 
 WHEEL = "tiny-1.0-py3-none-any.whl"
 
 
 @pytest.fixture
 def packed(shell: Shell, repository: Repository, tmp_path: Path) -> Path:
-    """The index of a bundle with a model, a wheel with its lock file, and a folder, in parts of 4 kB."""
+    """The folder of a bundle with a model, a wheel with its lock file, and a folder, in parts of 4 kB."""
     assert shell("pull", TINY, "--from", repository("mirror")).exit_code == 0
     repository("wheels", {WHEEL: b"wheel" * 100, "notes.txt": b""})
     (repository("extra", {"a/run.sh": b"#!/bin/sh\n", "b.txt": b"b" * 5000}) / "a/run.sh").chmod(0o755)
@@ -37,26 +34,22 @@ def packed(shell: Shell, repository: Repository, tmp_path: Path) -> Path:
         tmp_path / "wheels", "--include", tmp_path / "extra", "--part-size", "4k",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert hashlib.sha256((tmp_path / "out/site.json").read_bytes()).hexdigest() in result.output
-    return tmp_path / "out/site.json"
+    assert hashlib.sha256((tmp_path / "out" / SUMS).read_bytes()).hexdigest() in result.output
+    return tmp_path / "out"
 
 
-def index_of(packed: Path) -> Any:
-    return json.loads(packed.read_text())
+def names_in(folder: Path) -> set[str]:
+    """What the archive of a bundle contains."""
+    with tarfile.open(fileobj=io.BytesIO(b"".join(path.read_bytes() for path in parts_in(folder)))) as archive:
+        return set(archive.getnames())
 
 
-def test_parts_are_no_larger_than_wished_and_described(packed: Path) -> None:
-    index = index_of(packed)
-    parts = [packed.with_name(part["name"]) for part in index["parts"]]
-    assert [path.name for path in parts] == [f"site.{number:03}" for number in range(len(parts))]
-    assert set(packed.parent.iterdir()) == {packed, packed.with_name("unbundle.py"), *parts}
-    assert len(parts) >= 5
-    assert all(path.stat().st_size == 4000 for path in parts[:-1])
-    for path, part in zip(parts, index["parts"], strict=True):
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == part["sha256"]
-    assert index["models"] == [TINY]
-    weights = index["files"][f"weights/{TINY}/model.safetensors"]
-    assert weights["sha256"] == hashlib.sha256(REPOSITORY["model.safetensors"]).hexdigest()
+def parts_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.tar.part-*"))
+
+
+def run(folder: Path, command: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["bash", "-ec", command], cwd=folder, capture_output=True, text=True, check=False)
 
 
 def check(destination: Path, store: Path) -> None:
@@ -68,98 +61,94 @@ def check(destination: Path, store: Path) -> None:
     assert os.access(destination / "include/extra/a/run.sh", os.X_OK)
     assert not os.access(destination / "include/extra/b.txt", os.X_OK)
     assert not list(destination.rglob("notes.txt"))
-    assert not [path for path in (*destination.iterdir(), *store.iterdir()) if path.name.startswith(".unbundle")]
 
 
-def test_what_is_packed_arrives(shell: Shell, packed: Path, tmp_path: Path) -> None:
+def test_parts_are_numbered_and_no_larger_than_asked_for(packed: Path) -> None:
+    parts = parts_in(packed)
+    assert [path.name for path in parts] == [f"site.tar.part-{number:04}" for number in range(len(parts))]
+    assert set(packed.iterdir()) == {packed / SUMS, *parts}
+    assert len(parts) >= 5
+    assert all(path.stat().st_size == 4000 for path in parts[:-1])
+    assert 0 < parts[-1].stat().st_size <= 4000
+
+
+def test_coreutils_and_tar_unpack_it(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    done = run(packed, f"sha256sum -c {SUMS} && cat site.tar.part-* | tar x -C {tmp_path / 'site'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{path.name}: OK" for path in parts_in(packed)]
+    check(tmp_path / "site", tmp_path / "site/weights")
+
+
+def test_sha256sum_names_what_is_damaged_or_missing(packed: Path) -> None:
+    parts_in(packed)[0].unlink()
+    flip(parts_in(packed)[0])
+    done = run(packed, f"LC_ALL=C sha256sum -c {SUMS}")
+    assert done.returncode == 1
+    assert {"site.tar.part-0000: FAILED open or read", "site.tar.part-0001: FAILED"} <= set(done.stdout.splitlines())
+
+
+def test_unbundle_puts_models_into_the_store_and_the_rest_elsewhere(shell: Shell, packed: Path, tmp_path: Path) -> None:
     shell.monkeypatch.setenv("ROUNDHOUSE_WEIGHTS", str(tmp_path / "there"))
-    result = shell("unbundle", packed, tmp_path / "site")
-    assert result.exit_code == 0, result.output
-    check(tmp_path / "site", tmp_path / "there")
+    for _ in range(2):  # again, nothing changes
+        result = shell("unbundle", packed, tmp_path / "site")
+        assert result.exit_code == 0, result.output
+        check(tmp_path / "site", tmp_path / "there")
+        assert {path.name for path in (tmp_path / "site").iterdir()} == {"wheels", "include"}
+        assert not [path for path in (tmp_path / "there/.partial").iterdir() if path.is_dir()]
     wheels = tmp_path / "site/wheels"
     assert f"pip install --no-index --no-deps --find-links {wheels} -r {wheels}/cpu.lock" in result.output
     assert shell("verify", TINY).exit_code == 0
-    assert shell("unbundle", packed, tmp_path / "site").exit_code == 0, "once more changes nothing"
-    check(tmp_path / "site", tmp_path / "there")
 
 
-def bare(packed: Path, destination: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Unpacks with nothing but Python: no installed packages, no repository."""
-    command = [sys.executable, "-I", "-S", str(packed.with_name("unbundle.py")), str(packed), str(destination), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=packed.parent)
-
-
-def test_a_bare_python_can_unpack(packed: Path, tmp_path: Path) -> None:
-    result = bare(packed, tmp_path / "site")
-    assert result.returncode == 0, result.stderr
-    check(tmp_path / "site", tmp_path / "site/weights")
-    assert f"ROUNDHOUSE_WEIGHTS={tmp_path}/site/weights" in result.stdout
-    assert bare(packed, tmp_path / "site", "--weights", str(tmp_path / "store2")).returncode == 0
-    check(tmp_path / "site", tmp_path / "store2")
-
-
-def test_unbundle_needs_no_more_than_an_old_python() -> None:
-    source = Path(unbundle.__file__).read_text()
-    parsed = ast.parse(source, feature_version=(3, 9))
-    imported = {alias.name for node in ast.walk(parsed) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {str(node.module) for node in ast.walk(parsed) if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names
-    assert "from __future__ import annotations" in source, "'X | None' is no expression before 3.10"
-
-
-def harm(path: Path) -> None:
+def flip(path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
 
 @pytest.mark.parametrize(
-    ("do", "message"),
+    ("damage", "message"),
     [
-        (Path.unlink, "site.001 is missing"),
-        (lambda path: path.write_bytes(b""), "site.001 has 0 bytes instead of 4000"),
-        (harm, "site.001 has SHA-256 "),
+        (Path.unlink, "site.tar.part-0001 is missing"),
+        (lambda path: path.write_bytes(b""), "site.tar.part-0001 has SHA-256 "),
+        (flip, "site.tar.part-0001 has SHA-256 "),
     ],
 )
-def test_a_part_that_is_missing_or_wrong_is_named_and_nothing_is_unpacked(
-    shell: Shell, packed: Path, tmp_path: Path, do: Callable[[Path], object], message: str
+def test_nothing_is_unpacked_if_a_part_is_missing_or_damaged(
+    shell: Shell, packed: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
-    do(packed.with_name("site.001"))
+    damage(packed / "site.tar.part-0001")
     result = shell("unbundle", packed, tmp_path / "site")
     assert result.exit_code == 1
     assert message in result.output
     assert not (tmp_path / "site").exists()
-    alone = bare(packed, tmp_path / "site")
-    assert alone.returncode == 1
-    assert message in alone.stderr
-    assert "Traceback" not in alone.stderr
 
 
-def test_every_missing_part_is_named(packed: Path, tmp_path: Path) -> None:
-    packed.with_name("site.000").unlink()
-    packed.with_name("site.002").unlink()
-    with pytest.raises(BundleError) as caught:
-        unbundle.unpack(packed, tmp_path / "site")
-    assert str(caught.value) == "site.000 is missing\nsite.002 is missing"
+def test_the_order_of_the_sums_does_not_matter(packed: Path, tmp_path: Path) -> None:
+    lines = (packed / SUMS).read_text().splitlines(keepends=True)
+    (packed / SUMS).write_text("".join(reversed(lines)))
+    unpack(packed, tmp_path / "site", Store(tmp_path / "there"))
+    check(tmp_path / "site", tmp_path / "there")
 
 
-def forged(folder: Path, members: list[tuple[tarfile.TarInfo, bytes]], files: dict[str, bytes], **more: Any) -> Path:
-    """A bundle whose parts and index agree with each other, made by somebody who means harm."""
+def test_every_missing_part_is_named(shell: Shell, packed: Path, tmp_path: Path) -> None:
+    for number in (0, 2):
+        (packed / f"site.tar.part-000{number}").unlink()
+    result = shell("unbundle", packed, tmp_path / "site")
+    assert "site.tar.part-0000 is missing\nsite.tar.part-0002 is missing" in result.output
+
+
+def forged(folder: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    """A bundle with right sums that somebody else made."""
+    folder.mkdir()
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
-        for member, data in members:
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    (folder / "bad.000").write_bytes(stream.getvalue())
-
-    def described(data: bytes) -> dict[str, object]:
-        return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-    index = {
-        "format": 1, "models": [], "parts": [{"name": "bad.000", **described(stream.getvalue())}],
-        "files": {name: described(data) for name, data in files.items()}, **more,
-    }  # fmt: skip
-    (folder / "bad.json").write_text(json.dumps(index))
-    return folder / "bad.json"
+        for info, data in members:
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    (folder / "bad.tar.part-0000").write_bytes(stream.getvalue())
+    (folder / SUMS).write_text(f"{hashlib.sha256(stream.getvalue()).hexdigest()}  bad.tar.part-0000\n")
+    return folder
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
@@ -169,69 +158,109 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
 
 
 @pytest.mark.parametrize(
-    ("members", "files", "message"),
+    ("bad", "message"),
     [
-        ([(member("../up"), b"x")], {}, "the bundle holds ../up, which its index does not name as a file"),
-        ([(member("/abs"), b"x")], {}, "which its index does not name as a file"),
-        ([(member("../up"), b"x")], {"../up": b"x"}, "'../up' leads out of its folder"),
-        ([(member("/abs"), b"x")], {"/abs": b"x"}, "'/abs' leads out of its folder"),
-        ([(member("weights/../../up"), b"x")], {"weights/../../up": b"x"}, "leads out of its folder"),
-        (
-            [(member("a", tarfile.SYMTYPE, "/etc"), b"")],
-            {"a": b""},
-            "the bundle holds a, which its index does not name",
-        ),
-        ([(member("a", tarfile.LNKTYPE, "b"), b"")], {"a": b""}, "the bundle holds a, which its index does not name"),
-        ([(member("a", tarfile.FIFOTYPE), b"")], {"a": b""}, "the bundle holds a, which its index does not name"),
-        ([(member("a"), b"x"), (member("a"), b"x")], {"a": b"x"}, "the bundle holds a, which its index does not name"),
-        ([(member("a"), b"y")], {"a": b"x"}, "a has SHA-256 "),
-        ([(member("a"), b"x")], {"a": b"x", "b": b""}, "the bundle lacks b, which its index names"),
+        (member("../up"), "../up, which leads out of its folder"),
+        (member("/abs"), "/abs, which leads out of its folder"),
+        (member("weights/../../up"), "weights/../../up, which leads out of its folder"),
+        (member("weights/a/b/../../../../up"), "which leads out of its folder"),
+        (member("a", tarfile.SYMTYPE, "/etc"), "a, which is not a regular file"),
+        (member("a", tarfile.SYMTYPE, "b"), "a, which is not a regular file"),
+        (member("a", tarfile.LNKTYPE, "good"), "a, which is not a regular file"),
+        (member("a", tarfile.FIFOTYPE), "a, which is not a regular file"),
+        (member("weights/a/b/c"), "weights of a/b are invalid: roundhouse-manifest.json cannot be read"),
+        (member("weights/.partial/b/c"), "'.partial/b' is not a repository id"),
     ],
+    ids=lambda value: value.name if isinstance(value, tarfile.TarInfo) else "",
 )
-def test_nothing_gets_out_that_the_index_does_not_name(
-    tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]], files: dict[str, bytes], message: str
+def test_unsafe_archives_are_refused(tmp_path: Path, bad: tarfile.TarInfo, message: str) -> None:
+    folder = forged(tmp_path / "in", (member("good"), b"good"), (bad, b""))
+    with pytest.raises(WeightsError, match=message.replace("(", r"\(")):
+        unpack(folder, tmp_path / "site", Store(tmp_path / "store"))
+    written = {path.name for path in tmp_path.rglob("*") if path.is_file() and path.parent != folder}
+    assert written <= {"good"}
+    assert not list(Store(tmp_path / "store").all_pulled())
+
+
+def test_only_models_go_to_the_store(tmp_path: Path) -> None:
+    folder = forged(tmp_path / "in", (member("weights/notes.txt"), b"notes"))
+    assert unpack(folder, tmp_path / "site", Store(tmp_path / "store")) == ([], 1)
+    assert (tmp_path / "site/weights/notes.txt").read_bytes() == b"notes"
+
+
+def test_weights_that_differ_from_their_manifest_replace_nothing(
+    shell: Shell, repository: Repository, tmp_path: Path
 ) -> None:
-    path = forged(tmp_path, members, files)
-    with pytest.raises(BundleError, match=message.replace("(", r"\(")):
-        unbundle.unpack(path, tmp_path / "site")
-    assert not [one for one in tmp_path.rglob("*") if one.is_file() and one.name not in ("bad.000", "bad.json")]
-
-
-@pytest.mark.parametrize("model", ["../..", "", ".", "acme/other", "acme"])
-def test_a_model_must_have_files(tmp_path: Path, model: str) -> None:
-    (tmp_path / "store/acme/other").mkdir(parents=True)
-    (tmp_path / "store/acme/other/mine").touch()
-    path = forged(tmp_path, [(member("a"), b"")], {"a": b""}, models=[model])
-    with pytest.raises(BundleError, match="it names no files of the model"):
-        unbundle.unpack(path, tmp_path / "site", tmp_path / "store")
-    assert (tmp_path / "store/acme/other/mine").exists()
+    shell("pull", TINY, "--from", repository("mirror"))
+    items = bundle.of_weights(shell.store.directory(TINY))
+    flip(shell.store.directory(TINY) / "config.json")
+    bundle.pack(tmp_path / "out/x", items, 10**6)
+    (tmp_path / "there" / TINY).mkdir(parents=True)
+    with pytest.raises(WeightsError, match=f"weights of {TINY} are invalid: config.json has SHA-256"):
+        unpack(tmp_path / "out", tmp_path / "site", Store(tmp_path / "there"))
+    assert list((tmp_path / "there" / TINY).iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"format": 2}', '{"format": 1, "parts": 3}', '{"format": 1, "parts": [], "files": []}',
-     '{"format": 1, "parts": [{"name": "a/b", "size": 1, "sha256": "0"}], "files": {}, "models": []}'],
-)  # fmt: skip
-def test_an_index_that_is_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(BundleError, match=r"x\.json (is no index of a bundle|has format 2)"):
-        unbundle.unpack(tmp_path / "x.json", tmp_path / "site")
+    ["", "\n", "x", f"{'0' * 64}  a.txt", f"{'0' * 64}  ../a.tar.part-0000", f"{'0' * 63}  a.tar.part-0000", "\0"],
+)
+def test_sums_of_something_else(tmp_path: Path, text: str) -> None:
+    (tmp_path / SUMS).write_text(text)
+    with pytest.raises(WeightsError, match="does not list the parts of a bundle"):
+        unpack(tmp_path, tmp_path / "site", Store(tmp_path / "store"))
 
 
-def test_a_full_disk_is_told_before_anything_is_unpacked(packed: Path, tmp_path: Path) -> None:
-    index = index_of(packed)
-    index["files"][f"weights/{TINY}/model.safetensors"]["size"] = 2**60
-    packed.write_text(json.dumps(index))
-    with pytest.raises(BundleError, match=r"has room for .* GB, and 1152921504\.6 GB are needed"):
-        unbundle.unpack(packed, tmp_path / "site")
+def test_a_folder_without_a_bundle(shell: Shell, tmp_path: Path) -> None:
+    result = shell("unbundle", tmp_path, tmp_path / "site")
+    assert result.exit_code == 1
+    assert f"{SUMS} cannot be read: No such file or directory" in result.output
 
 
-def test_harmed_weights_are_not_packed(shell: Shell, repository: Repository, tmp_path: Path) -> None:
+def test_a_part_that_is_not_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "x.tar.part-0000").write_bytes(b"text")
+    (tmp_path / SUMS).write_text(f"{hashlib.sha256(b'text').hexdigest()}  x.tar.part-0000\n")
+    with pytest.raises(WeightsError, match="cannot be unpacked: "):
+        unpack(tmp_path, tmp_path / "site", Store(tmp_path / "store"))
+
+
+def test_a_full_disk_is_reported_before_anything_is_written(shell: Shell, packed: Path, tmp_path: Path) -> None:
+    shell.monkeypatch.setattr("service.weights.store.DISK_RESERVE", 10**18)
+    shell.monkeypatch.setenv("ROUNDHOUSE_WEIGHTS", str(tmp_path / "there"))
+    for result in (
+        shell("unbundle", packed, tmp_path / "site"),
+        shell("bundle", tmp_path / "out2/x", "--include", packed),
+    ):
+        assert result.exit_code == 1
+        assert "not enough disk space in " in result.output
+    assert not [path for name in ("site", "there", "out2") for path in (tmp_path / name).rglob("*") if path.is_file()]
+
+
+def test_damaged_weights_are_not_packed(shell: Shell, repository: Repository, tmp_path: Path) -> None:
     shell("pull", TINY, "--from", repository("mirror"))
-    harm(shell.store.place(TINY) / "model.safetensors")
+    flip(shell.store.directory(TINY) / "model.safetensors")
     result = shell("bundle", tmp_path / "out/x", "--model", TINY)
     assert result.exit_code == 1
-    assert "model.safetensors is not what was pulled; 'roundhouse verify' tells more" in result.output
+    assert "differs from its manifest: model.safetensors has SHA-256" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_leaves_no_parts_behind(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(bytes(5000))
+
+    def fail(count: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(WeightsError, match="No space left on device"):
+        bundle.pack(tmp_path / "out/x", [Item("x", tmp_path / "x")], 1000, fail)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_too_many_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "MAX_PARTS", 3)
+    (tmp_path / "x").write_bytes(bytes(5000))
+    with pytest.raises(WeightsError, match="3 parts of 1000 bytes are too few; choose a larger --part-size"):
+        bundle.pack(tmp_path / "out/x", [Item("x", tmp_path / "x")], 1000)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -241,9 +270,9 @@ def test_harmed_weights_are_not_packed(shell: Shell, repository: Repository, tmp
         ((), 2, "Nothing to pack"),
         (("--model", TINY), 1, "has not been pulled"),
         (("--model", "pebble-chat"), 1, "is embedded"),
-        (("--wheel-dir", "{folder}/empty"), 1, "holds no wheels"),
+        (("--wheel-dir", "{folder}/empty"), 1, "contains no wheels"),
         (("--include", "{folder}/x", "--include", "{folder}/empty/../x"), 1, "2 files would be include/x"),
-        (("--include", "{folder}/x", "--part-size", "much"), 2, "'much' is no size"),
+        (("--include", "{folder}/x", "--part-size", "much"), 2, "'much' is not a size"),
         (("--include", "{folder}/x", "--part-size", "10"), 2, "a part must have at least 1000 bytes"),
     ],
 )
@@ -253,14 +282,17 @@ def test_what_cannot_be_packed(shell: Shell, tmp_path: Path, words: tuple[str, .
     result = shell("bundle", tmp_path / "out", *(word.replace("{folder}", str(tmp_path)) for word in words))
     assert result.exit_code == code
     assert message in result.output
-    assert not (tmp_path / "out.json").exists()
+    assert not parts_in(tmp_path)
 
 
-def test_no_bundle_is_overwritten(shell: Shell, packed: Path, tmp_path: Path) -> None:
-    result = shell("bundle", packed.with_suffix(""), "--include", packed)
+@pytest.mark.parametrize("left", ["site.tar.part-0009", SUMS])
+def test_no_bundle_is_overwritten_or_mixed_with_another(shell: Shell, tmp_path: Path, left: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / left).touch()
+    result = shell("bundle", tmp_path / "out/site", "--include", tmp_path / "out")
     assert result.exit_code == 1
-    assert "exists already" in result.output
-    unbundle.unpack(packed, tmp_path / "site")
+    assert f"{left} exists already: use an empty folder for each bundle" in result.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [left]
 
 
 def test_the_same_files_make_the_same_bundle(shell: Shell, repository: Repository, tmp_path: Path) -> None:
@@ -268,18 +300,18 @@ def test_the_same_files_make_the_same_bundle(shell: Shell, repository: Repositor
     for name in ("one/x", "two/x"):
         assert shell("bundle", tmp_path / name, "--include", folder, "--part-size", "2kB").exit_code == 0
         (folder / "config.json").touch()
-    assert (tmp_path / "one/x.json").read_bytes() == (tmp_path / "two/x.json").read_bytes()
+    assert (tmp_path / "one" / SUMS).read_bytes() == (tmp_path / "two" / SUMS).read_bytes()
 
 
-def test_the_project_is_what_version_control_knows(shell: Shell, tmp_path: Path) -> None:
-    result = shell("bundle", tmp_path / "x", "--project", "--part-size", "60M")
+def test_the_project_is_the_files_under_version_control(shell: Shell, tmp_path: Path) -> None:
+    result = shell("bundle", tmp_path / "out/x", "--project", "--part-size", "60M")
     assert result.exit_code == 0, result.output
-    files = json.loads((tmp_path / "x.json").read_text())["files"]
+    files = names_in(tmp_path / "out")
     assert {
         "project/pyproject.toml",
         "project/requirements/cpu.lock",
         "project/service/gateway/service.py",
-    } <= files.keys()
+    } <= files
     assert not [name for name in files if "/.venv/" in name or "__pycache__" in name]
 
 
@@ -289,16 +321,16 @@ def test_the_project_without_version_control(
     files = ("pyproject.toml", "service/a.py", "service/__pycache__/a.pyc", "junk")
     folder = repository("source", dict.fromkeys(files, b""))
     monkeypatch.setattr("service.cli.packing.ROOT", folder)
-    assert shell("bundle", tmp_path / "x", "--project").exit_code == 0
-    assert index_of(tmp_path / "x.json")["files"].keys() == {"project/pyproject.toml", "project/service/a.py"}
+    assert shell("bundle", tmp_path / "out/x", "--project").exit_code == 0
+    assert names_in(tmp_path / "out") == {"project/pyproject.toml", "project/service/a.py"}
     (folder / "pyproject.toml").unlink()
     result = shell("bundle", tmp_path / "y", "--project")
     assert result.exit_code == 1
-    assert "is not the project's source" in result.output
+    assert "does not contain the project's source" in result.output
 
 
-def test_wheels_come_by_pip(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a folder of wheels: pip reads its sources from its own configuration."""
+def test_wheels_are_downloaded_by_pip(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a folder of wheels: pip's own configuration says where from."""
     (tmp_path / "index").mkdir()
     info = "tiny-1.0.dist-info"
     with zipfile.ZipFile(tmp_path / "index" / WHEEL, "w") as wheel:
@@ -312,13 +344,13 @@ def test_wheels_come_by_pip(shell: Shell, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     lock = tmp_path / "cpu.lock"
     lock.write_text("tiny==1.0\n")
-    result = shell("bundle", tmp_path / "x", "--wheels", lock)
+    result = shell("bundle", tmp_path / "out/x", "--wheels", lock)
     assert result.exit_code == 0, result.output
-    assert index_of(tmp_path / "x.json")["files"].keys() == {f"wheels/{WHEEL}", "wheels/cpu.lock"}
+    assert names_in(tmp_path / "out") == {f"wheels/{WHEEL}", "wheels/cpu.lock"}
     lock.write_text("absent==1.0\n")
     result = shell("bundle", tmp_path / "y", "--wheels", lock)
     assert result.exit_code == 1
-    assert "pip could not fetch all wheels" in result.output
+    assert "pip could not download all wheels" in result.output
 
 
 @pytest.mark.parametrize(
@@ -326,18 +358,18 @@ def test_wheels_come_by_pip(shell: Shell, tmp_path: Path, monkeypatch: pytest.Mo
     [("60M", 60_000_000), ("500MB", 500_000_000), ("2G", 2_000_000_000), ("1.5 GiB", 3 * 2**29), ("64k", 64_000),
      ("1000", 1000), ("1t", 10**12), ("4KiB", 4096)],
 )  # fmt: skip
-def test_sizes_as_people_write_them(text: str, size: int) -> None:
+def test_sizes(text: str, size: int) -> None:
     assert Size().convert(text, None, None) == size
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000, 10_000])
-def test_a_stream_in_parts_is_the_same_stream(tmp_path: Path, size: int) -> None:
+def test_parts_together_are_the_stream(tmp_path: Path, size: int) -> None:
     data = bytes(range(256)) * 10
-    with Parts(tmp_path / "x", size) as parts:
+    with PartWriter(tmp_path / "x", size) as parts:
         for begin in range(0, len(data), 300):
             parts.write(data[begin : begin + 300])
-    paths = [tmp_path / part["name"] for part in parts.written]
+    paths = list(parts.written)
     assert all(path.stat().st_size <= size for path in paths)
     assert len(paths) == -(-len(data) // size)
-    with Joined(paths) as joined:
-        assert joined.read() == data
+    assert b"".join(path.read_bytes() for path in sorted(paths)) == data
+    assert parts.written == {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}

@@ -29,18 +29,18 @@ def fleet(folder: Path, *models: dict[str, object]) -> Path:
     [
         ((), "Name models, or a fleet file"),
         ((TINY, "--fleet", "f.yaml"), "Name models, or a fleet file"),
-        ((TINY, "acme/x", "--revision", "main"), "--revision goes with exactly one MODEL"),
-        (("--fleet", "f.yaml", "--trust-remote-code"), "a fleet says its own"),
-        ((TINY, "--trust-remote-code", "--without-code"), "not with --without-code"),
+        ((TINY, "acme/x", "--revision", "main"), "--revision needs exactly one MODEL"),
+        (("--fleet", "f.yaml", "--trust-remote-code"), "set it in the fleet file"),
+        ((TINY, "--trust-remote-code", "--without-code"), "cannot be combined with --without-code"),
         (
             ("lama-2-7b-chat",),
-            "'lama-2-7b-chat' is no id of the catalogue and not organisation/name. Did you mean llama-2",
+            "'lama-2-7b-chat' is neither an id of the catalogue nor organisation/name. Did you mean llama-2",
         ),
-        (("../x",), "'../x' is no id of the catalogue"),
+        (("../x",), "'../x' is neither an id of the catalogue"),
         ((TINY, "--from", "/nowhere"), "does not exist"),
     ],
 )
-def test_what_cannot_be_meant(shell: Shell, words: tuple[str, ...], message: str) -> None:
+def test_wrong_usage(shell: Shell, words: tuple[str, ...], message: str) -> None:
     result = shell("pull", *words)
     assert result.exit_code == 2
     assert message in result.output
@@ -60,9 +60,9 @@ def test_every_hub_model_of_a_fleet(online: Shell, hub: Hub, tmp_path: Path) -> 
     )  # fmt: skip
     result = online("pull", "--fleet", file)
     assert result.exit_code == 0, result.output
-    assert {manifest.read(place).repository for place in online.store.finished()} == {LLAMA, TINY}
+    assert {manifest.read(directory).repository for directory in online.store.all_pulled()} == {LLAMA, TINY}
     assert hub.fetched().count("model.safetensors") == 2
-    assert result.output.count("Nothing pins it") == 1
+    assert result.output.count("is not pinned") == 1
     assert "store/meta-llama" in online("check", "--fleet", file).output
 
 
@@ -77,16 +77,16 @@ def test_the_fleet_says_whose_code_is_trusted(online: Shell, hub: Hub, tmp_path:
     hub.add(TINY, CODED)
     result = online("pull", "--fleet", fleet(tmp_path, {"model": TINY, "engine": {"trust_remote_code": trusted}}))
     assert result.exit_code == (0 if trusted else 1)
-    assert (online.store.place(TINY) / "modeling_tiny.py").exists() == trusted
+    assert (online.store.directory(TINY) / "modeling_tiny.py").exists() == trusted
 
 
-def test_a_wrong_fleet_is_told(shell: Shell, tmp_path: Path) -> None:
+def test_a_wrong_fleet_is_refused(shell: Shell, tmp_path: Path) -> None:
     result = shell("pull", "--fleet", fleet(tmp_path, {"model": "pebbel-chat"}))
     assert result.exit_code == 2
     assert "fleet.yaml:1: models[0].model: 'pebbel-chat' is no id" in result.output
 
 
-def test_verify_without_a_name_looks_at_everything(online: Shell, hub: Hub) -> None:
+def test_verify_without_arguments_checks_every_pull(online: Shell, hub: Hub) -> None:
     assert "Nothing has been pulled" in online("verify").output
     hub.add(LLAMA, REPOSITORY)
     online("pull", TINY, "llama-2-7b-chat")
@@ -94,18 +94,18 @@ def test_verify_without_a_name_looks_at_everything(online: Shell, hub: Hub) -> N
     assert result.exit_code == 0
     for name in (TINY, LLAMA):
         (line,) = (line for line in result.output.splitlines() if name in line)
-        assert all(word in line for word in (COMMIT, " 4 ", "8.35 kB", "as pulled"))
+        assert all(word in line for word in (COMMIT, " 4 ", "8.35 kB", "valid"))
 
 
 @pytest.mark.parametrize("by", ["catalogue's id", "hub's id", "directory"])
 def test_verify_names_what_is_wrong(online: Shell, hub: Hub, by: str) -> None:
     hub.add(LLAMA, REPOSITORY)
     online("pull", "llama-2-7b-chat")
-    place = online.store.place(LLAMA)
-    name = {"catalogue's id": "llama-2-7b-chat", "hub's id": LLAMA, "directory": str(place)}[by]
+    directory = online.store.directory(LLAMA)
+    name = {"catalogue's id": "llama-2-7b-chat", "hub's id": LLAMA, "directory": str(directory)}[by]
     assert online("verify", name).exit_code == 0
-    (place / "config.json").unlink()
-    (place / "evil.py").touch()
+    (directory / "config.json").unlink()
+    (directory / "evil.py").touch()
     result = online("verify", name)
     assert result.exit_code == 1
     assert "config.json is missing" in result.output
@@ -116,7 +116,7 @@ def test_full_verification_hashes_all(online: Shell, monkeypatch: pytest.MonkeyP
     online("pull", TINY)
     online("verify")
     monkeypatch.setattr(manifest, "sha256", lambda path, advance: "0" * 64)
-    assert online("verify").exit_code == 0, "what did not change is believed"
+    assert online("verify").exit_code == 0, "an unchanged file is not hashed again"
     assert online("verify", "--full").exit_code == 1
 
 
@@ -125,7 +125,7 @@ def test_full_verification_hashes_all(online: Shell, monkeypatch: pytest.MonkeyP
     [
         (TINY, "has not been pulled into"),
         ("llama-2-7b-chat", "has not been pulled into"),
-        ("/nowhere", "is no directory"),
+        ("/nowhere", "is not a directory"),
         ("pebble-chat", "roundhouse-manifest.json cannot be read"),
     ],
 )
@@ -141,7 +141,7 @@ def test_real_weights_pass(shell: Shell, repository: Repository) -> None:
     assert shell("verify").exit_code == 0
 
 
-def test_nobody_else_waits_for_the_hubs_client() -> None:
-    """It takes a third of a second to import, and a gateway has no use for it."""
+def test_only_a_pull_imports_the_hubs_client() -> None:
+    """The import takes 0.3 s, and the gateway does not need it."""
     program = "import service.cli.__main__, service.engine.supervisor, sys; sys.exit('huggingface_hub' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -3,9 +3,19 @@
 import pytest
 
 from service.weights import selection
-from service.weights.selection import CODE, COPY, FORMAT, PICKLE, STRAY, UNNEEDED, auto_map, wanted, without_auto_map
+from service.weights.selection import (
+    CODE,
+    DUPLICATE,
+    PICKLE,
+    UNNEEDED,
+    UNSAFE,
+    UNSUPPORTED,
+    auto_map,
+    select,
+    without_auto_map,
+)
 
-# Repositories as they lie on the hub: what is taken, and what is left for which reason.
+# Repositories as they are on the hub: None for each selected file, else the reason to skip it.
 LLAMA = {
     "LICENSE.txt": None, "README.md": UNNEEDED, "USE_POLICY.md": None, ".gitattributes": UNNEEDED,
     "config.json": None, "generation_config.json": None, "model-00001-of-00002.safetensors": None,
@@ -15,18 +25,18 @@ LLAMA = {
     "original/consolidated.00.pth": PICKLE, "original/params.json": UNNEEDED, "original/tokenizer.model": UNNEEDED,
 }  # fmt: skip
 MISTRAL = {
-    "consolidated.safetensors": COPY, "params.json": COPY, "model.safetensors": None, "config.json": None,
+    "consolidated.safetensors": DUPLICATE, "params.json": DUPLICATE, "model.safetensors": None, "config.json": None,
     "tekken.json": None, "tokenizer.model.v3": None, "SYSTEM_PROMPT.txt": UNNEEDED, "chat_template.jinja": None,
 }  # fmt: skip
 MISTRAL_ALONE = {"consolidated.safetensors": None, "params.json": None, "tekken.json": None}
 GPT_OSS = {
-    "model-00000-of-00002.safetensors": None, "original/model.safetensors": COPY, "original/config.json": UNNEEDED,
+    "model-00000-of-00002.safetensors": None, "original/model.safetensors": DUPLICATE, "original/config.json": UNNEEDED,
     "metal/model.bin": PICKLE, "config.json": None, "LICENSE": None, "chat_template.jinja": None,
 }  # fmt: skip
 GPT_2 = {
-    "64.tflite": FORMAT, "flax_model.msgpack": FORMAT, "rust_model.ot": FORMAT, "tf_model.h5": FORMAT,
-    "onnx/decoder_model.onnx": FORMAT, "onnx/config.json": UNNEEDED, "model.safetensors": None, "config.json": None,
-    "merges.txt": None, "vocab.json": None, "pytorch_model.bin": PICKLE,
+    "64.tflite": UNSUPPORTED, "flax_model.msgpack": UNSUPPORTED, "rust_model.ot": UNSUPPORTED,
+    "tf_model.h5": UNSUPPORTED, "onnx/decoder_model.onnx": UNSUPPORTED, "onnx/config.json": UNNEEDED,
+    "model.safetensors": None, "config.json": None, "merges.txt": None, "vocab.json": None, "pytorch_model.bin": PICKLE,
 }  # fmt: skip
 SENTENCES = {
     "1_Pooling/config.json": None, "2_Dense/model.safetensors": None, "2_Dense/pytorch_model.bin": PICKLE,
@@ -35,8 +45,8 @@ SENTENCES = {
 }  # fmt: skip
 CODED = {
     "config.json": None, "modeling_x.py": CODE, "lib/kernel.py": CODE, "run.sh": CODE, "kernel.so": CODE,
-    "qwen.tiktoken": None, "model.safetensors": None, "model-q4.gguf": FORMAT, "image.png": UNNEEDED,
-    "additional_chat_templates/tool.jinja": None, "../up.json": STRAY, "/root.json": STRAY, "a\\b.json": STRAY,
+    "qwen.tiktoken": None, "model.safetensors": None, "model-q4.gguf": UNSUPPORTED, "image.png": UNNEEDED,
+    "additional_chat_templates/tool.jinja": None, "../up.json": UNSAFE, "/root.json": UNSAFE, "a\\b.json": UNSAFE,
 }  # fmt: skip
 CASES = [LLAMA, MISTRAL, MISTRAL_ALONE, GPT_OSS, GPT_2, SENTENCES, CODED]
 
@@ -44,28 +54,29 @@ CASES = [LLAMA, MISTRAL, MISTRAL_ALONE, GPT_OSS, GPT_2, SENTENCES, CODED]
 @pytest.mark.parametrize(
     "names", CASES, ids=["llama", "mistral", "mistral-alone", "gpt-oss", "gpt-2", "sentences", "coded"]
 )
-def test_what_is_taken_and_why_not(names: dict[str, str | None]) -> None:
-    found = wanted(names)
-    assert {**dict.fromkeys(found.taken), **found.left} == names
-    assert found.objection() is None
+def test_which_files_are_selected_and_why_others_are_not(names: dict[str, str | None]) -> None:
+    found = select(names)
+    assert {**dict.fromkeys(found.selected), **found.skipped} == names
+    assert found.why_unservable() is None
 
 
-def test_trust_takes_python_and_nothing_else() -> None:
-    trusting, careful = wanted(CODED, trust_remote_code=True), wanted(CODED)
-    assert set(trusting.taken) - set(careful.taken) == {"modeling_x.py", "lib/kernel.py"}
-    assert trusting.because(CODE) == ["kernel.so", "run.sh"]
+def test_trust_selects_python_files_and_no_other_code() -> None:
+    trusted, default = select(CODED, trust_remote_code=True), select(CODED)
+    assert set(trusted.selected) - set(default.selected) == {"modeling_x.py", "lib/kernel.py"}
+    assert trusted.skipped_for(CODE) == ["kernel.so", "run.sh"]
 
 
-@pytest.mark.parametrize("suffix", sorted(selection.PICKLES))
+@pytest.mark.parametrize("suffix", sorted(selection.PICKLE_SUFFIXES))
 def test_pickles_alone_are_nothing_to_serve(suffix: str) -> None:
     names = [f"model{number}{suffix}" for number in range(5)]
-    objection = wanted([*names, "config.json"]).objection()
-    assert objection
-    assert objection.startswith(f"it has its weights only as pickles ({names[0]}, {names[1]}, {names[2]} and 2 more)")
+    reason = select([*names, "config.json"]).why_unservable()
+    assert reason
+    assert reason.startswith(f"its weights are pickle files only ({names[0]}, {names[1]}, {names[2]} and 2 more)")
 
 
 def test_no_weights_at_all() -> None:
-    assert wanted(["config.json", "sub/model.safetensors"]).objection() == "it has no *.safetensors at its top level"
+    reason = select(["config.json", "sub/model.safetensors"]).why_unservable()
+    assert reason == "it has no *.safetensors file in its top-level directory"
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from tests.support.fleets import ROOT
 from tests.weights.tiny import COMMIT, TINY
 
 
-def test_weights_lie_under_their_repositorys_name(tmp_path: Path) -> None:
+def test_weights_are_stored_under_their_repositorys_name(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert store.place(TINY) == tmp_path / TINY
+    assert store.directory(TINY) == tmp_path / TINY
     assert store.pulled(TINY) is None
-    store.place(TINY).mkdir(parents=True)
-    assert store.pulled(TINY) is None, "without a manifest it is not finished"
+    store.directory(TINY).mkdir(parents=True)
+    assert store.pulled(TINY) is None, "without a manifest it is incomplete"
     (tmp_path / TINY / MANIFEST).touch()
     assert store.pulled(TINY) == tmp_path / TINY
 
@@ -29,27 +29,27 @@ def test_no_name_leads_out_of_the_store(tmp_path: Path, name: str) -> None:
     (tmp_path / MANIFEST).touch()
     store = Store(tmp_path / "store")
     assert store.pulled(name) is None
-    with pytest.raises(WeightsError, match="is not a repository's id"):
-        store.place(name)
+    with pytest.raises(WeightsError, match="is not a repository id"):
+        store.directory(name)
 
 
-def test_what_is_finished_is_listed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_complete_pulls_are_listed(tmp_path: Path) -> None:
     for folder in ("b/two", "a/one", "a/begun", ".partial/a--x", "deep/er/still"):
         (tmp_path / folder).mkdir(parents=True)
         if folder != "a/begun":
             (tmp_path / folder / MANIFEST).touch()
-    assert list(Store(tmp_path).finished()) == [tmp_path / "a/one", tmp_path / "b/two"]
-    assert list(Store(tmp_path / "nowhere").finished()) == []
+    assert list(Store(tmp_path).all_pulled()) == [tmp_path / "a/one", tmp_path / "b/two"]
+    assert list(Store(tmp_path / "nowhere").all_pulled()) == []
 
 
-def test_finishing_replaces_the_whole(tmp_path: Path) -> None:
+def test_publishing_replaces_the_directory_as_a_whole(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for name in ("old", "new"):
-        scratch = store.scratch(TINY, COMMIT)
-        scratch.mkdir(parents=True)
-        (scratch / name).touch()
-        assert store.finish(scratch, TINY) == store.place(TINY)
-        assert [path.name for path in store.place(TINY).iterdir()] == [name]
+        staging = store.staging(TINY, COMMIT)
+        staging.mkdir(parents=True)
+        (staging / name).touch()
+        assert store.publish(staging, TINY) == store.directory(TINY)
+        assert [path.name for path in store.directory(TINY).iterdir()] == [name]
     assert not list((tmp_path / ".partial").iterdir())
 
 

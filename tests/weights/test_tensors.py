@@ -11,9 +11,9 @@ from tests.support.fleets import ROOT
 from tests.weights.tiny import WEIGHTS, safetensors
 
 
-def header(text: bytes | object, room: int = 8) -> bytes:
+def header(text: bytes | object, size: int = 8) -> bytes:
     data = text if isinstance(text, bytes) else json.dumps(text).encode()
-    return struct.pack("<Q", len(data)) + data + bytes(room)
+    return struct.pack("<Q", len(data)) + data + bytes(size)
 
 
 def one(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8)) -> bytes:
@@ -30,7 +30,7 @@ def one(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8)) -
         one("F32", [2, 1]),
         one("F4_of_tomorrow", [3, 5]),
         header({"__metadata__": {"format": "pt"}, "w": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}),
-        header({"s": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}, room=4),
+        header({"s": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}, size=4),
     ],
 )
 def test_sound_files(tmp_path: Path, data: bytes) -> None:
@@ -48,25 +48,25 @@ def test_weights_that_are_served(path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b"", "is too short for safetensors (0 bytes)"),
+        (b"", "is too short for a safetensors file (0 bytes)"),
         (b"\x80\x04.", "is too short"),
         (WEIGHTS[:50], "claims a header of "),
         (struct.pack("<Q", 2**63) + bytes(9), "claims a header of 9223372036854775808 bytes in a file of 17"),
-        (header(b"not json"), "has a header that is not JSON"),
-        (header(b"[" * 90_000), "has a header that is not JSON"),
-        (header([]), "has a header that is not a mapping"),
-        (WEIGHTS[:-1], "describes the tensor 'b' wrongly"),
-        (WEIGHTS + b"\0", "has 8121 bytes of tensors and describes 8120"),
-        (one("F32", [3]), "describes the tensor 'w' wrongly"),
-        (one("F32", [-2]), "describes the tensor 'w' wrongly"),
-        (one("F32", [True, 2]), "describes the tensor 'w' wrongly"),
-        (one("F32", ["2"]), "describes the tensor 'w' wrongly"),
-        (one("F32", [2], [0, 9]), "describes the tensor 'w' wrongly"),
-        (one("F32", [2], [8, 0]), "describes the tensor 'w' wrongly"),
-        (one("F32", [2], [0]), "describes the tensor 'w' wrongly"),
-        (one("F32", None), "describes the tensor 'w' wrongly"),
-        (one(["F32"]), "describes the tensor 'w' wrongly"),
-        (header({"w": 3}), "describes the tensor 'w' wrongly: 3"),
+        (header(b"not json"), "has a header that is not valid JSON"),
+        (header(b"[" * 90_000), "has a header that is not valid JSON"),
+        (header([]), "has a header that is not a JSON object"),
+        (WEIGHTS[:-1], "has an invalid header entry for tensor 'b'"),
+        (WEIGHTS + b"\0", "has 8121 bytes of tensors and its header describes 8120"),
+        (one("F32", [3]), "has an invalid header entry for tensor 'w'"),
+        (one("F32", [-2]), "has an invalid header entry for tensor 'w'"),
+        (one("F32", [True, 2]), "has an invalid header entry for tensor 'w'"),
+        (one("F32", ["2"]), "has an invalid header entry for tensor 'w'"),
+        (one("F32", [2], [0, 9]), "has an invalid header entry for tensor 'w'"),
+        (one("F32", [2], [8, 0]), "has an invalid header entry for tensor 'w'"),
+        (one("F32", [2], [0]), "has an invalid header entry for tensor 'w'"),
+        (one("F32", None), "has an invalid header entry for tensor 'w'"),
+        (one(["F32"]), "has an invalid header entry for tensor 'w'"),
+        (header({"w": 3}), "has an invalid header entry for tensor 'w': 3"),
     ],
 )
 def test_broken_files(tmp_path: Path, data: bytes, problem: str) -> None:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.admission.gate import Admission
-from service.admission.slots import Place
+from service.admission.slots import Slot
 from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
-from service.fleet.fleet import Served
+from service.fleet.served_model import ServedModel
 
 
 @dataclass
@@ -32,10 +32,10 @@ class Seats:
 
 
 @dataclass
-class Door:
+class Gate:
     """A model's door, as the relay has it: its admission and its replicas."""
 
-    served: Served
+    served: ServedModel
     clock: Callable[[], float] = field(default_factory=Time)
     settings: Settings = field(default_factory=Settings)
     seats: list[Seats] = field(default_factory=lambda: [Seats(2)])
@@ -53,17 +53,17 @@ class Door:
         priority: Priority = "default",
         cost: float = 100,
         patience: float | None = None,
-    ) -> Place:
+    ) -> Slot:
         who = Tenant(tenant) if isinstance(tenant, str) else tenant
         return self.admission.enter(self.served, who, priority, cost, self.room, self.clock(), patience)
 
-    def sit(self, place: Place) -> Place:
+    def assign(self, place: Slot) -> Slot:
         """Takes one who was let in to the replica with most room."""
-        place.sit(max(self.seats, key=Seats.room))
+        place.assign(max(self.seats, key=Seats.room))
         return place
 
-    def stir(self) -> None:
-        self.admission.stir(self.served.id)
+    def wake_waiters(self) -> None:
+        self.admission.wake_waiters(self.served.id)
 
     @property
     def load(self) -> int:

@@ -1,20 +1,20 @@
-"""Answers that several clients share: what is said in them, who listens, and what must be so at the end."""
+"""Requests with an `Idempotency-Key`: what is said in their answers, who asks, and what must be so at the end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from service.observability.record import Record
-from service.relay.idempotency import PIECE, Once, Run
-from service.server.asgi import Message, Receive, Send
+from service.relay.idempotency import OVERHEAD, IdempotencyCache, Key, Run
+from service.server.asgi import CancelOnDisconnect, Message, Receive, Send, ServerExtension
 from tests.support.gateways import Line
 from tests.support.waiting import PATIENCE, patience, until
 
 KEY = ("acme", "key-1")
 ASKED, OTHER = b"fingerprint", b"another"
-LARGEST, TOTAL, TTL = 4 * PIECE, 12 * PIECE, 600.0
-REPLAYED = (b"x-roundhouse-replayed", b"true")
+LARGEST, TOTAL, TTL = 40_000, 120_000, 600.0
+REPLAYED = (b"idempotent-replayed", b"true")
 END = None
 
 
@@ -24,45 +24,40 @@ class Generation:
     def __init__(self, record: Record, status: int = 200) -> None:
         self.record, self.status = record, status
         self.begun = self.ended = False
-        self.heard: list[Message] = []
         self._next: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
 
     def say(self, *pieces: bytes | BaseException | None) -> None:
         for piece in pieces:
             self._next.put_nowait(piece)
 
-    @property
-    def waits(self) -> bool:
-        """Whether everything that it should say has been taken."""
-        return self._next.empty()
-
-    async def run(self, receive: Receive, send: Send) -> None:
+    async def run(self, receive: Receive, send: Send, extra: ServerExtension | None) -> None:
+        """Streams the answer as the relay does, until its client leaves."""
         self.begun = True
-        listening = asyncio.create_task(self._listen(receive))
         try:
-            first = await self._take()
-            self.record.model, self.record.replica = "pebble-chat", "pebble-chat-0"
-            self.record.completion_tokens += 1
-            headers = [(b"content-type", b"text/plain")]
-            await send({"type": "http.response.start", "status": self.status, "headers": headers})
-            while first is not END:
-                await send({"type": "http.response.body", "body": first, "more_body": True})
-                first = await self._take()
-                self.record.completion_tokens += 1
-            self.record.finish_reason = "stop"
-            await send({"type": "http.response.body", "body": b""})
+            with CancelOnDisconnect(receive, extra):
+                await self._stream(send, extra)
         finally:
-            listening.cancel()
             self.ended = True
+
+    async def _stream(self, send: Send, extra: ServerExtension | None) -> None:
+        piece = await self._take()
+        self.record.model, self.record.replica = "pebble-chat", "pebble-chat-0"
+        headers = [(b"content-type", b"text/plain")]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        while piece is not END:
+            self.record.completion_tokens += 1
+            self.record.output_times.append(0.0)
+            if not (extra and extra.write_now(piece)):
+                await send({"type": "http.response.body", "body": b"" if extra else piece, "more_body": True})
+            piece = await self._take()
+        self.record.finish_reason = "stop"
+        await send({"type": "http.response.body", "body": b""})
 
     async def _take(self) -> bytes | None:
         piece = await self._next.get()
         if isinstance(piece, BaseException):
             raise piece
         return piece
-
-    async def _listen(self, receive: Receive) -> None:
-        self.heard.append(await receive())
 
 
 class Client:
@@ -96,7 +91,7 @@ class Client:
 
     @property
     def whole(self) -> bool:
-        return len(self.messages) > 1 and not self.messages[-1]["more_body"]
+        return len(self.messages) > 1 and not self.messages[-1].get("more_body", False)
 
     async def got(self, body: bytes) -> None:
         await until(lambda: self.body == body, f"the arrival of {body[:40]!r}, not {self.body[:40]!r}")
@@ -107,38 +102,35 @@ class Client:
         assert self.task.done(), "nobody answered"
         await self.task
 
-    async def leave(self) -> None:
-        self.left.set()
-        await asyncio.wait([self.task])
-
 
 class House:
-    """A `Once` with a clock of its own, the generations that it began and the clients that asked."""
+    """An `IdempotencyCache` with a clock of its own, the generations that began and the clients that asked."""
 
     def __init__(self, **bounds: Any) -> None:
         self.now = 0.0
-        self.once = Once(lambda: self.now, **{"patience": PATIENCE, "largest": LARGEST, "total": TOTAL, **bounds})
+        self.cache = IdempotencyCache(lambda: self.now, **{"ttl": TTL, "largest": LARGEST, "total": TOTAL, **bounds})
         self.generations: list[Generation] = []
         self.clients: list[Client] = []
         self.lines: list[Line] = []
 
-    def ask(self, key: tuple[str, str] = KEY, fingerprint: bytes = ASKED, status: int = 200) -> Client:
+    def generation(self, record: Record, receive: Receive, status: int = 200) -> Run:
+        """What has an answer generated, if that is needed."""
+
+        async def run(send: Send, extra: ServerExtension | None) -> None:
+            self.generations.append(one := Generation(record, status))
+            await one.run(receive, send, extra)
+
+        return run
+
+    def ask(self, key: Key = KEY, fingerprint: bytes = ASKED, status: int = 200) -> Client:
         """A client that asks; a generation of that status begins if there must be one."""
         client = Client()
+        return self.ask_for(self.generation(client.record, client.receive, status), key, fingerprint, client)
 
-        def run(receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-            self.generations.append(Generation(client.record, status))
-            return self.generations[-1].run(receive, send)
-
-        return self.ask_for(run, key, fingerprint, client)
-
-    def ask_for(
-        self, run: Run, key: tuple[str, str] = KEY, fingerprint: bytes = ASKED, client: Client | None = None
-    ) -> Client:
+    def ask_for(self, run: Run, key: Key = KEY, fingerprint: bytes = ASKED, client: Client | None = None) -> Client:
         """A client that asks for what `run` sends."""
         client = client or Client()
-        answer = self.once.answer(key, fingerprint, run, client.record, client.receive, client.send)
-        client.task = asyncio.create_task(answer)
+        client.task = asyncio.create_task(self.cache.answer(key, fingerprint, run, client.record, client.send))
         self.clients.append(client)
         return client
 
@@ -147,12 +139,17 @@ class House:
         await until(lambda: len(self.generations) > number and self.generations[number].begun, "a generation")
         return self.generations[number]
 
-    async def answered(self, key: tuple[str, str] = KEY, body: bytes = b"answer") -> Client:
-        """A client that got a whole answer."""
-        client, number = self.ask(key), len(self.generations)
+    async def answered(self, key: Key = KEY, body: bytes = b"answer", fingerprint: bytes = ASKED) -> Client:
+        """A client for which a whole answer was generated."""
+        client, number = self.ask(key, fingerprint), len(self.generations)
         (await self.begun(number)).say(body, END)
         await client.done()
         return client
+
+    def settled(self) -> None:
+        """What must hold while nothing runs: each byte of the cache belongs to an answer in it."""
+        assert not self.cache._running
+        assert self.cache.size == sum(OVERHEAD + len(one.body) for one in self.cache._cached.values())
 
 
 @asynccontextmanager
@@ -160,12 +157,16 @@ async def opened() -> AsyncIterator[House]:
     """At the end nothing may be left: no task, no memory after the answers have expired."""
     before = asyncio.all_tasks()
     house = House()
-    yield house
-    for line in house.lines:
-        line.leave()
+    try:
+        yield house
+    finally:
+        for line in house.lines:
+            line.leave()
+        for client in house.clients:
+            client.left.set()
     await asyncio.wait_for(asyncio.gather(*(one.task for one in house.clients), return_exceptions=True), patience())
     await until(lambda: asyncio.all_tasks() - before <= {asyncio.current_task()}, "the end of every task")
-    assert not [message for generation in house.generations for message in generation.heard]
+    house.settled()
     house.now += TTL
-    house.once.expire()
-    assert house.once.held == 0
+    house.cache.expire()
+    assert house.cache.size == 0

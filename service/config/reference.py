@@ -1,0 +1,112 @@
+"""docs/configuration.md, written from the settings: python -m service.config.reference > docs/configuration.md"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from service.config.paths import ROOT
+from service.config.settings import Settings, variable
+
+INTRODUCTION = """\
+# Configuration
+
+<!-- Written by `python -m service.config.reference > docs/configuration.md` from service/config/settings.py. -->
+
+Roundhouse is configured in two places. *What* is served stands in the fleet file ([fleet.md](fleet.md)). *How* this
+process runs stands in environment variables, and this page lists all of them. Every one has a default, so that
+`roundhouse serve` works without any. `roundhouse --help` prints the same list.
+
+- **Precedence**: the options of a command (`roundhouse serve --fleet FILE --host HOST --port PORT`) win over the
+  environment, and the environment over the defaults. No `.env` file is read. For a single model, `timeouts:` in the
+  fleet file wins over the queue, activation, first-token, idle and total timeouts here.
+- **Mistakes**: an unknown `ROUNDHOUSE_…` variable, or a value that is malformed or out of range, keeps every command
+  from starting. All mistakes are reported at once, one line each: `environment: NAME: what is wrong`.
+- **Empty** variables count as unset. A path may begin with `~`.
+- **Kubernetes** sets variables such as `ROUNDHOUSE_SERVICE_HOST` and `ROUNDHOUSE_PORT=tcp://10.0.0.1:3000` in every
+  container when the namespace has a Service named `roundhouse` or `roundhouse-…`. They are recognised and ignored.
+- **Changes** take effect when the service is restarted; only the fleet file is reloaded while it runs.
+
+Durations are seconds, fractions allowed, and must be above zero. Sizes are bytes.
+"""
+
+# The sections of the page: title, what they are about, and their settings.
+SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "Paths": (
+            "Where files are. A relative path starts from the folder in which the command is run. The default fleet "
+            "and catalogue are part of Roundhouse.",
+            ("fleet", "models", "weights", "run_dir", "engine_program"),
+        ),
+        "Listening": (
+            "There is no authentication yet: listen only on an address that trusted clients alone can reach.",
+            ("host", "port"),
+        ),
+        "Limits": (
+            "What a single request may be. The number of requests is limited per model in the fleet file "
+            "(`max_in_flight`, `max_queued`), and per tenant.",
+            ("max_body_bytes", "max_header_bytes"),
+        ),
+        "Timeouts": (
+            "How long each step of a request may take. [errors.md](errors.md) explains the errors that follow.",
+            (
+                "body_timeout",
+                "connect_timeout",
+                "first_token_timeout",
+                "idle_timeout",
+                "total_timeout",
+                "client_write_timeout",
+            ),
+        ),
+        "Overload and several gateways": (
+            "What happens when more requests arrive than the engines can run, and how several gateway processes share "
+            "the engines. [reliability.md](reliability.md) explains both.",
+            ("queue_timeout", "sse_heartbeat_interval", "workers", "gateway_replicas"),
+        ),
+        "Lifecycle": (
+            "How engines start, hang and stop, and how the service shuts down.",
+            ("start_timeout", "activation_timeout", "hang_timeout", "drain_grace", "drain_timeout"),
+        ),
+    }
+)
+HEAD = "| variable | default | unit | what it does |\n|---|---|---|---|"
+
+
+def document() -> str:
+    """All of docs/configuration.md, without the last line break."""
+    return "\n".join([INTRODUCTION, *(line for title in SECTIONS for line in _section(title))]).rstrip()
+
+
+def _section(title: str) -> Iterator[str]:
+    about, names = SECTIONS[title]
+    yield from (f"## {title}\n", f"{about}\n", HEAD)
+    yield from (_row(name) for name in names)
+    yield ""
+
+
+def _row(name: str) -> str:
+    field = Settings.model_fields[name]
+    text = " ".join((field.description or "").split())
+    return f"| `{variable(name)}` | {_default(field.default)} | {_unit(name, field.annotation)} | {text} |"
+
+
+def _default(value: Any) -> str:
+    if value is None or value == "":
+        return "unset"
+    if isinstance(value, Path) and value.is_relative_to(ROOT):
+        value = value.relative_to(ROOT)
+    elif isinstance(value, Path) and value.is_relative_to(Path.home()):
+        value = Path("~") / value.relative_to(Path.home())
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _unit(name: str, kind: Any) -> str:
+    if kind is float:
+        return "seconds"
+    if kind is int:
+        return "bytes" if name.endswith("_bytes") else "number"
+    return "text" if kind is str else "path"
+
+
+if __name__ == "__main__":
+    print(document())

@@ -1,0 +1,59 @@
+"""A served model: an entry of the fleet file with every setting resolved."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from service.catalog.engine_args import EngineValue
+from service.catalog.model import Capability, Model
+from service.catalog.names import Variant
+from service.fleet.schema import Adapter, Timeouts
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model of the fleet with every setting resolved: what it is, where its weights are, how its engines run.
+
+    `weights` is a directory or a hub id. `min_replicas` engines always run, and up to `max_replicas` under load; one
+    above the minimum stops after `scale_down_after` seconds without demand. With `addresses` the engines are external:
+    Roundhouse does not start them. `max_in_flight` bounds the requests at one replica, `max_queued` the model's queue.
+    """
+
+    id: str
+    model: Model
+    family: str
+    weights: str
+    chat_template: Path | None
+    min_replicas: int = 1
+    max_replicas: int = 1
+    scale_down_after: float = 300.0
+    gpus: int = 0
+    addresses: tuple[str, ...] = ()
+    policy: str = "prefix_affinity"
+    max_in_flight: int = 256
+    max_queued: int = 512
+    timeouts: Timeouts = Timeouts()
+    aliases: tuple[str, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
+    engine: dict[str, EngineValue] = field(default_factory=dict)
+    optional_flags: frozenset[str] = frozenset()
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def variant(self) -> Variant:
+        """The fine-tuning objective."""
+        return self.model.variant
+
+    @property
+    def context(self) -> int | None:
+        """The context length in tokens that the engine runs with; None where only the engine knows."""
+        length = self.engine.get("max_model_len")
+        length = length if isinstance(length, int) and length > 0 else self.model.opening_context
+        window = self.model.shape.sliding_window if self.engine.get("disable_sliding_window") else None
+        return min(length, window) if length and window else length
+
+    @cached_property
+    def capabilities(self) -> frozenset[Capability]:
+        """The kinds of request that it can answer; a chat template given in the fleet file adds chat."""
+        own = self.model.capabilities
+        return own | {"chat"} if self.chat_template and self.variant != "embedding" else own
