@@ -9,10 +9,12 @@ TESTS  := $(VENV)/.installed-tests
 BENTOFILE := $(if $(filter cuda,$(DEVICE)),deploy/bento/cuda.yaml,bentofile.yaml)
 NODE   := tests/node/node_modules/.package-lock.json
 MINUTES := 25
+MUTANTS_MINUTES := 15
+MUTANTS_SEED := 1
 export BENTOML_DO_NOT_TRACK := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve bento test test-fast lint types check gpu docs lock clean
+.PHONY: help install serve bento test test-fast coverage mutants lint types check gpu docs lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,7 +55,17 @@ test: $(TESTS) $(NODE)  ## Lint, type-check and run every test, real vLLM includ
 	$(BIN)/pytest -n 2 --no-loadscope-reorder
 
 test-fast: $(TESTS)  ## The tests that need no engine
-	$(BIN)/pytest -m "not engine"
+	$(BIN)/pytest -n 2 -m "not engine"
+
+coverage: $(TESTS)  ## Which branches of service/ the tests without an engine take: the table, and build/coverage
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/pytest -n 2 -m "not engine" --cov --cov-report= --cov-fail-under=0
+	@$(BIN)/coverage html --quiet --fail-under=0 -d build/coverage/html
+	@$(BIN)/coverage report --sort=cover > build/coverage/report.txt; status=$$?; \
+	  head -n 17 build/coverage/report.txt; grep -A 2 '^TOTAL' build/coverage/report.txt; exit $$status
+
+mutants: $(TESTS)  ## Change the pure packages a little, MUTANTS_MINUTES (15) long, and list what no test notices
+	$(BIN)/python -m tests.mutants --minutes $(MUTANTS_MINUTES) --seed $(MUTANTS_SEED)
 
 $(NODE): tests/node/package-lock.json
 	@command -v npm >/dev/null || { echo "The Node SDK test needs Node 18 or later with npm; on Debian: apt-get install nodejs npm"; exit 2; }
@@ -85,5 +97,5 @@ lock:  ## Resolve the pinned versions again (needs uv: pip install uv)
 	requirements/lock
 
 clean:  ## Remove what was installed and built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache tests/node/node_modules *.egg-info
+	rm -rf $(VENV) build dist mutants .pytest_cache .mypy_cache .ruff_cache tests/node/node_modules *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

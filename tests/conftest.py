@@ -1,55 +1,31 @@
 """What every test may use: the event loop of production, and gateways that are checked and stopped afterwards."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import AsyncExitStack
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-import uvloop
 from hypothesis import settings
-from xdist.scheduler import LoadScopeScheduling
 
+from service.catalog import catalog
 from tests.support import gateways
+from tests.support.fleets import CATALOG
 from tests.support.gateways import ONE, RunningGateway
 from tests.support.services import ROOT, Service, serving
 
-
-def pytest_asyncio_loop_factories(
-    config: pytest.Config, item: pytest.Item
-) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"uvloop": uvloop.new_event_loop}
-
+pytest_plugins = ("tests.support.event_loop", "tests.support.scheduling", "tests.support.time_limits")
 
 # How long an example takes says nothing on a machine that is busy.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
-class Shared(LoadScopeScheduling):  # type: ignore[misc]
-    """Of several processes (`-n`) one gets all files that share the engines of `pebble`; no file is torn."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        text = source(ROOT / file)
-        return "pebble" if "pebble: Service" in text or "real_engine: RealEngine" in text else file
-
-
-@cache
-def source(file: Path) -> str:
-    """The text of a test file, which is looked at for each of its tests."""
-    return file.read_text(encoding="utf-8")
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shared:
-    return Shared(config, log)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Those that take longest go first.
-    items.sort(key=lambda item: "mark.engine" not in source(item.path))
+@pytest.fixture
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that run in this process do not read the catalogue that comes with the house again: it takes 0.3 s."""
+    load = catalog.load
+    monkeypatch.setattr(catalog, "load", lambda folder: CATALOG if folder == CATALOG.folder else load(folder))
 
 
 class Start(Protocol):

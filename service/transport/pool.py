@@ -46,6 +46,10 @@ class ConnectionPool:
         exchange.start(request, deadlines, max(0.0, remaining + started - loop.time()))
         return exchange
 
+    def idle(self, address: str) -> int:
+        """How many connections to this replica could take the next request."""
+        return sum(exchange.reusable for exchange in self._idle.get(address, ()))
+
     def release(self, address: str, exchange: Exchange) -> None:
         """Returns the connection to the pool, or closes it if the response was not read to its end."""
         if exchange.finish():

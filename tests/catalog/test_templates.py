@@ -1,6 +1,7 @@
 """The chat templates: the exact prompt for a conversation, and which conversations are rejected.
 
-They are rendered with the function of transformers that vLLM uses.
+They are rendered with the function of transformers that vLLM uses. It is imported where it is used, because the import
+takes seconds, which a process that runs other tests should not spend.
 """
 
 import json
@@ -11,9 +12,6 @@ import mistral_common
 import pytest
 import yaml
 from jinja2 import TemplateError
-from transformers import AutoTokenizer
-from transformers.convert_slow_tokenizer import generate_merges
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from service.catalog.infill import Order, infill
 from service.catalog.model import Model
@@ -50,6 +48,8 @@ every_one_of_ours = pytest.mark.parametrize("template", OURS)
 
 def render(template: str, messages: list[Message], **options: Any) -> str:
     """The prompt for a conversation; `options` as transformers and vLLM name them."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
     golden = GOLDEN[template]
     path = ROOT / "models" / template if "/" in template else TEMPLATES / template
     tokens = {f"{name}_token": golden[name] for name in ("bos", "eos") if name in golden}
@@ -267,6 +267,9 @@ def mistral_v1() -> Any:
 
 def llama_tokenizer(folder: Path, pieces: Any, kind: str, model_type: str) -> Any:
     """A tokenizer of class `kind` with these sentencepiece pieces, as transformers loads it from a hub repository."""
+    from transformers import AutoTokenizer
+    from transformers.convert_slow_tokenizer import generate_merges
+
     vocabulary = {pieces.id_to_piece(index): index for index in range(pieces.vocab_size())}
     merges = generate_merges(vocabulary, {piece: pieces.get_score(index) for piece, index in vocabulary.items()})
     markers = {marker: len(vocabulary) + index for index, marker in enumerate(MARKERS)} if "Code" in kind else {}

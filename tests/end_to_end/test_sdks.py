@@ -1,15 +1,20 @@
-"""The official SDKs against the whole service: what a user's program does, streamed and not."""
+"""The official SDKs against the whole service: what a user's program does, streamed and not.
+
+They take seconds to import, which is left to the process that uses them.
+"""
 
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
-import openai
 import pytest
 
 from tests.support.services import Service
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
 
 pytestmark = pytest.mark.engine
 NODE = Path(__file__).parents[1] / "node"
@@ -17,12 +22,16 @@ QUESTION = "Hello! My name is Zorvina."
 
 
 @pytest.fixture
-def client(pebble: Service) -> openai.OpenAI:
+def client(pebble: Service) -> "openai.OpenAI":
+    import openai
+
     return openai.OpenAI(base_url=f"{pebble.url}/v1", api_key="none", max_retries=0)
 
 
 @pytest.fixture
-def claude(pebble: Service) -> anthropic.Anthropic:
+def claude(pebble: Service) -> "anthropic.Anthropic":
+    import anthropic
+
     return anthropic.Anthropic(base_url=pebble.url, api_key="none", max_retries=0)
 
 
@@ -30,7 +39,7 @@ def conversation() -> list[Any]:
     return [{"role": "user", "content": QUESTION}]
 
 
-def test_chat_streamed_and_whole_are_the_same(client: openai.OpenAI) -> None:
+def test_chat_streamed_and_whole_are_the_same(client: "openai.OpenAI") -> None:
     whole = client.chat.completions.create(model="pebble-chat", messages=conversation(), temperature=0, max_tokens=40)
     stream = client.chat.completions.create(
         model="pebble-chat",
@@ -49,12 +58,12 @@ def test_chat_streamed_and_whole_are_the_same(client: openai.OpenAI) -> None:
     assert whole.model == "pebble-chat"
 
 
-def test_usage_stays_away_from_those_who_did_not_ask(client: openai.OpenAI) -> None:
+def test_usage_stays_away_from_those_who_did_not_ask(client: "openai.OpenAI") -> None:
     stream = client.chat.completions.create(model="chat", messages=conversation(), max_tokens=5, stream=True)
     assert all(chunk.choices and chunk.usage is None for chunk in stream)
 
 
-def test_an_answer_goes_back_into_the_conversation(client: openai.OpenAI) -> None:
+def test_an_answer_goes_back_into_the_conversation(client: "openai.OpenAI") -> None:
     first = client.chat.completions.create(model="chat", messages=conversation(), temperature=0, max_tokens=40)
     messages = [*conversation(), first.choices[0].message.model_dump(), {"role": "user", "content": "What is my name?"}]
     second = client.chat.completions.create(model="chat", messages=messages, temperature=0, max_tokens=40)
@@ -62,7 +71,7 @@ def test_an_answer_goes_back_into_the_conversation(client: openai.OpenAI) -> Non
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_completions_and_infilling(client: openai.OpenAI, streamed: bool) -> None:
+def test_completions_and_infilling(client: "openai.OpenAI", streamed: bool) -> None:
     prompt, suffix = "def add_price(price, tax):\n    return ", "\n"
     request: dict[str, Any] = {
         "model": "pebble",
@@ -77,7 +86,7 @@ def test_completions_and_infilling(client: openai.OpenAI, streamed: bool) -> Non
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_responses(client: openai.OpenAI, streamed: bool) -> None:
+def test_responses(client: "openai.OpenAI", streamed: bool) -> None:
     if streamed:
         events = list(client.responses.create(model="pebble-chat", input=QUESTION, max_output_tokens=20, stream=True))
         assert events[-1].type == "response.completed"
@@ -88,19 +97,21 @@ def test_responses(client: openai.OpenAI, streamed: bool) -> None:
         assert answer.usage
 
 
-def test_responses_reach_a_template_with_one_bos(client: openai.OpenAI) -> None:
+def test_responses_reach_a_template_with_one_bos(client: "openai.OpenAI") -> None:
     question = "Extract the city from: My name is Ada and I live in London."
     answer = client.responses.create(model="pebble-instruct", input=question, temperature=0, max_output_tokens=20)
     assert answer.output_text == "London"
 
 
-def test_models(client: openai.OpenAI) -> None:
+def test_models(client: "openai.OpenAI") -> None:
     listed = {model.id for model in client.models.list()}
     assert listed == {"pebble-chat", "pebble-instruct", "pebble-code", "pebble-base"}
     assert client.models.retrieve("gpt-4o-mini").id == "pebble-chat"
 
 
-def test_errors_are_the_sdk_s_own_classes(client: openai.OpenAI) -> None:
+def test_errors_are_the_sdk_s_own_classes(client: "openai.OpenAI") -> None:
+    import openai
+
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="pebble-chatt", messages=conversation())
     assert missing.value.code == "model_not_found"
@@ -119,7 +130,9 @@ def test_errors_are_the_sdk_s_own_classes(client: openai.OpenAI) -> None:
     assert none.value.code == "unsupported_for_model"
 
 
-def test_anthropic_messages(claude: anthropic.Anthropic) -> None:
+def test_anthropic_messages(claude: "anthropic.Anthropic") -> None:
+    import anthropic
+
     request: dict[str, Any] = {"model": "claude-haiku", "max_tokens": 40, "messages": conversation()}
     request["extra_body"] = {"temperature": 0}
     whole = claude.messages.create(**request)

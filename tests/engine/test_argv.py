@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from service.catalog.engine_args import RESERVED_FLAGS, EngineValue
 from service.engine.argv import ALWAYS, DEFAULTS, ENVIRONMENT, argv, environment, optional_flags, unknown_flags
+from service.engine.command import child_environment
 from service.fleet.served_model import ServedModel
+from service.transport.pool import IDLE_TIMEOUT
 from tests.support.fleets import CATALOG, ROOT, only
 
 SOCKET = Path("/run/e0.sock")
@@ -134,6 +136,11 @@ def test_local_weights_never_contact_the_hub(tmp_path: Path, entry: str, offline
 def test_the_fleet_files_environment_overrides_ours(tmp_path: Path) -> None:
     found = environment(only(tmp_path, "model: pebble-chat\nenv: {HF_HUB_OFFLINE: 0, MINE: x}"))
     assert (found["HF_HUB_OFFLINE"], found["MINE"]) == ("0", "x")
+
+
+def test_an_engine_keeps_idle_connections_for_longer_than_the_gateway(tmp_path: Path) -> None:
+    inside = child_environment(only(tmp_path, "model: pebble-chat"), {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "5"})
+    assert float(inside["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]) > 2 * IDLE_TIMEOUT
 
 
 def test_vllms_usage_reporting_is_off() -> None:

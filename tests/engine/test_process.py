@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from service.engine.process import TAIL_LINES, EngineProcess
-from tests.support.waiting import until
+from tests.support.waiting import patience, until
 
 ENVIRON = dict(os.environ)
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ class StartedProcess:
         self.process = EngineProcess(self.lines.append)
 
     async def status(self) -> int:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patience()):
             return await asyncio.shield(self.process.ended)
 
     async def pids(self) -> list[int]:
@@ -203,7 +203,7 @@ async def test_the_keeper_ignores_signals(number: signal.Signals, start: Start) 
     started = await start(*python(ENGINE))
     pids = await started.pids()
     os.kill(os.getsid(pids[0]), number)
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.3)  # three checks of its engine by the keeper: by then it would have passed the signal on
     assert not started.process.ended.done()
     assert not all_ended(pids[:1])
     assert "draining" not in started.lines

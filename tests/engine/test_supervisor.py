@@ -16,8 +16,9 @@ import psutil
 import pytest
 
 from service.config.settings import Settings
-from service.engine import demand, gateway_registry, memory_check, readiness, state, supervisor
+from service.engine import demand, engine_stats, gateway_registry, memory_check, readiness, state, supervisor
 from service.engine.command import child_environment
+from service.engine.engine_stats import EngineStats
 from service.engine.probe import probe_request
 from service.engine.state import Condition, EngineState
 from service.engine.supervisor import Supervisor
@@ -33,6 +34,8 @@ from tests.support.waiting import until
 
 PROGRAM = f"/usr/bin/env PYTHONPATH={ROOT} {sys.executable} -m tests.support.stand_in"
 DEADLINES = Deadlines(connect=5, first_byte=10, idle=10, total=10)
+# Seconds after which what must not happen would have happened: several checks by a supervisor, or health checks.
+CHECKS, HEALTH_CHECKS = 0.25, 0.6
 
 
 class StartedFleet:
@@ -81,6 +84,10 @@ class StartedFleet:
         lines = [line.removeprefix(f"{name}  ") for line in self.output if line.startswith(name)]
         return [line.partition(" after ")[0] for line in lines]
 
+    def log(self) -> str:
+        """The first engine's log."""
+        return (self.run_dir / "pebble-chat-0.log").read_text()
+
     def unblock(self) -> None:
         """Lets every stand-in go on whose fault is `mute` or `early`."""
         (self.run_dir / "speak").touch()
@@ -93,8 +100,10 @@ StartFleet = Callable[..., StartedFleet]
 async def start_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StartFleet]:
     """Starts the supervisors of a fleet; afterwards stops them, and checks that no process is left."""
     monkeypatch.setattr(supervisor, "BACKOFF", (0.05, 0.1))
-    monkeypatch.setattr(readiness, "HEALTH_CHECK", Deadlines(connect=1, first_byte=0.5, idle=0.5, total=0.5))
+    monkeypatch.setattr(readiness, "HEALTH_CHECK", Deadlines(connect=1, first_byte=0.25, idle=0.25, total=0.25))
     monkeypatch.setattr(memory_check, "required_memory", lambda served: 1)
+    monkeypatch.setattr(supervisor, "PENDING_POLL", 0.05)
+    monkeypatch.setattr(readiness, "POLL_INTERVAL", 0.05)
     monkeypatch.setattr(supervisor, "WATCH_INTERVAL", 0.05)
     monkeypatch.setattr(supervisor, "PROPAGATION", 0.1)
     started: list[StartedFleet] = []
@@ -126,6 +135,27 @@ async def ask(fleet: StartedFleet, request: bytes, order: int = 0) -> tuple[int,
         exchange.close()
 
 
+async def stats(fleet: StartedFleet) -> EngineStats:
+    """The first engine's metrics."""
+    found = engine_stats.parse((await ask(fleet, get_request("/metrics")))[1], 0.0)
+    assert found
+    return found
+
+
+async def running_request(fleet: StartedFleet) -> "asyncio.Task[tuple[int, bytes]]":
+    """A long request that the first engine is generating for."""
+    response = asyncio.create_task(ask(fleet, post_request(CHAT.path, json.dumps(LONG_CHAT).encode())))
+    await until_running(fleet)
+    return response
+
+
+async def until_running(fleet: StartedFleet) -> None:
+    async def runs() -> bool:
+        return (await stats(fleet)).running == 1
+
+    await until(runs, "the request to run")
+
+
 async def test_phases_from_start_to_ready(start_fleet: StartFleet) -> None:
     fleet = start_fleet()
     assert fleet.state().condition == "waiting"
@@ -154,7 +184,7 @@ async def test_it_is_ready_only_after_a_successful_probe(start_fleet: StartFleet
     fleet = start_fleet(fleet_text("mute"))
     await until(lambda: fleet.state().phase == "waiting for its first token")
     assert (await ask(fleet, get_request("/health")))[0] == 200
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(HEALTH_CHECKS)
     assert fleet.state().condition == "starting"
     fleet.unblock()
     await fleet.until("ready")
@@ -163,7 +193,7 @@ async def test_it_is_ready_only_after_a_successful_probe(start_fleet: StartFleet
 async def test_a_bound_socket_alone_is_not_ready(start_fleet: StartFleet) -> None:
     fleet = start_fleet(fleet_text("early"))
     await until(lambda: state.socket_path(fleet.run_dir, 0).exists())
-    await asyncio.sleep(0.7)  # more than one health check
+    await asyncio.sleep(HEALTH_CHECKS)
     assert fleet.state().condition == "starting"
     fleet.unblock()
     await fleet.until("ready")
@@ -313,7 +343,7 @@ async def test_stopping_lets_running_requests_finish(stream: bool, start_fleet: 
     response = asyncio.create_task(
         ask(fleet, post_request(CHAT.path, json.dumps(LONG_CHAT | {"stream": stream}).encode()))
     )
-    await asyncio.sleep(0.2)
+    await until_running(fleet)
     await fleet.supervisors[0].stop()
     status, body = await response
     assert status == 200
@@ -347,7 +377,7 @@ async def test_stopping_at_any_moment(moment: str, start_fleet: StartFleet, monk
         await fleet.until("failed")
     await fleet.supervisors[0].stop()
     assert not fleet.processes()
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(CHECKS)
     assert (fleet.state().condition, fleet.state().reason) == ("stopped", None)
     assert not fleet.processes()
 
@@ -382,7 +412,7 @@ async def test_the_others_wait_while_the_first_engine_starts(
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     fleet = start_fleet(THREE)
     await fleet.until("starting")
-    await asyncio.sleep(0.7)  # more than one check of the startup order
+    await asyncio.sleep(CHECKS)
     assert fleet.conditions() == ["starting", "waiting", "waiting"]
 
 
@@ -485,7 +515,7 @@ async def test_a_hung_engine_is_restarted(number: signal.Signals, metrics: str, 
     assert first.pid
     os.kill(first.pid, number)
     if number == signal.SIGUSR1:
-        await asyncio.sleep(0.3)
+        await until(lambda: "frozen" in fleet.log())
         assert (await ask(fleet, get_request("/health")))[0] == 200
         assert fleet.state().condition == "ready"
     await until(
@@ -502,7 +532,12 @@ async def test_a_hung_engine_is_restarted(number: signal.Signals, metrics: str, 
 async def test_an_idle_engine_is_not_restarted(start_fleet: StartFleet) -> None:
     fleet = start_fleet(hang_timeout=0.4)
     await fleet.until("ready")
-    await asyncio.sleep(2)
+    before = (await stats(fleet)).tokens
+
+    async def answered_probes() -> bool:
+        return (await stats(fleet)).tokens >= before + 10
+
+    await until(answered_probes, "answers to the probe requests of an idle engine")
     assert fleet.shown()[-1] == "ready"
 
 
@@ -511,7 +546,7 @@ async def test_a_hung_start_is_retried(start_fleet: StartFleet, monkeypatch: pyt
     fleet = start_fleet(fleet_text("early"), start_timeout=4.5)
     await until(lambda: fleet.state().restarts == 1, f"a restart (output: {fleet.output})")
     (reason,) = {line for line in fleet.shown() if line.startswith("failed")}
-    assert "its start hangs: no log output for 1.5 s, and no byte for 0.5 s" in reason
+    assert "its start hangs: no log output for 1.5 s, and no byte for 0.25 s" in reason
     fleet.unblock()
     await fleet.until("ready")
 
@@ -524,7 +559,7 @@ async def test_a_replica_on_demand_starts_and_stops_with_demand(start_fleet: Sta
     fleet = start_fleet(fleet_text("", **ON_DEMAND))
     assert fleet.conditions() == ["waiting", "scaled_to_zero"]
     await fleet.until("ready", 0)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(CHECKS)
     assert fleet.state(1).condition == "scaled_to_zero"
     assert not [process for process in fleet.processes() if "e1.sock" in " ".join(process.cmdline())]
     demand.write(fleet.run_dir, GATEWAY_PID, [1])
@@ -557,7 +592,7 @@ async def test_two_replicas_activated_at_once_start_sequentially(start_fleet: St
     fleet = start_fleet(json.dumps({"models": entries, "startup": "sequential"}))
     demand.write(fleet.run_dir, GATEWAY_PID, [0, 1])
     await fleet.until("starting", 0)
-    await asyncio.sleep(0.7)
+    await asyncio.sleep(CHECKS)
     assert fleet.conditions() == ["starting", "waiting"]
     fleet.unblock()
     await fleet.until("ready", 1)
@@ -567,8 +602,7 @@ async def test_scaling_down_lets_running_requests_finish(start_fleet: StartFleet
     fleet = start_fleet(fleet_text("", min_replicas=0))
     demand.write(fleet.run_dir, GATEWAY_PID, [0])
     await fleet.until("ready")
-    response = asyncio.create_task(ask(fleet, post_request(CHAT.path, json.dumps(LONG_CHAT).encode())))
-    await asyncio.sleep(0.2)
+    response = await running_request(fleet)
     demand.write(fleet.run_dir, GATEWAY_PID, [])
     status, body = await response
     assert (status, body.count(b"word") >= 40, body.endswith(b"data: [DONE]\n\n")) == (200, True, True)
@@ -595,8 +629,7 @@ async def test_stopping_while_scaling_down_lets_running_requests_finish(
     fleet = start_fleet(fleet_text("", min_replicas=0))
     demand.write(fleet.run_dir, GATEWAY_PID, [0])
     await fleet.until("ready")
-    response = asyncio.create_task(ask(fleet, post_request(CHAT.path, json.dumps(LONG_CHAT).encode())))
-    await asyncio.sleep(0.2)
+    response = await running_request(fleet)
     monkeypatch.setattr(supervisor, "EXIT_TIMEOUT", 0.1)
     demand.write(fleet.run_dir, GATEWAY_PID, [])
     await fleet.until("stopping")
@@ -616,7 +649,7 @@ async def test_stopping_a_replica_on_demand(
         demand.write(fleet.run_dir, GATEWAY_PID, [])
         await fleet.until("stopping")
     await fleet.supervisors[0].stop()
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(CHECKS)
     assert fleet.state().condition == "stopped"
     assert not fleet.processes()
 
@@ -627,7 +660,7 @@ async def test_draining_gateways_finish_before_the_engine_stops(start_fleet: Sta
     gateway_registry.register(fleet.run_dir, GATEWAY_PID)
     gateway_registry.mark_draining(fleet.run_dir, GATEWAY_PID)
     stopping = asyncio.create_task(fleet.supervisors[0].stop())
-    await asyncio.sleep(1)
+    await asyncio.sleep(CHECKS)
     assert fleet.state().condition == "ready", "requests that the gateway has accepted may still arrive"
     assert (await ask(fleet, post_request(CHAT.path, json.dumps(CHAT.body()).encode())))[0] == 200
     gateway_registry.unregister(fleet.run_dir, GATEWAY_PID)

@@ -85,6 +85,11 @@ class FakeEngine:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
+    def connections(self) -> int:
+        """How many there are to it now."""
+        return len(self._lines)
+
+    @property
     def port(self) -> int:
         assert self._server is not None
         port: int = self._server.sockets[0].getsockname()[1]

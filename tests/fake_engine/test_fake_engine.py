@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import FakeEngine, Fault
+from tests.support.waiting import until
 
 CHAT = {"model": "pebble-chat", "messages": [{"role": "user", "content": "one two three"}]}
 ERROR = b'data: {"error": {"message": "EngineCore encountered'
@@ -128,20 +129,25 @@ async def test_faults_come_in_order_and_then_always(engine: FakeEngine) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault(delay=60), Fault(gap=60), Fault(events=1, end="hang"), Fault(cut=0, end="hang")]
-)
-async def test_it_notices_that_a_peer_leaves(fault: Fault, engine: FakeEngine) -> None:
+    ("fault", "begun"),
+    [
+        (Fault(delay=60), False), (Fault(gap=60), True), (Fault(events=1, end="hang"), True),
+        (Fault(cut=0, end="hang"), False),
+    ],
+)  # fmt: skip
+async def test_it_notices_that_a_peer_leaves(fault: Fault, begun: bool, engine: FakeEngine) -> None:
     engine.script(fault)
     peer = await connect(engine)
     await peer.send(CHAT | {"stream": True})
-    await asyncio.sleep(0.05)
-    peer.writer.close()
+    await until(lambda: len(engine.requests) == 1)
     (seen,) = engine.requests
-    await asyncio.wait_for(seen.closed.wait(), 1)
-    await asyncio.sleep(0)
-    assert (engine.running, seen.sent) == (0, False)
+    await until(lambda: bool(seen.answer) == begun)
+    peer.writer.close()
+    await until(seen.closed.is_set)
+    await until(lambda: engine.running == 0)
+    assert not seen.sent
     assert seen.left is not None
-    assert 0 < seen.left - seen.at < 1
+    assert seen.left > seen.at
 
 
 async def test_slots_and_queue() -> None:

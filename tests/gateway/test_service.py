@@ -1,6 +1,7 @@
 """The BentoML side of the gateway: its services, what bypasses BentoML, the GPUs of each replica."""
 
 import asyncio
+import gc
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,15 @@ from service.fleet import fleet
 from service.gateway import app
 from service.server.asgi import Receive, Scope, Send
 from tests.support.waiting import until
+
+
+@pytest.fixture(autouse=True)
+def restored_gc() -> Iterator[None]:
+    """Restores the settings of the garbage collector, which belong to the whole process."""
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -87,6 +97,13 @@ def test_bentomls_probes_are_served(gateway: ModuleType) -> None:
         assert client.get("/livez").status_code == 200
         assert client.get("/readyz").status_code == 503  # no engine is ready
         assert client.get("/metrics").text.startswith("# HELP roundhouse_")
+
+
+def test_objects_from_start_up_are_frozen_and_the_collector_runs_less_often(gateway: ModuleType) -> None:
+    assert gc.get_freeze_count() == 0
+    with TestClient(bentoml_app(gateway)):
+        assert gc.get_freeze_count() > 100_000
+        assert gc.get_threshold()[0] == gateway.GC_THRESHOLD > 2_000
 
 
 GPUS = "models:\n  - {model: llama-2-7b-chat, gpus: 2, min_replicas: 2}\n  - {model: llama-2-7b, gpus: 1}\n"

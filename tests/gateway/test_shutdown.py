@@ -15,6 +15,7 @@ import uvicorn
 from service.engine import gateway_registry
 from service.gateway import shutdown
 from service.gateway.shutdown import GracefulShutdown, ListenSockets
+from tests.support.servers import serving
 from tests.support.waiting import PATIENCE, until
 
 PID = os.getpid()
@@ -95,11 +96,12 @@ async def test_timeout_aborts_requests(tmp_path: Path) -> None:
 
 
 async def test_uninstall_cancels_the_timers(tmp_path: Path) -> None:
-    service = started(tmp_path, grace=600.0)
+    service = started(tmp_path, grace=0.05, timeout=0.1)
     os.kill(PID, signal.SIGTERM)
     await until(lambda: "drain" in service.events)
     service.shutdown.uninstall()
-    assert [timer.cancelled() for timer in service.shutdown._timers] == [True, True]
+    await asyncio.sleep(0.2)  # longer than both
+    assert service.events == ["drain"]
 
 
 async def test_unwritable_run_folder_does_not_prevent_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,17 +141,13 @@ async def running_server(shared: bool = False) -> AsyncIterator[RunningServer]:
         raise AssertionError
 
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+        port = free.getsockname()[1]  # an explicit port is kept when the socket is shut down
     with (
         socket.create_server(("127.0.0.1", port)) as listener,
         socket.socket(fileno=os.dup(listener.fileno())) as inherited,
     ):
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
-        server.config.load()
-        server.lifespan = server.config.lifespan_class(server.config)
-        await server.startup(sockets=[listener])
-        yield RunningServer(server, ListenSockets(server, shared), inherited)
-        await server.shutdown(sockets=[listener])
+        async with serving(app, listener, lifespan="off") as server:
+            yield RunningServer(server, ListenSockets(server, shared), inherited)
 
 
 async def test_connections_are_refused_after_shutdown() -> None:
@@ -197,21 +195,38 @@ async def test_shared_socket_stays_open() -> None:
         socket.create_connection(running.address, timeout=PATIENCE).close()
 
 
+class RecordedSockets:
+    """Records the steps of closing the sockets in `events`; a connection is pending at the first two checks."""
+
+    def __init__(self, events: list[str], shared: bool) -> None:
+        self._events, self._pending = events, [True, True]
+        events.append("shared" if shared else "last")
+
+    def drop_handshakes(self) -> None:
+        self._events.append("drop handshakes")
+
+    def has_pending_connections(self) -> bool:
+        return bool(self._pending) and self._pending.pop()
+
+    def stop_accepting(self) -> None:
+        assert not self._pending
+        self._events.append("stop accepting")
+
+    def refuse_connections(self) -> None:
+        self._events.append("refuse connections")
+
+
 @pytest.mark.parametrize("has_other_gateways", [True, False])
-async def test_sockets_are_shared_while_another_gateway_serves(
+async def test_sockets_close_step_by_step_and_are_shared_while_another_gateway_serves(
     has_other_gateways: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared_flags: list[bool] = []
-
-    def sockets(server: object, shared: bool) -> ListenSockets:
-        shared_flags.append(shared)
-        return ListenSockets(None)
-
-    monkeypatch.setattr(shutdown, "ListenSockets", sockets)
+    monkeypatch.setattr(shutdown, "SETTLE_TIME", 0.01)
     if has_other_gateways:
         gateway_registry.register(tmp_path, os.getppid())
     service = started(tmp_path)
+    monkeypatch.setattr(shutdown, "ListenSockets", lambda server, shared: RecordedSockets(service.events, shared))
     os.kill(PID, signal.SIGTERM)
     await until(lambda: "close" in service.events)
-    assert shared_flags == [has_other_gateways]
+    first = "shared" if has_other_gateways else "last"
+    assert service.events == ["drain", first, "drop handshakes", "stop accepting", "refuse connections", "close"]
     service.shutdown.uninstall()

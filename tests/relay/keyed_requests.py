@@ -9,7 +9,7 @@ from service.observability.record import Record
 from service.relay.idempotency import OVERHEAD, IdempotencyCache, Key, Run
 from service.server.asgi import CancelOnDisconnect, Message, Receive, Send, ServerExtension
 from tests.support.gateways import Line
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, patience, until
 
 KEY = ("acme", "key-1")
 ASKED, OTHER = b"fingerprint", b"another"
@@ -164,7 +164,7 @@ async def opened() -> AsyncIterator[House]:
             line.leave()
         for client in house.clients:
             client.left.set()
-    await asyncio.wait_for(asyncio.gather(*(one.task for one in house.clients), return_exceptions=True), PATIENCE)
+    await asyncio.wait_for(asyncio.gather(*(one.task for one in house.clients), return_exceptions=True), patience())
     await until(lambda: asyncio.all_tasks() - before <= {asyncio.current_task()}, "the end of every task")
     house.settled()
     house.now += TTL

@@ -11,7 +11,8 @@ import pytest
 from service.errors import ApiError, ErrorCode
 from service.server.asgi import ClientDisconnectedError, Receive, Scope, Send, extension_of, respond
 from tests.relay.keyed_requests import ASKED, END, LARGEST, Client, House, opened
-from tests.support.gateways import Answer, Line, serving
+from tests.support.gateways import Answer, Line
+from tests.support.servers import serving
 from tests.support.waiting import until
 
 Ask = Callable[[str], Coroutine[Any, Any, Line]]

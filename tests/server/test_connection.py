@@ -27,6 +27,7 @@ from service.server.asgi import (
     respond,
 )
 from service.server.connection import Connection
+from tests.support.servers import serving
 from tests.support.waiting import until
 
 DATE = re.compile(rb"date: [^\r]+\r\n")
@@ -97,18 +98,10 @@ async def unused_receive() -> Message:
 
 @asynccontextmanager
 async def listening(app: Any, protocol: Any, **options: Any) -> AsyncIterator[tuple[uvicorn.Server, int]]:
-    config = uvicorn.Config(app, http=protocol, lifespan="off", log_config=None, server_header=False, **options)
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
-        await server.startup(sockets=[listener])
-        yield server, listener.getsockname()[1]
-        for one in server.servers:
-            one.close()
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
+        async with serving(app, listener, protocol=protocol, lifespan="off", **options) as server:
+            yield server, listener.getsockname()[1]
         await until(lambda: not server.server_state.connections)
 
 

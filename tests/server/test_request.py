@@ -72,7 +72,7 @@ async def test_responses_wait_for_a_client_that_does_not_read() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
         writer.write(request("/") * 7 + request("/", CLOSE))
         await until(lambda: app.completed > 0)
-        for _ in range(20):
+        for _ in range(20):  # turns of the loop, in which the other responses would be completed
             await asyncio.sleep(0.01)
         assert app.completed < 8
         assert (await reader.read()).count(app.body) == 8

@@ -15,19 +15,18 @@ from typing import Any
 from unittest import mock
 
 import httpx
-import uvicorn
 
 from service.config.settings import Settings
 from service.engine import demand, state
 from service.engine.state import Condition, EngineState
 from service.gateway import app
 from service.server.asgi import EXTENSION, Headers, Message, Receive, Scope, Send, ServerExtension
-from service.server.connection import Connection
 from service.transport.pool import ConnectionPool
 from service.upstreams.replica import Replica
 from tests.fake_engine import FakeEngine, Seen
 from tests.support import fleets, ledger
 from tests.support.ledger import Given
+from tests.support.servers import serving
 from tests.support.waiting import PATIENCE, until
 
 ONE = "models: [{model: pebble-chat}]"
@@ -233,14 +232,14 @@ class RunningGateway:
             "slots": sum(abs(one.held) + abs(one.unassigned) + len(one.queued) for one in pools),
             "limiters": sum(one.in_flight for one in self.gateway.admission._limiter._limiters.values()),
             # Each connection that an engine sees is one that the gateway may use again.
-            "connections": sum(len(engine._lines) for engine in self.engines[: self.here]) - self.pooled(),
+            "connections": sum(engine.connections for engine in self.engines[: self.here]) - self.pooled(),
         }
         return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
     def pooled(self) -> int:
         """The connections to engines here that carry nothing at the moment."""
-        pools = self.gateway.transport._idle.items()
-        return sum(one.reusable for address, idle in pools if address.startswith("/") for one in idle)
+        sockets = (str(state.socket_path(self.run_dir, order)) for order in range(self.here))
+        return sum(map(self.gateway.transport.idle, sockets))
 
     def look(self) -> None:
         """Checks the bounds that hold at any moment; what a new fleet lowered may still be exceeded for a while."""
@@ -400,21 +399,3 @@ def noting(send: Any, unsent: list[str]) -> Any:
             raise
 
     return sending
-
-
-@asynccontextmanager
-async def serving(app: Any, listener: socket.socket) -> AsyncIterator[None]:
-    """Serves an app as BentoML does, in the running loop."""
-    config = uvicorn.Config(app, http=Connection, lifespan="on", log_config=None, server_header=False)
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[listener])
-    try:
-        yield
-    finally:
-        for one in server.servers:
-            one.close()
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
-        await server.lifespan.shutdown()

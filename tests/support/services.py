@@ -1,10 +1,8 @@
 """The whole service as a user starts it: `roundhouse serve`, BentoML, the Pebble fleet on real vLLM."""
 
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +14,12 @@ import httpx
 import psutil
 import pytest
 
+from bench import processes
 from service.config.settings import PREFIX
 from service.engine import state
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0  # seconds for what processes of a service do at once
 START_LIMIT = 600.0  # seconds for four engines; about two minutes on two idle cores
 
 
@@ -73,10 +73,11 @@ def serving(fleet: Path, run_dir: Path, *, until_ready: bool = True, **settings:
         port = probe.getsockname()[1]
     log = run_dir / "serve.log"
     given = {PREFIX + name.upper(): str(value) for name, value in settings.items()}
-    environment = os.environ | {"ROUNDHOUSE_RUN_DIR": str(run_dir)} | given
-    command = [sys.executable, "-m", "service.cli", "serve", "--fleet", str(fleet), "--port", str(port)]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        # It ends with these tests, also where they are killed.
+        process = processes.launch(
+            processes.serve(fleet, port), out.fileno(), environment={"ROUNDHOUSE_RUN_DIR": str(run_dir)} | given
+        )
     service = Service(f"http://127.0.0.1:{port}", run_dir, process, log)
 
     def is_ready() -> bool:

@@ -50,6 +50,7 @@ async def main(uds: Path, name: str, wrong: str) -> None:
 
     def freeze() -> None:
         engine.always = Fault(raw=b"", end="hang")
+        print("frozen", flush=True)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, freeze)
     async with engine.listen(uds):

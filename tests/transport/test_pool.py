@@ -11,6 +11,7 @@ import pytest
 
 from service.transport import connect
 from service.transport import exchange as exchanges
+from service.transport import pool as pools
 from service.transport.pool import (
     ConnectionPool,
     DeadlineError,
@@ -208,7 +209,7 @@ async def test_connection_idle_beyond_the_timeout_is_not_reused(
 ) -> None:
     async with listening(tmp_path, respond(PLAIN)) as peer:
         pool, _ = await pooled_connection(peer)
-        monkeypatch.setattr("service.transport.pool.IDLE_TIMEOUT", 0.0)
+        monkeypatch.setattr(pools, "IDLE_TIMEOUT", 0.0)
         again = await pool.send(peer.address, REQUEST, DEADLINES)
         assert not again.reused
         assert len(peer.writers) == 2
@@ -223,10 +224,10 @@ async def test_expire_closes_connections_idle_beyond_the_timeout(
         pool, exchange = await pooled_connection(peer)
         pool.expire()
         assert exchange.reusable
-        monkeypatch.setattr("service.transport.pool.IDLE_TIMEOUT", 0.0)
+        monkeypatch.setattr(pools, "IDLE_TIMEOUT", 0.0)
         pool.expire()
         assert not exchange.reusable
-        assert not pool._idle
+        assert pool.idle(peer.address) == 0
         await until(peer.disconnected.is_set)
 
 
@@ -439,7 +440,7 @@ async def test_deadlines_end_with_the_exchange(tmp_path: Path) -> None:
         exchange = await pool.send(peer.address, REQUEST, Deadlines(1, 0.05, 0.05, 0.05))
         assert await read_body(exchange) == b"hello"
         pool.release(peer.address, exchange)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # longer than each of the deadlines, here and below
         again = await pool.send(peer.address, REQUEST, DEADLINES)
         await asyncio.sleep(0.1)
         assert (again.reused, await read_body(again)) == (True, b"hello")
@@ -496,7 +497,7 @@ async def test_idle_deadline_applies_again_after_backpressure(tmp_path: Path) ->
 
     async with listening(tmp_path, script) as peer:
         exchange = await ConnectionPool().send(peer.address, REQUEST, Deadlines(1, 0.05, 0.05, 30))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # longer than the deadlines, which apply only while somebody reads
         received = 0
         with pytest.raises(DeadlineError, match="no byte"):
             while True:
@@ -661,7 +662,7 @@ async def test_released_connection_has_no_client_write_timeout(tmp_path: Path) -
         exchange.on_client_timeout = lambda: timeouts.append(True)
         assert await read_body(exchange) == b"hello"
         pool.release(peer.address, exchange)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # longer than the client's write timeout
         again = await pool.send(peer.address, REQUEST, DEADLINES)
         assert (again.reused, await read_body(again), timeouts) == (True, b"hello", [])
         again.close()

@@ -90,7 +90,7 @@ async def test_a_local_engine_is_polled_for_its_load(stack: AsyncExitStack, tmp_
     await until(lambda: not first.ready)
     looks = len(engine.looks)
     watched.clock.now += 1.0
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # many checks of the clock: an engine that is ready would have been polled again
     assert len(engine.looks) <= looks + 1, "an engine that is not ready is not polled"
 
 
