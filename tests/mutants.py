@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def package(name: str) -> str:
     return name.split(".")[1]
 
 
-def report(tried: dict[str, int | None], known: int, seed: int, minutes: float) -> Iterator[str]:
+def report(tried: Mapping[str, int | None], known: int, seed: int, minutes: float) -> Iterator[str]:
     """The lines of the report on the mutants that were tried, of so many known ones."""
     yield "# Mutants of the pure packages\n"
     day = time.strftime("%Y-%m-%d")

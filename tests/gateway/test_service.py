@@ -34,7 +34,7 @@ def restored_gc() -> Iterator[None]:
 
 
 @pytest.fixture
-def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_once: None) -> Iterator[ModuleType]:
     """The module of the BentoML services, imported with a run folder of its own."""
     monkeypatch.setenv("ROUNDHOUSE_RUN_DIR", str(tmp_path))
     yield importlib.reload(importlib.import_module("service.gateway.service"))

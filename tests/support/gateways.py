@@ -204,7 +204,7 @@ class RunningGateway:
         self.gateway.update_gauges()
         return sum(
             sample.value
-            for family in self.gateway.metrics.registry.collect()
+            for family in self.gateway.metrics.registry.restricted_registry([name]).collect()
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )

@@ -11,12 +11,17 @@ SLOW = ("bench", "end_to_end", "engine", "packaging")  # folders of tests that b
 
 
 class Shared(LoadScopeScheduling):  # type: ignore[misc]
-    """Of several processes (`-n`) one gets all files that share the engines of `pebble`; no file is torn."""
+    """Of several processes (`-n`) one gets all files that share what takes long to have; no file is torn.
+
+    That are the engines of `pebble`, and transformers, whose import takes seconds.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         text = source(self.config.rootpath / file)
-        return "pebble" if "pebble: Service" in text or "real_engine: RealEngine" in text else file
+        if "pebble: Service" in text or "real_engine: RealEngine" in text:
+            return "pebble"
+        return "transformers" if "from transformers" in text else file
 
     def remove_node(self, node: Any) -> str | None:
         """The test that a process died of. Others get the rest of its file; xdist would have them die of it too."""

@@ -11,15 +11,15 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from pytest_timeout import Settings
 
 from tests.support.scheduling import SLOW
 
 ENGINE = 900.0  # seconds for a test that needs an engine: the start of a whole fleet counts to the first that uses it
 SERVICES = 300.0  # seconds for one that may start services, with small programs in place of engines
-LIMITS = pytest.StashKey[Settings]()
+LIMITS = pytest.StashKey[Any]()  # pytest-timeout's settings for the test
 STDERR = pytest.StashKey[int]()
 
 
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_timeout_set_timer(item: pytest.Item, settings: Settings) -> None:
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
     """Arms the last resort; pytest-timeout then sets its own timer."""
     item.stash.setdefault(LIMITS, settings)
     last = settings.timeout + float(item.config.getini("timeout_grace"))
