@@ -114,7 +114,7 @@ def test_a_command_works_without_a_checkout(installed: Installed, words: tuple[s
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("bundle", "x", "--project"), "is not the project's source, only where it is installed"),
+        (("bundle", "x", "--project"), "does not contain the project's source"),
         (("add", "{data}/models/pebble/pebble-chat", "--id", "mine", "--no-proof"), "export ROUNDHOUSE_MODELS="),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
