@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: a finished answer is kept for a while, and a request that is sent again gets it at no cost."""
+"""`Idempotency-Key`: a finished response is kept for a while, and a repeated request gets it without generating."""
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -14,12 +14,12 @@ Key = tuple[str, str]  # the tenant's id, and the key that it chose
 Run = Callable[[Send, ServerExtension | None], Awaitable[None]]
 
 REPLAYED = (b"idempotent-replayed", b"true")
-OVERHEAD = 2 * 2**10  # bytes of memory that a kept answer takes beside its body, about
+OVERHEAD = 2 * 2**10  # approximate bytes of memory per entry, beside its body
 LONGEST_RETRY_AFTER = 30.0  # seconds
 
 
 class Running(NamedTuple):
-    """A request that is being answered, and since when."""
+    """A request that is running, and since when (monotonic seconds)."""
 
     fingerprint: bytes
     since: float
@@ -27,7 +27,7 @@ class Running(NamedTuple):
 
 @dataclass
 class CachedAnswer:
-    """A complete, successful answer; `record` is that of the request for which it was generated."""
+    """A complete, successful response; `record` is that of the request for which it was generated."""
 
     fingerprint: bytes
     headers: Headers
@@ -42,10 +42,10 @@ class CachedAnswer:
 
 
 class IdempotencyCache:
-    """The answers that requests with an `Idempotency-Key` can get again.
+    """The responses to requests with an `Idempotency-Key`, kept for replay.
 
-    `ttl` is how many seconds an answer is kept after it was last asked for. `largest` bounds one answer and `total` all
-    of them, in bytes, copies of running answers included; the oldest are evicted first.
+    `ttl` is how many seconds a response is kept after its last use. `largest` bounds one response and `total` all of
+    them, in bytes, copies of running ones included; the least recently used are evicted first.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class IdempotencyCache:
     ) -> None:
         self._clock, self._ttl, self._largest, self._total = clock, ttl, largest, total
         self._running: dict[Key, Running] = {}
-        self._cached: OrderedDict[Key, CachedAnswer] = OrderedDict()  # those asked for last are last
+        self._cached: OrderedDict[Key, CachedAnswer] = OrderedDict()  # least recently used first
         self.size = 0  # bytes, about
 
     async def answer(
         self, key: Key, fingerprint: bytes, run: Run, record: Record, send: Send, extra: ServerExtension | None = None
     ) -> None:
-        """Sends the answer that the key stands for; where there is none, `run` sends it, and it is kept if it succeeds.
+        """Replays the response of the key; without one, `run` sends the response, which is kept if it succeeds.
 
-        Raises ApiError where the key stands for another request (422) or for one that is still running (409), and
-        what `run` raises.
+        Raises ApiError if the key was used for another request (422) or for one that is still running (409), and what
+        `run` raises.
         """
         self.expire()
         running, cached = self._running.get(key), self._cached.get(key)
@@ -71,8 +71,8 @@ class IdempotencyCache:
             message = "This Idempotency-Key was used for another request. Use a new key for each request."
             raise ApiError(ErrorCode.IDEMPOTENCY_CONFLICT, message)
         if running:
-            # When it will end is unknown. A client that waits as long again as it has taken so far asks few times, and
-            # has its answer after twice the time at most.
+            # Its end is unknown. Waiting as long again as it has run so far takes few attempts, and at most twice the
+            # time.
             elapsed = self._clock() - running.since
             message = "The first request with this Idempotency-Key is still running. Ask again when it has ended."
             retry_after = min(elapsed, LONGEST_RETRY_AFTER)
@@ -83,7 +83,7 @@ class IdempotencyCache:
             await self._run(key, fingerprint, run, record, Tee(send, extra, self._reserve))
 
     def expire(self) -> None:
-        """Forgets answers that are too old."""
+        """Evicts expired responses."""
         now = self._clock()
         while self._cached and next(iter(self._cached.values())).expires <= now:
             self._evict()
@@ -116,7 +116,7 @@ class IdempotencyCache:
         await respond(send, 200, cached.body, (*cached.headers, REPLAYED))
 
     def _reserve(self, copied: int, more: int) -> bool:
-        """Grants `more` bytes to a copy of a running answer, or takes back the `copied` ones."""
+        """Grants `more` bytes to the copy of a running response, or reclaims the `copied` ones."""
         granted = copied + more <= self._largest and self._make_room(more)
         self.size += more if granted else -copied
         return granted

@@ -58,11 +58,11 @@ class Relay:
 
     @property
     def idempotency_cache_bytes(self) -> int:
-        """The memory of answers that an `Idempotency-Key` stands for, about."""
+        """Approximate memory of the idempotency cache, in bytes."""
         return self._idempotency.size
 
     def expire(self) -> None:
-        """Forgets answers that nobody may ask for again."""
+        """Evicts expired responses from the idempotency cache."""
         self._idempotency.expire()
 
     def end(self) -> None:
