@@ -50,7 +50,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 async def pair(service: Service) -> AsyncIterator[Pair]:
-    limits = httpx.Limits(max_connections=None)
+    # The gateway closes a connection that is idle for 5 s; on a busy machine a client would reuse it at that moment.
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)
     # Otherwise httpx reads the system's certificates for each test.
     options: dict[str, Any] = {"trust_env": False, "verify": False}
     async with httpx.AsyncClient(base_url=service.url, timeout=TIMEOUT, limits=limits, **options) as http:
