@@ -74,7 +74,7 @@ class Client(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._socket: asyncio.Transport | None = None
         self._began = 0.0
-        self._found, self._new, self._tail = 0, 0, b""
+        self._found, self._new, self._tail, self._refusal = 0, 0, b"", b""
         self.closed = asyncio.get_running_loop().create_future()
 
     def leave(self) -> None:
@@ -107,6 +107,9 @@ class Client(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         # A mark may be cut in two: what could be the beginning of one is looked at again.
+        if self._parser.get_status_code() != 200:
+            self._refusal += body
+            return
         text = self._tail + body
         new = text.count(MARK)
         self._tail = text[-(len(MARK) - 1) :]
@@ -120,7 +123,7 @@ class Client(asyncio.Protocol):
     def on_message_complete(self) -> None:
         now, status = time.perf_counter(), self._parser.get_status_code()
         if status != 200:
-            self._tally.fail(f"status {status}")
+            self._tally.fail(f"status {status}: {self._refusal[:300].decode(errors='replace')}")
         elif self._found != self._wanted:
             self._tally.fail(f"{self._found} tokens, not {self._wanted}")
         elif self._tally.counts(now):
@@ -133,7 +136,7 @@ class Client(asyncio.Protocol):
 
     def _ask(self) -> None:
         if self._socket:
-            self._found, self._tail = 0, b""
+            self._found, self._tail, self._refusal = 0, b"", b""
             self._began = time.perf_counter()
             self._socket.write(self._request)
 

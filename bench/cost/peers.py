@@ -25,6 +25,7 @@ from bench.cost.load import PATH
 from bench.cost.stub import WORD
 
 MODEL = "pebble-chat"
+CONNECT = "30"  # seconds: a gateway that the machine stops for a second must not count as an engine that is gone
 START = 120.0  # seconds that a peer may take until it answers
 QUICK = 5.0
 CACHE = Path("~/.cache/roundhouse/rivals").expanduser()
@@ -113,7 +114,8 @@ def roundhouse(place: Place) -> Iterator[Peer]:
         port, fleet = processes.free_port(), Path(name) / "fleet.yaml"
         entry = {"model": MODEL, "addresses": [f"127.0.0.1:{place.stub}"], "max_in_flight": 1024}
         fleet.write_text(yaml.safe_dump({"models": [entry]}))
-        with _answering(processes.serve(fleet, port), port, place, {"ROUNDHOUSE_RUN_DIR": name}) as peer:
+        environment = {"ROUNDHOUSE_RUN_DIR": name, "ROUNDHOUSE_CONNECT_TIMEOUT": CONNECT}
+        with _answering(processes.serve(fleet, port), port, place, environment) as peer:
             yield peer
 
 

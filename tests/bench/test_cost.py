@@ -129,7 +129,7 @@ async def test_a_load_counts_what_is_right(what: Load) -> None:
 
 WHOLE = stub.Canned(stub.SHAPES[load.PATH], "m").whole
 WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "a status": (lambda _: stub.response(b"{}", "503 Service Unavailable"), "status 503"),
+    "a status": (lambda _: stub.response(b"{}", "503 Service Unavailable"), "status 503: {}"),
     "a short answer": (lambda _: WHOLE.replace(b" granite", b" granito", 1), "39 tokens, not 40"),
     "an end": (lambda _: b"", "the connection was closed"),
 }

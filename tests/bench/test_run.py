@@ -11,8 +11,7 @@ import pytest
 from bench.gpu import results
 from bench.gpu.results import Result
 from service.config.paths import ROOT
-from tests.support.services import descendants_of, wait_for
-from tests.support.waiting import PATIENCE
+from tests.support.services import PATIENCE, descendants_of, wait_for
 
 STAND_IN = f"/usr/bin/env PYTHONPATH={ROOT} {sys.executable} -m tests.support.stand_in"
 SPLIT, SLEEP, PLAIN = (f"llama-2-7b-chat+{one}" for one in ("split", "sleep", "no-prefix-cache"))

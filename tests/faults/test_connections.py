@@ -138,16 +138,19 @@ async def test_engines_that_changed_places_get_nothing(far: Begin, monkeypatch: 
     """The port that was ours belongs to another model now; its connections were cut, as a restart does."""
     monkeypatch.setattr(remote, "IDENTITY_INTERVAL", 0.1)
     one = await far(2)
+    one.gateway.expected_unseen = None  # the other engine is none of this gateway's
     other = FakeEngine("pebble-code", "code")
     async with other.listen(0):
         one.proxies[0].engine = f"127.0.0.1:{other.port}"
         one.cut(0)
         for _ in range(8):
             assert (await one.gateway.post(CHAT.path, CHAT.body())).status_code in (200, 502)
-        await one.until_ready(False, True)
+        (replica,) = (each for each in one.gateway.replicas if each.address == one.proxies[0].address)
+        # Not `until_ready`: refused requests eject a replica before its identity is known.
+        await until(lambda: replica.state is not None and replica.state.condition == "failed", "the other identity")
+        assert one.ready == [False, True]
         rows = (await one.gateway.http.get("/v1/models")).json()["data"]
         assert "pebble-chat" in [row["id"] for row in rows]
-        (replica,) = (each for each in one.gateway.replicas if each.address == one.proxies[0].address)
         assert replica.state
         assert replica.state.reason and "'pebble-code' and not 'pebble-chat'" in replica.state.reason
         before = len([seen for seen in other.requests if "x-request-id" in seen.headers])
@@ -156,7 +159,6 @@ async def test_engines_that_changed_places_get_nothing(far: Begin, monkeypatch: 
         assert len([seen for seen in other.requests if "x-request-id" in seen.headers]) == before
         # What it was asked in between it refused, because requests name their model; no answer was its.
         assert {seen.answer.split(b" ")[1] for seen in other.requests if "x-request-id" in seen.headers} <= {b"404"}
-        one.gateway.expected_unseen = None  # the other engine is none of this gateway's
 
 
 async def test_proxies_of_the_environment_are_for_others(far: Begin, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_the_fleet_says_whose_code_is_trusted(online: Shell, hub: Hub, tmp_path:
 def test_a_wrong_fleet_is_refused(shell: Shell, tmp_path: Path) -> None:
     result = shell("pull", "--fleet", fleet(tmp_path, {"model": "pebbel-chat"}))
     assert result.exit_code == 2
-    assert "fleet.yaml:1: models[0].model: 'pebbel-chat' is no id" in result.output
+    assert "fleet.yaml:1: models[0].model: 'pebbel-chat' is neither an id of the catalogue" in result.output
 
 
 def test_verify_without_arguments_checks_every_pull(online: Shell, hub: Hub) -> None:
