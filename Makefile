@@ -54,8 +54,8 @@ test: $(TESTS) $(NODE)  ## Lint, type-check and run every test, real vLLM includ
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --no-loadscope-reorder
 
-test-fast: $(TESTS)  ## The tests that need no engine
-	$(BIN)/pytest -n 2 -m "not engine"
+test-fast: $(TESTS)  ## The tests that need neither an engine nor a whole service: under 4 minutes
+	$(BIN)/pytest -n 2 -m "not engine and not slow"
 
 coverage: $(TESTS)  ## Which branches of service/ the tests without an engine take: the table, and build/coverage
 	rm -rf build/coverage && mkdir -p build/coverage

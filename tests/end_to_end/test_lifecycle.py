@@ -23,6 +23,8 @@ from tests.end_to_end.clients import Clients
 from tests.support.services import ROOT, Service, descendants_of, serving, wait_for
 from tests.support.waiting import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 ENGINE = [sys.executable, "-m", "tests.support.stand_in"]
 CHAT = "/v1/chat/completions"
 LONG = {

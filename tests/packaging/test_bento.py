@@ -13,6 +13,8 @@ import yaml
 from tests.packaging import LIMIT
 from tests.support.fleets import ROOT
 
+pytestmark = pytest.mark.slow
+
 FILES = {"cpu": "bentofile.yaml", "cuda": "deploy/bento/cuda.yaml"}
 
 

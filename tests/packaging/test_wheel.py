@@ -22,6 +22,8 @@ from tests.support.fleets import CATALOG, ROOT
 from tests.support.services import wait_for
 from tests.support.waiting import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "service", "models", "deploy")
 STAND_IN = f"/usr/bin/env PYTHONPATH={ROOT} {sys.executable} -m tests.support.stand_in"
 

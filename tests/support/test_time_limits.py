@@ -11,6 +11,8 @@ from tests.support import hanging
 from tests.support.fleets import ROOT
 from tests.support.waiting import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = "Failed: Timeout"
 # What the run says of each test: of the test itself, and of its teardown.
 ENDS = {
