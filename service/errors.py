@@ -52,8 +52,13 @@ class ErrorCode(StrEnum):
     )
     UNKNOWN_PARAMETER = (
         "unknown_parameter", 400,
-        "The body has a field that the endpoint does not know.",
+        "The body has a field that the endpoint does not know, and the fleet file has `unknown_fields: refuse`.",
         "Leave it out. A field that only your engines know can be allowed with `extra_fields` in the fleet file.",
+    )
+    UNSUPPORTED_PARAMETER = (
+        "unsupported_parameter", 400,
+        "The body has a field that exists elsewhere and cannot be honoured here; the message says why.",
+        "Leave it out, or do what the message says instead. [Compatibility](compatibility.md) lists all such fields.",
     )
     INVALID_VALUE = (
         "invalid_value", 400,

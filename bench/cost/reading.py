@@ -63,7 +63,7 @@ def row(name: str, body: bytes) -> dict[str, Any]:
 def taken(body: bytes) -> None:
     """All that is done with a body before an engine gets it; one that is wrong is refused."""
     try:
-        request = parse_body(CHAT.body, body)
+        request = parse_body(CHAT.body, body).request
     except ApiError:
         return
     assert CHAT.requirements(request).code is False

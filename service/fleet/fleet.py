@@ -18,7 +18,8 @@ class Fleet:
     """The served models in the file's order, and the names that requests may use for them.
 
     `aliases` maps a name to the id of a model or adapter, `defaults` a variant to the id of the model that serves it.
-    `startup` is *auto*, *parallel* or *sequential*. `extra_fields` are request fields that pass to vLLM unchecked.
+    `startup` is *auto*, *parallel* or *sequential*. `extra_fields` are request fields that pass to vLLM unchecked;
+    those that nobody knows are ignored, or refused if `refuse_unknown_fields`.
     """
 
     served: tuple[ServedModel, ...]
@@ -26,6 +27,7 @@ class Fleet:
     defaults: dict[Variant, str]
     startup: str
     extra_fields: frozenset[str]
+    refuse_unknown_fields: bool = False
     tenants: dict[str, Tenant] = field(default_factory=dict)
 
     def __getitem__(self, model_id: str) -> ServedModel:
@@ -73,6 +75,7 @@ def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
         defaults=dict(file.defaults),
         startup=file.startup,
         extra_fields=frozenset(file.extra_fields),
+        refuse_unknown_fields=file.unknown_fields == "refuse",
         tenants={name: Tenant(id=name, **entry.model_dump()) for name, entry in file.tenants.items()},
     )
 

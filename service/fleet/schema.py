@@ -87,6 +87,7 @@ class FleetFile(Frozen):
     defaults: dict[Variant, Identifier] = Field(default_factory=dict)
     startup: Literal["auto", "parallel", "sequential"] = "auto"
     extra_fields: tuple[str, ...] = ()
+    unknown_fields: Literal["ignore", "refuse"] = "ignore"
     tenants: dict[Identifier, TenantEntry] = Field(default_factory=dict)
     engine: EngineSettings = Field(default_factory=dict)
     optional_flags: tuple[EngineKey, ...] = ()

@@ -11,7 +11,7 @@ from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
 from service.observability.metrics import Metrics
 from service.protocol.generation import GENERATION, Endpoint
-from service.protocol.parse_body import parse_body
+from service.protocol.parse_body import FieldPolicy, parse_body
 from service.relay.relay import Relay
 from service.server.asgi import Receive, Scope, Send, extension_of, read_body, respond, respond_json
 from service.upstreams.upstream import Upstream
@@ -104,7 +104,8 @@ class Endpoints:
             paths = ", ".join(candidate.path for candidate in GENERATION)
             raise ApiError(ErrorCode.INVALID_VALUE, f"'endpoint' must be one of {paths}.", "endpoint")
         body = json.dumps({**ROUTE_DEFAULTS[path], **fields}).encode()
-        request = parse_body(endpoint.body, body, self._fleet.extra_fields)
+        policy = FieldPolicy(self._fleet.extra_fields, self._fleet.refuse_unknown_fields)
+        request, _, ignored = parse_body(endpoint.body, body, policy)
         target = self._relay.resolve(request, endpoint)
         condition, reason = self._upstreams[target.served.id].condition()
         route = {
@@ -114,6 +115,7 @@ class Endpoints:
             "variant": target.served.variant,
             "family": target.served.family,
             "route_reason": target.reason,
+            "ignored_fields": ignored,
             "state": condition,
             "reason": reason,
         }

@@ -51,6 +51,10 @@ class Metrics:
         self.errors = Counter(
             "roundhouse_errors", "Requests that ended in an error, by error code.", (*LABELS, "code"), registry=registry
         )
+        self.ignored_fields = Counter(
+            "roundhouse_ignored_fields", "Fields of request bodies that were dropped because nothing here uses them.",
+            ("endpoint", "field"), registry=registry,
+        )  # fmt: skip
         self.in_flight = Gauge(
             "roundhouse_requests_in_flight", "Requests that hold a slot at a replica.", ("model",), registry=registry,
             multiprocess_mode="livesum",
@@ -115,6 +119,8 @@ class Metrics:
             series(self.tokens, *labels, "prompt").inc(record.prompt_tokens)
         if record.completion_tokens:
             series(self.tokens, *labels, "completion").inc(record.completion_tokens)
+        for name in record.ignored_fields:
+            series(self.ignored_fields, record.endpoint, name).inc()
         if record.attempts > 1:
             series(self.retries, record.model).inc(record.attempts - 1)
 

@@ -20,7 +20,8 @@ class Record:
     Times are float seconds of the monotonic clock; `output_times` has one entry per output event.
     `outcome` is *complete* (the engine finished), *refused* (the gateway's 4xx or 503), *failed* (5xx, or broken off
     midway) or *cancelled* (the client disconnected). `replayed` says that the response came from the idempotency
-    cache; its tokens were counted when it was generated.
+    cache; its tokens were counted when it was generated. `ignored_fields` are those of the body that were dropped, by
+    name where the table of fields has it, otherwise `other`.
     """
 
     request_id: str
@@ -36,6 +37,7 @@ class Record:
     route_reason: str = ""
     streamed: bool = False
     replayed: bool = False
+    ignored_fields: tuple[str, ...] = ()
     attempts: int = 0
     admitted: float | None = None
     output_times: list[float] = field(default_factory=list)

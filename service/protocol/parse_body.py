@@ -3,30 +3,72 @@
 import json
 from collections.abc import Collection
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from service.protocol import validation_errors
+from service.protocol import fields, validation_errors
 from service.protocol.requests import Body
 
 
-def parse_body(kind: type[Body], body: bytes, extra_fields: Collection[str] = ()) -> Body:
+class FieldPolicy(NamedTuple):
+    """What the fleet file says about fields that an endpoint does not read.
+
+    `allowed` are passed to the engines unread (`extra_fields`); one that no table has is refused if `refuse_unknown`.
+    """
+
+    allowed: Collection[str] = ()
+    refuse_unknown: bool = False
+
+
+class Parsed(NamedTuple):
+    """A request, its body without the fields that were ignored, and the names of these."""
+
+    request: Body
+    body: bytes
+    ignored: tuple[str, ...] = ()
+
+
+def parse_body(kind: type[Body], body: bytes, policy: FieldPolicy = FieldPolicy()) -> Parsed:  # noqa: B008  immutable
     """The body as a `kind`; raises the 400 that names the field which is wrong.
 
-    `extra_fields` are fields that the fleet file allows beyond those of `kind`; they are forwarded unread.
+    A body whose fields all belong to `kind` is parsed once and stays as it is. Only others are taken apart.
     """
     try:
         if not body.isascii():
             body.decode()  # msgspec does not check the UTF-8 of what it skips
-        if extra_fields and any(f'"{name}"'.encode() in body for name in extra_fields):
-            fields = json.loads(body)
-            if isinstance(fields, dict):
-                unread = set(extra_fields) - set(kind.__struct_fields__)
-                body = json.dumps({key: value for key, value in fields.items() if key not in unread}).encode()
-        return _decoder(kind).decode(body)
+        try:
+            return Parsed(_decoder(kind).decode(body), body)
+        except msgspec.ValidationError as error:
+            if not validation_errors.is_unknown_field(error):
+                raise
+        members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        known = {name: value for name, value in members.items() if name in kind.__struct_fields__}
+        request = _decoder(kind).decode(_object(known))
+        passed, ignored = _sort_out(kind, members, policy)
+        return Parsed(request, _object(known | passed), ignored)
     except (ValueError, RecursionError) as error:
         raise validation_errors.api_error(error, kind) from None
+
+
+def _sort_out(
+    kind: type[Body], members: dict[str, msgspec.Raw], policy: FieldPolicy
+) -> tuple[dict[str, msgspec.Raw], tuple[str, ...]]:
+    """The members beyond those of `kind` that are passed, and the names of those that are ignored; null is nothing."""
+    passed, ignored = {}, []
+    for name, value in members.items():
+        if name in kind.__struct_fields__:
+            continue
+        if name in policy.allowed:
+            passed[name] = value
+        elif bytes(value).strip() != b"null":
+            fields.check(kind, name, policy.refuse_unknown)
+            ignored.append(name)
+    return passed, tuple(ignored)
+
+
+def _object(members: dict[str, msgspec.Raw]) -> bytes:
+    return b"{" + b",".join(json.dumps(name).encode() + b":" + bytes(value) for name, value in members.items()) + b"}"
 
 
 def with_fields(body: bytes, fields: dict[str, Any]) -> bytes:

@@ -1,7 +1,7 @@
-"""Request bodies: the fields that exist and their types. Anything else is rejected before it reaches an engine.
+"""Request bodies: the fields that are passed to engines, and their types; `fields` says what becomes of any other.
 
-The structs follow OpenAI's API reference and Anthropic's Messages API; the limits are ours. Engines get the client's
-own bytes, so every field is forwarded unless `rewrites` replaces it, including `user`, `metadata` and the like.
+The structs follow OpenAI's API reference, Anthropic's Messages API and vLLM's extensions of both; the limits are ours.
+Engines get the client's own bytes, so what a struct does not describe within a message, part or tool passes untouched.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from service.catalog.infill import Order
 from service.protocol import validation_errors
 
+MAX_STOPS = 8  # of a client; the engine's bound of 16 leaves room for those of the catalogue
 TokenCount = Annotated[int, Meta(ge=1, le=2**31)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -19,30 +20,33 @@ ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Meta(min_length=1)]
 Text = Annotated[str, Meta(min_length=1)]
-Stop = Annotated[str, Meta(min_length=1, max_length=64)]
-Stops = Stop | Annotated[list[Stop], Meta(max_length=4)]
-
-
-class Strict(Struct, forbid_unknown_fields=True, gc=False):
-    """A part of a request that rejects unknown fields."""
+Stop = Annotated[str, Meta(min_length=1, max_length=256)]
+StopList = Annotated[list[Stop], Meta(max_length=MAX_STOPS)]
+Choices = Annotated[int, Meta(ge=1, le=128)]
+Logprobs = Annotated[int, Meta(ge=0, le=20)]  # vLLM's own bound
 
 
 class OpaqueObject(Struct, gc=False):
     """A JSON object that is forwarded unread; no Python objects are made of its contents."""
 
 
-class StreamOptions(Strict):
-    """Options of a stream."""
+class Tool(Struct, gc=False):
+    """A tool, or a choice of one; only what tells tools of clients from tools of servers is read."""
+
+    type: str | None = None
+    name: str | None = None
+
+
+class Thinking(Struct, gc=False):
+    """Whether a model should reason before it answers."""
+
+    type: str | None = None
+
+
+class StreamOptions(Struct, gc=False):
+    """Options of a stream; the others are the engine's."""
 
     include_usage: bool | None = None
-
-
-class TextPart(Strict):
-    """A text part of a message."""
-
-    type: Literal["text"]
-    text: str
-    cache_control: OpaqueObject | None = None
 
 
 class AnyPart(Struct, gc=False):
@@ -51,26 +55,25 @@ class AnyPart(Struct, gc=False):
     text: str | None = None
 
 
-class Message(Strict):
-    """A chat message, as clients write it or as SDKs send a response back."""
+class Message(Struct, gc=False):
+    """A chat message, as clients write it or as they send a response back; templates decide about its role."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
-    name: Annotated[str, Meta(max_length=64)] | None = None
-    tool_calls: list[OpaqueObject] | None = None
-    tool_call_id: str | None = None
-    refusal: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    annotations: list[OpaqueObject] | None = None
-    audio: None = None
-    function_call: None = None
+    role: str
+    content: str | list[AnyPart] | None = None
 
 
-class Body(Strict, kw_only=True):
-    """What all bodies have. `output_limit_fields` are those that limit the output tokens, in order of precedence."""
+Tools = Annotated[list[Tool], Meta(max_length=512)]
+
+
+class Body(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """What all bodies have.
+
+    `output_limit_fields` are those that limit the output tokens, in order of precedence. `anthropic` says whose words
+    an error has.
+    """
 
     output_limit_fields: ClassVar[tuple[str, ...]] = ()
+    anthropic: ClassVar[bool] = False
     model: ModelName
     stream: bool | None = None
 
@@ -85,12 +88,9 @@ class Body(Strict, kw_only=True):
         return next((found for name in self.output_limit_fields if (found := getattr(self, name))), None)
 
 
-class Sampling(Body):
-    """The fields that chat and completions share."""
+class Decoding(Body):
+    """How an engine samples tokens and when it stops: the fields that all of OpenAI's generation endpoints share."""
 
-    stream_options: StreamOptions | None = None
-    max_tokens: TokenCount | None = None
-    n: Annotated[int, Meta(ge=1, le=4)] | None = None
     temperature: Temperature | None = None
     top_p: Fraction | None = None
     top_k: Annotated[int, Meta(ge=-1)] | None = None
@@ -99,10 +99,37 @@ class Sampling(Body):
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: Stops | None = None
-    stop_token_ids: Annotated[list[TokenId], Meta(max_length=16)] | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=300)] | None = None
+    stop: Stop | StopList | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
+    structured_outputs: OpaqueObject | None = None
+    skip_special_tokens: bool | None = None
     user: str | None = None
+
+
+class Sampling(Decoding):
+    """The fields that chat and completions share."""
+
+    stream_options: StreamOptions | None = None
+    max_tokens: TokenCount | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**31)] | None = None
+    n: Choices | None = None
+    response_format: OpaqueObject | None = None
+    bad_words: Annotated[list[Text], Meta(max_length=128)] | None = None
+    allowed_token_ids: Annotated[list[TokenId], Meta(max_length=4096)] | None = None
+    logprob_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
+    prompt_logprobs: Logprobs | None = None
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    add_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    return_token_offsets: bool | None = None
+    stream_interval: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    thinking_token_budget: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
 
     @property
     def wants_usage(self) -> bool:
@@ -119,26 +146,27 @@ class Sampling(Body):
 class ChatRequest(Sampling, kw_only=True):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Meta(min_length=1, max_length=1024)]
+    messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    tools: Annotated[list[OpaqueObject], Meta(max_length=64)] | None = None
+    top_logprobs: Logprobs | None = None
+    tools: Tools | None = None
     tool_choice: str | OpaqueObject | None = None
     parallel_tool_calls: bool | None = None
-    response_format: OpaqueObject | None = None
     reasoning_effort: str | None = None
-    metadata: dict[str, str] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
+    include_reasoning: bool | None = None
+    chat_template_kwargs: OpaqueObject | None = None
+    documents: list[OpaqueObject] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    echo: bool | None = None
+    return_prompt_text: bool | None = None
     prompt_cache_key: str | None = None
-    safety_identifier: str | None = None
 
     output_limit_fields: ClassVar[tuple[str, ...]] = ("max_completion_tokens", "max_tokens")
 
     def __post_init__(self) -> None:
         Sampling.__post_init__(self)
-        _require_false("store", self.store)
         both = self.max_tokens is not None and self.max_completion_tokens is not None
         if both and self.max_tokens != self.max_completion_tokens:
             raise validation_errors.contradiction(
@@ -149,16 +177,16 @@ class ChatRequest(Sampling, kw_only=True):
 class CompletionRequest(Sampling, kw_only=True):
     """`POST /v1/completions`. With `suffix` it is fill-in-the-middle; `infill_order` is our extension."""
 
-    prompt: str | Annotated[list[TokenId | str], Meta(min_length=1)]
+    prompt: str | Annotated[list[TokenId | str | TokenIds], Meta(min_length=1)]
     suffix: str | None = None
     infill_order: Order | None = None
     echo: bool | None = None
-    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    logprobs: Logprobs | None = None
     best_of: Literal[1] | None = None
 
     def __post_init__(self) -> None:
         Sampling.__post_init__(self)
-        _require_one_kind("prompt", self.prompt, 8)
+        _require_one_kind("prompt", self.prompt, 128)
         if self.suffix is not None and not isinstance(self.prompt, str):
             raise validation_errors.contradiction("with suffix, prompt must be one string: the text before the gap.")
         if self.suffix is not None and self.echo:
@@ -167,38 +195,36 @@ class CompletionRequest(Sampling, kw_only=True):
             )
         if self.suffix is None and self.infill_order is not None:
             raise validation_errors.contradiction("infill_order is only allowed with suffix.")
-        if self.echo and self.logprobs is not None:
-            raise validation_errors.contradiction("echo cannot be combined with logprobs here.")
 
 
 class Item(Struct, gc=False):
     """One item of a Responses API input; those with a role are messages."""
 
+    type: str | None = None
     role: str | None = None
     content: str | list[AnyPart] | None = None
 
 
-class ResponsesRequest(Body, kw_only=True):
+class ResponsesRequest(Decoding, kw_only=True):
     """`POST /v1/responses`, stateless: the client sends the whole conversation each time."""
 
     input: str | list[Item]
     instructions: str | None = None
     max_output_tokens: TokenCount | None = None
-    temperature: Temperature | None = None
-    top_p: Fraction | None = None
     text: OpaqueObject | None = None
     reasoning: OpaqueObject | None = None
-    tools: Annotated[list[OpaqueObject], Meta(max_length=64)] | None = None
+    tools: Tools | None = None
     tool_choice: str | OpaqueObject | None = None
     parallel_tool_calls: bool | None = None
+    max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
+    top_logprobs: Logprobs | None = None
+    include_reasoning: bool | None = None
+    chat_template_kwargs: OpaqueObject | None = None
     truncation: Literal["auto", "disabled"] | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
     include: list[str] | None = None
-    user: str | None = None
-    service_tier: str | None = None
     prompt_cache_key: str | None = None
-    safety_identifier: str | None = None
     previous_response_id: None = None
     background: bool | None = None
     conversation: None = None
@@ -209,33 +235,36 @@ class ResponsesRequest(Body, kw_only=True):
         _require_false("background", self.background)
 
 
-class AnthropicMessage(Strict):
+class AnthropicMessage(Struct, gc=False):
     """A message of Anthropic's Messages API."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: str | list[AnyPart]
 
 
 class CountRequest(Body, kw_only=True):
     """`POST /v1/messages/count_tokens`."""
 
-    messages: Annotated[list[AnthropicMessage], Meta(min_length=1, max_length=1024)]
-    system: str | list[TextPart] | None = None
-    tools: Annotated[list[OpaqueObject], Meta(max_length=64)] | None = None
-    tool_choice: OpaqueObject | None = None
-    thinking: OpaqueObject | None = None
+    anthropic: ClassVar[bool] = True
+    messages: Annotated[list[AnthropicMessage], Meta(min_length=1)]
+    system: str | list[AnyPart] | None = None
+    tools: Tools | None = None
+    tool_choice: Tool | None = None
+    thinking: Thinking | None = None
+    output_config: OpaqueObject | None = None
+    chat_template_kwargs: OpaqueObject | None = None
 
 
 class MessagesRequest(CountRequest, kw_only=True):
     """`POST /v1/messages`."""
 
     max_tokens: TokenCount
-    stop_sequences: Annotated[list[Stop], Meta(max_length=4)] | None = None
+    stop_sequences: StopList | None = None
     temperature: Fraction | None = None
     top_k: Annotated[int, Meta(ge=0)] | None = None
     top_p: Fraction | None = None
-    metadata: OpaqueObject | None = None
-    service_tier: str | None = None
+
+    output_format: OpaqueObject | None = None
 
     output_limit_fields: ClassVar[tuple[str, ...]] = ("max_tokens",)
 
@@ -247,6 +276,10 @@ class EmbeddingsRequest(Body, kw_only=True):
     input: Text | Annotated[list[TokenId | Text | TokenIds], Meta(min_length=1)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: TokenCount | None = None
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    use_activation: bool | None = None
     user: str | None = None
 
     def __post_init__(self) -> None:

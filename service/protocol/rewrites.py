@@ -9,7 +9,7 @@ from typing import Any
 from service.catalog.infill import infill, orders
 from service.catalog.model import Chat, Infill, Model
 from service.errors import ApiError, ErrorCode
-from service.protocol.requests import Body, ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, Sampling
+from service.protocol.requests import Body, ChatRequest, CompletionRequest, Decoding, MessagesRequest, ResponsesRequest
 from service.protocol.streams import Dialect
 
 # The field of each dialect for stop strings.
@@ -110,7 +110,7 @@ def _infilling(request: CompletionRequest, prefix: str, suffix: str, model: Mode
 
 
 def _requested_stops(request: Body) -> list[str | int]:
-    if isinstance(request, Sampling):
+    if isinstance(request, Decoding):
         texts = [request.stop] if isinstance(request.stop, str) else request.stop or []
         return [*texts, *(request.stop_token_ids or [])]
     if isinstance(request, MessagesRequest):

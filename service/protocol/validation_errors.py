@@ -1,6 +1,8 @@
 """The 400 errors for request bodies: which field is wrong, and what it should be.
 
-msgspec's messages speak of Python types; these functions translate them to JSON types.
+msgspec's messages speak of Python types; these functions translate them to JSON types. The Anthropic endpoints word
+them as Anthropic's API does, because its clients read the words and repair their request: Claude Code leaves out what
+gets "Extra inputs are not permitted".
 """
 
 import re
@@ -29,6 +31,7 @@ UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`?", re.DOTALL)
 MISSING_FIELD = re.compile(r"Object missing required field `(\w+)`")
 OUT_OF_RANGE = re.compile(r"Expected `(\w+)`( of length)? ([<>]=?) ([-+.\w]+)")
 WRONG_TYPE = re.compile(r"Expected `([^`]+)`, got `(\w+)`")
+EXTRA = "Extra inputs are not permitted"
 PATH_STEP = re.compile(r"[a-z_]\w*|\[")
 
 
@@ -45,15 +48,38 @@ def api_error(error: ValueError | RecursionError, kind: type) -> ApiError:
     assert message
     problem, path = message[1], (message[2] or "").replace("[...]", "")
     if found := UNKNOWN_FIELD.fullmatch(problem):
-        # The name is the client's and of any length, and the response repeats it, so it is cut short.
-        unknown = _field(path, found[1][:64])
-        return ApiError(ErrorCode.UNKNOWN_PARAMETER, f"Unknown parameter: '{unknown}'. Leave it out.", unknown)
+        return unknown_field(kind, _field(path, found[1]))
     if found := MISSING_FIELD.fullmatch(problem):
         name = _field(path, found[1])
-        return ApiError(ErrorCode.MISSING_REQUIRED_PARAMETER, f"'{name}' is required.", name)
+        text = f"{_dotted(name)}: Field required" if _is_anthropic(kind) else f"'{name}' is required."
+        return ApiError(ErrorCode.MISSING_REQUIRED_PARAMETER, text, name)
     if not path:
         return ApiError(ErrorCode.INVALID_JSON, "The body must be a JSON object.")
-    return invalid_value(path, _expected(problem, kind, path))
+    expected = _expected(problem, kind, path)
+    if _is_anthropic(kind):
+        text = f"{_dotted(path)}: {expected.replace('it should', 'Input should', 1)}"
+        return ApiError(ErrorCode.INVALID_VALUE, text, path)
+    return invalid_value(path, expected)
+
+
+def is_unknown_field(error: ValidationError) -> bool:
+    """Whether a body was not decoded because of a field that its struct does not have."""
+    return UNKNOWN_FIELD.match(str(error)) is not None
+
+
+def unknown_field(kind: type, name: str) -> ApiError:
+    """The 400 for a field that no table has, where the fleet refuses those."""
+    name = name[:64]  # it is the client's and of any length, and the response repeats it
+    if _is_anthropic(kind):
+        return ApiError(ErrorCode.UNKNOWN_PARAMETER, f"{_dotted(name)}: {EXTRA}", name)
+    return ApiError(ErrorCode.UNKNOWN_PARAMETER, f"Unknown parameter: '{name}'. Leave it out.", name)
+
+
+def unsupported_field(kind: type, name: str, why: str) -> ApiError:
+    """The 400 for a field that is known and refused; `why` gives the reason and the remedy."""
+    if _is_anthropic(kind):
+        return ApiError(ErrorCode.UNSUPPORTED_PARAMETER, f"{name}: {EXTRA}: {why}", name)
+    return ApiError(ErrorCode.UNSUPPORTED_PARAMETER, f"'{name}' is not supported: {why}.", name)
 
 
 def invalid_value(name: str, reason: str) -> ApiError:
@@ -68,6 +94,15 @@ def contradiction(message: str) -> ApiError:
 
 def _invalid_json(reason: str) -> ApiError:
     return ApiError(ErrorCode.INVALID_JSON, f"The body is not valid JSON: {reason[0].lower()}{reason[1:]}.")
+
+
+def _is_anthropic(kind: type) -> bool:
+    return bool(getattr(kind, "anthropic", False))
+
+
+def _dotted(path: str) -> str:
+    """`messages[1].role` as `messages.1.role`."""
+    return path.replace("[", ".").replace("]", "")
 
 
 def _field(path: str, name: str) -> str:

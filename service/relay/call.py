@@ -66,6 +66,7 @@ class Call:
     timeouts: RequestTimeouts
     record: Record
     body: bytes
+    ignored_fields: tuple[str, ...]
     upstream_request: bytes
     redact_stop_reason: Callable[[bytes], bytes]
     deadline: float

@@ -13,8 +13,10 @@ from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
 from service.observability.record import Record
 from service.protocol import request_headers
+from service.protocol.adaptations import adapt
+from service.protocol.fields import header_value, label
 from service.protocol.generation import Endpoint
-from service.protocol.parse_body import parse_body, with_fields
+from service.protocol.parse_body import FieldPolicy, parse_body, with_fields
 from service.protocol.requests import Body
 from service.protocol.rewrites import rewrites, stop_conditions
 from service.protocol.streams import BrokenStreamError, StreamWatcher
@@ -54,6 +56,7 @@ class Relay:
     def apply(self, fleet: Fleet) -> None:
         """Applies a reloaded fleet to new requests; running ones are unaffected."""
         self._fleet = fleet
+        self._field_policy = FieldPolicy(fleet.extra_fields, fleet.refuse_unknown_fields)
         self._timeouts = {served.id: RequestTimeouts.of(served, self._settings) for served in fleet.served}
 
     @property
@@ -96,7 +99,7 @@ class Relay:
     def _parse(self, endpoint: Endpoint, body: bytes, headers: Headers, record: Record) -> Call:
         """Parses headers and body, and resolves tenant and model; raises ApiError for what is wrong."""
         options = request_headers.parse_headers(headers)
-        request = parse_body(endpoint.body, body, self._fleet.extra_fields)
+        request, accepted, ignored = parse_body(endpoint.body, body, self._field_policy)
         record.requested, record.streamed = request.model, bool(request.stream)
         tenant = find_tenant(self._fleet.tenants, options.tenant)
         record.tenant = tenant.id
@@ -105,7 +108,11 @@ class Relay:
         record.model, record.variant, record.family = target.name, served.variant, served.family
         record.route_reason = target.reason
         stops = stop_conditions(request, served.model)
-        payload = with_fields(body, rewrites(request, target.name, served.model, dialect, stops))
+        adapted = adapt(request, accepted, "reasoning_parser" in served.engine)
+        ignored += adapted.ignored
+        record.ignored_fields = tuple(label(endpoint.body, name) for name in ignored)
+        changes = adapted.fields | rewrites(request, target.name, served.model, dialect, stops)
+        payload = with_fields(accepted, changes)
         timeouts = self._timeouts[served.id]
         return Call(
             request=request,
@@ -119,6 +126,7 @@ class Relay:
             timeouts=timeouts,
             record=record,
             body=body,
+            ignored_fields=ignored,
             upstream_request=post_request(endpoint.path, payload, record.request_id),
             redact_stop_reason=stops.redact_stop_reason(dialect),
             deadline=record.started + min(options.timeout or timeouts.unstreamed.total, timeouts.unstreamed.total),
@@ -234,8 +242,11 @@ class Relay:
 
 
 def _headers(call: Call, replica: Replica) -> list[tuple[bytes, bytes]]:
-    return [
+    headers = [
         (b"x-roundhouse-model", call.target.name.encode()),
         (b"x-roundhouse-replica", replica.id.encode()),
         (b"x-roundhouse-route-reason", call.target.reason.encode()),
     ]
+    if call.ignored_fields:
+        headers.append((b"x-roundhouse-ignored-fields", header_value(call.ignored_fields)))
+    return headers

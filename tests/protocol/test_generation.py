@@ -26,7 +26,7 @@ FENCE = "Explain:\n```\nx\n```"
 def requirements(path: str, **fields: Any) -> Requirements:
     """The requirements of the endpoint's minimal body with these fields."""
     endpoint = ENDPOINTS[path]
-    return endpoint.requirements(parse_body(endpoint.body, json.dumps(MINIMAL[path] | fields).encode()))
+    return endpoint.requirements(parse_body(endpoint.body, json.dumps(MINIMAL[path] | fields).encode()).request)
 
 
 def facts(requirements: Requirements) -> tuple[Kind, int, bool, bool]:

@@ -6,32 +6,61 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.protocol.parse_body import parse_body, with_fields
+from service.protocol.parse_body import FieldPolicy, parse_body, with_fields
 from service.protocol.requests import ChatRequest
-from tests.protocol.test_generation import CHAT, ENDPOINTS, turn
+from tests.protocol.test_generation import CHAT
 from tests.protocol.test_requests import body, rejection
 
-# Extra fields
+# Fields that an endpoint does not read
 
 
-def test_extra_fields_of_the_fleet_are_allowed() -> None:
-    raw = body(CHAT, guided_json={"a": [1]}, min_tokens=4)
-    assert parse_body(ENDPOINTS[CHAT].body, raw, ("guided_json", "min_tokens")).model == "m"
-    assert rejection(CHAT, raw, ("guided_json",)).param == "min_tokens"
-    assert rejection(CHAT, raw).code == "unknown_parameter"
+def test_a_body_whose_fields_are_all_known_stays_as_it_is() -> None:
+    raw = b' {"model":"m","messages": [ {"role":"user","content":"hi","mood":1} ] } '
+    parsed = parse_body(ChatRequest, raw)
+    assert parsed.body is raw
+    assert parsed.ignored == ()
+
+
+def test_other_fields_are_dropped_and_named() -> None:
+    raw = body(CHAT, verbosity="low", n=2, my_field={"a": [1]})
+    parsed = parse_body(ChatRequest, raw)
+    assert parsed.ignored == ("verbosity", "my_field")
+    assert cast(ChatRequest, parsed.request).n == 2
+    assert json.loads(parsed.body) == json.loads(body(CHAT, n=2))
+
+
+def test_null_is_no_field() -> None:
+    parsed = parse_body(ChatRequest, body(CHAT, cache_salt=None, verbosity=None, guided_json=None))
+    assert parsed.ignored == ()
+    assert json.loads(parsed.body) == json.loads(body(CHAT))
+
+
+def test_extra_fields_of_the_fleet_are_passed() -> None:
+    raw = body(CHAT, guided_json={"a": [1]}, cache_salt="s")
+    parsed = parse_body(ChatRequest, raw, FieldPolicy(("guided_json", "cache_salt")))
+    assert json.loads(parsed.body) == json.loads(raw)
+    assert parsed.ignored == ()
+    assert rejection(CHAT, raw, ("guided_json",)).param == "cache_salt"
+    assert rejection(CHAT, body(CHAT, other=1), ("guided_json",)).code == "unknown_parameter"
 
 
 def test_a_known_field_is_validated_even_if_it_is_an_extra_field() -> None:
-    known = parse_body(
-        ENDPOINTS[CHAT].body, body(CHAT, stop_token_ids=[7], min_tokens=4), ("stop_token_ids", "min_tokens")
+    raw = body(CHAT, stop_token_ids=[7], guided_json={})
+    known = parse_body(ChatRequest, raw, FieldPolicy(("stop_token_ids", "guided_json")))
+    assert cast(ChatRequest, known.request).stop_token_ids == [7]
+    assert (
+        rejection(CHAT, body(CHAT, temperature=3, guided_json=4), ("temperature", "guided_json")).param == "temperature"
     )
-    assert cast(ChatRequest, known).stop_token_ids == [7]
 
 
-def test_extra_fields_are_allowed_only_at_the_top_level() -> None:
-    raw = body(CHAT, messages=[turn("user") | {"min_tokens": 1}])
-    assert rejection(CHAT, raw, ("min_tokens",)).param == "messages[0].min_tokens"
-    assert rejection(CHAT, body(CHAT, temperature=3, min_tokens=4), ("min_tokens",)).param == "temperature"
+def test_the_values_that_remain_are_the_clients_bytes() -> None:
+    raw = b'{"model":"a\\u0062", "seed": 1, "temperature": 1.00, "messages":[{"role":"user","content":"\xc3\xa9"}],'
+    raw += b' "x\\"": {}}'
+    parsed = parse_body(ChatRequest, raw)
+    assert b'"temperature":1.00' in parsed.body
+    assert b'"model":"a\\u0062"' in parsed.body
+    assert b'[{"role":"user","content":"\xc3\xa9"}]' in parsed.body
+    assert parsed.ignored == ('x"',)
 
 
 # Appended fields

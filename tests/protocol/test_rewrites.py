@@ -40,7 +40,7 @@ BOTH_ORDERS = INFILL_MODEL.model_copy(
 
 def parse(path: str, **fields: Any) -> Body:
     body = {"model": "m", **BODIES[path], **fields}
-    return parse_body(ENDPOINTS[path].body, json.dumps(body).encode())
+    return parse_body(ENDPOINTS[path].body, json.dumps(body).encode()).request
 
 
 def rewritten(path: str, model: Model = CHAT_MODEL, **fields: Any) -> dict[str, Any]:

@@ -31,7 +31,7 @@ AND_THEN = {"role": "user", "content": "And what of Spain?"}
 
 
 def body(kind: type[Body], **fields: Any) -> Body:
-    return parse_body(kind, json.dumps({"model": "m", **fields}).encode())
+    return parse_body(kind, json.dumps({"model": "m", **fields}).encode()).request
 
 
 def chat(*messages: dict[str, Any] | str, **fields: Any) -> Body:

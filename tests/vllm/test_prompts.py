@@ -116,7 +116,7 @@ def test_a_stop_token_ends_a_turn_and_is_not_reported(
 
 def _ends_a_turn(path: str, model: Model, stream: bool, engine: RealEngine, expected: str, stop: str) -> None:
     body = {"model": MODEL, **BODIES[path], **({"stream": True} if stream else {})}
-    request, dialect = parse_body(ENDPOINTS[path].body, json.dumps(body).encode()), ENDPOINTS[path].dialect
+    request, dialect = parse_body(ENDPOINTS[path].body, json.dumps(body).encode()).request, ENDPOINTS[path].dialect
     conditions = stop_conditions(request, model)
     answer = ask(engine, path, body | rewrites(request, MODEL, model, dialect, conditions))
     shown = conditions.redact_stop_reason(dialect)(answer)

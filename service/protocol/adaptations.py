@@ -1,0 +1,109 @@
+"""What is changed in a body of today's clients so that vLLM takes it: fields to replace, and what was left out.
+
+Clients are written for OpenAI's and Anthropic's own servers, which run some tools themselves and fill in what is
+missing. Only a body that has such a part is taken apart. Pure.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+from service.protocol import validation_errors
+from service.protocol.requests import Body, CountRequest, MessagesRequest, ResponsesRequest
+
+# What a client can be given beside the output; vLLM refuses other values, which ask for nothing that is here.
+INCLUDE = frozenset(
+    (
+        "code_interpreter_call.outputs", "computer_call_output.output.image_url", "file_search_call.results",
+        "message.input_image.image_url", "message.output_text.logprobs", "reasoning.encrypted_content",
+    )
+)  # fmt: skip
+ADDITIONAL = "additional_tools"  # an input item that brings tools
+CLIENT_TOOLS = (None, "custom")  # the types of Anthropic's tools that the client runs and describes by a schema
+
+
+class Adapted(NamedTuple):
+    """Fields to replace in the body, and the paths of what is left out of it."""
+
+    fields: dict[str, Any]
+    ignored: tuple[str, ...] = ()
+
+
+UNCHANGED = Adapted({})
+
+
+def adapt(request: Body, body: bytes, reasons: bool) -> Adapted:
+    """The changes to the `body` of a request; `reasons` says whether the engine separates reasoning from its output.
+
+    Raises the 400 for an item that refers to a stored one.
+    """
+    if isinstance(request, CountRequest):
+        return _messages(request, body, reasons)
+    return _responses(request, body) if isinstance(request, ResponsesRequest) else UNCHANGED
+
+
+def _messages(request: CountRequest, body: bytes, reasons: bool) -> Adapted:
+    fields: dict[str, Any] = {}
+    ignored: list[str] = []
+    if request.thinking and request.thinking.type != "disabled" and not reasons:
+        fields["thinking"] = None  # vLLM refuses it without a reasoning parser
+        ignored.append("thinking")
+    if any(tool.type not in CLIENT_TOOLS for tool in request.tools or ()):
+        tools = _members(body)["tools"]
+        kept = [tool for tool in tools if tool.get("type") in CLIENT_TOOLS]
+        ignored += [f"tools[{index}]" for index, tool in enumerate(tools) if tool.get("type") not in CLIENT_TOOLS]
+        fields["tools"] = kept or None
+        chosen = request.tool_choice
+        if chosen and (not kept or (chosen.name and chosen.name not in [tool.get("name") for tool in kept])):
+            fields["tool_choice"] = None
+            ignored.append("tool_choice")
+    if isinstance(request, MessagesRequest) and request.output_format is not None:
+        # The name that structured outputs had in their beta.
+        members = _members(body)
+        fields["output_config"] = (members.get("output_config") or {}) | {"format": members["output_format"]}
+        fields["output_format"] = None
+    return Adapted(fields, tuple(ignored))
+
+
+def _responses(request: ResponsesRequest, body: bytes) -> Adapted:
+    fields: dict[str, Any] = {}
+    ignored: list[str] = []
+    include = request.include or []
+    if not INCLUDE.issuperset(include):
+        fields["include"] = [value for value in include if value in INCLUDE]
+        ignored += [f"include[{index}]" for index, value in enumerate(include) if value not in INCLUDE]
+    items = request.input if isinstance(request.input, list) else []
+    for index, item in enumerate(items):
+        if item.type == "item_reference":
+            raise validation_errors.invalid_value(
+                f"input[{index}]", "nothing is stored here, so send the item itself; clients do with store: false"
+            )
+    lifted: list[dict[str, Any]] = []
+    if any(item.type is None or item.type == ADDITIONAL for item in items):
+        given = _members(body)["input"]
+        lifted = [tool for item in given if item.get("type") == ADDITIONAL for tool in item.get("tools") or ()]
+        fields["input"] = [
+            {"type": "message", **item} if "role" in item else item for item in given if item.get("type") != ADDITIONAL
+        ]
+    if lifted or any(tool.type in ("custom", "namespace") for tool in request.tools or ()):
+        tools = [*(_members(body).get("tools") or ()), *lifted]
+        stripped = [_without_grammar(tool) for tool in tools]
+        ignored += [f"tools[{index}].format" for index, tool in enumerate(tools) if stripped[index] != tool]
+        if lifted or stripped != tools:
+            fields["tools"] = stripped
+    return Adapted(fields, tuple(ignored))
+
+
+def _without_grammar(tool: dict[str, Any]) -> dict[str, Any]:
+    """A custom tool, or a namespace of tools, whose input is free text: vLLM has no grammars for the input of tools."""
+    if tool.get("type") == "namespace" and isinstance(tool.get("tools"), list):
+        return {
+            **tool,
+            "tools": [_without_grammar(inner) if isinstance(inner, dict) else inner for inner in tool["tools"]],
+        }
+    grammar = tool.get("type") == "custom" and isinstance(tool.get("format"), dict)
+    return {name: value for name, value in tool.items() if name != "format"} if grammar else tool
+
+
+def _members(body: bytes) -> dict[str, Any]:
+    members: dict[str, Any] = json.loads(body)
+    return members

@@ -1,0 +1,168 @@
+"""What becomes of the fields of a request body that its struct in `requests` does not read: one table, by endpoint.
+
+A field of a struct is passed to the engine, or acted on (`rewrites`). Of the others a hint that nothing here can use is
+*ignored*: taken, dropped, named in the response's `x-roundhouse-ignored-fields`, and counted. One that would change who
+is served what, reach outside, or ask for what silence would falsify is *refused* with the reason. A field that the
+table does not have is ignored; with `unknown_fields: refuse` in the fleet file it is refused.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from service.protocol import validation_errors
+from service.protocol.requests import (
+    Body,
+    ChatRequest,
+    CompletionRequest,
+    CountRequest,
+    EmbeddingsRequest,
+    MessagesRequest,
+    ResponsesRequest,
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What becomes of a field, and why: for `refuse` the reason and the remedy that the client is told."""
+
+    action: Literal["ignore", "refuse"]
+    why: str
+
+
+def _rules(action: Literal["ignore", "refuse"], *groups: tuple[str, str]) -> dict[str, Rule]:
+    """The rules of `groups`: the names of some fields, separated by spaces, and what is said of each of them."""
+    return {name: Rule(action, why) for names, why in groups for name in names.split()}
+
+
+NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+HINT = "it is for the vendor's own servers"
+ENGINE_INTERNAL = "it steers the engine's internals and is not for clients: leave it out"
+
+_CACHE_HINTS = _rules(
+    "ignore",
+    ("prompt_cache_retention prompt_cache_options", "the engine's prefix cache decides by itself what it keeps"),
+)
+_ENGINE = _rules(
+    "refuse",
+    ("cache_salt", "it decides who shares cached prompts, which is not the client's to say: leave it out"),
+    ("priority", "send the header x-roundhouse-priority instead"),
+    ("request_id", "send the header x-request-id instead"),
+    ("vllm_xargs kv_transfer_params ec_transfer_params mm_payload return_mm_kwargs session_id", ENGINE_INTERNAL),
+    ("mm_processor_kwargs media_io_kwargs", "it changes how the engine decodes media: leave it out"),
+    ("routed_experts_prompt_start watermarking repetition_detection", ENGINE_INTERNAL),
+)
+_GENERATION = _rules(
+    "refuse",
+    ("use_beam_search length_penalty", "beam search multiplies the work of a request: use n instead"),
+    ("prompt_embeds", "tensors are not accepted from clients: send text or token ids"),
+)
+_TEMPLATE = _rules("refuse", ("chat_template", "the model's own chat template is used: leave it out"))
+
+RULES: Mapping[type[Body], Mapping[str, Rule]] = MappingProxyType(
+    {
+        ChatRequest: {
+            **_CACHE_HINTS,
+            **_ENGINE,
+            **_GENERATION,
+            **_TEMPLATE,
+            **_rules(
+                "ignore",
+                ("verbosity", "open models have no such setting"),
+                ("prediction", "speculative decoding is the engine's own setting"),
+                ("moderation", "no moderation runs here"),
+                ("thinking", "thinking is switched by reasoning_effort or chat_template_kwargs"),
+                ("store", "chat completions are not stored here"),
+                ("metadata safety_identifier service_tier modalities", HINT),
+            ),
+            **_rules(
+                "refuse",
+                ("functions function_call", "they are an older form of tools and tool_choice: use those"),
+                ("audio", "no model here speaks: leave it out"),
+                ("web_search_options", "nothing here searches the web: leave it out, or give the model a tool"),
+            ),
+        },
+        CompletionRequest: {**_ENGINE, **_GENERATION},
+        ResponsesRequest: {
+            **_CACHE_HINTS,
+            **_ENGINE,
+            **_rules(
+                "ignore",
+                ("client_metadata", "it describes the client's machine"),
+                ("safety_identifier service_tier", HINT),
+                ("context_management", HINT),
+                ("stream_options background_options access_programs", HINT),
+                ("moderation", "no moderation runs here"),
+            ),
+            **_rules(
+                "refuse",
+                ("prompt", "stored prompts do not exist here: send instructions and input"),
+                ("image", "no model here draws: leave it out"),
+                ("previous_input_messages enable_response_messages", ENGINE_INTERNAL),
+            ),
+        },
+        CountRequest: {
+            **_rules(
+                "ignore",
+                ("cache_control", "the engine's prefix cache needs no marks"),
+                ("context_management compaction betas speed billing_policy", HINT),
+                ("user_profile_id workspace_id", "it names an account at the vendor"),
+                (
+                    "max_tokens temperature top_p top_k stop_sequences metadata service_tier",
+                    "it does not change the count",
+                ),
+            ),
+            **_rules("refuse", ("mcp_servers", "nothing here connects to other servers")),
+        },
+        MessagesRequest: {
+            **_ENGINE,
+            **_rules(
+                "ignore",
+                ("cache_control", "the engine's prefix cache needs no marks"),
+                ("context_management compaction betas speed billing_policy safeguards diagnostics inference_geo", HINT),
+                ("user_profile_id workspace_id fallback_credit_token", "it names an account at the vendor"),
+                ("metadata service_tier", HINT),
+                ("fallbacks", "the model that is asked for answers, or none"),
+                ("thread", "nothing is stored here: the request's own messages count"),
+            ),
+            **_rules(
+                "refuse",
+                ("mcp_servers", "nothing here connects to other servers"),
+                ("container", "nothing here runs code"),
+            ),
+        },
+        EmbeddingsRequest: {
+            **_ENGINE,
+            **_rules(
+                "refuse",
+                ("messages chat_template chat_template_kwargs", "send texts or token ids as input"),
+                ("add_generation_prompt continue_final_message", "send texts or token ids as input"),
+                ("embed_dtype endianness", "encoding_format says how the vectors are written"),
+            ),
+        },
+    }
+)
+
+
+def check(kind: type[Body], name: str, refuse_unknown: bool) -> None:
+    """Returns if the field is ignored; raises the 400 that says why if it is refused."""
+    rule = RULES[kind].get(name)
+    if rule is None and not refuse_unknown:
+        return
+    if rule is None:
+        raise validation_errors.unknown_field(kind, name)
+    if rule.action == "refuse":
+        raise validation_errors.unsupported_field(kind, name, rule.why)
+
+
+def header_value(ignored: Iterable[str]) -> bytes:
+    """Names of fields for a header: those that are harmless there, at most 32."""
+    return ", ".join([name for name in ignored if NAME.fullmatch(name)][:32] or ["other"]).encode()
+
+
+def label(kind: type[Body], name: str) -> str:
+    """The field as a metric label: its name if the table has it, otherwise `other`; clients must not create series."""
+    known = name.partition("[")[0]
+    return known if known in RULES[kind] or known in kind.__struct_fields__ else "other"

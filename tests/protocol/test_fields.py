@@ -1,0 +1,105 @@
+"""The table of fields has every field that the APIs and today's clients have, and each rule does what it says."""
+
+import json
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from anthropic.types import message_count_tokens_params, message_create_params
+from anthropic.types.beta import message_count_tokens_params as beta_count_tokens_params
+from anthropic.types.beta import message_create_params as beta_create_params
+from openai.types import completion_create_params, embedding_create_params
+from openai.types.chat import completion_create_params as chat_create_params
+from openai.types.responses import response_create_params
+
+from service.protocol.fields import RULES, header_value, label
+from service.protocol.generation import GENERATION
+from service.protocol.parse_body import FieldPolicy, parse_body
+from service.protocol.requests import Body, ChatRequest
+from tests.protocol.test_generation import CHAT, COMPLETIONS, COUNT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES
+from tests.protocol.test_requests import body, rejection
+
+SDKS: dict[str, tuple[type, ...]] = {
+    CHAT: (chat_create_params.CompletionCreateParamsStreaming,),
+    COMPLETIONS: (completion_create_params.CompletionCreateParamsStreaming,),
+    RESPONSES: (response_create_params.ResponseCreateParamsStreaming,),
+    EMBEDDINGS: (embedding_create_params.EmbeddingCreateParams,),
+    MESSAGES: (message_create_params.MessageCreateParamsStreaming, beta_create_params.MessageCreateParamsStreaming),
+    COUNT: (
+        message_count_tokens_params.MessageCountTokensParams,
+        beta_count_tokens_params.MessageCountTokensParams,
+    ),
+}
+# A body as each client sends it, with other words in it: {"client": …, "path": …, "body": …} in each line.
+CLIENTS = [json.loads(line) for line in (Path(__file__).parent / "recorded/clients.jsonl").read_text().splitlines()]
+# What of a client's body is refused, and why that is right.
+REFUSED = {
+    "langchain-06-previous-response-id": "previous_response_id",  # nothing is stored
+    "langchain-09-best-of": "best_of",  # no choice of the best of several is made
+}
+ROWS = [(kind, name, rule) for kind, rules in RULES.items() for name, rule in rules.items()]
+
+
+def known(kind: type[Body]) -> set[str]:
+    return {*kind.__struct_fields__, *RULES[kind]}
+
+
+def test_every_endpoint_has_a_table() -> None:
+    assert list(RULES) == [ENDPOINTS[path].body for path in (CHAT, COMPLETIONS, RESPONSES, COUNT, MESSAGES, EMBEDDINGS)]
+    assert set(SDKS) == {endpoint.path for endpoint in GENERATION}
+
+
+@pytest.mark.parametrize("path", SDKS)
+def test_every_field_of_the_sdks_is_decided(path: str) -> None:
+    """A new release's new field fails here until somebody decides what becomes of it."""
+    fields = {name for kind in SDKS[path] for name in get_type_hints(kind)}
+    assert not fields - known(ENDPOINTS[path].body)
+
+
+@pytest.mark.parametrize(("kind", "name", "rule"), ROWS, ids=lambda part: getattr(part, "__name__", str(part)[:20]))
+def test_no_field_is_both_read_and_sorted_out(kind: type[Body], name: str, rule: Any) -> None:
+    assert name not in kind.__struct_fields__
+    assert rule.why[0].islower()
+    assert not rule.why.endswith(".")
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_a_rule_decides_what_becomes_of_a_field(path: str) -> None:
+    kind = ENDPOINTS[path].body
+    for name, rule in RULES[kind].items():
+        raw = body(path, **{name: {"a": 1}})
+        if rule.action == "ignore":
+            parsed = parse_body(kind, raw, FieldPolicy(refuse_unknown=True))
+            assert parsed.ignored == (name,)
+            assert name not in json.loads(parsed.body)
+        else:
+            error = rejection(path, raw)
+            assert (error.param, error.code) == (name, "unsupported_parameter")
+            assert rule.why in error.message
+        passed = parse_body(kind, raw, FieldPolicy((name,)))
+        assert json.loads(passed.body)[name] == {"a": 1}
+
+
+@pytest.mark.parametrize("recorded", CLIENTS, ids=lambda recorded: recorded["client"])
+def test_what_todays_clients_send_is_taken(recorded: dict[str, Any]) -> None:
+    kind, raw = ENDPOINTS[recorded["path"]].body, json.dumps(recorded["body"]).encode()
+    if param := REFUSED.get(recorded["client"]):
+        assert rejection(recorded["path"], raw).param == param
+        return
+    parsed = parse_body(kind, raw, FieldPolicy(refuse_unknown=True))
+    assert parsed.request.model == "m"
+    assert set(json.loads(parsed.body)) == set(recorded["body"]) - set(parsed.ignored)
+
+
+def test_the_header_names_what_is_harmless_in_a_header() -> None:
+    assert header_value(("verbosity", "tools[3]")) == b"verbosity, tools[3]"
+    assert header_value(("a\r\nset-cookie: x", "é", "x" * 65)) == b"other"
+    assert header_value([f"f{number}" for number in range(1000)]).count(b",") == 31
+
+
+def test_a_client_cannot_create_time_series() -> None:
+    assert [label(ChatRequest, name) for name in ("verbosity", "tools[3]", "anything")] == [
+        "verbosity",
+        "tools",
+        "other",
+    ]
