@@ -8,7 +8,8 @@ import json
 from typing import Any, NamedTuple
 
 from service.protocol import validation_errors
-from service.protocol.requests import Body, CountRequest, MessagesRequest, ResponsesRequest
+from service.protocol.anthropic import CountRequest, MessagesRequest
+from service.protocol.requests import Body, ResponsesRequest
 
 # What a client can be given beside the output; vLLM refuses other values, which ask for nothing that is here.
 INCLUDE = frozenset(

@@ -1,4 +1,4 @@
-"""What becomes of the fields of a request body that its struct in `requests` does not read: one table, by endpoint.
+"""What becomes of the fields of a request body that its struct does not have: one table, by endpoint.
 
 A field of a struct is passed to the engine, or acted on (`rewrites`). Of the others a hint that nothing here can use is
 *ignored*: taken, dropped, named in the response's `x-roundhouse-ignored-fields`, and counted. One that would change who
@@ -13,15 +13,8 @@ from types import MappingProxyType
 from typing import Literal
 
 from service.protocol import validation_errors
-from service.protocol.requests import (
-    Body,
-    ChatRequest,
-    CompletionRequest,
-    CountRequest,
-    EmbeddingsRequest,
-    MessagesRequest,
-    ResponsesRequest,
-)
+from service.protocol.anthropic import CountRequest, MessagesRequest
+from service.protocol.requests import Body, ChatRequest, CompletionRequest, EmbeddingsRequest, ResponsesRequest
 
 
 @dataclass(frozen=True)
@@ -144,6 +137,62 @@ RULES: Mapping[type[Body], Mapping[str, Rule]] = MappingProxyType(
         },
     }
 )
+
+_ALL = {"model": "resolved to a served model, whose id the engine gets", "stream": "decides how the answer is sent"}
+_LIMIT = "bounds the answer; counted against rate limits"
+_STOP = "those of the model's prompt format are added"
+_USAGE = "usage is always asked of the engine, and shown if the client asked for it"
+_THINKING = "passed to a model that has a reasoning parser, otherwise ignored"
+_SERVER_TOOLS = "tools that the vendor's servers run are left out and named as ignored"
+
+ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
+    {
+        ChatRequest: {
+            **_ALL,
+            "stream_options": _USAGE,
+            "messages": "read to route the request, and passed",
+            "max_tokens": _LIMIT,
+            "max_completion_tokens": _LIMIT,
+            "stop": _STOP,
+            "stop_token_ids": _STOP,
+            "prompt_cache_key": "chooses the replica, and is passed",
+        },
+        CompletionRequest: {
+            **_ALL,
+            "stream_options": _USAGE,
+            "prompt": "with `suffix` rendered as the model's fill-in-the-middle format, otherwise passed",
+            "suffix": "rendered into the prompt of a model that can fill in the middle",
+            "infill_order": "of prefix and suffix in that prompt: `prefix_first` or `suffix_first`",
+            "max_tokens": _LIMIT,
+            "stop": _STOP,
+            "stop_token_ids": _STOP,
+        },
+        ResponsesRequest: {
+            **_ALL,
+            "input": "items without `type` get the one they lack; references to stored items are refused",
+            "tools": "a grammar for the input of a custom tool is left out and named as ignored",
+            "include": "values that vLLM does not know are left out and named as ignored",
+            "max_output_tokens": _LIMIT,
+            "chat_template_kwargs": "passed with `bos_is_added`, which keeps a prompt from beginning twice",
+            "prompt_cache_key": "chooses the replica, and is passed",
+            "previous_response_id": "refused: nothing is stored, send the whole conversation",
+            "conversation": "refused: nothing is stored, send the whole conversation",
+            "background": "refused: send the request as long as it takes",
+        },
+        CountRequest: {**_ALL, "tools": _SERVER_TOOLS, "thinking": _THINKING},
+        MessagesRequest: {
+            **_ALL,
+            "tools": _SERVER_TOOLS,
+            "tool_choice": "left out with the tool that it names",
+            "thinking": _THINKING,
+            "output_format": "sent as `output_config.format`, its later name",
+            "max_tokens": _LIMIT,
+            "stop_sequences": _STOP,
+        },
+        EmbeddingsRequest: {**_ALL, "stream": "accepted if false"},
+    }
+)
+"""What Roundhouse does with fields of a struct that it acts on, in words for the documentation."""
 
 
 def check(kind: type[Body], name: str, refuse_unknown: bool) -> None:

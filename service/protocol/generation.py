@@ -5,16 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from service.protocol.anthropic import AnthropicMessage, CountRequest, MessagesRequest
 from service.protocol.requests import (
-    AnthropicMessage,
     Body,
     ChatRequest,
     CompletionRequest,
-    CountRequest,
     EmbeddingsRequest,
     Item,
     Message,
-    MessagesRequest,
     ResponsesRequest,
 )
 from service.protocol.streams import Dialect

@@ -235,40 +235,6 @@ class ResponsesRequest(Decoding, kw_only=True):
         _require_false("background", self.background)
 
 
-class AnthropicMessage(Struct, gc=False):
-    """A message of Anthropic's Messages API."""
-
-    role: Literal["user", "assistant", "system"]
-    content: str | list[AnyPart]
-
-
-class CountRequest(Body, kw_only=True):
-    """`POST /v1/messages/count_tokens`."""
-
-    anthropic: ClassVar[bool] = True
-    messages: Annotated[list[AnthropicMessage], Meta(min_length=1)]
-    system: str | list[AnyPart] | None = None
-    tools: Tools | None = None
-    tool_choice: Tool | None = None
-    thinking: Thinking | None = None
-    output_config: OpaqueObject | None = None
-    chat_template_kwargs: OpaqueObject | None = None
-
-
-class MessagesRequest(CountRequest, kw_only=True):
-    """`POST /v1/messages`."""
-
-    max_tokens: TokenCount
-    stop_sequences: StopList | None = None
-    temperature: Fraction | None = None
-    top_k: Annotated[int, Meta(ge=0)] | None = None
-    top_p: Fraction | None = None
-
-    output_format: OpaqueObject | None = None
-
-    output_limit_fields: ClassVar[tuple[str, ...]] = ("max_tokens",)
-
-
 class EmbeddingsRequest(Body, kw_only=True):
     """`POST /v1/embeddings`."""
 

@@ -9,7 +9,8 @@ from typing import Any
 from service.catalog.infill import infill, orders
 from service.catalog.model import Chat, Infill, Model
 from service.errors import ApiError, ErrorCode
-from service.protocol.requests import Body, ChatRequest, CompletionRequest, Decoding, MessagesRequest, ResponsesRequest
+from service.protocol.anthropic import MessagesRequest
+from service.protocol.requests import Body, ChatRequest, CompletionRequest, Decoding, ResponsesRequest
 from service.protocol.streams import Dialect
 
 # The field of each dialect for stop strings.

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from zlib import crc32
 
-from service.protocol.requests import Body, ChatRequest, CompletionRequest, CountRequest, ResponsesRequest
+from service.protocol.anthropic import CountRequest
+from service.protocol.requests import Body, ChatRequest, CompletionRequest, ResponsesRequest
 
 CONTEXT_CHARS = 4096  # about 1,000 tokens: a shared beginning of this length is worth a replica of its own
 PREFIX_CHARS = 1024  # the beginning that identifies a completion prompt

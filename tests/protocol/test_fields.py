@@ -12,7 +12,7 @@ from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import response_create_params
 
-from service.protocol.fields import RULES, header_value, label
+from service.protocol.fields import ACTED, RULES, header_value, label
 from service.protocol.generation import GENERATION
 from service.protocol.parse_body import FieldPolicy, parse_body
 from service.protocol.requests import Body, ChatRequest
@@ -63,6 +63,12 @@ def test_no_field_is_both_read_and_sorted_out(kind: type[Body], name: str, rule:
     assert not rule.why.endswith(".")
 
 
+def test_what_is_acted_on_is_a_field_of_the_struct() -> None:
+    assert set(ACTED) == set(RULES)
+    for kind, acted in ACTED.items():
+        assert set(acted) <= set(kind.__struct_fields__), kind
+
+
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_a_rule_decides_what_becomes_of_a_field(path: str) -> None:
     kind = ENDPOINTS[path].body
@@ -98,8 +104,5 @@ def test_the_header_names_what_is_harmless_in_a_header() -> None:
 
 
 def test_a_client_cannot_create_time_series() -> None:
-    assert [label(ChatRequest, name) for name in ("verbosity", "tools[3]", "anything")] == [
-        "verbosity",
-        "tools",
-        "other",
-    ]
+    names = ("verbosity", "tools[3]", "anything")
+    assert [label(ChatRequest, name) for name in names] == ["verbosity", "tools", "other"]

@@ -1,0 +1,83 @@
+"""docs/compatibility.md, from the table of fields: python -m service.cli.compatibility > docs/compatibility.md"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import inspect
+
+from service.protocol.fields import ACTED, RULES
+from service.protocol.generation import GENERATION, Endpoint
+from service.protocol.validation_errors import COMPARISONS, NAMES, UNITS
+
+INTRODUCTION = """\
+# Compatibility
+
+<!-- Written by `python -m service.cli.compatibility > docs/compatibility.md` from service/protocol/. -->
+
+What becomes of each field of a request. The clients that send them are coding agents, SDKs and evaluation programs
+written for OpenAI's or Anthropic's own servers, or for vLLM.
+
+- **passed**: the engine gets it as the client wrote it. The values that are accepted stand beside it.
+- **acted on**: Roundhouse reads or rewrites it; the table says how.
+- **ignored**: a hint that nothing here can use. It is accepted and dropped, the header `x-roundhouse-ignored-fields` of
+  the response names it, and `roundhouse_ignored_fields_total` counts it.
+- **refused**: 400 `unsupported_parameter` with the reason, because ignoring it would mislead the client or let it reach
+  what is not its own.
+
+A field that no table has is ignored in the same way; with `unknown_fields: refuse` in the [fleet file](fleet.md) it is
+refused. `extra_fields` there passes fields of your choice to the engines, refused ones included. `null` counts as
+absent. Members of messages, content parts and tools that are not read here pass untouched.
+
+The endpoints below `/v1/messages` word their refusals as Anthropic's API does (`context: Extra inputs are not
+permitted`), since its clients read the words and repair their request.
+"""
+HEAD = "| field | what becomes of it | |\n|---|---|---|"
+
+
+def document() -> str:
+    """All of docs/compatibility.md, without the last line break."""
+    return "\n".join([INTRODUCTION, *(line for endpoint in GENERATION for line in _section(endpoint))]).rstrip()
+
+
+def _section(endpoint: Endpoint) -> Iterator[str]:
+    yield from (f"## `{endpoint.path}`\n", HEAD)
+    acted = ACTED[endpoint.body]
+    info: Any = inspect.type_info(endpoint.body)
+    for field in info.fields:
+        what, values = ("acted on", acted[field.name]) if field.name in acted else ("passed", _values(field.type))
+        yield f"| `{field.name}`{' (required)' if field.required else ''} | {what} | {values} |"
+    for name, rule in sorted(RULES[endpoint.body].items(), key=lambda row: (row[1].action, row[0])):
+        yield f"| `{name}` | {rule.action}d | {rule.why} |"
+    yield ""
+
+
+def _values(kind: Any) -> str:
+    """What a field may hold, in words: types, ranges and lengths."""
+    if isinstance(kind, inspect.UnionType):
+        return " or ".join(_values(each) for each in kind.types if not isinstance(each, inspect.NoneType)) or "null"
+    if isinstance(kind, inspect.LiteralType):
+        return " or ".join(f"`{value}`" for value in kind.values)
+    if isinstance(kind, inspect.IntType | inspect.FloatType):
+        return NAMES["int" if isinstance(kind, inspect.IntType) else "float"] + _range(kind)
+    if isinstance(kind, inspect.StrType):
+        return NAMES["str"] + _length(kind, "str")
+    if isinstance(kind, inspect.ListType):
+        return NAMES["array"] + _length(kind, "array")
+    if isinstance(kind, inspect.DictType):
+        return NAMES["object"] + _length(kind, "object")
+    names = {inspect.BoolType: NAMES["bool"], inspect.StructType: NAMES["object"], inspect.NoneType: NAMES["null"]}
+    return names[type(kind)]
+
+
+def _range(kind: Any) -> str:
+    bounds = ((">=", kind.ge), (">", kind.gt), ("<=", kind.le))
+    words = [f"{COMPARISONS[sign]} {bound:g}" for sign, bound in bounds if bound is not None and abs(bound) < 2**31]
+    return f", {' and '.join(words)}" if words else ""
+
+
+def _length(kind: Any, unit: str) -> str:
+    return f" of at most {kind.max_length} {UNITS[unit]}s" if kind.max_length else ""
+
+
+if __name__ == "__main__":
+    print(document())

@@ -1,0 +1,41 @@
+"""Request bodies of Anthropic's Messages API; see `requests`."""
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, Struct
+
+from service.protocol.requests import AnyPart, Body, Fraction, OpaqueObject, StopList, Thinking, TokenCount, Tool, Tools
+
+
+class AnthropicMessage(Struct, gc=False):
+    """A message of Anthropic's Messages API."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str | list[AnyPart]
+
+
+class CountRequest(Body, kw_only=True):
+    """`POST /v1/messages/count_tokens`."""
+
+    anthropic: ClassVar[bool] = True
+    messages: Annotated[list[AnthropicMessage], Meta(min_length=1)]
+    system: str | list[AnyPart] | None = None
+    tools: Tools | None = None
+    tool_choice: Tool | None = None
+    thinking: Thinking | None = None
+    output_config: OpaqueObject | None = None
+    chat_template_kwargs: OpaqueObject | None = None
+
+
+class MessagesRequest(CountRequest, kw_only=True):
+    """`POST /v1/messages`."""
+
+    max_tokens: TokenCount
+    stop_sequences: StopList | None = None
+    temperature: Fraction | None = None
+    top_k: Annotated[int, Meta(ge=0)] | None = None
+    top_p: Fraction | None = None
+
+    output_format: OpaqueObject | None = None
+
+    output_limit_fields: ClassVar[tuple[str, ...]] = ("max_tokens",)
