@@ -133,6 +133,7 @@ RULES: Mapping[type[Body], Mapping[str, Rule]] = MappingProxyType(
                 ("messages chat_template chat_template_kwargs", "send texts or token ids as input"),
                 ("add_generation_prompt continue_final_message", "send texts or token ids as input"),
                 ("embed_dtype endianness", "encoding_format says how the vectors are written"),
+                ("padding", ENGINE_INTERNAL),
             ),
         },
     }

@@ -372,11 +372,13 @@ models:
 aliases: {voice: tone}
 defaults: {chat: pebble-chat}
 extra_fields: [min_tokens]
+unknown_fields: refuse
 """
     loaded = load(tmp_path, text)
     assert loaded.aliases == {"talker": "pebble-chat", "voice": "tone"}
     assert loaded.defaults == {"chat": "pebble-chat"}
     assert loaded.extra_fields == {"min_tokens"}
+    assert loaded.refuse_unknown_fields
     assert loaded["pebble-base"] is loaded.served[1]
     assert [(served.id, number) for served, number in loaded.replicas()] == [
         ("pebble-chat", 0), ("pebble-chat", 1), ("pebble-base", 0),

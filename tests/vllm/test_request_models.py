@@ -1,0 +1,34 @@
+"""Every field of vLLM's own request models is decided, so that a new release's new field fails until somebody does."""
+
+import pytest
+
+from service.protocol.fields import RULES
+from tests.protocol.test_generation import CHAT, COMPLETIONS, COUNT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES
+
+pytestmark = pytest.mark.slow  # importing vLLM takes many seconds
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_field_of_vllms_requests_is_decided() -> None:
+    from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+    from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
+
+    models = {
+        CHAT: ChatCompletionRequest,
+        COMPLETIONS: CompletionRequest,
+        RESPONSES: ResponsesRequest,
+        MESSAGES: AnthropicMessagesRequest,
+        COUNT: AnthropicCountTokensRequest,
+        EMBEDDINGS: EmbeddingCompletionRequest,
+    }
+    assert set(models) == set(ENDPOINTS)
+    undecided = {
+        (path, name)
+        for path, model in models.items()
+        for name in model.model_fields
+        if name not in ENDPOINTS[path].body.__struct_fields__ and name not in RULES[ENDPOINTS[path].body]
+    }
+    assert not undecided
