@@ -65,8 +65,9 @@ def _values(kind: Any) -> str:
         return NAMES["array"] + _length(kind, "array")
     if isinstance(kind, inspect.DictType):
         return NAMES["object"] + _length(kind, "object")
-    names = {inspect.BoolType: NAMES["bool"], inspect.StructType: NAMES["object"], inspect.NoneType: NAMES["null"]}
-    return names[type(kind)]
+    if isinstance(kind, inspect.BoolType):
+        return NAMES["bool"]
+    return NAMES["null"] if isinstance(kind, inspect.NoneType) else NAMES["object"]
 
 
 def _range(kind: Any) -> str:

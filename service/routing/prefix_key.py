@@ -20,34 +20,41 @@ GREETING_CHARS = 32  # user text shorter than this, such as a greeting, does not
 EXCERPT_CHARS = 1024  # of either end of a long text, which identify it
 CHARS_PER_TOKEN = 4
 SYSTEM_ROLES = ("system", "developer")
+# Claude Code's first system block, which differs between conversations (and changed within one in older versions) and
+# which vLLM leaves out of the prompt.
+UNCACHED = "x-anthropic-billing-header:"
 
 Turn = tuple[str | None, Any]
 
 
-def key(request: Body, tenant: str, session: str | None = None) -> int:
+def key(request: Body, tenant: str, session: str | None = None, conversation: str | None = None) -> int:
     """The prefix key, of 64 bits with the coarse half on top; 0 for requests that gain nothing from a prefix cache.
 
-    Different tenants have different keys. A `session`, which a client sets itself, replaces the prompt. The key of a
-    conversation stays the same while it grows. The cost of computing it does not grow with the request.
+    Different tenants have different keys. A `session`, which a client sets itself, replaces the prompt; the id of a
+    `conversation` that its program sends along, or a `prompt_cache_key`, replaces the opening in the fine half only.
+    The key of a conversation stays the same while it grows. The cost of computing it does not grow with the request.
     """
     seed = crc32(tenant.encode())
     if session is not None:
         return _join(_hash(session, seed), None)
     if isinstance(request, ChatRequest):
         turns: Iterable[Turn] = ((message.role, message.content) for message in request.messages)
-        return _conversation(turns, seed, request.prompt_cache_key)
+        return _conversation(turns, seed, conversation or request.prompt_cache_key, bool(request.tools))
     if isinstance(request, CompletionRequest):
         return _prompt(request.prompt, seed)
     if isinstance(request, ResponsesRequest):
-        return _conversation(_items(request), seed, request.prompt_cache_key)
+        return _conversation(_items(request), seed, conversation or request.prompt_cache_key, bool(request.tools))
     if isinstance(request, CountRequest):
         turns = ((message.role, message.content) for message in request.messages)
-        return _conversation([("system", request.system), *turns], seed, None)
+        return _conversation([("system", request.system), *turns], seed, conversation, bool(request.tools))
     return 0
 
 
-def _conversation(turns: Iterable[Turn], seed: int, cache_key: str | None) -> int:
-    """The key of a conversation, by its opening: up to the first user message that is more than a greeting."""
+def _conversation(turns: Iterable[Turn], seed: int, name: str | None, agent: bool) -> int:
+    """The key of a conversation, by its opening: up to the first user message that is more than a greeting.
+
+    An `agent`, which has tools, goes on by itself after however short a message: the next one is a tool's result.
+    """
     opening, length, user_length = [], 0, 0
     for role, content in turns:
         text = _text(content)
@@ -55,11 +62,14 @@ def _conversation(turns: Iterable[Turn], seed: int, cache_key: str | None) -> in
         length += len(text)
         if role not in SYSTEM_ROLES:
             user_length += len(text)
-            if user_length >= GREETING_CHARS:
+            if user_length >= GREETING_CHARS or agent:
                 break
-    fine = seed if cache_key is None else _hash(cache_key, seed)
-    for text in opening:
-        fine = _hash(_excerpt(text), fine)
+    fine = seed
+    if name is None:
+        for text in opening:
+            fine = _hash(_excerpt(text), fine)
+    else:
+        fine = _hash(name, seed)
     if length < CONTEXT_CHARS:
         return _join(fine, None)
     return _join(fine, _hash("".join([text[:CONTEXT_CHARS] for text in opening])[:CONTEXT_CHARS], seed))
@@ -94,7 +104,7 @@ def _text(content: Any) -> str:
         return content
     pieces, length = [], 0
     for part in content or ():
-        if part.text:
+        if part.text and not part.text.startswith(UNCACHED):
             pieces.append(part.text)
             length += len(part.text)
             if length >= CONTEXT_CHARS:

@@ -9,17 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.protocol.anthropic import CountRequest, MessagesRequest
 from service.protocol.generation import GENERATION
 from service.protocol.parse_body import parse_body
-from service.protocol.requests import (
-    Body,
-    ChatRequest,
-    CompletionRequest,
-    CountRequest,
-    EmbeddingsRequest,
-    MessagesRequest,
-    ResponsesRequest,
-)
+from service.protocol.requests import Body, ChatRequest, CompletionRequest, EmbeddingsRequest, ResponsesRequest
 from service.routing import prefix_key
 from service.routing.prefix_key import CHARS_PER_TOKEN, CONTEXT_CHARS, GREETING_CHARS, PREFIX_CHARS
 
@@ -27,6 +20,8 @@ QUESTION = "What is the capital of France, and who lives there?"
 OTHER = "Write a poem about the sea in winter, in three lines."
 LONG = "The rules of the house are these. " * (CONTEXT_CHARS // 30)
 ANSWER = {"role": "assistant", "content": "Paris is its capital."}
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+TOOL = {"type": "function", "function": {"name": "f"}}
 AND_THEN = {"role": "user", "content": "And what of Spain?"}
 
 
@@ -95,6 +90,16 @@ GROWING = {
         responses([user([{"type": "input_text", "text": QUESTION}])]),
         responses([user([{"type": "input_text", "text": QUESTION}]), {"type": "reasoning", "id": "1"}, AND_THEN]),
         responses([user([{"type": "input_text", "text": OTHER}])]),
+    ),
+    "an agent, however short its first message": (
+        chat("Write a.txt.", tools=[TOOL]),
+        chat("Write a.txt.", CALL, {"role": "tool", "content": "Done: 5 bytes written, and much else."}, tools=[TOOL]),
+        chat("Write b.txt.", tools=[TOOL]),
+    ),
+    "an agent's messages": (
+        messages(user("Write a.txt."), tools=[TOOL]),
+        messages(user("Write a.txt."), ANSWER, user([{"type": "tool_result", "content": "Done."}]), tools=[TOOL]),
+        messages(user("Write b.txt."), tools=[TOOL]),
     ),
     "messages": (
         messages(user(QUESTION), system="Be kind."),
@@ -204,6 +209,34 @@ def test_a_session_replaces_the_prompt() -> None:
     assert key(chat(QUESTION), session="a") == key(chat(OTHER), session="a") != key(chat(QUESTION), session="b")
     assert key(chat(QUESTION), "ours", "a") != key(chat(QUESTION), "theirs", "a")
     assert key(chat(QUESTION), session="a") != key(chat(QUESTION))
+
+
+def test_a_billing_header_is_no_part_of_the_key() -> None:
+    def asked(bill: str, question: str) -> Body:
+        texts = f"x-anthropic-billing-header: cc_version={bill};", LONG
+        blocks = [{"type": "text", "text": text} for text in texts]
+        return messages(user(question), system=blocks)
+
+    assert key(asked("2.1.1", QUESTION)) == key(asked("2.1.2", QUESTION))
+    assert coarse(asked("2.1.1", QUESTION)) == coarse(asked("2.1.2", OTHER))
+
+
+@pytest.mark.parametrize("kind", [ChatRequest, ResponsesRequest, MessagesRequest])
+def test_a_conversations_id_is_its_fine_half(kind: type[Body]) -> None:
+    def asked(question: str, conversation: str | None) -> int:
+        turn = {"role": "user", "content": question}
+        openings: dict[type[Body], dict[str, Any]] = {
+            ChatRequest: {"messages": [system(LONG), turn]},
+            ResponsesRequest: {"input": [turn], "instructions": LONG},
+            MessagesRequest: {"messages": [turn], "system": LONG, "max_tokens": 9},
+        }
+        opening = openings[kind]
+        return prefix_key.key(body(kind, **opening), "tenant", None, conversation)
+
+    first, compacted, other = asked(QUESTION, "one"), asked("A summary of it all.", "one"), asked(QUESTION, "other")
+    assert first == compacted
+    assert first >> 32 == other >> 32 == asked(OTHER, None) >> 32
+    assert first & 0xFFFFFFFF != other & 0xFFFFFFFF
 
 
 @pytest.mark.parametrize("kind", [ChatRequest, ResponsesRequest])

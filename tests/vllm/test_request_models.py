@@ -1,5 +1,7 @@
 """Every field of vLLM's own request models is decided, so that a new release's new field fails until somebody does."""
 
+from typing import Any
+
 import pytest
 
 from service.protocol.fields import RULES
@@ -16,7 +18,7 @@ def test_every_field_of_vllms_requests_is_decided() -> None:
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
     from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
 
-    models = {
+    models: dict[str, Any] = {
         CHAT: ChatCompletionRequest,
         COMPLETIONS: CompletionRequest,
         RESPONSES: ResponsesRequest,
