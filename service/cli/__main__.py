@@ -2,7 +2,7 @@
 
 import click
 
-from service.cli import adding, catalogue, packing, planning, proving, serving, weights
+from service.cli import adding, catalogue, connect, packing, planning, proving, serving, weights
 from service.config.settings import VARIABLES, summary
 
 
@@ -25,6 +25,7 @@ for command in (
     *weights.COMMANDS,
     *packing.COMMANDS,
     *planning.COMMANDS,
+    *connect.COMMANDS,
 ):
     main.add_command(command)
 
