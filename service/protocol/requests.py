@@ -150,7 +150,7 @@ class ChatRequest(Sampling, kw_only=True):
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Logprobs | None = None
-    tools: Tools | None = None
+    tools: Annotated[list[OpaqueObject], Meta(max_length=512)] | None = None
     tool_choice: str | OpaqueObject | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
