@@ -151,7 +151,7 @@ class Relay:
             try:
                 await self._respond(call, slot, writer, client)
             finally:
-                slot.report_usage(call.tokens)
+                slot.report_usage(call.tokens(self._clock()))
             self._dispatcher.completed(call)
 
     async def _respond(self, call: Call, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from service.engine.state import Condition
 from service.fleet.served_model import ServedModel
 from service.upstreams.replica import Replica
+from service.upstreams.token_rate import TokenRate
 
 # A model is in the best condition that one of its replicas is in: `scaled_to_zero` before `failed`, because a request
 # activates the one, while the other may never recover.
@@ -17,13 +18,14 @@ BEST_FIRST: tuple[Condition, ...] = ("ready", "starting", "waiting", "scaled_to_
 class Upstream:
     """A served model and its replicas. Times are monotonic seconds.
 
-    `request_count` counts its requests so far. `discovery_error` says which of its names cannot be resolved, and why.
-    Setting `recheck` has them resolved again soon.
+    `request_count` counts its requests so far, and `token_rate` measures how fast they generate. `discovery_error` says
+    which of its names cannot be resolved, and why. Setting `recheck` has them resolved again soon.
     """
 
     served: ServedModel
     replicas: list[Replica] = field(default_factory=list)
     request_count: int = 0
+    token_rate: TokenRate = field(default_factory=TokenRate)
     discovery_error: str | None = None
     recheck: asyncio.Event = field(default_factory=asyncio.Event)
 
