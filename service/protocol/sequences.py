@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from service.errors import ApiError
+from service.protocol import validation_errors
 from service.protocol.requests import Body, CompletionRequest, CountRequest, EmbeddingsRequest, Sampling
 
 DEFAULT_OUTPUT_TOKENS = 256  # of a sequence, assumed where a request does not limit them
@@ -17,6 +19,19 @@ def count_sequences(request: Body) -> int:
     if isinstance(request, Sampling):
         return request.n or 1
     return 0 if type(request) is CountRequest else 1
+
+
+def too_many_sequences(request: Body, sequences: int, bound: int) -> ApiError:
+    """The 400 for a request of more sequences than an engine takes at once, so that it could never be served."""
+    what = f"its {sequences} sequences are more than the {bound} that the model's engine is set to take at once"
+    return validation_errors.invalid_value(_several(request), f"it should ask for less in one request: {what}")
+
+
+def _several(request: Body) -> str:
+    """The field that makes a request several sequences."""
+    if isinstance(request, EmbeddingsRequest):
+        return "input"
+    return "prompt" if isinstance(request, CompletionRequest) and _count_prompts(request.prompt) > 1 else "n"
 
 
 def estimate_output_tokens(request: Body) -> int:

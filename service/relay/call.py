@@ -10,7 +10,7 @@ from service.fleet.served_model import ServedModel
 from service.observability.record import Record
 from service.protocol.request_headers import RequestOptions
 from service.protocol.requests import Body
-from service.protocol.sequences import count_sequences, estimate_output_tokens
+from service.protocol.sequences import estimate_output_tokens
 from service.protocol.streams import Dialect
 from service.relay.quarantine import fingerprint
 from service.routing.resolve import Target
@@ -51,6 +51,8 @@ class RequestTimeouts:
 class Call:
     """One request. `body` is what the client sent, `upstream_request` the whole HTTP request that an engine gets.
 
+    `sequences` is how many an engine runs for it; 0 if it only counts tokens.
+
     `deadline` is in monotonic seconds, and so is `sent_at`, when an engine got the request: None while none has, and
     again when that engine has refused it. `redact_stop_reason` is applied to complete events or a whole response body:
     it removes stop reasons that the catalogue added (see `StopConditions`).
@@ -69,6 +71,7 @@ class Call:
     body: bytes
     upstream_request: bytes
     redact_stop_reason: Callable[[bytes], bytes]
+    sequences: int
     deadline: float
     sent_at: float | None = None
 
@@ -81,11 +84,6 @@ class Call:
     def fingerprint(self) -> bytes:
         """What other requests share that ask the same."""
         return fingerprint(self.path, self.body)
-
-    @cached_property
-    def sequences(self) -> int:
-        """How many sequences an engine runs for the request; 0 if it only counts tokens."""
-        return count_sequences(self.request)
 
     @property
     def cost(self) -> float:

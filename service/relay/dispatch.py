@@ -202,7 +202,10 @@ class Dispatcher:
         if unprocessed or status < 500:
             call.sent_at = None  # the engine has done nothing for it
         if unprocessed:
-            raise RetryableError(responses.upstream_error(503, body, call.served), unprocessed=True)
+            refusal = responses.upstream_error(503, body, call.served)
+            if call.sequences > 1:
+                refusal.message += f" It is {call.sequences} sequences for it: fewer at a time may fit earlier."
+            raise RetryableError(refusal, unprocessed=True)
         if status >= 500 or status == 404:
             dead = responses.is_death(body)
             self._upstreams.record_failure(replica, refused=dead)

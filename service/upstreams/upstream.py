@@ -38,8 +38,9 @@ class Upstream:
         return [replica for replica in self.replicas if replica.capacity(now) > 0]
 
     def capacity(self, now: float) -> int:
-        """How many more requests may be sent to its replicas."""
-        return sum([replica.capacity(now) for replica in self.replicas])
+        """How many more sequences may be sent to its replicas; below zero where all usable ones exceed their limit."""
+        free = sum([replica.capacity(now) for replica in self.replicas])
+        return free or -min([replica.in_flight - replica.limit for replica in self.usable(now)], default=0)
 
     def has_alternative(self, replica: Replica) -> bool:
         """Whether another replica is ready and its circuit breaker closed, so that this one may be ejected."""

@@ -93,13 +93,14 @@ class Machine(RuleBasedStateMachine):
         key=st.sampled_from((None, None, None, "a", "b")),
         text=st.sampled_from(("hello", "hello", "poison")),
         tokens=st.sampled_from((1, 500)),
+        choices=st.sampled_from((1, 1, 1, 2, 4)),
         reads=st.sampled_from((True, True, True, False)),
         turns=turns,
     )
-    def submit(self, text: str, tokens: int, reads: bool, turns: int | None, **options: Any) -> None:
+    def submit(self, text: str, tokens: int, choices: int, reads: bool, turns: int | None, **options: Any) -> None:
         if text == "hello" and not options["key"]:
             text = f"hello {len(self.gateway.oracle.clients)}"
-        fields = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens}
+        fields = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens, "n": choices}
         self.gateway.submit(fields=fields, reads=reads, **options)
         self.run_turns(turns)
 
