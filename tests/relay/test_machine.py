@@ -121,6 +121,23 @@ class Machine(RuleBasedStateMachine):
         )
         self.run_turns(turns)
 
+    @precondition(lambda self: self.keyed)
+    @rule(which=which, turns=turns)
+    def reuse_key(self, which: int, turns: int | None) -> None:
+        """Sends another request with an idempotency key that stands for one already."""
+        one = self.keyed[which % len(self.keyed)]
+        messages = [{"role": "user", "content": f"another {len(self.gateway.oracle.clients)}"}]
+        self.gateway.submit(
+            model=one.model,
+            tenant=one.tenant,
+            priority=one.priority,
+            streamed=one.streamed,
+            timeout=one.timeout,
+            key=one.key,
+            fields={**one.fields, "messages": messages},
+        )
+        self.run_turns(turns)
+
     @precondition(lambda self: self.requests)
     @rule(which=which, events=st.integers(1, 3), turns=turns)
     def send_event(self, which: int, events: int, turns: int | None) -> None:
