@@ -40,7 +40,7 @@ class Deadlines:
 class Exchange(asyncio.Protocol):
     """A connection to a replica, and the response that is being read from it; one at a time.
 
-    If the reader takes no data for `Deadlines.client_write` seconds, the connection is closed and `on_client_timeout` is
+    If the reader takes no data for `Deadlines.client_write` seconds, the connection is closed and `on_client_timeout`
     called.
     """
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -56,9 +55,9 @@ async def test_the_gateway_queues_before_the_engine_refuses(embedder: Service) -
     async with httpx.AsyncClient(base_url=embedder.url, timeout=120, verify=False) as client:
         found = await asyncio.gather(*(embed(client, size) for size in sizes))
         assert found == [(200, size) for size in sizes]
-    engine = httpx.HTTPTransport(uds=str(embedder.socket_of(0)))
-    with httpx.Client(transport=engine, base_url="http://engine") as direct:
-        lines = direct.get("/metrics").text.splitlines()
+    engine = httpx.AsyncHTTPTransport(uds=str(embedder.socket_of(0)))
+    async with httpx.AsyncClient(transport=engine, base_url="http://engine") as direct:
+        lines = (await direct.get("/metrics")).text.splitlines()
     rejections = [line for line in lines if line.startswith("vllm:admission_rejections_total")]
     assert rejections
     assert {line.rpartition(" ")[2] for line in rejections} == {"0.0"}
