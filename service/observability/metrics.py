@@ -51,6 +51,11 @@ class Metrics:
         self.errors = Counter(
             "roundhouse_errors", "Requests that ended in an error, by error code.", (*LABELS, "code"), registry=registry
         )
+        self.sequences_in_flight = Gauge(
+            "roundhouse_sequences_in_flight",
+            "Sequences that the requests in flight are for the engines: their prompts times choices, or their inputs.",
+            ("model",), registry=registry, multiprocess_mode="livesum",
+        )  # fmt: skip
         self.in_flight = Gauge(
             "roundhouse_requests_in_flight", "Requests that hold a slot at a replica.", ("model",), registry=registry,
             multiprocess_mode="livesum",

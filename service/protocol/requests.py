@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta, Struct
 
 from service.catalog.infill import Order
+from service.fleet.request_bounds import MAX_CHOICES, MAX_INPUTS, MAX_PROMPTS
 from service.protocol import validation_errors
 
 TokenCount = Annotated[int, Meta(ge=1, le=2**31)]
@@ -90,7 +91,7 @@ class Sampling(Body):
 
     stream_options: StreamOptions | None = None
     max_tokens: TokenCount | None = None
-    n: Annotated[int, Meta(ge=1, le=4)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     temperature: Temperature | None = None
     top_p: Fraction | None = None
     top_k: Annotated[int, Meta(ge=-1)] | None = None
@@ -158,7 +159,7 @@ class CompletionRequest(Sampling, kw_only=True):
 
     def __post_init__(self) -> None:
         Sampling.__post_init__(self)
-        _require_one_kind("prompt", self.prompt, 8)
+        _require_one_kind("prompt", self.prompt, MAX_PROMPTS)
         if self.suffix is not None and not isinstance(self.prompt, str):
             raise validation_errors.contradiction("with suffix, prompt must be one string: the text before the gap.")
         if self.suffix is not None and self.echo:
@@ -250,7 +251,7 @@ class EmbeddingsRequest(Body, kw_only=True):
     user: str | None = None
 
     def __post_init__(self) -> None:
-        _require_one_kind("input", self.input, 2048)
+        _require_one_kind("input", self.input, MAX_INPUTS)
 
 
 def _require_false(name: str, value: bool | None) -> None:

@@ -17,6 +17,7 @@ from service.protocol.generation import Endpoint
 from service.protocol.parse_body import parse_body, with_fields
 from service.protocol.requests import Body
 from service.protocol.rewrites import rewrites, stop_conditions
+from service.protocol.sequences import count_sequences, too_many_sequences
 from service.protocol.streams import BrokenStreamError, StreamWatcher
 from service.relay.call import Call, RequestTimeouts
 from service.relay.dispatch import Dispatcher, UpstreamResponse
@@ -104,6 +105,9 @@ class Relay:
         served, dialect = target.served, endpoint.dialect
         record.model, record.variant, record.family = target.name, served.variant, served.family
         record.route_reason = target.reason
+        sequences, bound = count_sequences(request), served.engine_bound
+        if bound is not None and sequences > bound:
+            raise too_many_sequences(request, sequences, bound)
         stops = stop_conditions(request, served.model)
         payload = with_fields(body, rewrites(request, target.name, served.model, dialect, stops))
         timeouts = self._timeouts[served.id]
@@ -121,6 +125,7 @@ class Relay:
             body=body,
             upstream_request=post_request(endpoint.path, payload, record.request_id),
             redact_stop_reason=stops.redact_stop_reason(dialect),
+            sequences=sequences,
             deadline=record.started + min(options.timeout or timeouts.unstreamed.total, timeouts.unstreamed.total),
         )
 
@@ -151,7 +156,7 @@ class Relay:
             try:
                 await self._respond(call, slot, writer, client)
             finally:
-                slot.report_usage(call.tokens)
+                slot.report_usage(call.tokens(self._clock()))
             self._dispatcher.completed(call)
 
     async def _respond(self, call: Call, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
@@ -186,6 +191,7 @@ class Relay:
             lambda: upstream.capacity(self._clock()),
             now,
             max(0.001, min(timeout, call.deadline - now)),
+            max(1, call.sequences),
         )
 
     async def _wait_in_queue(self, call: Call, slot: Slot, writer: ResponseWriter) -> None:
