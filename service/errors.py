@@ -72,7 +72,7 @@ class ErrorCode(StrEnum):
     )
     INVALID_HEADER = (
         "invalid_header", 400,
-        "An `x-roundhouse-…` header or `Idempotency-Key` has a value that it cannot have.",
+        "An `x-roundhouse-…` header or `Idempotency-Key` has a value that it cannot have, or was sent more than once.",
         "Correct the header that the message names.",
     )
     UNKNOWN_TENANT = (

@@ -33,10 +33,12 @@ class Admission:
         capacity: Capacity,
         now: float,
         timeout: float | None = None,
+        sequences: int = 1,
     ) -> Slot:
-        """A slot of the model, held at once or queued for at most `timeout` seconds (None: the fleet's or settings').
+        """Slots of the model, held at once or queued for at most `timeout` seconds (None: the fleet's or settings').
 
-        `cost` is the estimate of the request's tokens, prompt and output. `capacity` is called for every later
+        `cost` is the estimate of the request's tokens, prompt and output, and `sequences` what it is for the engine, at
+        least 1. `capacity` is called for every later
         admission too, so it must read the replicas each time. Raises 429 if the tenant is over a limit, and 503 if the
         queue is full or the expected wait longer than the timeout.
         """
@@ -49,13 +51,13 @@ class Admission:
         if pool.queued:
             pool.admit_queued(now)  # the replicas may have gained capacity since the last release
         if not pool.queued and capacity() > pool.unassigned:
-            slot = Slot(pool, limiter, cost)
-            pool.acquire(now)
+            slot = Slot(pool, limiter, cost, sequences)
+            pool.acquire(sequences, now)
         else:
-            ticket = Ticket(tenant, priority, cost)
+            ticket = Ticket(tenant, priority, cost, sequences)
             if timeout is None:
                 timeout = served.timeouts.queue or self._timeout
-            slot = Slot(pool, limiter, cost, ticket, now + timeout)
+            slot = Slot(pool, limiter, cost, sequences, ticket, now + timeout)
             pool.enqueue(slot, ticket, served.max_queued, now)
         if limiter:
             limiter.charge(cost)
@@ -76,9 +78,14 @@ class Admission:
         self.wake_waiters()
 
     def load(self, model_id: str) -> int:
-        """How many requests hold a slot of this model."""
+        """How many requests of this model are admitted."""
         pool = self._pools.get(model_id)
         return pool.held if pool else 0
+
+    def sequences(self, model_id: str) -> int:
+        """How many sequences the admitted requests of this model are for its engines."""
+        pool = self._pools.get(model_id)
+        return pool.sequences if pool else 0
 
     def queued(self, model_id: str) -> int:
         """How many requests are queued for this model."""

@@ -11,13 +11,14 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
+from typing import NamedTuple
 
 from service.auth.tenants import PRIORITIES, Priority, Tenant
 
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A queued request. `cost` is its estimated tokens, above zero.
+    """A queued request. `cost` is its estimated tokens, above zero, `sequences` what it is for the engine.
 
     The queue sets `number`, which counts arrivals, and `flow`, which the request is charged to.
     """
@@ -25,13 +26,21 @@ class Ticket:
     tenant: Tenant
     priority: Priority
     cost: float
+    sequences: int = 1
     number: int = 0
     flow: "Flow | None" = None
 
 
+class Ahead(NamedTuple):
+    """What is queued before a request."""
+
+    requests: int
+    sequences: int
+
+
 @dataclass(eq=False, slots=True)
 class Flow:
-    """The requests of one tenant in one class: `queued` in order of arrival, and `tokens`, the sum of their costs.
+    """The requests of one tenant in one class: `queued` in order of arrival, with the sums of `tokens` and `sequences`.
 
     `start_tag` is the start tag of the next request. It never falls below `floor`, the virtual time of the class when
     the tenant last queued its first request. `running` counts admitted requests that have not completed.
@@ -42,6 +51,7 @@ class Flow:
     floor: float
     queued: OrderedDict[Ticket, None] = field(default_factory=OrderedDict)
     tokens: float = 0.0
+    sequences: int = 0
     running: int = 0
 
     def complete(self, cost: float, tokens: float) -> None:
@@ -69,7 +79,7 @@ class PriorityClass:
     def __init__(self) -> None:
         self.flows: dict[str, Flow] = {}
         self.virtual_time = 0.0
-        self.length = 0
+        self.length = self.sequences = 0
 
     def backlogged(self) -> Iterator[Flow]:
         """The flows that have queued requests."""
@@ -82,14 +92,18 @@ class PriorityClass:
             flow.start_tag, flow.floor = max(flow.start_tag, self.virtual_time), self.virtual_time
         flow.queued[ticket] = None
         flow.tokens += ticket.cost
+        flow.sequences += ticket.sequences
         ticket.flow = flow
         self.length += 1
+        self.sequences += ticket.sequences
 
     def remove(self, ticket: Ticket, flow: Flow) -> None:
         """Takes a request out; with the last one the accounts of all tenants are cleared."""
         del flow.queued[ticket]
         flow.tokens = flow.tokens - ticket.cost if flow.queued else 0.0
+        flow.sequences -= ticket.sequences
         self.length -= 1
+        self.sequences -= ticket.sequences
         if not self.length:
             self.flows, self.virtual_time = {}, 0.0
 
@@ -162,22 +176,29 @@ class Queue:
         assert ticket.flow
         ticket.flow.complete(ticket.cost, tokens)
 
-    def ahead(self, ticket: Ticket) -> int:
-        """How many queued requests go before this one, if no more arrive.
+    def ahead(self, ticket: Ticket) -> Ahead:
+        """What is queued before this request, if no more arrive.
 
-        Exact where one tenant is queued; with several, the requests of each tenant are taken to cost the same.
+        Exact where one tenant is queued; with several, the requests of each tenant are taken to be equal.
         """
         flow = ticket.flow
         assert flow
         if next(reversed(flow.queued)) is ticket:  # the newest of its flow, so the sums are known
-            count, tokens = len(flow.queued) - 1, flow.tokens - ticket.cost
+            requests, tokens = len(flow.queued) - 1, flow.tokens - ticket.cost
+            sequences = flow.sequences - ticket.sequences
         else:
             before = flow.before(ticket)
-            count, tokens = len(before), sum(other.cost for other in before)
+            requests, tokens = len(before), sum(other.cost for other in before)
+            sequences = sum(other.sequences for other in before)
         start_tag = flow.start_tag + tokens / flow.weight
         *higher, own = self._down_to(ticket.priority)
-        others = sum(other.starting_before(start_tag) for other in own.backlogged() if other is not flow)
-        return sum(one.length for one in higher) + count + others
+        for one in higher:
+            requests, sequences = requests + one.length, sequences + one.sequences
+        for other in own.backlogged():
+            if other is not flow:
+                count = other.starting_before(start_tag)
+                requests, sequences = requests + count, sequences + count * other.sequences // len(other.queued)
+        return Ahead(requests, sequences)
 
     def to_drop(self, newcomer: Ticket) -> Ticket:
         """The request to drop when the queue is too long: of the lowest class, the newest of the longest flow.

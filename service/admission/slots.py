@@ -1,4 +1,9 @@
-"""The slots of one model: which requests hold one at a replica, and which are queued for one."""
+"""The slots of one model: which requests hold some at a replica, and which are queued for them.
+
+A slot is for one sequence, so that a request holds as many as it is sequences for the engine. It is admitted as soon as
+one slot is free, and holds the others beyond the replica's limit. So it never waits until a busy replica is idle, those
+after it do not overtake it, and none of them is admitted there until the replica is below its limit again.
+"""
 
 import asyncio
 import math
@@ -11,7 +16,8 @@ from service.admission.service_rate import ServiceRate, retry_after
 from service.errors import ApiError, ErrorCode
 
 Clock = Callable[[], float]  # monotonic seconds
-Capacity = Callable[[], int]  # how many more requests the usable replicas of a model take
+# How many more sequences the usable replicas of a model take; below zero where each has more than its limit.
+Capacity = Callable[[], int]
 
 
 class Assignable(Protocol):
@@ -21,7 +27,8 @@ class Assignable(Protocol):
 
 
 class SlotPool:
-    """The slots of one model: `held` counts all of them, `unassigned` those assigned to no replica at the moment.
+    """The slots of one model. `held` counts the requests that hold some, `sequences` the slots that they hold, and
+    `unassigned` those slots that are assigned to no replica at the moment.
 
     `capacity` is what the replicas can take, which does not account for unassigned slots. `queued` holds the queued
     requests, `queue` decides their order, and `peak` is the highest number of requests, held and queued, since it was
@@ -31,24 +38,26 @@ class SlotPool:
     def __init__(self, model_id: str, clock: Clock, jitter: Callable[[], float]) -> None:
         self.model_id, self.clock, self._jitter = model_id, clock, jitter
         self.capacity: Capacity = int
-        self.held = self.unassigned = self.peak = 0
+        self.held = self.sequences = self.unassigned = self.peak = 0
         self.queue = Queue()
         self.service_rate = ServiceRate(clock())
         self.queued: dict[Ticket, Slot] = {}
 
-    def acquire(self, now: float) -> None:
-        """Counts a slot for a request that is admitted."""
-        self.service_rate.observe(now, self.held)
+    def acquire(self, sequences: int, now: float) -> None:
+        """Counts the slots of a request that is admitted."""
+        self.service_rate.observe(now, self.sequences)
         self.held += 1
-        self.unassigned += 1
+        self.sequences += sequences
+        self.unassigned += sequences
         self._update_peak()
 
     def release(self, slot: "Slot", tokens: float) -> None:
-        """Frees the slot of an admitted request, which took `tokens`, and admits the next one."""
-        now = self.clock()
-        self.service_rate.complete(now, self.held)
+        """Frees the slots of an admitted request, which took `tokens`, and admits the next ones."""
+        now, sequences = self.clock(), slot.sequences
+        self.service_rate.complete(now, self.sequences, sequences)
         self.held -= 1
-        self.unassigned -= 1
+        self.sequences -= sequences
+        self.unassigned -= sequences
         if slot.ticket:
             self.queue.complete(slot.ticket, tokens)
         if self.queued:
@@ -65,9 +74,9 @@ class SlotPool:
                 continue
             del self.queued[ticket]
             self.queue.admit(ticket)
-            self.acquire(now)
+            self.acquire(slot.sequences, now)
             slot.admit()
-            free -= 1
+            free -= slot.sequences
 
     def enqueue(self, slot: "Slot", ticket: Ticket, max_queued: int, now: float) -> None:
         """Queues a request; raises 503 if the queue is full or the expected wait exceeds the request's deadline.
@@ -77,9 +86,9 @@ class SlotPool:
         self.queue.push(ticket)
         self.queued[ticket] = slot
         self._update_peak()
-        self.service_rate.observe(now, self.held)
-        if self.service_rate.is_measured(self.held):
-            wait = (self.queue.ahead(ticket) + 1) / self.service_rate.rate(self.held)
+        self.service_rate.observe(now, self.sequences)
+        if self.service_rate.is_measured(self.sequences):
+            wait = self._must_end(ticket) / self.service_rate.rate(self.sequences)
             if wait > slot.deadline - now:
                 raise self._rejection(ticket, f"the expected wait of {wait:.0f} s exceeds this request's queue timeout")
         if len(self.queued) > max_queued:
@@ -99,6 +108,10 @@ class SlotPool:
         self.queue.remove(ticket)
         del self.queued[ticket]
 
+    def _must_end(self, ticket: Ticket) -> int:
+        """How many sequences end before a queued request is admitted: those beyond a limit, those ahead, and one."""
+        return max(0, self.unassigned - self.capacity()) + self.queue.ahead(ticket).sequences + 1
+
     def _update_peak(self) -> None:
         now = self.held + len(self.queued)
         if now > self.peak:
@@ -106,23 +119,25 @@ class SlotPool:
 
     def _rejection(self, ticket: Ticket, why: str) -> ApiError:
         """Removes a request from the queue; returns the 503 with `why` and the time until a slot may be free."""
-        position = self.queue.ahead(ticket) + 1
+        must_end = self._must_end(ticket)
         self.withdraw(ticket)
-        seconds = retry_after(position, self.service_rate.rate(self.held), self._jitter())
+        seconds = retry_after(must_end, self.service_rate.rate(self.sequences), self._jitter())
         message = f"'{self.model_id}' is busy: {why}. Try again in {seconds:g} s."
         return ApiError(ErrorCode.OVERLOADED, message, retry_after=seconds)
 
 
 class Slot:
-    """A request's slot in the pool of its model, held or still queued for. As a context manager it is released at exit.
+    """A request's slots in the pool of its model, held or still queued for: one for each of its `sequences`.
 
-    Once admitted it is assigned to the replica that is tried, and unassigned if that attempt fails: the slot stays held
-    until `release`, so that a retry at another replica need not queue again. A slot without a ticket was admitted at
-    once; one with a ticket is queued until `deadline`, in monotonic seconds.
+    As a context manager it is released at exit. Once admitted it is assigned to the replica that is tried, and
+    unassigned if that attempt fails: the slots stay held until `release`, so that a retry at another replica need not
+    queue again. A slot without a ticket was admitted at once; one with a ticket is queued until `deadline`, in
+    monotonic seconds.
     """
 
     __slots__ = (
-        "_admitted", "_cost", "_error", "_limiter", "_pool", "_replica", "_state", "_tokens", "deadline", "ticket",
+        "_admitted", "_cost", "_error", "_limiter", "_pool", "_replica", "_state", "_tokens", "deadline", "sequences",
+        "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -130,10 +145,12 @@ class Slot:
         pool: SlotPool,
         limiter: TenantLimiter | None,
         cost: float,
+        sequences: int,
         ticket: Ticket | None = None,
         deadline: float = math.inf,
     ) -> None:
         self._pool = pool
+        self.sequences = sequences
         self._limiter = limiter
         self._cost = self._tokens = cost
         self.ticket = ticket
@@ -151,7 +168,7 @@ class Slot:
     @property
     def ahead(self) -> int:
         """How many queued requests go before this one, as things stand."""
-        return self._pool.queue.ahead(self.ticket) if self.ticket and self._state == "queued" else 0
+        return self._pool.queue.ahead(self.ticket).requests if self.ticket and self._state == "queued" else 0
 
     @property
     def position(self) -> int:
@@ -172,16 +189,19 @@ class Slot:
         return self._state == "admitted"
 
     def assign(self, replica: Assignable) -> None:
-        """Assigns the slot to a replica, which counts the request as in flight from now on."""
-        replica.in_flight += 1
-        self._pool.unassigned -= 1
+        """Assigns the slots to a replica, which counts the sequences as in flight from now on."""
+        pool, sequences = self._pool, self.sequences
+        replica.in_flight += sequences
+        pool.unassigned -= sequences
         self._replica = replica
+        if sequences > 1 and pool.queued:
+            pool.admit_queued(pool.clock())  # its slots beyond this replica's limit are free at the others from now on
 
     def unassign(self) -> None:
-        """Takes the slot back from its replica, if it is assigned to one."""
+        """Takes the slots back from their replica, if they are assigned to one."""
         if self._replica:
-            self._replica.in_flight -= 1
-            self._pool.unassigned += 1
+            self._replica.in_flight -= self.sequences
+            self._pool.unassigned += self.sequences
             self._replica = None
 
     def report_usage(self, tokens: float) -> None:

@@ -6,14 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from service.catalog.engine_args import EngineValue
+from service.fleet.request_bounds import MAX_SEQUENCES
 from service.fleet.served_model import ServedModel
 
-# Flags that the fleet file may override, and that a vLLM release may lack. vLLM's own bound on waiting requests backs
-# up the gateway's admission control; metrics and health are polled every second, which would fill the engine's log.
-DEFAULTS: dict[str, EngineValue] = {
-    "max_num_queued_reqs": 1024,
-    "disable_access_log_for_endpoints": "/metrics,/health",
-}
 # Flags that no release may lack: they hide the documentation pages and vLLM's version, and make `usage` complete.
 ALWAYS: dict[str, EngineValue] = {
     "disable_fastapi_docs": True,
@@ -35,20 +30,20 @@ ENVIRONMENT = {
 
 def argv(
     served: ServedModel, program: list[str], socket: Path, drain_timeout: float, generation: Path | None = None,
-    unknown: frozenset[str] = frozenset(),
+    unknown: frozenset[str] = frozenset(), gateways: int = 1,
 ) -> list[str]:  # fmt: skip
     """The whole command: `program`, which runs vLLM's server, with every flag that this model needs.
 
     `drain_timeout` is how many seconds running requests may take to finish after SIGTERM. `generation` is the folder
     of a `generation_config.json` that replaces the weights' own. `unknown` are flags that the installed release does
-    not have: those of them that are optional are left out.
+    not have: those of them that are optional are left out. `gateways` processes send requests to the engine.
     """
     settings: dict[str, EngineValue] = {
         "model": served.weights,
         "served_model_name": served.id,
         "uds": str(socket),
         "shutdown_timeout": int(drain_timeout),
-        **DEFAULTS,
+        **defaults(served, gateways),
         **served.engine,
         **ALWAYS,
     }
@@ -68,10 +63,26 @@ def argv(
     return [*program, *(arg for flag in flags if not left_out.intersection(flag[:1]) for arg in flag)]
 
 
+def defaults(served: ServedModel, gateways: int) -> dict[str, EngineValue]:
+    """Flags that the fleet file may override, and that a vLLM release may lack.
+
+    vLLM bounds the sequences that it runs and queues, which must never refuse what the gateways admit. Each of them may
+    have its share of `max_in_flight` there, and one request beyond; twice as much leaves room for retries, and for what
+    has been abandoned and is still being aborted.
+    """
+    admitted = max(served.max_in_flight, gateways) + gateways * MAX_SEQUENCES
+    return {
+        "max_num_queued_reqs": 2 * admitted,
+        # They are polled every second, which would fill the engine's log.
+        "disable_access_log_for_endpoints": "/metrics,/health",
+    }
+
+
 def optional_flags(served: ServedModel) -> frozenset[str]:
-    """The flags without which this model may start: the fleet's `optional_flags`, and DEFAULTS that it leaves alone."""
-    names = {*(name for name in DEFAULTS if name not in served.engine), *served.optional_flags}
-    settings = {**DEFAULTS, **served.engine}
+    """The flags without which this model may start: its own `optional_flags`, and our defaults that it leaves be."""
+    ours = defaults(served, 1)
+    names = {*(name for name in ours if name not in served.engine), *served.optional_flags}
+    settings = {**ours, **served.engine}
     return frozenset(arg for name in names for arg in list(_flag(name, settings.get(name, True)))[:1])
 
 

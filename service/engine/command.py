@@ -25,7 +25,8 @@ class Command:
         """The whole command line. Writes the files that it refers to; raises OSError where it cannot."""
         vllm, drain_timeout = program(self._settings.engine_program), self._settings.drain_timeout
         socket = state.socket_path(self._run_dir, self._order)
-        return argv(self._served, vllm, socket, drain_timeout, self._generation_config(), self._unknown)
+        generation, gateways = self._generation_config(), self._settings.gateway_processes
+        return argv(self._served, vllm, socket, drain_timeout, generation, self._unknown, gateways)
 
     def newly_unknown(self, flags: frozenset[str]) -> frozenset[str]:
         """Those of the flags unknown to vLLM that are not left out yet."""

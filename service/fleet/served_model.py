@@ -16,7 +16,8 @@ class ServedModel:
 
     `weights` is a directory or a hub id. `min_replicas` engines always run, and up to `max_replicas` under load; one
     above the minimum stops after `scale_down_after` seconds without demand. With `addresses` the engines are external:
-    Roundhouse does not start them. `max_in_flight` bounds the requests at one replica, `max_queued` the model's queue.
+    Roundhouse does not start them. `max_in_flight` bounds the sequences at one replica, `max_queued` the requests that
+    wait for one.
     """
 
     id: str
@@ -51,6 +52,12 @@ class ServedModel:
         length = length if isinstance(length, int) and length > 0 else self.model.opening_context
         window = self.model.shape.sliding_window if self.engine.get("disable_sliding_window") else None
         return min(length, window) if length and window else length
+
+    @property
+    def engine_bound(self) -> int | None:
+        """The sequences that an engine takes at once by a setting of the fleet file; None where it says nothing."""
+        bound = self.engine.get("max_num_queued_reqs")
+        return bound if isinstance(bound, int) else None
 
     @cached_property
     def capabilities(self) -> frozenset[Capability]:

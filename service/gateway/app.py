@@ -91,6 +91,7 @@ class Gateway:
         for upstream in self.upstreams:
             model = upstream.served.id
             self.metrics.in_flight.labels(model).set(self.admission.load(model))
+            self.metrics.sequences_in_flight.labels(model).set(self.admission.sequences(model))
             self.metrics.queued.labels(model).set(self.admission.queued(model))
             self.metrics.demand.labels(model).set(self.admission.demand(model))
 

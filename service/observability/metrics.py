@@ -55,6 +55,11 @@ class Metrics:
             "roundhouse_ignored_fields", "Fields of request bodies that were dropped because nothing here uses them.",
             ("endpoint", "field"), registry=registry,
         )  # fmt: skip
+        self.sequences_in_flight = Gauge(
+            "roundhouse_sequences_in_flight",
+            "Sequences that the requests in flight are for the engines: their prompts times choices, or their inputs.",
+            ("model",), registry=registry, multiprocess_mode="livesum",
+        )  # fmt: skip
         self.in_flight = Gauge(
             "roundhouse_requests_in_flight", "Requests that hold a slot at a replica.", ("model",), registry=registry,
             multiprocess_mode="livesum",

@@ -36,7 +36,11 @@ NO_OPTIONS = RequestOptions()
 
 
 def parse_headers(headers: Iterable[tuple[bytes, bytes]]) -> RequestOptions:
-    """The options in these headers, with names in lower case. Raises the 400 that names an unknown or invalid one."""
+    """The options in these headers, with names in lower case.
+
+    Raises the 400 that names an unknown header, an invalid one, or one that was sent twice: a proxy may have set one of
+    the two and the client the other, so neither may win.
+    """
     values: dict[str, Any] | None = None
     for name, value in headers:
         if name.startswith(PREFIX) or name == IDEMPOTENCY:
@@ -46,6 +50,8 @@ def parse_headers(headers: Iterable[tuple[bytes, bytes]]) -> RequestOptions:
                 message = f"Unknown header '{name.decode()[:64]}'. Supported are {known}."
                 raise ApiError(ErrorCode.UNKNOWN_HEADER, message)
             values = values or {}
+            if entry[0] in values:
+                raise _invalid(name.decode(), "was sent more than once; send it once")
             values[entry[0]] = entry[1](name.decode(), value.decode("latin-1").strip())
     return RequestOptions(**values) if values else NO_OPTIONS
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta, Struct
 
 from service.catalog.infill import Order
+from service.fleet.request_bounds import MAX_CHOICES, MAX_INPUTS, MAX_PROMPTS, MAX_SEQUENCES
 from service.protocol import validation_errors
 
 MAX_STOPS = 8  # of a client; the engine's bound of 16 leaves room for those of the catalogue
@@ -22,7 +23,7 @@ TokenIds = Annotated[list[TokenId], Meta(min_length=1)]
 Text = Annotated[str, Meta(min_length=1)]
 Stop = Annotated[str, Meta(min_length=1, max_length=256)]
 StopList = Annotated[list[Stop], Meta(max_length=MAX_STOPS)]
-Choices = Annotated[int, Meta(ge=1, le=128)]
+Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 Logprobs = Annotated[int, Meta(ge=0, le=20)]  # vLLM's own bound
 
 
@@ -186,7 +187,11 @@ class CompletionRequest(Sampling, kw_only=True):
 
     def __post_init__(self) -> None:
         Sampling.__post_init__(self)
-        _require_one_kind("prompt", self.prompt, 128)
+        _require_one_kind("prompt", self.prompt, MAX_PROMPTS)
+        prompts = 1 if isinstance(self.prompt, str) or isinstance(self.prompt[0], int) else len(self.prompt)
+        if prompts * (self.n or 1) > MAX_SEQUENCES:
+            text = f"it should be at most {MAX_SEQUENCES} divided by the number of prompts"
+            raise validation_errors.invalid_value("n", text)
         if self.suffix is not None and not isinstance(self.prompt, str):
             raise validation_errors.contradiction("with suffix, prompt must be one string: the text before the gap.")
         if self.suffix is not None and self.echo:
@@ -249,7 +254,7 @@ class EmbeddingsRequest(Body, kw_only=True):
     user: str | None = None
 
     def __post_init__(self) -> None:
-        _require_one_kind("input", self.input, 2048)
+        _require_one_kind("input", self.input, MAX_INPUTS)
 
 
 def _require_false(name: str, value: bool | None) -> None:

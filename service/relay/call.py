@@ -10,13 +10,13 @@ from service.fleet.served_model import ServedModel
 from service.observability.record import Record
 from service.protocol.request_headers import RequestOptions
 from service.protocol.requests import Body
+from service.protocol.sequences import estimate_output_tokens
 from service.protocol.streams import Dialect
 from service.relay.quarantine import fingerprint
 from service.routing.resolve import Target
 from service.transport.pool import Deadlines
 from service.upstreams.upstream import Upstream
 
-DEFAULT_OUTPUT_TOKENS = 256  # assumed where a request does not limit its output tokens
 BYTES_PER_TOKEN = 4
 
 
@@ -51,8 +51,11 @@ class RequestTimeouts:
 class Call:
     """One request. `body` is what the client sent, `upstream_request` the whole HTTP request that an engine gets.
 
-    `deadline` is in monotonic seconds. `redact_stop_reason` is applied to complete events or a whole response body: it
-    removes stop reasons that the catalogue added (see `StopConditions`).
+    `sequences` is how many an engine runs for it; 0 if it only counts tokens.
+
+    `deadline` is in monotonic seconds, and so is `sent_at`, when an engine got the request: None while none has, and
+    again when that engine has refused it. `redact_stop_reason` is applied to complete events or a whole response body:
+    it removes stop reasons that the catalogue added (see `StopConditions`).
     """
 
     request: Body
@@ -69,7 +72,9 @@ class Call:
     ignored_fields: tuple[str, ...]
     upstream_request: bytes
     redact_stop_reason: Callable[[bytes], bytes]
+    sequences: int
     deadline: float
+    sent_at: float | None = None
 
     @property
     def served(self) -> ServedModel:
@@ -84,15 +89,32 @@ class Call:
     @property
     def cost(self) -> float:
         """The estimated tokens of prompt and output, which rate limits and fair queueing are charged with."""
-        return len(self.body) / BYTES_PER_TOKEN + (self.request.output_limit or DEFAULT_OUTPUT_TOKENS)
+        return len(self.body) / BYTES_PER_TOKEN + self._output_estimate
+
+    def tokens(self, now: float) -> float:
+        """The tokens that an engine has spent on the request until `now`, whether or not it was completed.
+
+        What the engine did not count is estimated: the prompt by its bytes, and the output by what was streamed, or for
+        a response that is not streamed by what the model generates in this time, `cost` at most.
+        """
+        if self.sent_at is None or not self.sequences:
+            return 0
+        record = self.record
+        prompt = record.prompt_tokens or len(self.body) / BYTES_PER_TOKEN
+        if record.prompt_tokens or record.completion_tokens or record.streamed:
+            return prompt + (record.completion_tokens or len(record.output_times))
+        generated = (now - self.sent_at) * self.upstream.token_rate.value * self.sequences
+        return prompt + min(generated, self._output_estimate)
+
+    def measure_rate(self, last_output_at: float) -> None:
+        """Measures the token rate of the model by this response."""
+        if self.sent_at is not None and self.sequences and self.record.completion_tokens:
+            tokens = self.record.completion_tokens / self.sequences
+            self.upstream.token_rate.observe(tokens, last_output_at - self.sent_at)
 
     @property
-    def tokens(self) -> float:
-        """The tokens taken: as the engine counted them, or estimated for a stream that broke off before its usage."""
-        record = self.record
-        if counted := record.prompt_tokens + record.completion_tokens:
-            return counted
-        return len(self.body) / BYTES_PER_TOKEN + len(record.output_times) if record.output_times else 0
+    def _output_estimate(self) -> int:
+        return self.sequences * estimate_output_tokens(self.request)
 
     @property
     def deadlines(self) -> Deadlines:

@@ -104,7 +104,9 @@ class Dispatcher:
         return ApiError(ErrorCode.UPSTREAM_ERROR, message)
 
     def completed(self, call: Call) -> None:
-        """The response is complete, so the request is no poison."""
+        """The response is complete, so the request is no poison, and says how fast the model generates."""
+        if call.record.output_times:
+            call.measure_rate(call.record.output_times[-1])
         if self._quarantine:
             self._quarantine.succeeded(call.fingerprint)
 
@@ -144,6 +146,7 @@ class Dispatcher:
         incarnation = replica.state.restarts if replica.state else 0
         try:
             exchange = await self._transport.send(replica.address, call.upstream_request, call.deadlines, remaining)
+            call.sent_at = self._clock()
             try:
                 response = await self._read_response(call, replica, incarnation, exchange)
             finally:
@@ -180,6 +183,7 @@ class Dispatcher:
             return UpstreamResponse(replica, exchange, events, watcher, incarnation)
         body = call.redact_stop_reason(await exchange.read_all(MAX_RESPONSE_BYTES))
         responses.record_response(call.record, body)
+        call.measure_rate(self._clock())
         return UpstreamResponse(replica, exchange, body, None, incarnation)
 
     async def _read_until_output(self, call: Call, exchange: Exchange, watcher: StreamWatcher) -> bytes:
@@ -194,8 +198,14 @@ class Dispatcher:
 
     def _raise_for_status(self, call: Call, replica: Replica, incarnation: int, status: int, body: bytes) -> None:
         """Raises the error for a response with another status than 200."""
-        if status == 503 or b"after shutdown" in body:
-            raise RetryableError(responses.upstream_error(503, body, call.served), unprocessed=True)
+        unprocessed = status == 503 or b"after shutdown" in body
+        if unprocessed or status < 500:
+            call.sent_at = None  # the engine has done nothing for it
+        if unprocessed:
+            refusal = responses.upstream_error(503, body, call.served)
+            if call.sequences > 1:
+                refusal.message += f" It is {call.sequences} sequences for it: fewer at a time may fit earlier."
+            raise RetryableError(refusal, unprocessed=True)
         if status >= 500 or status == 404:
             dead = responses.is_death(body)
             self._upstreams.record_failure(replica, refused=dead)

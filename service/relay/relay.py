@@ -19,6 +19,7 @@ from service.protocol.generation import Endpoint
 from service.protocol.parse_body import FieldPolicy, parse_body, with_fields
 from service.protocol.requests import Body
 from service.protocol.rewrites import rewrites, stop_conditions
+from service.protocol.sequences import count_sequences, too_many_sequences
 from service.protocol.streams import BrokenStreamError, StreamWatcher
 from service.relay.call import Call, RequestTimeouts
 from service.relay.dispatch import Dispatcher, UpstreamResponse
@@ -107,6 +108,9 @@ class Relay:
         served, dialect = target.served, endpoint.dialect
         record.model, record.variant, record.family = target.name, served.variant, served.family
         record.route_reason = target.reason
+        sequences, bound = count_sequences(request), served.engine_bound
+        if bound is not None and sequences > bound:
+            raise too_many_sequences(request, sequences, bound)
         stops = stop_conditions(request, served.model)
         adapted = adapt(request, accepted, "reasoning_parser" in served.engine)
         ignored += adapted.ignored
@@ -129,6 +133,7 @@ class Relay:
             ignored_fields=ignored,
             upstream_request=post_request(endpoint.path, payload, record.request_id),
             redact_stop_reason=stops.redact_stop_reason(dialect),
+            sequences=sequences,
             deadline=record.started + min(options.timeout or timeouts.unstreamed.total, timeouts.unstreamed.total),
         )
 
@@ -159,7 +164,7 @@ class Relay:
             try:
                 await self._respond(call, slot, writer, client)
             finally:
-                slot.report_usage(call.tokens)
+                slot.report_usage(call.tokens(self._clock()))
             self._dispatcher.completed(call)
 
     async def _respond(self, call: Call, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
@@ -194,6 +199,7 @@ class Relay:
             lambda: upstream.capacity(self._clock()),
             now,
             max(0.001, min(timeout, call.deadline - now)),
+            max(1, call.sequences),
         )
 
     async def _wait_in_queue(self, call: Call, slot: Slot, writer: ResponseWriter) -> None:

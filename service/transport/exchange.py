@@ -26,7 +26,8 @@ class Deadlines:
     """Time limits of one exchange, in float seconds.
 
     `connect` bounds the opening of the connection, `first_byte` the wait for the first byte of the response's body,
-    `idle` each gap within the body, `total` the whole exchange, and `client_write` a time without any read.
+    `idle` each gap within the body, `total` the whole exchange, and `client_write` a time in which its reader takes
+    nothing of the response, such as the relay for a client that does not read.
     """
 
     connect: float
@@ -39,8 +40,8 @@ class Deadlines:
 class Exchange(asyncio.Protocol):
     """A connection to a replica, and the response that is being read from it; one at a time.
 
-    If the reader takes no data for `Deadlines.client_write` seconds, because its own client does not read, the
-    connection is closed and `on_client_timeout` is called.
+    If the reader takes no data for `Deadlines.client_write` seconds, the connection is closed and `on_client_timeout`
+    called.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, address: str) -> None:
@@ -212,7 +213,7 @@ class Exchange(asyncio.Protocol):
             self._set_timer(min(remaining, self._deadlines.idle))
         elif client_write <= 0.001:
             on_client_timeout = self.on_client_timeout
-            self._fail(DeadlineError(f"the client read nothing for {self._deadlines.client_write:g} s"))
+            self._fail(DeadlineError(f"the response was not read for {self._deadlines.client_write:g} s"))
             if on_client_timeout:
                 on_client_timeout()
         elif silence <= 0.001:

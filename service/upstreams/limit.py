@@ -15,8 +15,11 @@ FULL = 0.95  # used fraction of the KV cache above which more requests would onl
 
 
 def ceiling(served: ServedModel, gateways: int) -> int:
-    """The most requests that one of `gateways` gateway processes may have in flight at one replica."""
-    return max(1, served.max_in_flight // gateways)
+    """The most sequences that one of `gateways` gateway processes may have in flight at one replica.
+
+    A single request of more of them exceeds it.
+    """
+    return max(1, min(served.max_in_flight, served.engine_bound or served.max_in_flight) // gateways)
 
 
 def initial_limit(served: ServedModel, gateways: int) -> int:
@@ -27,7 +30,7 @@ def initial_limit(served: ServedModel, gateways: int) -> int:
 
 
 def next_limit(limit: int, in_flight: int, stats: EngineStats, ceiling: int) -> int:
-    """The limit after a sample of the engine; `in_flight` counts this gateway's requests there. Pure.
+    """The limit after a sample of the engine; `in_flight` counts this gateway's sequences there. Pure.
 
     When too many requests wait in the engine it drops towards this gateway's share of those that run, by a quarter at
     most, since a burst of long prompts waits only for a moment. Each of several gateways drops in proportion.

@@ -12,7 +12,8 @@ from service.upstreams.breaker import Breaker
 class Replica:
     """One engine as the gateway sees it. Its `address` is a Unix socket's path or `host:port`.
 
-    `in_flight` counts this gateway process' requests there, and `limit` bounds them. `stats` is the engine's last
+    `in_flight` counts the sequences of this gateway process' requests there, and while it is below `limit` the replica
+    takes another request. `stats` is the engine's last
     sample, None if that is older than a few seconds. Setting `recheck` has the engine checked at once.
     """
 
@@ -35,7 +36,7 @@ class Replica:
         return self.ready and self.breaker.usable(now)
 
     def capacity(self, now: float) -> int:
-        """How many more requests may be sent there; `now` is in monotonic seconds."""
+        """How many more sequences may be sent there; `now` is in monotonic seconds."""
         # On the hot path, several times per request: so `ready` and `usable` are written out.
         state = self.state
         if state is None or state.condition != "ready":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from service.engine.state import Condition
 from service.fleet.served_model import ServedModel
 from service.upstreams.replica import Replica
+from service.upstreams.token_rate import TokenRate
 
 # A model is in the best condition that one of its replicas is in: `scaled_to_zero` before `failed`, because a request
 # activates the one, while the other may never recover.
@@ -17,13 +18,14 @@ BEST_FIRST: tuple[Condition, ...] = ("ready", "starting", "waiting", "scaled_to_
 class Upstream:
     """A served model and its replicas. Times are monotonic seconds.
 
-    `request_count` counts its requests so far. `discovery_error` says which of its names cannot be resolved, and why.
-    Setting `recheck` has them resolved again soon.
+    `request_count` counts its requests so far, and `token_rate` measures how fast they generate. `discovery_error` says
+    which of its names cannot be resolved, and why. Setting `recheck` has them resolved again soon.
     """
 
     served: ServedModel
     replicas: list[Replica] = field(default_factory=list)
     request_count: int = 0
+    token_rate: TokenRate = field(default_factory=TokenRate)
     discovery_error: str | None = None
     recheck: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -36,8 +38,9 @@ class Upstream:
         return [replica for replica in self.replicas if replica.capacity(now) > 0]
 
     def capacity(self, now: float) -> int:
-        """How many more requests may be sent to its replicas."""
-        return sum([replica.capacity(now) for replica in self.replicas])
+        """How many more sequences may be sent to its replicas; below zero where all usable ones exceed their limit."""
+        free = sum([replica.capacity(now) for replica in self.replicas])
+        return free or -min([replica.in_flight - replica.limit for replica in self.usable(now)], default=0)
 
     def has_alternative(self, replica: Replica) -> bool:
         """Whether another replica is ready and its circuit breaker closed, so that this one may be ejected."""

@@ -45,7 +45,9 @@ class Harness:
         self.admission = Admission(self.settings, self.clock, self.jitter)
 
     def capacity(self) -> int:
-        return sum(replica.capacity() for replica in self.replicas)
+        """As an upstream's: below zero where each replica has more than its limit."""
+        free = sum(replica.capacity() for replica in self.replicas)
+        return free or -min((replica.in_flight - replica.limit for replica in self.replicas), default=0)
 
     def acquire(
         self,
@@ -53,9 +55,11 @@ class Harness:
         priority: Priority = "default",
         cost: float = 100,
         timeout: float | None = None,
+        sequences: int = 1,
     ) -> Slot:
         owner = Tenant(tenant) if isinstance(tenant, str) else tenant
-        return self.admission.acquire(self.served, owner, priority, cost, self.capacity, self.clock(), timeout)
+        now = self.clock()
+        return self.admission.acquire(self.served, owner, priority, cost, self.capacity, now, timeout, sequences)
 
     def assign(self, slot: Slot) -> Slot:
         """Assigns an admitted request to the replica with the most capacity."""

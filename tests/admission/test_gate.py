@@ -381,3 +381,77 @@ async def test_queued_request_is_admitted_without_a_task_waiting_for_it(harness:
     running[0].release()
     assert not waiting.is_queued
     assert await waiting.wait_admitted(0.0)
+
+
+def in_flight(harness: Harness) -> list[int]:
+    return [replica.in_flight for replica in harness.replicas]
+
+
+def test_a_request_of_more_sequences_than_a_replica_takes_is_admitted_when_one_slot_is_free(harness: Harness) -> None:
+    first = harness.assign(harness.acquire())
+    many = harness.assign(harness.acquire(sequences=2048))
+    assert (in_flight(harness), harness.load, harness.admission.sequences(harness.served.id)) == ([2049], 2, 2049)
+    small = harness.acquire()
+    first.release()
+    assert small.is_queued
+    many.release()
+    assert not small.is_queued
+    assert (in_flight(harness), harness.load, harness.admission.sequences(harness.served.id)) == ([0], 1, 1)
+
+
+def test_small_requests_do_not_overtake_one_of_many_sequences(harness: Harness) -> None:
+    running = [harness.assign(harness.acquire()) for _ in range(2)]
+    many, small = harness.acquire(sequences=100), harness.acquire()
+    running.pop().release()
+    assert [many.is_queued, small.is_queued] == [False, True]
+    harness.assign(many)
+    assert harness.acquire().is_queued
+    running.pop().release()
+    assert small.is_queued
+    many.release()
+    assert not small.is_queued
+
+
+def test_a_tenant_of_small_requests_goes_before_the_next_one_of_many_sequences(fleet: Fleet) -> None:
+    harness = Harness(replace(fleet.served[0], max_queued=50), replicas=[FakeReplica(1)])
+    running = harness.assign(harness.acquire("z"))
+    many = [harness.acquire("bulk", cost=100, sequences=100) for _ in range(2)]
+    small = [harness.acquire("quiet", cost=1) for _ in range(20)]
+    order: list[Slot] = []
+    for _ in range(22):
+        running.release()
+        (running,) = [slot for slot in (*many, *small) if not slot.is_queued and slot not in order]
+        order.append(harness.assign(running))
+    assert order.index(many[0]) <= 1
+    assert order.index(many[1]) > 15
+
+
+def test_slots_beyond_the_limit_of_one_replica_take_none_of_another(harness: Harness) -> None:
+    harness.replicas = [FakeReplica(2), FakeReplica(2)]
+    many = harness.acquire(sequences=10)
+    small = harness.acquire()
+    assert small.is_queued  # where the request of many sequences will go is not known yet
+    harness.assign(many)
+    assert not small.is_queued
+    harness.assign(small)
+    assert sorted(in_flight(harness)) == [1, 10]
+    many.unassign()
+    assert harness.acquire().is_queued
+    harness.assign(many)
+    assert sorted(in_flight(harness)) in ([1, 10], [0, 11])
+
+
+def test_the_expected_wait_counts_sequences(harness: Harness) -> None:
+    clock = harness.clock = FakeClock()
+    harness.__post_init__()
+    for _ in range(20):  # each takes 10 s, 100 sequences at a time
+        with harness.assign(harness.acquire(sequences=100)):
+            clock.now += 10.0
+    harness.assign(harness.acquire(sequences=100))
+    # The 98 sequences beyond the limit of two end within the 10 s of their request.
+    assert "the expected wait of 10 s exceeds" in rejection(harness, timeout=9.0).message
+    queued = harness.acquire(timeout=11.0, sequences=100)
+    assert queued.is_queued
+    assert "the expected wait of 20 s exceeds" in rejection(harness, timeout=15.0).message
+    queued.release()
+    assert harness.acquire(timeout=15.0).is_queued

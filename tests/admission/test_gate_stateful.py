@@ -33,12 +33,19 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.admitted: list[Slot] = []
         self.assigned: set[Slot] = set()
 
+    @property
+    def unassigned(self) -> int:
+        """The sequences that were admitted and are assigned to no replica."""
+        return sum(slot.sequences for slot in self.admitted if slot not in self.assigned)
+
     def sort_queued(self) -> None:
         """Moves what was admitted or rejected out of `queued`, and checks that it was right to admit it."""
         for slot in [*self.queued]:
             if not slot.is_queued:
                 assert slot.ticket is None or slot.deadline > self.clock.now
-                assert self.harness.capacity() >= len(self.admitted) + 1 - len(self.assigned)
+                # One of its slots was free; where others were admitted together with it, the last one's.
+                others = sum(other.sequences for other in self.queued if not other.is_queued and other is not slot)
+                assert others or self.harness.capacity() > self.unassigned
                 self.queued.remove(slot)
                 self.admitted.append(slot)
             elif slot.position == 0:  # rejected
@@ -50,10 +57,11 @@ class AdmissionMachine(RuleBasedStateMachine):
         priority=st.sampled_from(PRIORITIES),
         cost=st.integers(0, 1000),
         timeout=st.sampled_from([1.0, 10.0, 600.0]),
+        sequences=st.sampled_from([1, 1, 1, 2, 7]),
     )
-    def acquire(self, tenant: Tenant, priority: Priority, cost: int, timeout: float) -> None:
+    def acquire(self, tenant: Tenant, priority: Priority, cost: int, timeout: float, sequences: int) -> None:
         try:
-            slot = self.harness.acquire(tenant, priority, cost, timeout)
+            slot = self.harness.acquire(tenant, priority, cost, timeout, sequences)
         except ApiError as error:
             assert error.status in (429, 503)
             assert int(error.headers["retry-after"]) >= 1
@@ -67,8 +75,9 @@ class AdmissionMachine(RuleBasedStateMachine):
     def assign(self, index: int) -> None:
         unassigned = [slot for slot in self.admitted if slot not in self.assigned]
         slot = unassigned[index % len(unassigned)]
-        if self.harness.capacity():
+        if self.harness.capacity() > 0:
             self.assigned.add(self.harness.assign(slot))
+            self.sort_queued()
 
     @precondition(lambda self: self.assigned)
     @rule(index=INDEX)
@@ -112,11 +121,12 @@ class AdmissionMachine(RuleBasedStateMachine):
         harness = self.harness
         assert harness.load == len(self.admitted)
         assert harness.queued == len(self.queued) <= MAX_QUEUED
-        assert sum(replica.in_flight for replica in harness.replicas) == len(self.assigned)
+        assert harness.admission.sequences(SERVED.id) == sum(slot.sequences for slot in self.admitted)
+        assert sum(replica.in_flight for replica in harness.replicas) == sum(slot.sequences for slot in self.assigned)
 
     @invariant()
     def no_capacity_is_idle_while_requests_are_queued(self) -> None:
-        assert not self.queued or self.harness.capacity() <= len(self.admitted) - len(self.assigned)
+        assert not self.queued or self.harness.capacity() <= self.unassigned
 
     @invariant()
     def positions_are_within_the_queue(self) -> None:

@@ -190,9 +190,21 @@ def test_tenant_with_a_running_request_is_kept_until_its_cost_is_corrected() -> 
 def test_position_of_one_tenants_requests_is_exact() -> None:
     tickets = [make_ticket("a", cost=cost) for cost in (5, 500, 50)]
     queue = queue_of(tickets)
-    assert [queue.ahead(ticket) for ticket in tickets] == [0, 1, 2]
+    assert [queue.ahead(ticket).requests for ticket in tickets] == [0, 1, 2]
     queue.remove(tickets[0])
-    assert [queue.ahead(ticket) for ticket in tickets[1:]] == [0, 1]
+    assert [queue.ahead(ticket).requests for ticket in tickets[1:]] == [0, 1]
+
+
+def test_sequences_ahead_are_those_of_the_requests_ahead() -> None:
+    sizes: list[tuple[str, Priority, int]] = [
+        ("a", "default", 5), ("a", "default", 1), ("b", "default", 7), ("c", "interactive", 40),
+    ]  # fmt: skip
+    tickets = [Ticket(Tenant(name), priority, 10, sequences) for name, priority, sequences in sizes]
+    queue = queue_of(tickets)
+    assert [tuple(queue.ahead(ticket)) for ticket in tickets] == [(2, 47), (3, 52), (2, 43), (0, 0)]
+    queue.remove(tickets[3])
+    queue.admit(tickets[0])
+    assert [tuple(queue.ahead(ticket)) for ticket in tickets[1:3]] == [(1, 7), (0, 0)]
 
 
 def test_position_counts_all_of_higher_classes_and_none_of_lower() -> None:
@@ -203,7 +215,7 @@ def test_position_counts_all_of_higher_classes_and_none_of_lower() -> None:
         make_ticket("c", "interactive"),
     ]
     queue = queue_of(tickets)
-    assert [queue.ahead(ticket) for ticket in tickets] == [2, 3, 0, 1]
+    assert [queue.ahead(ticket).requests for ticket in tickets] == [2, 3, 0, 1]
 
 
 @given(st.lists(st.tuples(NAMES, st.sampled_from(PRIORITIES)), min_size=1, max_size=40), st.integers(0, 10))
@@ -214,7 +226,7 @@ def test_position_is_exact_where_requests_cost_the_same(rows: list[tuple[str, Pr
     newcomer = make_ticket("a")
     queue.push(newcomer)
     tickets = [newcomer, queue.first()]
-    predicted = {ticket: queue.ahead(ticket) for ticket in tickets}
+    predicted = {ticket: queue.ahead(ticket).requests for ticket in tickets}
     order = serve_all(queue)
     for ticket in tickets:
         # With equal start tags the prediction may be one too high for each other tenant.

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.catalog.engine_args import RESERVED_FLAGS, EngineValue
-from service.engine.argv import ALWAYS, DEFAULTS, ENVIRONMENT, argv, environment, optional_flags, unknown_flags
+from service.engine.argv import ALWAYS, ENVIRONMENT, argv, defaults, environment, optional_flags, unknown_flags
 from service.engine.command import child_environment
+from service.fleet.request_bounds import MAX_SEQUENCES
 from service.fleet.served_model import ServedModel
 from service.transport.pool import IDLE_TIMEOUT
+from service.upstreams.limit import ceiling
 from tests.support.fleets import CATALOG, ROOT, only
 
 SOCKET = Path("/run/e0.sock")
@@ -100,7 +102,10 @@ def test_flags_that_the_gateway_relies_on_are_always_set(tmp_path: Path, name: s
 
 
 def test_default_flags_are_not_reserved() -> None:
-    assert not set(DEFAULTS) & {*ALWAYS, *RESERVED_FLAGS}
+    assert not set(defaults(ServedModel("x", CATALOG.models["pebble-chat"], "pebble", "/x", None), 1)) & {
+        *ALWAYS,
+        *RESERVED_FLAGS,
+    }
 
 
 KEYS = st.from_regex(r"x[a-z0-9_]{0,9}", fullmatch=True)
@@ -145,6 +150,26 @@ def test_an_engine_keeps_idle_connections_for_longer_than_the_gateway(tmp_path: 
 
 def test_vllms_usage_reporting_is_off() -> None:
     assert (ENVIRONMENT["VLLM_NO_USAGE_STATS"], ENVIRONMENT["DO_NOT_TRACK"]) == ("1", "1")
+
+
+@pytest.mark.parametrize(
+    ("entry", "gateways", "bound"),
+    [
+        ("model: pebble-chat", 1, 2 * (256 + 2048)),
+        ("model: pebble-chat\nmax_in_flight: 1000", 1, 2 * (1000 + 2048)),
+        ("model: pebble-chat\nmax_in_flight: 1000", 3, 2 * (1000 + 3 * 2048)),
+        ("model: pebble-chat\nmax_in_flight: 2", 50, 2 * (50 + 50 * 2048)),
+        ("model: org/tiny-embedding", 1, 2 * (256 + 2048)),
+        ("model: org/tiny-embedding\nmax_in_flight: 64", 2, 2 * (64 + 2 * 2048)),
+    ],
+)
+def test_an_engine_takes_twice_what_the_gateways_admit(tmp_path: Path, entry: str, gateways: int, bound: int) -> None:
+    served = only(tmp_path, entry)
+    assert defaults(served, gateways)["max_num_queued_reqs"] == bound
+    command = argv(served, [], SOCKET, 1, gateways=gateways)
+    assert command[command.index("--max-num-queued-reqs") + 1] == str(bound)
+    admitted = gateways * (ceiling(served, gateways) - 1 + MAX_SEQUENCES)
+    assert admitted < bound
 
 
 @pytest.mark.parametrize(

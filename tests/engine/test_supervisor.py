@@ -8,8 +8,10 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -542,11 +544,20 @@ async def test_an_idle_engine_is_not_restarted(start_fleet: StartFleet) -> None:
 
 
 async def test_a_hung_start_is_retried(start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness, "MAX_SILENCE", 1.5)
-    fleet = start_fleet(fleet_text("early"), start_timeout=4.5)
+    ahead = [0.0]  # seconds by which the clock of the readiness check is
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0])
+    monkeypatch.setattr(readiness, "time", clock)
+    fleet = start_fleet(fleet_text("early"))
+    address = str(state.socket_path(fleet.run_dir, 0))
+
+    async def listens() -> bool:
+        return not await ConnectionPool().refuses(address)
+
+    await until(listens, f"the engine's socket (output: {fleet.output})")
+    ahead[0] = readiness.MAX_SILENCE + 1
     await until(lambda: fleet.state().restarts == 1, f"a restart (output: {fleet.output})")
     (reason,) = {line for line in fleet.shown() if line.startswith("failed")}
-    assert "its start hangs: no log output for 1.5 s, and no byte for 0.25 s" in reason
+    assert f"its start hangs: no log output for {readiness.MAX_SILENCE:g} s, and no byte for 0.25 s" in reason
     fleet.unblock()
     await fleet.until("ready")
 

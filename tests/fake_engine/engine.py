@@ -34,9 +34,10 @@ Death = Literal["drain", "core", "kill"]
 class FakeEngine:
     """One engine with one model. The variant `base` has no chat template; `embedding` can do nothing but embed.
 
-    `gap` is the seconds before each token, `slots` how many requests run at once, `queue` how many may run or wait, as
-    `--max-num-queued-reqs` bounds them. `always` befalls every request that is work and for which nothing was scripted.
-    `requests` holds what the engine was asked, and `looks` how often somebody looked at what it serves and does.
+    `gap` is the seconds before each token, `slots` how many requests run at once, `queue` how many sequences may run or
+    wait, as `--max-num-queued-reqs` bounds them. `always` befalls every request that is work and for which nothing was
+    scripted. `requests` holds what the engine was asked, and `looks` how often somebody looked at what it serves and
+    does.
     """
 
     def __init__(
@@ -48,8 +49,7 @@ class FakeEngine:
         self.always = Fault()
         self.requests: list[Seen] = []
         self.looks: list[Seen] = []
-        self.running = 0
-        self.waiting = 0
+        self.running = self.waiting = self.sequences = 0
         self.totals: Counter[str] = Counter()
         self.fate: Death | None = None
         self._slots = asyncio.Semaphore(slots)
@@ -188,31 +188,40 @@ class FakeEngine:
         request: Json = {} if early else seen.json
         refusal = refusal or requests.unfit(path, request, self.model, self.variant, CONTEXT)
         if refusal is None and path in WORKING:
-            refusal = self._refusal()
+            refusal = self._refusal(requests.sequences(request))
         if refusal is not None:
             status, body = refusal
             await wire.answer(status, bodies.dumps(body if early or status == 500 else bodies.dialect(path, body)))
         elif path in COUNTING:
             await wire.answer(200, bodies.dumps(bodies.counted(path, requests.count(request), CONTEXT)))
         elif path == EMBEDDINGS:
-            async with self._slot(line):
+            async with self._slot(line, request):
                 await self._embed(request, line, wire)
         else:
-            async with self._slot(line):
+            async with self._slot(line, request):
                 await self._run(path, request, line, wire)
 
-    def _refusal(self) -> requests.Refusal | None:
-        """Why no request may run now."""
+    def _refusal(self, sequences: int) -> requests.Refusal | None:
+        """Why a request of so many sequences may not run now."""
         if self.fate == "drain":
             return 500, bodies.error(bodies.DRAINING, "InternalServerError", None, 500)
-        if self.queue is not None and self.running + self.waiting >= self.queue:
+        if self.queue is not None and self.sequences + sequences > self.queue:
             self.totals["max_num_queued_reqs"] += 1
             return 503, bodies.error(bodies.BUSY, "Service Unavailable", None, 503)
         return None
 
     @asynccontextmanager
-    async def _slot(self, line: Line) -> AsyncIterator[None]:
+    async def _slot(self, line: Line, request: Json) -> AsyncIterator[None]:
         """Waits for room among the running requests; gives up when the peer does."""
+        self.sequences += requests.sequences(request)
+        try:
+            async with self._running_slot(line):
+                yield
+        finally:
+            self.sequences -= requests.sequences(request)
+
+    @asynccontextmanager
+    async def _running_slot(self, line: Line) -> AsyncIterator[None]:
         self.waiting += 1
         taken = asyncio.create_task(self._slots.acquire())
         stirred = asyncio.create_task(line.stir.wait())

@@ -41,6 +41,13 @@ def _text(item: object) -> str:
     return str(item)
 
 
+def sequences(request: Json) -> int:
+    """How many sequences it runs for a request."""
+    given = request.get("input") or request.get("prompt")
+    many = isinstance(given, list) and bool(given) and isinstance(given[0], str | list)
+    return (len(given) if many and given else 1) * int(request.get("n") or 1)
+
+
 def count(request: Json) -> int:
     """The tokens of a request: its words, and one for each message that begins."""
     said = texts(request)
@@ -76,7 +83,8 @@ def malformed(path: str, media: str, body: bytes) -> Refusal | None:
 def unfit(path: str, request: Json, model: str, variant: str, context: int) -> Refusal | None:
     """Why this model cannot do what a well-formed request asks for."""
     limit = request.get("max_tokens") or request.get("max_output_tokens") or 0
-    tokens = count(request)
+    # Texts to embed are prompts of their own, and messages one together.
+    tokens = max([len(text.split()) + 1 for text in texts(request)]) if path == "/v1/embeddings" else count(request)
     if (asked := request.get("model", model)) != model:
         message = f"The model `{asked}` does not exist."
         if path == "/v1/embeddings":

@@ -42,7 +42,7 @@ def observed_metrics() -> Metrics:
     metrics.observe(streamed())
     metrics.observe(ended(code="model_not_found", outcome="refused", requested="no-such-model"))
     metrics.set_replicas([("m", "ready", 2), ("m", "failed", 0)])
-    for gauge in (metrics.in_flight, metrics.queued, metrics.demand):
+    for gauge in (metrics.in_flight, metrics.sequences_in_flight, metrics.queued, metrics.demand):
         gauge.labels("m").set(3)
     return metrics
 

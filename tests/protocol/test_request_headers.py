@@ -57,6 +57,16 @@ def test_an_invalid_value_is_rejected_and_the_header_named(name: str, value: str
     assert f"'{name}'" in caught.value.message
 
 
+@pytest.mark.parametrize("other", ["the same", "another"])
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, (value, _) in GOOD.items()])
+def test_a_header_that_was_sent_twice_is_rejected_and_named(name: str, value: str, other: str) -> None:
+    second = value if other == "the same" else "interactive" if "priority" in name else "7"
+    with pytest.raises(ApiError) as caught:
+        parse_headers([(name.encode(), value.encode()), (b"host", b"x"), (name.encode(), second.encode())])
+    assert (caught.value.status, caught.value.code) == (400, "invalid_header")
+    assert caught.value.message == f"The header '{name}' was sent more than once; send it once."
+
+
 def test_an_unknown_header_is_rejected_and_the_known_ones_listed() -> None:
     with pytest.raises(ApiError) as caught:
         parse_headers(headers(x_roundhouse_tenent="acme"))

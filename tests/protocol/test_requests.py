@@ -209,6 +209,7 @@ def test_an_unknown_field_is_rejected_by_name(path: str, name: str) -> None:
         (COMPLETIONS, {"stop_token_ids": [*range(65)]}, "stop_token_ids", "invalid_value", "at most 64"),
         (COMPLETIONS, {"prompt": []}, "prompt", "invalid_value", "at least 1 item"),
         (COMPLETIONS, {"prompt": ["a"] * 129}, "prompt", "invalid_value", "at most 128 items"),
+        (COMPLETIONS, {"prompt": ["a"] * 128, "n": 17}, "n", "invalid_value", "at most 2048 divided by"),
         (COMPLETIONS, {"prompt": [-1]}, "prompt[0]", "invalid_value", "at least 0"),
         (COMPLETIONS, {"prompt": [{}]}, "prompt[0]", "invalid_value", "an integer, a string or a list, not an object"),
         (COMPLETIONS, {"prompt": ["a", 1]}, "prompt", "invalid_value", "texts only, or token ids only"),

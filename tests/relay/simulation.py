@@ -85,6 +85,11 @@ class SimulatedClient:
     _waiters: list[Any] = field(default_factory=list)
 
     @property
+    def sequences(self) -> int:
+        """How many it is for an engine."""
+        return int(self.fields.get("n", 1))
+
+    @property
     def stage(self) -> str:
         """The state of its slot: none, queued, rejected, admitted or released."""
         return self.slot._state if self.slot else "none"
@@ -170,6 +175,11 @@ class SimulatedClient:
         return f"request {self.record.request_id}"
 
 
+def count(clients: list[SimulatedClient]) -> int:
+    """How many sequences they are."""
+    return sum(client.sequences for client in clients)
+
+
 CURRENT_CLIENT: ContextVar[SimulatedClient] = ContextVar("CURRENT_CLIENT")  # whose request the current task processes
 
 
@@ -187,14 +197,16 @@ class ObservedAdmission(Admission):
         capacity: Capacity,
         now: float,
         queue_timeout: float | None = None,
+        sequences: int = 1,
     ) -> Slot:
         client, oracle = CURRENT_CLIENT.get(), self.oracle
         oracle.check_admissions()
         client.served, client.resolved_tenant = served, tenant
         client.effective_priority, client.queue_timeout = priority, queue_timeout or 0.0
+        oracle.expect(sequences == client.sequences, f"{client} is admitted as {sequences} sequences")
         free, queued = oracle.free(served.id), self.queued(served.id)
         try:
-            client.slot = super().acquire(served, tenant, priority, cost, capacity, now, queue_timeout)
+            client.slot = super().acquire(served, tenant, priority, cost, capacity, now, queue_timeout, sequences)
         except ApiError as error:
             oracle.rejected(client, error, queued)
             raise
@@ -266,9 +278,9 @@ class Oracle:
         return [client for client in self.clients if client.stage in stages]
 
     def free(self, model_id: str) -> int:
-        """How many more requests the replicas take, without those admitted but not yet dispatched."""
+        """How many more sequences the replicas take, without those admitted but not yet dispatched."""
         unassigned = [one for one in self.in_stage("admitted") if self.is_for(one, model_id) and not one.attempts]
-        return sum(replica.capacity(self.loop.now) for replica in self.replicas_of(model_id)) - len(unassigned)
+        return sum(replica.capacity(self.loop.now) for replica in self.replicas_of(model_id)) - count(unassigned)
 
     def is_for(self, client: SimulatedClient, model_id: str) -> bool:
         return client.served is not None and client.served.id == model_id
@@ -481,7 +493,9 @@ class Oracle:
         self._waiting = [one for one in self._waiting if one.stage == "queued"]
         for one in admitted:
             assert one.served
-            self.expect(self.free(one.served.id) >= 0, f"{one} was admitted without a free slot")
+            # The last of them needed one free slot, and took as many as it is sequences.
+            most = max(other.sequences for other in admitted if other.served is one.served)
+            self.expect(self.free(one.served.id) + most > 0, f"{one} was admitted without a free slot")
             for other in self._waiting:
                 assert other.served
                 if one.served.id == other.served.id:
@@ -500,12 +514,14 @@ class Oracle:
             admitted = [one for one in self.in_stage("admitted") if self.is_for(one, served)]
             queued = [one for one in self.in_stage("queued") if self.is_for(one, served)]
             load, length = self.admission.load(served), self.admission.queued(served)
+            sequences = self.admission.sequences(served)
+            self.expect(sequences == count(admitted), f"{served} counts {sequences} sequences, not {count(admitted)}")
             self.expect(load == len(admitted), f"{served} counts {load} slots, and {len(admitted)} are held")
             self.expect(length == len(queued), f"{served} counts {length} queued, and {len(queued)} are")
         for replica in self.replicas:
             assigned = [one for one in self.in_stage("admitted") if one.attempts and one.attempts[-1] is replica]
             self.expect(
-                replica.in_flight == len(assigned), f"{replica.id} has {replica.in_flight}, not {len(assigned)}"
+                replica.in_flight == count(assigned), f"{replica.id} has {replica.in_flight}, not {count(assigned)}"
             )
         for client in self.clients:
             if client.outcome:

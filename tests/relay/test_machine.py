@@ -93,13 +93,14 @@ class Machine(RuleBasedStateMachine):
         key=st.sampled_from((None, None, None, "a", "b")),
         text=st.sampled_from(("hello", "hello", "poison")),
         tokens=st.sampled_from((1, 500)),
+        choices=st.sampled_from((1, 1, 1, 2, 4)),
         reads=st.sampled_from((True, True, True, False)),
         turns=turns,
     )
-    def submit(self, text: str, tokens: int, reads: bool, turns: int | None, **options: Any) -> None:
+    def submit(self, text: str, tokens: int, choices: int, reads: bool, turns: int | None, **options: Any) -> None:
         if text == "hello" and not options["key"]:
             text = f"hello {len(self.gateway.oracle.clients)}"
-        fields = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens}
+        fields = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens, "n": choices}
         self.gateway.submit(fields=fields, reads=reads, **options)
         self.run_turns(turns)
 
@@ -117,6 +118,23 @@ class Machine(RuleBasedStateMachine):
             key=one.key,
             fields=one.fields,
             reads=reads,
+        )
+        self.run_turns(turns)
+
+    @precondition(lambda self: self.keyed)
+    @rule(which=which, turns=turns)
+    def reuse_key(self, which: int, turns: int | None) -> None:
+        """Sends another request with an idempotency key that stands for one already."""
+        one = self.keyed[which % len(self.keyed)]
+        messages = [{"role": "user", "content": f"another {len(self.gateway.oracle.clients)}"}]
+        self.gateway.submit(
+            model=one.model,
+            tenant=one.tenant,
+            priority=one.priority,
+            streamed=one.streamed,
+            timeout=one.timeout,
+            key=one.key,
+            fields={**one.fields, "messages": messages},
         )
         self.run_turns(turns)
 

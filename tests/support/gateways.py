@@ -251,7 +251,7 @@ class RunningGateway:
             assert admission.load(model) <= self.most[model]
             assert admission.queued(model) <= self.most[f"{model} queued"]
             assert all(replica.in_flight >= 0 for replica in upstream.replicas)
-            assert sum(replica.in_flight for replica in upstream.replicas) <= self.most[model]
+            assert sum(replica.in_flight for replica in upstream.replicas) <= admission.sequences(model)
 
     async def settle(self) -> None:
         """Waits until every request has ended, and checks what must then hold, whatever happened to them."""

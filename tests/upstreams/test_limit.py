@@ -29,6 +29,10 @@ def sample(running: int, waiting: int = 0, kv_usage: float = 0.3) -> EngineStats
         ("model: pebble-chat\nengine: {max_num_seqs: 16}", 4, 64, 4),
         ("model: pebble-chat\nengine: {max_num_seqs: 16}\nmax_in_flight: 8", 1, 8, 8),
         ("model: pebble-chat\nengine: {max_num_seqs: 2}\nmax_in_flight: 2", 9, 1, 1),
+        ("model: pebble-chat\nengine: {max_num_queued_reqs: 50}", 1, 50, 50),
+        ("model: pebble-chat\nengine: {max_num_queued_reqs: 50}", 2, 25, 25),
+        ("model: pebble-chat\nengine: {max_num_queued_reqs: 500}", 1, 256, 256),
+        ("model: pebble-chat\nengine: {max_num_queued_reqs: null}", 1, 256, 256),
     ],
 )
 def test_the_initial_limit_and_the_ceiling(text: str, gateways: int, most: int, first: int, tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""One request can be several sequences for an engine: its prompts times its choices, or its texts to embed. Pure."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from service.errors import ApiError
+from service.protocol import validation_errors
+from service.protocol.anthropic import CountRequest
+from service.protocol.requests import Body, CompletionRequest, EmbeddingsRequest, Sampling
+
+DEFAULT_OUTPUT_TOKENS = 256  # of a sequence, assumed where a request does not limit them
+
+
+def count_sequences(request: Body) -> int:
+    """How many sequences an engine runs for the request; 0 if it only counts tokens."""
+    if isinstance(request, EmbeddingsRequest):
+        return _count_prompts(request.input)
+    if isinstance(request, CompletionRequest):
+        return _count_prompts(request.prompt) * max(request.n or 1, request.best_of or 1)
+    if isinstance(request, Sampling):
+        return request.n or 1
+    return 0 if type(request) is CountRequest else 1
+
+
+def too_many_sequences(request: Body, sequences: int, bound: int) -> ApiError:
+    """The 400 for a request of more sequences than an engine takes at once, so that it could never be served."""
+    what = f"its {sequences} sequences are more than the {bound} that the model's engine is set to take at once"
+    return validation_errors.invalid_value(_several(request), f"it should ask for less in one request: {what}")
+
+
+def _several(request: Body) -> str:
+    """The field that makes a request several sequences."""
+    if isinstance(request, EmbeddingsRequest):
+        return "input"
+    return "prompt" if isinstance(request, CompletionRequest) and _count_prompts(request.prompt) > 1 else "n"
+
+
+def estimate_output_tokens(request: Body) -> int:
+    """The tokens that each of its sequences may generate, as far as the request limits them."""
+    return 0 if isinstance(request, EmbeddingsRequest) else request.output_limit or DEFAULT_OUTPUT_TOKENS
+
+
+def _count_prompts(prompts: str | Sequence[Any]) -> int:
+    """The prompts in a field that is one text, a list of texts, the token ids of one, or a list of such."""
+    return 1 if isinstance(prompts, str) or isinstance(prompts[0], int) else len(prompts)
