@@ -14,7 +14,14 @@ from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
 from service.transport.pool import ConnectionPool
 from service.upstreams.discovery import Discovery, Lookup, look_up
-from service.upstreams.limit import ceiling, initial_limit, next_limit
+from service.upstreams.limit import (
+    Observation,
+    ceiling,
+    configured_max_num_seqs,
+    initial_limit,
+    next_limit,
+    observe,
+)
 from service.upstreams.local import LocalEngine
 from service.upstreams.remote import RemoteEngine
 from service.upstreams.replica import Replica
@@ -137,14 +144,16 @@ class Upstreams:
             replica, upstream, self._settings, self._transport, self._clock, changed
         )
         last_sample = self._clock()
+        observation = Observation(configured_max_num_seqs(upstream.served))
         while True:
             recheck = replica.recheck.is_set()
             replica.recheck.clear()
             await engine.poll(recheck)
             if replica.stats and replica.stats.at > last_sample:
                 last_sample = replica.stats.at
+                observation = observe(observation, replica.stats)
                 before, most = replica.limit, ceiling(upstream.served, self._gateways)
-                replica.limit = next_limit(before, replica.in_flight, replica.stats, most)
+                replica.limit = next_limit(before, replica.in_flight, observation, most)
                 if replica.limit > before:
                     changed()
             await asyncio.sleep(POLL)

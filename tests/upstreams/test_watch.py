@@ -104,11 +104,27 @@ async def test_the_limit_follows_the_load(stack: AsyncExitStack, tmp_path: Path)
     await until(lambda: first.stats is not None)
     changes = watched.changes
     watched.clock.now += 1.0
-    await until(lambda: first.limit == 3)
+    await until(lambda: first.limit == 4)
     await until(lambda: watched.changes > changes, "the callback for more capacity")
     engine.running, engine.waiting, first.in_flight, first.limit = 4, 40, 44, 44
     watched.clock.now += 1.0
     await until(lambda: first.limit == 33)
+
+
+async def test_the_limit_drops_when_a_queue_is_still_there_at_the_next_sample(
+    stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    engine = await stack.enter_async_context(FakeEngine("pebble-chat").listen(tmp_path / "e0.sock"))
+    state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "ready"))
+    watched = started(stack, tmp_path, LOCAL)
+    first = watched.replicas[0]
+    engine.running, engine.waiting, first.in_flight, first.limit = 1, 40, 41, 41
+    await until(lambda: first.stats is not None)
+    watched.clock.now += 1.0
+    await until(lambda: first.stats is not None and first.stats.at == watched.clock.now)
+    assert first.limit == 41, "nothing is known of the time before"
+    watched.clock.now += 1.0
+    await until(lambda: first.limit == 30)
 
 
 async def test_the_end_of_an_ejection_is_announced(stack: AsyncExitStack, tmp_path: Path) -> None:
