@@ -51,6 +51,10 @@ class Metrics:
         self.errors = Counter(
             "roundhouse_errors", "Requests that ended in an error, by error code.", (*LABELS, "code"), registry=registry
         )
+        self.invalid_requests = Counter(
+            "roundhouse_invalid_requests", "What clients sent that is not a valid HTTP request, by error code.",
+            ("code",), registry=registry,
+        )  # fmt: skip
         self.in_flight = Gauge(
             "roundhouse_requests_in_flight", "Requests that hold a slot at a replica.", ("model",), registry=registry,
             multiprocess_mode="livesum",

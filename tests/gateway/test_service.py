@@ -87,13 +87,13 @@ def bentoml_app(gateway: ModuleType) -> Any:
 
 @pytest.mark.parametrize("path", ["/", "/docs.json", "/schema.json", "/static_content/x", "/assets/x", "/v1/unknown"])
 def test_bentomls_own_paths_get_404(gateway: ModuleType, path: str) -> None:
-    response = TestClient(bentoml_app(gateway)).get(path)
+    response = TestClient(bentoml_app(gateway), base_url="http://localhost").get(path)
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "unknown_url"
 
 
 def test_bentomls_probes_are_served(gateway: ModuleType) -> None:
-    with TestClient(bentoml_app(gateway)) as client:
+    with TestClient(bentoml_app(gateway), base_url="http://localhost") as client:
         assert client.get("/livez").status_code == 200
         assert client.get("/readyz").status_code == 503  # no engine is ready
         assert client.get("/metrics").text.startswith("# HELP roundhouse_")

@@ -27,6 +27,7 @@ from service.server.asgi import (
     respond,
 )
 from service.server.connection import Connection
+from service.server.timeouts import ClientTimeouts
 from tests.support.servers import serving
 from tests.support.waiting import until
 
@@ -49,7 +50,7 @@ class App:
         self.started.append(path)
         self.headers.append(list(scope["headers"]))
         if path == "/echo":
-            body = await read_body(scope, receive, 10**6, 60)
+            body = await read_body(scope, receive, 10**6, 60, 60)
             await respond(send, 200, body or b"-", [(b"x-query", scope["query_string"])])
         elif path in ("/stream", "/a b"):
             await send({"type": "http.response.start", "status": 201, "headers": [(b"x-a", b"b")]})
@@ -131,12 +132,10 @@ EXCHANGES = {
     "three pipelined": request("/echo") + request("/stream") + request("/close"),
     "HTTP/1.0": request("/echo", version="1.0"),
     "HTTP/1.0 keep-alive": request("/echo", "connection: keep-alive", version="1.0"),
-    "HTTP/1.0 stream": request("/stream", version="1.0"),
     "escaped path": request("/a%20b", CLOSE),
     "absolute URL": request("http://x/echo?q", CLOSE),
     "the app sets connection: close": request("/close"),
     "unknown upgrade": request("/echo", "connection: upgrade, close", "upgrade: h3"),
-    "not HTTP": b"hello\r\n\r\n",
 }
 
 
@@ -148,6 +147,12 @@ async def test_responses_equal_uvicorns(raw_request: bytes) -> None:
             responses.append(await send_raw(port, raw_request))
     assert responses[0] == responses[1]
     assert responses[0].startswith(b"HTTP/1.1 ")
+
+
+async def test_a_stream_of_http_1_0_ends_with_the_connection() -> None:
+    async with listening(App(), Connection) as (_, port):
+        response = await send_raw(port, request("/stream", "connection: keep-alive", version="1.0"))
+    assert response == b"HTTP/1.1 201 Created\r\nx-a: b\r\nconnection: close\r\n\r\nonetwo"
 
 
 async def test_response_to_head_has_no_body() -> None:
@@ -276,13 +281,15 @@ async def test_header_with_a_line_break_is_not_sent() -> None:
 @pytest.mark.parametrize("incomplete", [b"", b"GET /ec", b"GET /echo HTTP/1.1\r\nhost: x\r\nx-"], ids=len)
 @pytest.mark.parametrize("first", [b"", request("/echo")], ids=["new connection", "after a request"])
 async def test_incomplete_head_times_out(first: bytes, incomplete: bytes) -> None:
-    async with listening(App(), Connection, timeout_keep_alive=0.05) as (_, port):
+    timeouts = ClientTimeouts(head=0.05, keep_alive=0.05)
+    async with listening(App(), partial(Connection, timeouts=timeouts)) as (_, port):
         response = await send_raw(port, first + incomplete)
     assert response.count(b"HTTP/1.1 200") == (first != b"")
 
 
 async def test_keep_alive_timeout_spares_a_running_request() -> None:
-    async with listening(App(), Connection, timeout_keep_alive=0.02) as (server, port):
+    timeouts = ClientTimeouts(head=0.02, keep_alive=0.02)
+    async with listening(App(), partial(Connection, timeouts=timeouts)) as (server, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request("/delayed") + request("/ec"))
         head = await reader.readuntil(b"\r\n\r\n")
@@ -308,11 +315,14 @@ async def test_trailers_beyond_the_limit_close_the_connection(trailer: bytes, mo
         assert await send_raw(port, TRAILED + trailer) == b""
 
 
-async def test_head_beyond_the_limit_sends_no_431_into_a_running_response(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_head_beyond_the_limit_gets_431_after_the_response_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAX_HEAD_BYTES", 2**12)
     async with listening(App(), Connection) as (_, port):
         endless_head = b"GET /echo HTTP/1.1\r\nx-more: " + b"y" * 2**12
-        assert b"431" not in await send_raw(port, request("/delayed") + endless_head)
+        response = await send_raw(port, request("/delayed") + endless_head)
+    first, late, second = response.partition(b"\r\n\r\nlate")
+    assert first.startswith(b"HTTP/1.1 200 ") and late
+    assert second.startswith(b"HTTP/1.1 431 ")
 
 
 async def test_head_beyond_the_limit_gets_431(monkeypatch: pytest.MonkeyPatch) -> None:
