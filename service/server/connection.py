@@ -21,7 +21,7 @@ from service.server.head import (
     parse_target,
     parse_target_cached,
 )
-from service.server.request import STATUS_LINES, RequestCycle, UnframedCycle
+from service.server.request import STATUS_LINES, RequestCycle, UnframedCycle, reset
 from service.server.timeouts import ClientTimeouts, WriteProgress
 
 # Pipelined requests after which reading from the connection pauses. Uvicorn pauses at the first one, but a disconnect
@@ -203,7 +203,7 @@ class Connection(HttpToolsProtocol):
         is_idle = self._running is None or self._running.response_complete
         may_grow = not (is_idle or self.flow.write_paused)
         if self._writing.has_stalled(now, self.transport.get_write_buffer_size(), may_grow):
-            self.transport.abort()
+            reset(self.transport)
             return
         remaining = timeouts.write
         if is_idle and not self._ignores_input:

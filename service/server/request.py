@@ -6,7 +6,10 @@ task.
 """
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable, MutableSequence
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +19,16 @@ from service.errors import ApiError
 from service.server.asgi import App, Headers, Message, Scope
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
+
+
+RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: on, and no time
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Closes a connection at once; what is unsent is dropped, in the kernel too, and the client sees an error."""
+    with suppress(OSError):  # it is closed already
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    transport.abort()
 
 
 class RequestCycle:
@@ -68,8 +81,8 @@ class RequestCycle:
         finally:
             if not self.response_complete:
                 self.response_complete, self.keep_alive = True, False
-                if self._flow.write_paused or self._ends_by_close:
-                    self._transport.abort()
+                if not self.disconnected and (self._flow.write_paused or self._ends_by_close):
+                    reset(self._transport)
                 else:
                     self._on_complete()
 
