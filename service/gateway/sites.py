@@ -9,7 +9,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 
 from service.errors import ApiError, ErrorCode
-from service.server.asgi import App, Receive, Scope, Send
+from service.server.asgi import App, Receive, Scope, Send, headers_by_name
 
 ANY = "*"
 SAFE = ("GET", "HEAD", "OPTIONS")  # they change nothing, and the browser keeps their responses from other sites' pages
@@ -75,5 +75,5 @@ class SiteMiddleware:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if self._checks:
-            check_site(scope["method"], dict(scope["headers"]), self._allowed)
+            check_site(scope["method"], headers_by_name(scope), self._allowed)
         return self._app(scope, receive, send)

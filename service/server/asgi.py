@@ -16,6 +16,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 # The key of our ServerExtension in the scope's `extensions`.
 EXTENSION = "roundhouse"
+HEADERS_BY_NAME = "roundhouse.headers"  # the key of what `headers_by_name` returns
 
 
 class ServerExtension(Protocol):
@@ -50,6 +51,11 @@ def extension_of(scope: Scope) -> ServerExtension | None:
     """Our server's extension; None under any other ASGI server."""
     found: ServerExtension | None = scope.get("extensions", {}).get(EXTENSION)
     return found
+
+
+def headers_by_name(scope: Scope) -> dict[bytes, bytes]:
+    """The request's headers by their names, of equal ones the last; our server has made it already."""
+    return scope.get(HEADERS_BY_NAME) or dict(scope["headers"])
 
 
 async def read_body(

@@ -11,7 +11,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import ApiError, ErrorCode
-from service.server.asgi import EXTENSION, App, Headers
+from service.server.asgi import EXTENSION, HEADERS_BY_NAME, App, Headers
 from service.server.head import (
     as_refusal,
     check_head,
@@ -75,11 +75,12 @@ class Connection(HttpToolsProtocol):
             if method == "CONNECT":
                 raise invalid("CONNECT is not served, because this is no proxy")
             return  # `_ignore_upgrade` has the head parsed again
-        check_head(version, headers)
+        named = check_head(version, headers)
         parse = parse_target_cached if len(target) < MAX_CACHED_TARGET else parse_target
         path, raw, query, authority = parse(target)
         if authority is not None:  # it counts instead of the Host header (RFC 9112, 3.2.2)
             headers[:] = ((name, authority if name == b"host" else value) for name, value in headers)
+            named[b"host"] = authority
         if path in self._server_paths:
             self._delegate_to_uvicorn()
             return
@@ -98,6 +99,7 @@ class Connection(HttpToolsProtocol):
             "raw_path": raw,
             "query_string": query,
             "headers": headers,
+            HEADERS_BY_NAME: named,
             "extensions": {EXTENSION: cycle},
         }
         if before is None or before.response_complete:

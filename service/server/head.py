@@ -19,8 +19,8 @@ HOST = re.compile(rb"([A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(:\d*)?\Z"
 NAMED = ("HTTP/1.1", "HTTP/1.0")
 
 
-def check_head(version: str, headers: list[tuple[bytes, bytes]]) -> None:
-    """Raises ApiError for a head whose meaning is not clear, although each line of it may be valid.
+def check_head(version: str, headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The headers by name, of equal ones the last. Raises ApiError if the meaning of the head is not clear.
 
     `version` is `1.1` or another; names of `headers` are in lower case. What the parser refuses is not checked again.
     """
@@ -40,6 +40,7 @@ def check_head(version: str, headers: list[tuple[bytes, bytes]]) -> None:
             raise invalid("HTTP/1.0 has no 'Transfer-Encoding'")
         if named[b"transfer-encoding"].strip(b" \t").lower() != b"chunked":
             raise invalid("The only 'Transfer-Encoding' that is served is 'chunked'")
+    return named
 
 
 def _refuse_duplicates(headers: list[tuple[bytes, bytes]]) -> None:

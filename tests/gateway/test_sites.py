@@ -148,6 +148,14 @@ async def test_a_gateway_elsewhere_serves_them(headers: tuple[str, ...], _: str,
     assert answer_of(await answer(await gateway.connect(), CHAT.path, body, *headers)).status == 200
 
 
+async def test_the_host_of_an_absolute_url_counts(start: Start) -> None:
+    gateway = await start(ONE, host="127.0.0.1")
+    for target, status in (("http://evil.example/v1/models", 403), ("http://localhost/v1/models", 200)):
+        line = await gateway.connect()
+        await line.send(f"GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
+        assert (await line.answer()).status == status
+
+
 async def test_an_allowed_name_is_served_on_a_loopback_address(start: Start) -> None:
     gateway = await start(ONE, host="127.0.0.1", allowed_hosts="evil.example")
     response = await gateway.http.post(

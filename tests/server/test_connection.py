@@ -23,6 +23,7 @@ from service.server.asgi import (
     Scope,
     Send,
     extension_of,
+    headers_by_name,
     read_body,
     respond,
 )
@@ -50,6 +51,7 @@ class App:
         self.started.append(path)
         self.headers.append(list(scope["headers"]))
         if path == "/echo":
+            assert headers_by_name(scope) == dict(scope["headers"])
             body = await read_body(scope, receive, 10**6, 60, 60)
             await respond(send, 200, body or b"-", [(b"x-query", scope["query_string"])])
         elif path in ("/stream", "/a b"):

@@ -31,6 +31,10 @@ def test_clear_heads(version: str, headers: list[tuple[bytes, bytes]]) -> None:
     assert reason(version, *headers) is None
 
 
+def test_of_equal_names_the_last_header_counts() -> None:
+    assert check_head("1.1", [HOST, (b"a", b"1"), (b"a", b"2")]) == {b"host": b"x", b"a": b"2"}
+
+
 @pytest.mark.parametrize(
     ("version", "headers", "named"),
     [
