@@ -408,6 +408,16 @@ async def test_a_client_that_reads_nothing_loses_its_connection(sent: bytes) -> 
         writer.transport.abort()
 
 
+async def test_a_buffer_that_empties_between_two_looks_is_progress() -> None:
+    async with listening(Large(), limited()) as (server, port):
+        _, writer = await unread(port, b"")
+        connection = await connected(server)
+        assert not connection._writing.has_stalled(1.0, 50, may_grow=False)
+        connection.resume_writing()
+        assert not connection._writing.has_stalled(3601.0, 50, may_grow=False)
+        writer.transport.abort()
+
+
 async def test_so_does_one_that_leaves_a_small_rest_unread() -> None:
     async with listening(Large(), limited(write=0.2)) as (server, port):
         _, writer = await unread(port, request("/?4000000"))
@@ -454,6 +464,13 @@ async def test_a_client_that_still_sends_can_read_the_response_and_is_not_reset(
         assert b"\r\nconnection: close\r\n" in response and response.endswith(b"0\r\n\r\n")
         writer.close()
     assert app.started == ["/stream"]
+
+
+async def test_so_does_the_response_of_the_servers_own_app() -> None:
+    async with listening(App(), partial(Connection, gateway_app=App(), server_paths=("/echo", "/stream"))) as (_, port):
+        expecting = request("/stream", "expect: 100-continue", "content-length: 9", method="POST")
+        assert (await send_raw(port, expecting)).endswith(b"0\r\n\r\n")
+        assert (await send_raw(port, request("/stream") + request("/echo", CLOSE))).count(b"HTTP/1.1 2") == 2
 
 
 async def test_input_after_such_a_response_is_discarded_for_a_while_only() -> None:
