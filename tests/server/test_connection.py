@@ -30,7 +30,7 @@ from service.server.asgi import (
 from service.server.connection import Connection
 from service.server.timeouts import ClientTimeouts
 from tests.support.servers import serving
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 DATE = re.compile(rb"date: [^\r]+\r\n")
 
@@ -467,9 +467,11 @@ async def test_a_client_that_still_sends_can_read_the_response_and_is_not_reset(
 
 
 async def test_so_does_the_response_of_the_servers_own_app() -> None:
-    async with listening(App(), partial(Connection, gateway_app=App(), server_paths=("/echo", "/stream"))) as (_, port):
+    protocol = partial(limited(), gateway_app=App(), server_paths=("/echo", "/stream"))
+    async with listening(App(), protocol) as (_, port):
         expecting = request("/stream", "expect: 100-continue", "content-length: 9", method="POST")
-        assert (await send_raw(port, expecting)).endswith(b"0\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            assert (await send_raw(port, expecting)).endswith(b"0\r\n\r\n")
         assert (await send_raw(port, request("/stream") + request("/echo", CLOSE))).count(b"HTTP/1.1 2") == 2
 
 
