@@ -27,9 +27,8 @@ from service.server.timeouts import ClientTimeouts, WriteProgress
 # Pipelined requests after which reading from the connection pauses. Uvicorn pauses at the first one, but a disconnect
 # is not noticed while reading is paused.
 MAX_PIPELINED = 8
-MAX_HEAD_BYTES = (
-    2**20
-)  # also of trailers and chunk extensions; LimitsMiddleware allows less, but it only sees complete heads
+# Also of trailers and chunk extensions. LimitsMiddleware allows less, but it only sees complete heads.
+MAX_HEAD_BYTES = 2**20
 MAX_CACHED_TARGET = 128  # bytes; longer targets are parsed each time
 DEFAULT_TIMEOUTS = ClientTimeouts()
 
@@ -234,7 +233,7 @@ class Connection(HttpToolsProtocol):
         """
         self._ignores_input = True
         self.pipeline.clear()
-        if lingers:
+        if lingers and self.transport.can_write_eof():
             self.flow.resume_reading()
             self.transport.write_eof()
             self.loop.call_later(self._timeouts.linger, self.transport.close)
@@ -260,18 +259,25 @@ class Connection(HttpToolsProtocol):
 
     # Parsing and running requests.
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: bytes | memoryview) -> None:
+        while offset := self._feed(data):
+            data = memoryview(data)[offset:]
+            self._ignore_upgrade()
+
+    def _feed(self, data: bytes | memoryview) -> int:
+        """Feeds the parser; returns where it stopped, behind a head that offers an upgrade, or 0."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offered:
-            self._ignore_upgrade(data[offered.args[0] :])
+            return int(offered.args[0])
+        return 0
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
+    def _ignore_upgrade(self) -> None:
         """Parses the head again without the offer: the parser would take the body for another protocol's."""
         version, method = self.parser.get_http_version(), self.parser.get_method()
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._parse(head_without_upgrade(method, self.url, version, self.headers) + rest)
+        self.parser.feed_data(head_without_upgrade(method, self.url, version, self.headers))
 
     def _start_asgi_task(self, cycle: Any, scope_or_app: Any) -> None:
         """Runs a request in a task. `scope_or_app` is the scope for our cycle, and the app for uvicorn's."""

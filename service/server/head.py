@@ -63,11 +63,10 @@ def invalid(reason: str) -> ApiError:
 
 def as_refusal(error: httptools.HttpParserError, data: bytes) -> ApiError:
     """What the client is told of a parser's error in `data`; raises what is not the client's fault."""
-    cause = error.__context__
-    if isinstance(cause, ApiError):
-        return cause
-    if cause:
-        raise cause
+    if isinstance(error, httptools.HttpParserCallbackError) and error.__context__:
+        if isinstance(error.__context__, ApiError):
+            return error.__context__
+        raise error.__context__
     if data.startswith(b"\x16\x03"):
         return invalid("It looks like TLS, which is not served here; use http:// or a proxy for TLS")
     if "PRI" in str(error):

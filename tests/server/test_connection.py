@@ -520,3 +520,9 @@ async def test_an_offered_upgrade_is_ignored(method: str, offer: str, pieces: in
     assert [response.rpartition(b"\r\n\r\n")[0] != b"" for response in responses] == [False, *[True] * 4]
     assert [response.count(inner) for response in responses] == [0, 1, 1, 0, 0]
     assert app.started == ["/echo"] * 4
+
+
+async def test_any_number_of_offers_may_come_at_once() -> None:
+    offers = request("/echo", "connection: upgrade", "upgrade: h2c") * 3000
+    async with listening(App(), Connection) as (_, port):
+        assert (await send_raw(port, offers + request("/echo", CLOSE))).count(b"HTTP/1.1 200 OK\r\n") == 3001

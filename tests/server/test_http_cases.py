@@ -41,6 +41,7 @@ async def test_each_request_gets_one_answer_or_none_is_read_behind_it(case: Case
     received = await exchange(gateway.port, (*case.sent, NEXT))
     statuses = [int(status) for status in STATUS.findall(received) if status != b"100"]
     assert statuses == [*case.statuses, *([404] if case.stays_open else [])], received[:1000]
+    assert (b"HTTP/1.1 100 Continue\r\n\r\n" in received) == (case.name == "100-continue")
     assert received.count(b"\r\nx-request-id: ") == len(statuses)
     await gateway.settle()
     assert len(gateway.lines) + len(gateway.invalid) == len(statuses)
