@@ -35,6 +35,11 @@ class ErrorCode(StrEnum):
 
     # fmt: off
     # The request itself
+    INVALID_HTTP = (
+        "invalid_http", 400,
+        "What arrived is not a valid HTTP/1.1 request, or its meaning is not clear. The connection is closed.",
+        "Look at what the message names: a proxy in between, the URL's scheme, a client that speaks HTTP/2 only.",
+    )
     INVALID_REQUEST = (
         "invalid_request", 400,
         "Fields of the body, or headers, do not go together.",
@@ -75,6 +80,16 @@ class ErrorCode(StrEnum):
         "`x-roundhouse-tenant` names a tenant that the fleet file does not have.",
         "Send a tenant of the fleet file, or no such header.",
     )
+    HOST_NOT_ALLOWED = (
+        "host_not_allowed", 403,
+        "The gateway listens on a loopback address, and `Host` is neither a loopback name nor an allowed one.",
+        "Use `localhost`. Where a proxy passes on its own name, add it to `ROUNDHOUSE_ALLOWED_HOSTS`.",
+    )
+    CROSS_SITE_REQUEST = (
+        "cross_site_request", 403,
+        "A web page of another site sent the request to a gateway that listens on a loopback address.",
+        "Where the page may use the gateway, add its host name to `ROUNDHOUSE_ALLOWED_HOSTS`.",
+    )
     UNKNOWN_URL = (
         "unknown_url", 404,
         "There is no endpoint with this path.",
@@ -88,7 +103,8 @@ class ErrorCode(StrEnum):
     REQUEST_TIMEOUT = (
         "request_timeout", 408,
         "The rest of the request body did not arrive in time.",
-        "Send it again over a faster connection, or raise `ROUNDHOUSE_BODY_TIMEOUT`.",
+        "Send it again over a faster connection, or raise `ROUNDHOUSE_BODY_TIMEOUT`, or "
+        "`ROUNDHOUSE_BODY_TOTAL_TIMEOUT`.",
     )
     REQUEST_TOO_LARGE = (
         "request_too_large", 413,
@@ -97,7 +113,7 @@ class ErrorCode(StrEnum):
     )
     UNSUPPORTED_MEDIA_TYPE = (
         "unsupported_media_type", 415,
-        "The body is compressed, or its `Content-Type` is not `application/json`.",
+        "The body is compressed, or its `Content-Type` is missing or not `application/json`.",
         "Send plain JSON with `Content-Type: application/json`.",
     )
     HEADERS_TOO_LARGE = (
@@ -217,8 +233,8 @@ OPENAI_TYPES = {
     429: "rate_limit_error", 500: "server_error", 502: "server_error", 503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 ANTHROPIC_TYPES = {
-    404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error",
-    504: "timeout_error",
+    403: "permission_error", 404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
+    503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ class Ask:
         fields |= {"messages": [{"role": "user", "content": text}]} if self.path == CHAT else {"prompt": text}
         fields |= {"max_tokens": self.limit or len(self.words) + 1}
         body = json.dumps(fields).encode()
-        rows = [f"POST {self.path} HTTP/1.1", "host: soak", "connection: close", "content-type: application/json"]
+        rows = [f"POST {self.path} HTTP/1.1", "host: localhost", "connection: close", "content-type: application/json"]
         rows += [f"content-length: {len(body)}", *([f"idempotency-key: {self.key}"] if self.key else [])]
         return "\r\n".join([*rows, "", ""]).encode() + body
 

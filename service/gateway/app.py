@@ -7,8 +7,10 @@ import os
 import random
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from service.admission.gate import Admission
 from service.catalog.catalog import Catalog
@@ -18,9 +20,12 @@ from service.fleet.fleet import Fleet
 from service.gateway.endpoints import Endpoints
 from service.gateway.middleware import ErrorMiddleware, LimitsMiddleware, RecordMiddleware
 from service.gateway.scale_to_zero import Activator
+from service.gateway.sites import SiteMiddleware, allowed_hosts
 from service.observability.metrics import Metrics
 from service.relay.relay import Relay
 from service.server.asgi import App, Receive, Scope, Send
+from service.server.connection import Connection
+from service.server.timeouts import ClientTimeouts
 from service.transport.pool import ConnectionPool
 from service.upstreams.limit import ceiling
 from service.upstreams.upstreams import Upstreams
@@ -43,11 +48,22 @@ class Gateway:
         self._relay = Relay(fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic)
         self._endpoints = Endpoints(fleet, self.upstreams, self._relay, self.update_gauges, self.metrics, settings)
         self._activator = Activator(fleet)
+        limited = LimitsMiddleware(self._endpoints, settings.max_header_bytes)
         self._record_middleware = RecordMiddleware(
-            ErrorMiddleware(LimitsMiddleware(self._endpoints, settings.max_header_bytes, settings.max_body_bytes)),
+            ErrorMiddleware(SiteMiddleware(limited, allowed_hosts(settings.host, settings.allowed_host_names))),
             self.metrics, self._endpoints.name_of, LogWriter().write,
         )  # fmt: skip
         self.app: App = self._record_middleware
+        self._client_timeouts = ClientTimeouts(
+            keep_alive=settings.keep_alive_timeout, write=settings.client_write_timeout
+        )
+
+    def connection(self, **options: Any) -> Callable[..., Connection]:
+        """The protocol class of the server, for this gateway; `options` are more arguments of `Connection`."""
+        return partial(
+            Connection, gateway_app=self.app, timeouts=self._client_timeouts,
+            on_invalid=self._record_middleware.record_invalid, **options,
+        )  # fmt: skip
 
     def is_ready(self) -> bool:
         """Whether it should get traffic: it is not draining, and a model is ready or scales from zero on demand."""

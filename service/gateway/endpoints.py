@@ -9,11 +9,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
+from service.gateway.request_body import read_json_body
 from service.observability.metrics import Metrics
 from service.protocol.generation import GENERATION, Endpoint
 from service.protocol.parse_body import parse_body
 from service.relay.relay import Relay
-from service.server.asgi import Receive, Scope, Send, extension_of, read_body, respond, respond_json
+from service.server.asgi import Receive, Scope, Send, extension_of, respond, respond_json
 from service.upstreams.upstream import Upstream
 from service.upstreams.upstreams import Upstreams
 
@@ -52,11 +53,13 @@ class Endpoints:
         if functions is None:
             text = f"There is no endpoint {method} {path}. docs/architecture.md lists the endpoints."
             raise ApiError(ErrorCode.UNKNOWN_URL, text)
-        if method not in functions:
-            allowed = ", ".join(functions)
+        # The server leaves the body out of a response to HEAD.
+        function = functions.get("GET" if method == "HEAD" else method)
+        if function is None:
+            allowed = ", ".join(("GET", "HEAD") if "GET" in functions else functions)
             text = f"{path} does not take {method}; use {allowed}."
             raise ApiError(ErrorCode.METHOD_NOT_ALLOWED, text, allow=allowed)
-        return functions[method](scope, receive, send)
+        return function(scope, receive, send)
 
     def name_of(self, path: str) -> str:
         """The path as a metric label: that of the table, or `other`, so that clients cannot create time series."""
@@ -66,14 +69,11 @@ class Endpoints:
 
     def _generation(self, endpoint: Endpoint) -> EndpointFunction:
         async def endpoint_function(scope: Scope, receive: Receive, send: Send) -> None:
-            body = await self._read_body(scope, receive)
+            body = await read_json_body(scope, receive, self._settings)
             record, headers = scope["record"], scope["headers"]
             await self._relay.answer(endpoint, body, headers, record, receive, send, extension_of(scope))
 
         return endpoint_function
-
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        return await read_body(scope, receive, self._settings.max_body_bytes, self._settings.body_timeout)
 
     async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
         models = [model for upstream in self._upstreams for model in _model_objects(upstream)]
@@ -92,7 +92,7 @@ class Endpoints:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Resolves a request without running it. The body is the request's own, with its `endpoint` path added."""
-        body = await self._read_body(scope, receive)
+        body = await read_json_body(scope, receive, self._settings)
         try:
             fields = json.loads(body)
             path = fields.pop("endpoint", "/v1/chat/completions")

@@ -32,7 +32,6 @@ from service.gateway import app
 from service.gateway.prerequisites import unmet_here
 from service.gateway.shutdown import GracefulShutdown
 from service.server.asgi import App, Receive, Scope, Send
-from service.server.connection import Connection
 
 GC_THRESHOLD = 5_000  # new container objects before the garbage collector runs; Python's default is 700
 RUN_DIR = "ROUNDHOUSE_RUN_DIR"
@@ -145,9 +144,7 @@ def build_service(settings: Settings, catalog: catalogs.Catalog, fleet: fleets.F
             end_with_parent()
             shutdown.install()
             if shutdown.server:
-                shutdown.server.config.http_protocol_class = partial(
-                    Connection, gateway_app=gateway.app, server_paths=PROBES
-                )
+                shutdown.server.config.http_protocol_class = gateway.connection(server_paths=PROBES)
             self.background = contextlib.AsyncExitStack()
             await self.background.enter_async_context(gateway.background_tasks())
             tasks = [reload.watch()]

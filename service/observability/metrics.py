@@ -56,6 +56,10 @@ class Metrics:
             "Sequences that the requests in flight are for the engines: their prompts times choices, or their inputs.",
             ("model",), registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
+        self.invalid_requests = Counter(
+            "roundhouse_invalid_requests", "What clients sent that is not a valid HTTP request, by error code.",
+            ("code",), registry=registry,
+        )  # fmt: skip
         self.in_flight = Gauge(
             "roundhouse_requests_in_flight", "Requests that hold a slot at a replica.", ("model",), registry=registry,
             multiprocess_mode="livesum",

@@ -7,7 +7,12 @@ from service.observability.record import Record
 from service.protocol.streams import Dialect
 from service.server.asgi import JSON, Headers, Send, ServerExtension, respond
 
-EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
+# Proxies must neither keep events (`cache-control`) nor collect them before they pass them on (nginx's own header).
+STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 
 
 class ResponseWriter:
@@ -34,7 +39,7 @@ class ResponseWriter:
         """Sends the status and headers of a stream, unless that was done."""
         if not self.started:
             self.started = True
-            start = [EVENT_STREAM, (b"cache-control", b"no-cache"), *headers]
+            start = [*STREAM_HEADERS, *headers]
             await self._send({"type": "http.response.start", "status": 200, "headers": start})
 
     async def send_events(self, events: bytes) -> None:

@@ -131,7 +131,9 @@ async def test_a_gateway_without_file_descriptors_recovers(tmp_path: Path) -> No
             url = f"http://127.0.0.1:{port}{CHAT.path}"
             engine.always = Fault(gap=3600)
             body = json.dumps(CHAT.body(stream=True)).encode()
-            head = b"POST %b HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            head = (
+                b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            )
             writers = []
             for _ in range(2 * limit):
                 _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -233,9 +233,22 @@ METHODS = ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD")
 @pytest.mark.parametrize(("path", "allowed"), ALLOWED)
 async def test_wrong_methods_get_405(path: str, allowed: str, start: Start) -> None:
     gateway = await start(ONE)
+    methods = ("GET", "HEAD") if allowed == "GET" else (allowed,)
     for method in METHODS:
-        if method != allowed:
+        if method not in methods:
             response = await gateway.http.request(method, path)
-            assert (response.status_code, response.headers["allow"]) == (405, allowed)
+            assert (response.status_code, response.headers["allow"]) == (405, ", ".join(methods))
             if method != "HEAD":
                 assert "error" in response.json()
+
+
+@pytest.mark.parametrize("path", [path for path, allowed in ALLOWED if allowed == "GET"])
+async def test_head_gets_the_headers_of_get_and_no_body(path: str, start: Start) -> None:
+    gateway = await start(ONE)
+    line = await gateway.connect()
+    await line.send(f"HEAD {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n".encode())
+    head, _, body = (await line.rest()).partition(b"\r\n\r\n")
+    response = await gateway.http.get(path)
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert f"content-type: {response.headers['content-type']}".encode() in head
+    assert b"content-length: " in head and not body

@@ -74,6 +74,21 @@ async def test_requests_bypass_bentomls_middleware(gateway: ModuleType, caplog: 
     caplog.clear()
 
 
+async def test_the_server_gets_our_connections(gateway: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(bentoml_app(gateway), port=port, log_config=None))
+    serving = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"hello\r\n\r\n")
+    response = await reader.read()
+    writer.close()
+    server.should_exit = True
+    await serving
+    assert b'"invalid_http"' in response and b"\r\nx-request-id: " in response
+    assert '"event": "invalid_request"' in capfd.readouterr().out
+
+
 def test_bentomls_own_metrics_and_access_log_are_off(gateway: ModuleType) -> None:
     middleware_names = {layer.cls.__name__ for layer in bentoml_app(gateway).user_middleware}
     assert not middleware_names & {"AccessLogMiddleware", "RunnerTrafficMetricsMiddleware"}
@@ -87,13 +102,13 @@ def bentoml_app(gateway: ModuleType) -> Any:
 
 @pytest.mark.parametrize("path", ["/", "/docs.json", "/schema.json", "/static_content/x", "/assets/x", "/v1/unknown"])
 def test_bentomls_own_paths_get_404(gateway: ModuleType, path: str) -> None:
-    response = TestClient(bentoml_app(gateway)).get(path)
+    response = TestClient(bentoml_app(gateway), base_url="http://localhost").get(path)
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "unknown_url"
 
 
 def test_bentomls_probes_are_served(gateway: ModuleType) -> None:
-    with TestClient(bentoml_app(gateway)) as client:
+    with TestClient(bentoml_app(gateway), base_url="http://localhost") as client:
         assert client.get("/livez").status_code == 200
         assert client.get("/readyz").status_code == 503  # no engine is ready
         assert client.get("/metrics").text.startswith("# HELP roundhouse_")

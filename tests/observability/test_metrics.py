@@ -34,6 +34,7 @@ def observed_metrics() -> Metrics:
     metrics.observe(streamed())
     metrics.observe(ended(code="model_not_found", outcome="refused", requested="no-such-model"))
     metrics.set_replicas([("m", "ready", 2), ("m", "failed", 0)])
+    metrics.invalid_requests.labels("invalid_http").inc()
     for gauge in (metrics.in_flight, metrics.sequences_in_flight, metrics.queued, metrics.demand):
         gauge.labels("m").set(3)
     return metrics
@@ -59,7 +60,6 @@ def test_declared_metrics_are_emitted_and_no_others() -> None:
     metrics = observed_metrics()
     emitted = {family.name for family in metrics.registry.collect() if family.samples}
     assert emitted == set(declared_names(metrics))
-    assert len(emitted) == 15
 
 
 @pytest.mark.parametrize("name", declared_names(Metrics()))

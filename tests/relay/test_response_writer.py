@@ -13,6 +13,7 @@ async def test_nothing_on_the_way_keeps_a_stream_for_others(case: Case, stream: 
     response = await gateway.post(case.path, case.body(stream))
     assert response.status_code == 200
     assert response.headers.get("cache-control") == ("no-cache" if stream else None)
+    assert response.headers.get("x-accel-buffering") == ("no" if stream else None)
     assert response.headers["content-type"].startswith("text/event-stream" if stream else "application/json")
 
 
@@ -21,5 +22,6 @@ async def test_a_stream_that_begins_while_it_waits_says_so_too(start: Start) -> 
     gateway.show(0, "scaled_to_zero")
     async with gateway.http.stream("POST", CHAT.path, json=CHAT.body(stream=True)) as response:
         assert response.headers["cache-control"] == "no-cache"
+        assert response.headers["x-accel-buffering"] == "no"
         gateway.show(0, "ready")
         assert b"data: [DONE]" in await response.aread()

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -156,7 +157,12 @@ class RunningGateway:
     @property
     def lines(self) -> list[dict[str, Any]]:
         """What the gateway logged, a line for each request that has ended."""
-        return [json.loads(line) for line in self.output]
+        return [line for line in map(json.loads, self.output) if line["event"] == "request"]
+
+    @property
+    def invalid(self) -> list[dict[str, Any]]:
+        """What the gateway logged of input that is no request."""
+        return [line for line in map(json.loads, self.output) if line["event"] == "invalid_request"]
 
     @property
     def seen(self) -> list[Seen]:
@@ -335,7 +341,8 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
             state.write(run_dir, EngineState(state.replica_id(served.id, number), served.id, order, "ready"))
         output: list[str] = []
         stack.enter_context(mock.patch.object(app, "_write", lambda text: output.extend(text.split("\n"))))
-        settings = Settings(run_dir=run_dir, **{"connect_timeout": PATIENCE, **limits})
+        # Requests of tests name any host; that of a gateway on a loopback address is checked.
+        settings = Settings(run_dir=run_dir, **{"connect_timeout": PATIENCE, "host": "0.0.0.0", **limits})
         gateway = app.Gateway(settings, fleets.CATALOG, fleet)
         gateway.upstreams.refresh()
         application = app.with_lifespan(gateway)
@@ -366,7 +373,8 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
             scope["extensions"] = {EXTENSION: Witness(scope["extensions"][EXTENSION], given, one)}
             await application(scope, receive, sending)
 
-        await stack.enter_async_context(serving(witnessed, listener))
+        protocol = partial(gateway.connection(), gateway_app=None)  # the app that is served: `witnessed`
+        await stack.enter_async_context(serving(witnessed, listener, protocol=protocol))
         await stack.enter_async_context(http)
         one.before = asyncio.all_tasks()
         try:
