@@ -36,25 +36,23 @@ def parse(text: bytes, at: float) -> EngineStats | None:
         waiting = sum(_values(page, b"num_requests_waiting"))
         usages = list(_values(page, b"kv_cache_usage_perc"))
         tokens = sum(_values(page, b"prompt_tokens_total")) + sum(_values(page, b"generation_tokens_total"))
-    except ValueError:
+        # An encoder has no KV cache.
+        usage = sum(usages) / len(usages) if usages else 0.0
+        return EngineStats(at, int(sum(running)), int(waiting), usage, tokens) if running else None
+    except (ValueError, OverflowError):
         return None
-    if not running:
-        return None
-    # An encoder has no KV cache.
-    usage = sum(usages) / len(usages) if usages else 0.0
-    return EngineStats(at, int(sum(running)), int(waiting), usage, tokens)
 
 
 def _values(page: bytes, name: bytes) -> Iterator[float]:
-    """The values of a metric, one for each set of labels; raises ValueError for a value that is not finite."""
+    """The values of a metric, one for each set of labels; raises ValueError for one that cannot be."""
     start = b"\nvllm:" + name
     at = page.find(start)
     while at >= 0:
         end = page.find(b"\n", at + 1)
         line = page[at : end if end >= 0 else len(page)]
         if line[len(start) :].startswith((b"{", b" ")):  # else `name` is only a prefix of another metric's name
-            value = float(line.rsplit(b" ", 1)[1])
-            if not math.isfinite(value):
-                raise ValueError(f"{value} is not finite")
+            value = float(line.rsplit(b" ", 1)[-1])
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{value} is no count and no fraction")
             yield value
         at = page.find(start, at + len(line))

@@ -19,7 +19,6 @@ from service.catalog import catalog
 from service.config.paths import ROOT
 from service.config.settings import Settings
 from service.fleet import fleet
-from service.gateway import app
 from service.server.asgi import Receive, Scope, Send
 from tests.support.waiting import until
 
@@ -151,12 +150,3 @@ def test_run_folder_is_created_once_for_all_processes(gateway: ModuleType, monke
     assert settings.run_dir.stat().st_mode & 0o777 == 0o700
     assert gateway.load_configuration()[0].run_dir == settings.run_dir
     settings.run_dir.rmdir()
-
-
-def test_unwritable_log_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        def write(self, text: str) -> int:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("sys.stdout", Full())
-    app._write("a line")
