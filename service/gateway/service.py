@@ -25,6 +25,7 @@ from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
 from service.catalog import catalog as catalogs
+from service.config import run_dir
 from service.config.settings import Settings
 from service.config.strict_yaml import ConfigError
 from service.engine import process_files
@@ -67,15 +68,15 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet]:
         settings = Settings.from_environ(os.environ)
         catalog = catalogs.load(settings.models)
         fleet = fleets.load(settings.fleet, catalog, settings.weights)
+        path = run_dir.prepare(settings.run_dir) if settings.run_dir else None
     except ConfigError as error:
         sys.exit(f"Roundhouse cannot start:\n{error}")
-    if settings.run_dir is None:
+    if path is None:
         # `bentoml serve` creates it for all its workers, which inherit the variable, and removes it at exit.
-        run_dir = tempfile.mkdtemp(prefix="roundhouse-")
-        os.environ[RUN_DIR] = run_dir
-        atexit.register(shutil.rmtree, run_dir, ignore_errors=True)
-        settings = settings.model_copy(update={"run_dir": Path(run_dir)})
-    return settings, catalog, fleet
+        path = Path(tempfile.mkdtemp(prefix="roundhouse-"))
+        atexit.register(shutil.rmtree, path, ignore_errors=True)
+    os.environ[RUN_DIR] = str(path)
+    return settings.model_copy(update={"run_dir": path}), catalog, fleet
 
 
 def forward_repeated_signals() -> None:

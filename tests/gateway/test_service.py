@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import importlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -133,6 +134,7 @@ def environments_of(environments: dict[str, str]) -> list[str]:
         ("ROUNDHOUSE_FLEET", "/no/such/fleet.yaml", "/no/such/fleet.yaml: cannot be read"),
         ("ROUNDHOUSE_PORT", "many", "ROUNDHOUSE_PORT: Input should be a valid integer"),
         ("ROUNDHOUSE_FLEE", "x", "ROUNDHOUSE_FLEE: no such setting"),
+        ("ROUNDHOUSE_RUN_DIR", "/dev/null/x", "ROUNDHOUSE_RUN_DIR: the folder /dev/null/x cannot be made"),
     ],
 )
 def test_configuration_error_exits_with_a_message(
@@ -141,6 +143,17 @@ def test_configuration_error_exits_with_a_message(
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit, match=message):
         gateway.load_configuration()
+
+
+def test_a_run_folder_that_does_not_exist_is_made(
+    gateway: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROUNDHOUSE_RUN_DIR", "new/run")
+    settings, _, _ = gateway.load_configuration()
+    assert settings.run_dir == tmp_path / "new/run"
+    assert settings.run_dir.stat().st_mode & 0o777 == 0o700
+    assert os.environ["ROUNDHOUSE_RUN_DIR"] == str(settings.run_dir)
 
 
 def test_run_folder_is_created_once_for_all_processes(gateway: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
