@@ -4,6 +4,8 @@ import asyncio
 import gc
 import importlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -163,3 +165,32 @@ def test_run_folder_is_created_once_for_all_processes(gateway: ModuleType, monke
     assert settings.run_dir.stat().st_mode & 0o777 == 0o700
     assert gateway.load_configuration()[0].run_dir == settings.run_dir
     settings.run_dir.rmdir()
+
+
+WORKER = """
+import os, sys
+from pathlib import Path
+os.environ["ROUNDHOUSE_RUN_DIR"] = sys.argv[1]
+from service.gateway import app, service
+from service.config.settings import Settings
+folder = Path(sys.argv[1])
+settings, models, fleet = service.load_configuration()
+gateway = app.Gateway(settings, models, fleet, service.setup_multiprocess_metrics(folder, 2))
+gateway.admission.demand = lambda model: 7
+gateway.update_gauges()
+print(os.getpid(), flush=True)
+sys.stdin.readline()
+print(gateway.render_metrics().decode())
+"""
+
+
+def test_a_killed_worker_leaves_no_gauges(tmp_path: Path) -> None:
+    command, pipe = [sys.executable, "-c", WORKER, str(tmp_path)], subprocess.PIPE
+    workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) for _ in range(2)]
+    for worker in workers:
+        assert worker.stdout
+        assert int(worker.stdout.readline()) == worker.pid
+    workers[0].kill()
+    workers[0].communicate()
+    text, _ = workers[1].communicate("\n")
+    assert 'roundhouse_demand{model="pebble-chat"} 7.0' in text, "not twice"
