@@ -1,15 +1,21 @@
 """What the gateway does of itself while it runs."""
 
+import json
 import math
+import os
 import re
+from pathlib import Path
 
 import pytest
 
+from service.config.settings import Settings
 from service.gateway import app
+from service.observability import log_writer
 from service.transport import pool
 from tests.conftest import Start
 from tests.support import fleets
 from tests.support.exchanges import CHAT
+from tests.support.gateways import ONE
 from tests.support.waiting import until
 
 
@@ -44,3 +50,16 @@ async def test_the_metrics_show_no_gauges_of_a_model_that_a_reload_removed(
         for name in ("replicas", "demand", "requests_in_flight", "requests_queued"):
             assert set(re.findall(rf'^roundhouse_{name}{{model="([^"]+)"', page, re.MULTILINE)) == models
         assert 'roundhouse_requests_total{endpoint="/v1/chat/completions",model="pebble-chat"' in page
+
+
+async def test_all_lines_of_the_log_are_written_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_writer, "BATCH_INTERVAL", 3600.0)
+    log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    monkeypatch.setattr(app, "STANDARD_OUTPUT", log)
+    gateway = app.Gateway(Settings(run_dir=tmp_path), fleets.CATALOG, fleets.load(tmp_path, ONE))
+    async with gateway.background_tasks():
+        for number in range(100):
+            gateway.log_reload([str(number)])
+    os.close(log)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [json.loads(line)["problems"] for line in lines] == [[str(number)] for number in range(100)]
