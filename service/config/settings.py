@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     weights: UserPath = _expanded(Path("~/.cache/roundhouse/weights"))
     """Folder where `roundhouse pull` stores weights."""
     run_dir: UserPath | None = None
-    """Private folder for sockets and state files; a temporary one if unset."""
+    """Private folder for sockets and state files, made if it does not exist; a temporary one if unset."""
     engine_program: str = ""
     """Command that starts vLLM's server, if not the installed one.
 

@@ -42,19 +42,18 @@ def parse(text: bytes, at: float) -> EngineStats | None:
         tokens = sum(_values(page, b"prompt_tokens_total")) + sum(_values(page, b"generation_tokens_total"))
         deferred = sum(_values(page, b"num_requests_waiting_by_reason", b'reason="deferred"'))
         finished = sum(_values(page, b"request_success_total"))
-    except ValueError:
+        # An encoder has no KV cache.
+        usage = sum(usages) / len(usages) if usages else 0.0
+        counts = int(sum(running)), int(waiting), usage, tokens, int(deferred), int(finished)
+        return EngineStats(at, *counts) if running else None
+    except (ValueError, OverflowError):
         return None
-    if not running:
-        return None
-    # An encoder has no KV cache.
-    usage = sum(usages) / len(usages) if usages else 0.0
-    return EngineStats(at, int(sum(running)), int(waiting), usage, tokens, int(deferred), int(finished))
 
 
 def _values(page: bytes, name: bytes, label: bytes = b"") -> Iterator[float]:
     """The values of a metric, one for each set of labels, or of those with a `label`, `name="value"`.
 
-    Raises ValueError for a value that is not finite.
+    Raises ValueError for one that cannot be.
     """
     start = b"\nvllm:" + name
     at = page.find(start)
@@ -63,8 +62,8 @@ def _values(page: bytes, name: bytes, label: bytes = b"") -> Iterator[float]:
         line = page[at : end if end >= 0 else len(page)]
         # Otherwise `name` is only a prefix of another metric's name.
         if line[len(start) :].startswith((b"{", b" ")) and label in line:
-            value = float(line.rsplit(b" ", 1)[1])
-            if not math.isfinite(value):
-                raise ValueError(f"{value} is not finite")
+            value = float(line.rsplit(b" ", 1)[-1])
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{value} is no count and no fraction")
             yield value
         at = page.find(start, at + len(line))

@@ -13,6 +13,8 @@ from service.config.strict_yaml import Frozen
 # Names that a request may give instead of a model's, so that no model or alias may have them.
 RESERVED = ("base", "chat", "instruct", "code", "embedding", "auto")
 
+KV_CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"  # bounds the KV cache of vLLM's CPU build
+
 
 def _with_port(address: str) -> str:
     if not address.startswith("/") and not 0 < int(address.rpartition(":")[2]) < 2**16:
@@ -20,6 +22,16 @@ def _with_port(address: str) -> str:
     return address
 
 
+def _settable(env: dict[str, str | int]) -> dict[str, str | int]:
+    for name, value in env.items():
+        if not name or "=" in name:
+            raise ValueError(f"{name!r:.60} cannot be the name of a variable")
+        if name == KV_CACHE_SPACE and not str(value).isdecimal():
+            raise ValueError(f"{name} is a whole number of GiB, and {value!r:.60} is none")
+    return env
+
+
+Environment = Annotated[dict[str, str | int], AfterValidator(_settable)]
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 # `host:port`, where a DNS name stands for all of its addresses; or the absolute path of a Unix socket.
 Address = Annotated[
@@ -76,7 +88,7 @@ class ModelEntry(Frozen):
     adapters: tuple[Adapter, ...] = ()
     engine: EngineSettings = Field(default_factory=dict)
     optional_flags: tuple[EngineKey, ...] = ()
-    env: dict[str, str | int] = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)
 
 
 class FleetFile(Frozen):
@@ -90,4 +102,4 @@ class FleetFile(Frozen):
     tenants: dict[Identifier, TenantEntry] = Field(default_factory=dict)
     engine: EngineSettings = Field(default_factory=dict)
     optional_flags: tuple[EngineKey, ...] = ()
-    env: dict[str, str | int] = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)

@@ -10,7 +10,6 @@ from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
 from service.gateway.request_body import read_json_body
-from service.observability.metrics import Metrics
 from service.protocol.generation import GENERATION, Endpoint
 from service.protocol.parse_body import parse_body
 from service.relay.relay import Relay
@@ -25,15 +24,14 @@ MODELS = "/v1/models"
 class Endpoints:
     """The app behind the middleware. Its table maps path and method to a method of this class or to the relay.
 
-    `update_gauges` is called before metrics are rendered.
+    `render_metrics` returns the page of the metrics.
     """
 
     def __init__(
-        self, fleet: Fleet, upstreams: Upstreams, relay: Relay, update_gauges: Callable[[], None], metrics: Metrics,
-        settings: Settings,
-    ) -> None:  # fmt: skip
+        self, fleet: Fleet, upstreams: Upstreams, relay: Relay, render_metrics: Callable[[], bytes], settings: Settings
+    ) -> None:
         self._fleet, self._upstreams, self._relay = fleet, upstreams, relay
-        self._update_gauges, self._metrics, self._settings = update_gauges, metrics, settings
+        self._render_metrics, self._settings = render_metrics, settings
         self.table: dict[str, dict[str, EndpointFunction]] = {
             **{endpoint.path: {"POST": self._generation(endpoint)} for endpoint in GENERATION},
             MODELS: {"GET": self._list_models},
@@ -120,8 +118,7 @@ class Endpoints:
         await respond_json(send, route)
 
     async def _show_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._update_gauges()
-        await respond(send, 200, self._metrics.text(), [(b"content-type", CONTENT_TYPE_LATEST.encode())])
+        await respond(send, 200, self._render_metrics(), [(b"content-type", CONTENT_TYPE_LATEST.encode())])
 
 
 # Required fields that a body for /v1/route may omit, by endpoint.

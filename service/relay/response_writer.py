@@ -16,7 +16,8 @@ STREAM_HEADERS = (
 
 
 class ResponseWriter:
-    """Writes one response. Once `started`, the stream's status has been sent, and an error can only become an event.
+    """Writes one response. Once `started`, its status has been sent, and an error can only become an event of a stream;
+    once `ended`, nothing more can be sent.
 
     `write_now` sends events of a stream synchronously and returns whether it can take more; if not, await `flush`. With
     a server that has no such extension (`extra` is None) it buffers them for `flush`.
@@ -26,13 +27,14 @@ class ResponseWriter:
         self._send, self._dialect, self._extra = send, dialect, extra
         self._buffered = b""
         self.write_now = extra.write_now if extra else self._buffer
-        self.started = False
+        self.started = self.ended = False
 
     async def respond(self, body: bytes, headers: Headers) -> None:
         """Sends a whole JSON response with status 200."""
         if self._extra:
             await self._extra.respond(200, (JSON, *headers), body)
         else:
+            self.started = self.ended = True  # it takes two messages: what interrupts them cannot send an error
             await respond(self._send, 200, body, (JSON, *headers))
 
     async def open(self, headers: Headers = ()) -> None:
@@ -62,13 +64,19 @@ class ResponseWriter:
 
     async def close(self) -> None:
         """Ends the stream."""
+        self.ended = True
         await self._send({"type": "http.response.body", "body": b""})
 
     async def fail(self, error: ApiError, record: Record) -> None:
-        """Ends a stream with one error event; raises `error` if nothing has been sent yet."""
+        """Ends a stream with one error event; raises `error` if nothing has been sent yet.
+
+        A response that was interrupted at its end stays as it is, and its server closes the connection.
+        """
         if not self.started:
             raise error
         record.fail(error)
+        if self.ended:
+            return
         await self.send_events(error_event(error, self._dialect))
         await self.close()
 

@@ -18,6 +18,7 @@ from service.server.head import (
     error_response,
     head_without_upgrade,
     invalid,
+    no_headers,
     parse_target,
     parse_target_cached,
 )
@@ -33,10 +34,6 @@ MAX_CACHED_TARGET = 128  # bytes; longer targets are parsed each time
 DEFAULT_TIMEOUTS = ClientTimeouts()
 
 
-def _no_headers(error: ApiError) -> Headers:
-    return ()
-
-
 class Connection(HttpToolsProtocol):
     """Routes `server_paths` to the server's own app and every other path to `gateway_app`.
 
@@ -45,7 +42,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(
         self, *arguments: Any, gateway_app: App | None = None, server_paths: tuple[str, ...] = (),
-        timeouts: ClientTimeouts = DEFAULT_TIMEOUTS, on_invalid: Callable[[ApiError], Headers] = _no_headers,
+        timeouts: ClientTimeouts = DEFAULT_TIMEOUTS, on_invalid: Callable[[ApiError], Headers] = no_headers,
         **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(*arguments, **options)

@@ -76,6 +76,10 @@ def test_the_fake_engines_metrics() -> None:
         b"vllm:num_requests_running NaN\n",
         b"vllm:num_requests_running +Inf\n",
         b"vllm:num_requests_running \xff\n",
+        b'vllm:num_requests_running{engine="0"}\n',
+        b"vllm:num_requests_running{",
+        b"vllm:num_requests_running -5.0\nvllm:num_requests_waiting 5.0\n",
+        b'vllm:num_requests_running{e="0"} 1e308\nvllm:num_requests_running{e="1"} 1e308\n',
     ],
 )
 def test_a_page_without_usable_metrics_is_none(page: bytes) -> None:

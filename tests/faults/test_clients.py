@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -63,8 +64,8 @@ async def test_a_client_that_takes_nothing_frees_its_engine(key: tuple[str, ...]
         await gateway.seen[0].closed.wait()
     assert not gateway.seen[0].sent
     await until(lambda: gateway.in_flight() == 0)
-    got = await line.rest()  # and the connection comes to its end
-    assert b"[DONE]" not in got
+    with suppress(ConnectionResetError):  # the end of the connection, which is reset or closed
+        assert b"[DONE]" not in await line.rest()
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=label)

@@ -1,13 +1,12 @@
 """The middleware: limits, request ids, the log line, and errors in the format of the endpoint."""
 
-import asyncio
 import json
 from typing import Any
 
 import httpx
 import pytest
 
-from service.gateway import app, middleware
+from service.gateway import middleware
 from service.protocol.streams import StreamWatcher
 from service.relay.relay import Relay
 from tests.conftest import Start
@@ -134,24 +133,6 @@ async def test_internal_error_in_a_stream_closes_the_connection(start: Start, mo
     await gateway.seen[0].closed.wait()
     await gateway.settle()
     assert (gateway.lines[0]["outcome"], gateway.lines[0]["code"]) == ("failed", "internal_error")
-
-
-async def test_log_lines_of_one_loop_iteration_are_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[str] = []
-    monkeypatch.setattr(app, "_write", written.append)
-    writer = app.LogWriter()
-    for line in "abc":
-        writer.write(line)
-    assert not written
-    await asyncio.sleep(0)
-    writer.write("d")
-    await asyncio.sleep(0)
-    assert written == ["a\nb\nc", "d"]
-
-
-def test_log_lines_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    app._write('{"a": 1}')
-    assert capsys.readouterr().out == '{"a": 1}\n'
 
 
 @pytest.mark.parametrize("case", CASES, ids=label)

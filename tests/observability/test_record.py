@@ -86,7 +86,7 @@ CLIENT_FIELDS = ("requested", "client_request_id")
 def test_client_text_cannot_add_log_lines(name: str, text: str) -> None:
     line = log_line(make_record(**{name: text}), "now")
     assert line.isascii() and line.isprintable()
-    assert json.loads(line)[name] == text[:128]
+    assert json.loads(line)[name] == (text[:128] if name == "requested" else text)
 
 
 @pytest.mark.parametrize("text", ['x"}\n{"event": "forged', "\x1b[2J", "\u2028", "\r\n", "\ud800"])

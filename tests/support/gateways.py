@@ -21,6 +21,7 @@ from service.config.settings import Settings
 from service.engine import demand, state
 from service.engine.state import Condition, EngineState
 from service.gateway import app
+from service.observability.log_writer import LogWriter
 from service.server.asgi import EXTENSION, Headers, Message, Receive, Scope, Send, ServerExtension
 from service.transport.pool import ConnectionPool
 from service.upstreams.replica import Replica
@@ -124,7 +125,7 @@ class Errors(logging.Handler):
 
 
 # What lasts as long as an engine, a connection to one, or the gateway itself.
-LASTING = ("FakeEngine._serve", "FaultProxy.", "Upstreams._attend", "Upstreams._discover")
+LASTING = ("FakeEngine._serve", "FaultProxy.", "Upstreams._attend", "Upstreams._discover", "keep_running")
 REQUEST_ID = re.compile(rb"\r\nx-request-id: (\w+)\r\n")
 
 
@@ -340,7 +341,7 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
             engines.append(await stack.enter_async_context(engine.listen(state.socket_path(run_dir, order))))
             state.write(run_dir, EngineState(state.replica_id(served.id, number), served.id, order, "ready"))
         output: list[str] = []
-        stack.enter_context(mock.patch.object(app, "_write", lambda text: output.extend(text.split("\n"))))
+        stack.enter_context(mock.patch.object(LogWriter, "write", lambda _, line: output.append(line)))
         # Requests of tests name any host; that of a gateway on a loopback address is checked.
         settings = Settings(run_dir=run_dir, **{"connect_timeout": PATIENCE, "host": "0.0.0.0", **limits})
         gateway = app.Gateway(settings, fleets.CATALOG, fleet)

@@ -1,6 +1,8 @@
 """The background tasks: engines are checked, names resolved, limits adapted, and new capacity is announced."""
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,12 +13,16 @@ import pytest
 from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import EngineState
+from service.observability import background
+from service.observability.background import OnFailure
 from service.transport.pool import ConnectionPool
 from service.upstreams import upstreams as watching
+from service.upstreams.local import LocalEngine
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
 from tests.fake_engine import FakeEngine, Fault
 from tests.support import fleets
+from tests.support.background import unexpected
 from tests.support.fault_proxy import PASS, FaultProxy, Trouble
 from tests.support.waiting import until
 from tests.upstreams.clock import Clock
@@ -29,12 +35,14 @@ REMOTE = "models: [{model: pebble-chat, min_replicas: 0, addresses: ['engines.te
 class Watched:
     """Upstreams that are watched, by a clock that only the test moves."""
 
-    def __init__(self, folder: Path, text: str, server: NameServer, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, text: str, server: NameServer, on_failure: OnFailure = unexpected, **settings: Any
+    ) -> None:
         self.folder, self.server, self.clock, self.transport = folder, server, Clock(), ConnectionPool()
         self.changes = 0
         every = Settings(run_dir=folder, **settings)
         self.upstreams = Upstreams(fleets.load(folder, text), every, self.transport, self.clock, server)
-        self.task = asyncio.create_task(self.upstreams.watch(self._count))
+        self.task = asyncio.create_task(self.upstreams.watch(self._count, on_failure))
 
     def _count(self) -> None:
         self.changes += 1
@@ -92,6 +100,47 @@ async def test_a_local_engine_is_polled_for_its_load(stack: AsyncExitStack, tmp_
     watched.clock.now += 1.0
     await asyncio.sleep(0.05)  # many checks of the clock: an engine that is ready would have been polled again
     assert len(engine.looks) <= looks + 1, "an engine that is not ready is not polled"
+
+
+async def test_one_replica_whose_check_fails_stops_no_other(
+    stack: AsyncExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = await stack.enter_async_context(FakeEngine("pebble-chat").listen(tmp_path / "e1.sock"))
+    poll, failures = LocalEngine.poll, list[str]()
+
+    async def odd(self: LocalEngine, recheck: bool) -> None:
+        if self._order == 0:
+            raise ArithmeticError("an odd answer")
+        await poll(self, recheck)
+
+    monkeypatch.setattr(LocalEngine, "poll", odd)
+    monkeypatch.setattr(background, "BACKOFF", (0.01,))
+    watched = started(stack, tmp_path, LOCAL, on_failure=lambda task, error: failures.append(f"{task}: {error}"))
+    for order in range(2):
+        state.write(tmp_path, EngineState(f"pebble-chat-{order}", "pebble-chat", order, "ready"))
+    await until(lambda: len(failures) >= 3, "three failures")
+    engine.running = 3
+    watched.clock.now += 1.0
+    await until(lambda: watched.replicas[1].stats is not None and watched.replicas[1].stats.running == 3)
+    assert set(failures) == {"replica: an odd answer"}
+    state.write(tmp_path, EngineState("pebble-chat-1", "pebble-chat", 1, "failed"))
+    await until(lambda: not watched.replicas[1].ready)
+    caplog.clear()
+
+
+async def test_an_engine_whose_supervisor_is_gone_is_not_ready(stack: AsyncExitStack, tmp_path: Path) -> None:
+    watched = started(stack, tmp_path, LOCAL)
+    first = watched.replicas[0]
+    supervisor = await asyncio.create_subprocess_exec(sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: supervisor.pid)
+        state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "ready"))
+    await until(lambda: first.ready)
+    supervisor.kill()
+    await supervisor.wait()
+    await until(lambda: not first.ready, "the end of its supervisor to be noticed, though no file changes")
+    assert first.state
+    assert first.state.condition == "failed"
 
 
 async def test_the_limit_follows_the_load(stack: AsyncExitStack, tmp_path: Path) -> None:
