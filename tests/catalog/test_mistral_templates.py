@@ -61,8 +61,8 @@ def wanted(content: str) -> str:
 
 
 NUMBERS = (
-    "0", "-0", "3", "01", "1.", ".5", "-.5", "1.50", "1e5", "1E+5", "1e", "1e+", "1e999", "+1", "--1", "-", "1_0", "0x1",
-    "²", "12345678901234567890123", "1 2", "1,2",
+    "0", "-0", "3", "01", "1.", ".5", "-.5", "1.50", "1e5", "1E+5", "1e", "1e+", "1e999", "+1", "--1", "-", "1_0",
+    "0x1", "²", "12345678901234567890123", "1 2", "1,2",
 )  # fmt: skip
 WORDS = ("NaN", "-Infinity", "true", "True", "null", "nul", "ok", "[INFO] a [x]", "\ufeff{}", "\xa01", " 1 ", "\x01")
 STRINGS = (
@@ -102,4 +102,3 @@ def test_any_tool_result_is_its_json_value_or_a_string(seed: int) -> None:
     broken = content[:at] + source.choice('{}[],:"1 x') + content[at + source.randint(0, 1) :]
     assert written(content) == wanted(content)
     assert written(broken) == wanted(broken)
-
