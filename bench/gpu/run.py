@@ -32,7 +32,7 @@ from service.planner.gpus import Gpu
 from service.transport.pool import TransportError
 
 LONGEST_START = 15.0  # minutes for one setup, however much time there is
-SMALL = Scale(streams=(1, 4), batch=4, rounds=1, shrink=8)
+SMALL = Scale(streams=(1, 4), batch=4, rounds=1, requests=2, shrink=8)
 # What a measurement may end with that is not the kit's own mistake.
 EXPECTED = (ExceptionGroup, LoadError, LookupError, OSError, StartError, TransportError, ValueError, psutil.Error)
 

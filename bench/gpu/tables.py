@@ -13,6 +13,7 @@ from bench.gpu.results import Result
 Rows = Iterator[Sequence[Any]]
 WORKLOADS = ("short", "long", "shared")
 RATIO_BAR, TTFT_BAR, BLOCKS_BAR = 0.98, 2.0, 0.02
+ENOUGH = 30  # requests for a median of times to be compared
 BUSY = (32, 128, 256)  # the numbers of streams that the ratio's bar is for
 
 
@@ -39,8 +40,8 @@ def _loads(one: Result) -> Rows:
     for row in one.figures["loads"]:
         for via in ("direct", "service"):
             of = row[via]
-            yield (one.setup, one.measure, row["streams"], via, of["tokens_per_s"], *of["ttft_ms"].values(),
-                   *of["itl_ms"].values(), row["ratio"] if via == "service" else None,
+            yield (one.setup, one.measure, row["streams"], via, of["requests"], of["tokens_per_s"],
+                   *of["ttft_ms"].values(), *of["itl_ms"].values(), row["ratio"] if via == "service" else None,
                    row["gateway_cpu_s_per_million"] if via == "service" else None)  # fmt: skip
 
 
@@ -98,7 +99,7 @@ TABLES = (
           ("setup", "model", "weights", "context", "ready, s", "first token, ms", "memory, GB", "KV blocks",
            "planned", "planned against vLLM's", "the same for vLLM's own bytes"), _starts),
     Table("Loads, direct to vLLM and through the service (times in ms)", WORKLOADS,
-          ("setup", "workload", "streams", "via", "tokens/s", *PERCENTILES, "ratio",
+          ("setup", "workload", "streams", "via", "requests", "tokens/s", *PERCENTILES, "ratio",
            "gateway CPU s per million tokens"), _loads),
     Table("The short chat by vLLM's own `bench serve` (times in ms)", ("vllm-bench",),
           ("setup", "streams", "via", "tokens/s", *PERCENTILES), _theirs),
@@ -133,8 +134,9 @@ def bars(found: Sequence[Result]) -> str:
             rows.append((f"tokens/s through the service, streams: {row['streams']}", f"≥ {RATIO_BAR} of direct",
                          row["ratio"], _verdict(row["ratio"] >= RATIO_BAR)))  # fmt: skip
         added = round(row["service"]["ttft_ms"]["p50"] - row["direct"]["ttft_ms"]["p50"], 2)
-        rows.append((f"TTFT p50 added, streams: {row['streams']}", f"≤ {TTFT_BAR:g} ms", added,
-                     _verdict(added <= TTFT_BAR)))  # fmt: skip
+        requests = min(row[via]["requests"] for via in ("direct", "service"))
+        verdict = _verdict(added <= TTFT_BAR) if requests >= ENOUGH else f"too few requests: {requests}"
+        rows.append((f"TTFT p50 added, streams: {row['streams']}", f"≤ {TTFT_BAR:g} ms", added, verdict))
     if not short:
         rows.append((f"service against direct, {REFERENCE}", f"≥ {RATIO_BAR}, ≤ {TTFT_BAR:g} ms", None, "not measured"))
     for one in found:

@@ -81,8 +81,8 @@ def test_what_came_of_other_commands_or_drivers_says_so(tmp_path: Path) -> None:
     ("title", "row"),
     [
         ("Starts", "llama-2-7b-chat llama-2-7b-chat bf16 4096 61.5 12.5 129.0 13,000 13,130 +1.0% +0.0%"),
-        ("Loads", "llama-2-7b-chat short 32 service 3,960.0 12.5 13.5 14.5 12.5 13.5 14.5 0.99 31.5"),
-        ("Loads", "llama-2-7b-chat short 1 direct 150.0 11.0 12.0 13.0 11.0 12.0 13.0 – –"),
+        ("Loads", "llama-2-7b-chat short 32 service 40 3,960.0 12.5 13.5 14.5 12.5 13.5 14.5 0.99 31.5"),
+        ("Loads", "llama-2-7b-chat short 1 direct 40 150.0 11.0 12.0 13.0 11.0 12.0 13.0 – –"),
         ("The short chat by vLLM's own", "llama-2-7b-chat 8 direct 1,234.5 11.0 12.0 13.0 11.0 12.0 13.0"),
         ("The short chat by vLLM's own", "llama-2-7b-chat 8 service it broke – – – – – –"),
         ("Continuous batching", "llama-2-7b-chat 32 151.0 4,100.0 27.15"),
@@ -111,6 +111,14 @@ def test_the_bars_are_judged_by_what_was_measured(page: str) -> None:
         "| planned KV blocks, llama-2-7b-chat: llama-2-7b-chat | ± 2% | +1.0% | met |",
     ]
     assert "| not measured |" in tables.bars([])
+
+
+def test_few_requests_are_not_judged() -> None:
+    (short,) = (one for one in made_up.RESULTS if one.experiment == "llama-2-7b-chat/short")
+    row = short.figures["loads"][0]
+    few = {**row, "service": {**row["service"], "requests": 2}}
+    text = tables.bars([replace(short, figures={**short.figures, "loads": [few]})])
+    assert "| TTFT p50 added, streams: 1 | ≤ 2 ms | 0.7 | too few requests: 2 |" in text
 
 
 def test_a_rehearsal_is_no_figure_of_a_gpu(tmp_path: Path) -> None:
