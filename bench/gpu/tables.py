@@ -12,9 +12,9 @@ from bench.gpu.results import Result
 
 Rows = Iterator[Sequence[Any]]
 WORKLOADS = ("short", "long", "shared")
-RATIO_BAR, TTFT_BAR, BLOCKS_BAR = 0.98, 2.0, 0.02
+RATIO_TARGET, TTFT_TARGET, BLOCKS_TARGET = 0.98, 2.0, 0.02
 ENOUGH = 30  # requests for a median of times to be compared
-BUSY = (32, 128, 256)  # the numbers of streams that the ratio's bar is for
+BUSY = (32, 128, 256)  # the numbers of streams that the ratio's target is for
 
 
 @dataclass(frozen=True)
@@ -125,27 +125,29 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines) + "\n"
 
 
-def bars(found: Sequence[Result]) -> str:
-    """The bars that were set for an H200, and what was measured of them on this card."""
+def targets(found: Sequence[Result]) -> str:
+    """The targets that were set for an H200, and what was measured on this card."""
     rows: list[Sequence[Any]] = []
     short = next((one for one in found if one.experiment == f"{REFERENCE}/short" and one.figures), None)
     for row in short.figures["loads"] if short else ():
         if row["streams"] in BUSY:
-            rows.append((f"tokens/s through the service, streams: {row['streams']}", f"≥ {RATIO_BAR} of direct",
-                         row["ratio"], _verdict(row["ratio"] >= RATIO_BAR)))  # fmt: skip
+            rows.append((f"tokens/s through the service, streams: {row['streams']}", f"≥ {RATIO_TARGET} of direct",
+                         row["ratio"], _verdict(row["ratio"] >= RATIO_TARGET)))  # fmt: skip
         added = round(row["service"]["ttft_ms"]["p50"] - row["direct"]["ttft_ms"]["p50"], 2)
         requests = min(row[via]["requests"] for via in ("direct", "service"))
-        verdict = _verdict(added <= TTFT_BAR) if requests >= ENOUGH else f"too few requests: {requests}"
-        rows.append((f"TTFT p50 added, streams: {row['streams']}", f"≤ {TTFT_BAR:g} ms", added, verdict))
+        verdict = _verdict(added <= TTFT_TARGET) if requests >= ENOUGH else f"too few requests: {requests}"
+        rows.append((f"TTFT p50 added, streams: {row['streams']}", f"≤ {TTFT_TARGET:g} ms", added, verdict))
     if not short:
-        rows.append((f"service against direct, {REFERENCE}", f"≥ {RATIO_BAR}, ≤ {TTFT_BAR:g} ms", None, "not measured"))
+        rows.append(
+            (f"service against direct, {REFERENCE}", f"≥ {RATIO_TARGET}, ≤ {TTFT_TARGET:g} ms", None, "not measured")
+        )
     for one in found:
         for engine in one.figures.get("engines", ()) if one.measure == "start" else ():
             ours, theirs = engine["planned_kv_blocks"], engine["kv_blocks"]
-            met = _verdict(abs(ours / theirs - 1) <= BLOCKS_BAR) if ours and theirs else "not known"
-            rows.append((f"planned KV blocks, {one.setup}: {engine['model']}", f"± {BLOCKS_BAR:.0%}",
+            met = _verdict(abs(ours / theirs - 1) <= BLOCKS_TARGET) if ours and theirs else "not known"
+            rows.append((f"planned KV blocks, {one.setup}: {engine['model']}", f"± {BLOCKS_TARGET:.0%}",
                          _deviation(ours, theirs), met))  # fmt: skip
-    return markdown(("bar", "wanted", "measured", ""), rows)
+    return markdown(("target", "wanted", "measured", ""), rows)
 
 
 def plots(found: Sequence[Result]) -> Mapping[str, Picture]:

@@ -49,5 +49,5 @@ def test_the_kit_from_the_first_engine_to_the_report(tmp_path: Path, monkeypatch
 
     report.main(["--results", str(folder.parent), "--page", str(tmp_path / "gpu.md")])
     page = (tmp_path / "gpu.md").read_text()
-    assert "They say nothing about any GPU." in page
+    assert "Its figures say nothing about any GPU." in page
     assert list((folder / "plots").glob("*.png"))

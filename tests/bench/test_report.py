@@ -51,7 +51,7 @@ def test_without_results_it_says_so_and_shows_no_figure(tmp_path: Path) -> None:
     (tmp_path / "serve.json").write_text("{}")  # the results of other measurements lie there too
     text = report.page(tmp_path)
     assert "Nothing was measured on a GPU yet" in text
-    assert "###" not in text.split("## What was measured")[1]
+    assert "###" not in text.split("## Results")[1]
 
 
 def test_every_measure_has_a_table() -> None:
@@ -99,7 +99,7 @@ def test_a_figure_stands_in_its_table(page: str, title: str, row: str) -> None:
     assert row in [" ".join(cells) for cells in table(page, title)]
 
 
-def test_the_bars_are_judged_by_what_was_measured(page: str) -> None:
+def test_the_targets_are_judged_by_what_was_measured(page: str) -> None:
     rows = [line for line in page.splitlines() if line.endswith(("| met |", "| missed |", "| not measured |"))]
     assert rows == [
         "| TTFT p50 added, streams: 1 | ≤ 2 ms | 0.7 | met |",
@@ -110,14 +110,14 @@ def test_the_bars_are_judged_by_what_was_measured(page: str) -> None:
         "| planned KV blocks, falcon-7b-instruct: falcon-7b-instruct | ± 2% | +10.0% | missed |",
         "| planned KV blocks, llama-2-7b-chat: llama-2-7b-chat | ± 2% | +1.0% | met |",
     ]
-    assert "| not measured |" in tables.bars([])
+    assert "| not measured |" in tables.targets([])
 
 
 def test_few_requests_are_not_judged() -> None:
     (short,) = (one for one in made_up.RESULTS if one.experiment == "llama-2-7b-chat/short")
     row = short.figures["loads"][0]
     few = {**row, "service": {**row["service"], "requests": 2}}
-    text = tables.bars([replace(short, figures={**short.figures, "loads": [few]})])
+    text = tables.targets([replace(short, figures={**short.figures, "loads": [few]})])
     assert "| TTFT p50 added, streams: 1 | ≤ 2 ms | 0.7 | too few requests: 2 |" in text
 
 
@@ -125,7 +125,7 @@ def test_a_rehearsal_is_no_figure_of_a_gpu(tmp_path: Path) -> None:
     tried = replace(made_up.RESULTS[2], where=made_up.WHERE | {"card": None, "driver": None, "rehearsal": True})
     text = report.page(written(tmp_path, [tried]))
     assert "Nothing was measured on a GPU yet" in text
-    assert "They say nothing about any GPU." in text
+    assert "Its figures say nothing about any GPU." in text
     assert "| bar |" not in text
 
 
