@@ -1,4 +1,4 @@
-"""What there is to measure on a card, from the catalogue and the planner: the whole list, with estimates. Pure."""
+"""All experiments for a GPU, with estimates of their duration, from catalogue and planner. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

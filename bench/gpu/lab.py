@@ -1,4 +1,4 @@
-"""A setup as a running service: `roundhouse serve` with a fleet of its own, its engines' sockets beside the gateway."""
+"""A setup as a running service: `roundhouse serve` with its own fleet file."""
 
 import asyncio
 import ctypes
@@ -36,11 +36,11 @@ from service.fleet.served_model import ServedModel
 from service.transport import pool
 from service.transport.pool import ConnectionPool, Deadlines, TransportError
 
-UTILIZATION = 0.92  # vLLM 0.32's own default, said aloud so that other releases do the same
+UTILIZATION = 0.92  # vLLM 0.32's default, set explicitly so that other releases use it too
 QUICK = Deadlines(connect=5.0, first_byte=120.0, idle=120.0, total=120.0)
 STOP = 60.0  # seconds that a service may take to end
 DRAIN = Settings().drain_timeout
-MOST = 1024  # requests in hand: more than any measurement sends
+MOST = 1024  # requests in flight: more than any measurement sends
 
 
 class StartError(Exception):

@@ -1,4 +1,4 @@
-"""Turns the results into docs/gpu.md and plots: `bench/gpu/report`."""
+"""Generates docs/gpu.md and plots from the results: `bench/gpu/report`."""
 
 import argparse
 import sys
@@ -23,7 +23,7 @@ def folders(place: Path) -> list[Path]:
 def page(place: Path, link: str = "../bench/results") -> str:
     """The whole of docs/gpu.md; `link` is where a reader of it finds `place`."""
     parts = [PREFACE.read_text(encoding="utf-8"), "## Results\n"]
-    found = {path: results.read(path) for path in folders(place)}
+    found = {path: results.read_results(path) for path in folders(place)}
     if not any(one.where["card"] for rows in found.values() for one in rows):
         parts.append(NOTHING)
     for path, rows in found.items():
@@ -73,7 +73,7 @@ def draw(place: Path) -> list[Path]:
     """Draws every plot of every card, as PNG and SVG; returns the files."""
     written = []
     for path in folders(place):
-        measured = [one for one in results.read(path) if one.outcome == "measured"]
+        measured = [one for one in results.read_results(path) if one.outcome == "measured"]
         for name, picture in tables.plots(measured).items():
             home = path / PLOTS
             home.mkdir(exist_ok=True)

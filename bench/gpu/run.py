@@ -1,4 +1,4 @@
-"""Measures what the fleet does on this machine's card: `bench/gpu/run --minutes 25`.
+"""Measures a fleet on this machine's GPU: `bench/gpu/run --minutes 25`.
 
 Most valuable first within the minutes given; each result is written when it is there, and a second run does what the
 first one left.
@@ -108,7 +108,7 @@ class Session:
             date=datetime.now(UTC).isoformat(timespec="seconds"), seconds=round(time.monotonic() - began, 1),
             reason=reason, engines=engines, figures=figures or {},
         )  # fmt: skip
-        results.write(self.folder, result)
+        results.write_result(self.folder, result)
         self.done.add(one.id)
         if reason:
             self.failed.append(one.id)

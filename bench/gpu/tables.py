@@ -1,4 +1,4 @@
-"""Results as tables in Markdown, and as the series that plots are drawn from. Nothing here is filled in by hand."""
+"""Results as Markdown tables and as data series for plots."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

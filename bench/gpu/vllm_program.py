@@ -1,4 +1,4 @@
-"""vLLM's own `bench serve`, several times in one process: a program, since nothing else here imports vLLM.
+"""vLLM's own `bench serve`, several runs in one process. A separate program, so that nothing else imports vLLM.
 
 Reads one job per line from its standard input, an object of `address` (a socket's path, or host:port) and `arguments`
 (those of `vllm bench serve`), and appends one line of JSON per job to the file named on its command line: the figures,

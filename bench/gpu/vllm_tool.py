@@ -1,4 +1,4 @@
-"""Loads by vLLM's own `bench serve`: what they are asked, and its figures in the words of ours."""
+"""Runs vLLM's own `bench serve` and converts its figures to our schema."""
 
 import asyncio
 import json

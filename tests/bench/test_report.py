@@ -19,7 +19,7 @@ CARD = "nvidia-h200"
 
 def written(folder: Path, found: list[Result]) -> Path:
     for one in found:
-        results.write(folder / CARD, one)
+        results.write_result(folder / CARD, one)
     return folder
 
 
@@ -41,7 +41,7 @@ def test_the_page_is_what_the_results_say() -> None:
 
 def test_the_plots_are_those_of_the_results() -> None:
     for folder in report.folders(report.RESULTS):
-        measured = [one for one in results.read(folder) if one.outcome == "measured"]
+        measured = [one for one in results.read_results(folder) if one.outcome == "measured"]
         for name, picture in tables.plots(measured).items():
             assert (folder / "plots" / f"{name}.svg").read_text() == picture.svg(), "run: bench/gpu/report"
             assert (folder / "plots" / f"{name}.png").is_file()
@@ -142,7 +142,7 @@ def test_plots_are_drawn_as_svg_and_png(tmp_path: Path) -> None:
             with Image.open(path) as image:
                 assert len(image.convert("RGB").getcolors(2**24) or ()) > 3, "something was drawn"
     assert report.folders(tmp_path) == [tmp_path / CARD]
-    assert results.read(tmp_path / CARD), "plots are not taken for results"
+    assert results.read_results(tmp_path / CARD), "plots are not taken for results"
 
 
 def test_higher_values_are_drawn_higher(tmp_path: Path) -> None:
