@@ -42,7 +42,7 @@ class Workload:
         )
 
     def requests(self, model: str, vocabulary: int, count: int, seed: int) -> list[dict[str, Any]]:
-        """`count` requests with random token ids as prompts; each `seed` gives other prompts, so no cache holds them."""
+        """`count` requests with random token ids as prompts; a new `seed` gives prompts that no cache holds."""
         source = random.Random(seed)
         ids = range(vocabulary // 2, vocabulary * 3 // 4)  # neither bytes nor special tokens
         shared = source.choices(ids, k=self.shared)
