@@ -1,4 +1,4 @@
-"""The requests of a soak, every answer of which can be checked: an engine echoes, and no word is asked for twice."""
+"""The requests of a soak test. Every response can be checked: engines echo, and no word is requested twice."""
 
 import json
 import random

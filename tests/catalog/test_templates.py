@@ -135,7 +135,8 @@ def test_all_system_messages_are_kept_in_order(template: str) -> None:
     messages: list[Message] = [SYSTEM, {"role": "system", "content": "Be kind."}, *TURNS]
     prompt = render(template, messages)
     assert prompt.count("Be brief.") == prompt.count("Be kind.") == 1
-    assert prompt.index("Be brief.") < prompt.index("Be kind.") < prompt.index("Hello")
+    asked = "Bye" if template == "mistral-v3.jinja" else "Hello"  # the message that they stand before
+    assert prompt.index("Be brief.") < prompt.index("Be kind.") < prompt.index(asked)
 
 
 @every_one_of_ours
@@ -156,14 +157,15 @@ def test_tool_call_and_result(template: str) -> None:
 @pytest.mark.parametrize("template", TOOLED)
 def test_two_tool_calls_and_results(template: str) -> None:
     second = {**CALL, "id": "987654321"}
-    messages = [USING[0], {**CALLING, "tool_calls": [CALL, second]}, RESULT, {**RESULT, "tool_call_id": "987654321"}]
+    result: Message = {**RESULT, "content": "three"}
+    messages = [USING[0], {**CALLING, "tool_calls": [CALL, second]}, result, {**result, "tool_call_id": "987654321"}]
     if template == "llama-3.jinja":
         with pytest.raises(TemplateError, match="one tool at a time"):
             render(template, messages, tools=TOOLS)
         return
     prompt = render(template, messages, tools=TOOLS)
     assert prompt.count('{"a": 1, "b": 2}') == 2
-    assert prompt.count("3 ") == 2
+    assert prompt.count("three") == 2
 
 
 @pytest.mark.parametrize("template", [name for name in OURS if name not in TOOLED])

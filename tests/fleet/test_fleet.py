@@ -260,7 +260,7 @@ def test_the_family_falls_back_to_the_id(tmp_path: Path) -> None:
 # Pulled weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LLAMA = "meta-llama/Llama-2-7b-chat-hf"
+LLAMA = "meta-llama/Llama-2-70b-chat-hf"
 
 
 def pulled(folder: Path, repository: str, revision: str | None = COMMIT) -> Path:
@@ -288,7 +288,7 @@ def test_pulled_weights_are_served(tmp_path: Path, repository: str, revision: st
         assert served.context == 8192, "read from config.json"
 
 
-@pytest.mark.parametrize("entry", ["model: llama-2-7b-chat", "model: org/tune-chat"])
+@pytest.mark.parametrize("entry", ["model: llama-2-70b-chat", "model: org/tune-chat"])
 def test_weights_that_were_not_pulled_come_from_the_hub(tmp_path: Path, entry: str) -> None:
     directory = pulled(tmp_path, LLAMA)
     (directory / "roundhouse-manifest.json").rename(directory / "roundhouse-manifest.json.not-yet")

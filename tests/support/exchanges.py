@@ -1,4 +1,4 @@
-"""One request for each generation endpoint, and what is to be seen of its answer on the engine's side."""
+"""One request for each generation endpoint, and the engine's expected response."""
 
 import json
 import re
