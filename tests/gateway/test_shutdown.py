@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,10 @@ async def test_later_second_signal_aborts_requests(tmp_path: Path, monkeypatch: 
     service.shutdown.uninstall()
 
 
+def _has_aborted(service: Service, count: int) -> bool:
+    return service.events.count("abort") == count
+
+
 @pytest.mark.parametrize("signals", [2, 3])
 async def test_the_server_closes_once_though_signals_repeat_within_the_grace(
     signals: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -98,7 +103,7 @@ async def test_the_server_closes_once_though_signals_repeat_within_the_grace(
     monkeypatch.setattr(shutdown, "ListenSockets", lambda server, shared: RecordedSockets(service.events, shared))
     for count in range(signals):
         os.kill(PID, signal.SIGTERM)
-        await until(lambda count=count: service.events.count("abort") == count)
+        await until(partial(_has_aborted, service, count))
     await until(lambda: "close" in service.events)
     grace = next(timer for timer in service.shutdown._timers if timer.when() > 0)
     await until(
