@@ -14,7 +14,7 @@ from service.fleet.fleet import Fleet
 from service.observability.record import Record
 from service.protocol import request_headers
 from service.protocol.generation import Endpoint
-from service.protocol.parse_body import parse_body, with_fields
+from service.protocol.parse_body import engine_body, parse_body
 from service.protocol.requests import Body
 from service.protocol.rewrites import rewrites, stop_conditions
 from service.protocol.streams import BrokenStreamError, StreamWatcher
@@ -45,7 +45,7 @@ class Relay:
     ) -> None:
         self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
         self._settings, self._clock = settings, clock
-        self._dispatcher = Dispatcher(upstreams, admission, transport, clock)
+        self._dispatcher = Dispatcher(upstreams, admission, transport, settings.max_response_bytes, clock)
         self._idempotency = IdempotencyCache(clock)
         self._running: set[asyncio.Task[object]] = set()
         self._ended = False
@@ -97,7 +97,7 @@ class Relay:
         """Parses headers and body, and resolves tenant and model; raises ApiError for what is wrong."""
         options = request_headers.parse_headers(headers)
         request = parse_body(endpoint.body, body, self._fleet.extra_fields)
-        record.requested, record.streamed = request.model, bool(request.stream)
+        record.requested, record.streamed = request.model, bool(request.stream) and endpoint.streams
         tenant = find_tenant(self._fleet.tenants, options.tenant)
         record.tenant = tenant.id
         target = self.resolve(request, endpoint)
@@ -105,7 +105,8 @@ class Relay:
         record.model, record.variant, record.family = target.name, served.variant, served.family
         record.route_reason = target.reason
         stops = stop_conditions(request, served.model)
-        payload = with_fields(body, rewrites(request, target.name, served.model, dialect, stops))
+        rewritten = rewrites(request, target.name, served.model, dialect, stops)
+        payload = engine_body(body, request, rewritten, endpoint.streams)
         timeouts = self._timeouts[served.id]
         return Call(
             request=request,
@@ -218,6 +219,7 @@ class Relay:
             events = redact(feed(raw, clock()))
             return write_now(events) if events else True
 
+        writer.next_sequence_number = watcher.next_sequence_number
         await writer.open(headers)
         await writer.send_events(response.buffered)
         try:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from tests.fake_engine import bodies, requests
-from tests.fake_engine.bodies import Json
+from tests.fake_engine.bodies import Cut, Json
 from tests.fake_engine.shapes import Chat, Completion, Message, Response, Shape, Turn
-from tests.fake_engine.wire import Cut, Fault, Line, Seen, Wire, hang_up
+from tests.fake_engine.wire import Fault, Line, Seen, Wire, hang_up
 
 CONTEXT = 1024  # tokens
 SHAPES: dict[str, Callable[[], Shape]] = {
@@ -234,8 +234,13 @@ class FakeEngine:
         turn = self._turn(request, wire.fault.finish)
         gap = self.gap if wire.fault.gap is None else wire.fault.gap
         self.totals["prompt"] += turn.prompt
+        refusal = requests.late(path, request)
         if request.get("stream"):
-            await wire.stream(self._events(shape, turn, line, gap))
+            late = bodies.late_events(path, refusal or "", shape.opening(turn))
+            await wire.stream(late if refusal else self._events(shape, turn, line, gap))
+            return
+        if refusal:
+            await wire.answer(400, bodies.refused(path, refusal))
             return
         async for _ in self._tokens(turn, line, gap):
             pass
