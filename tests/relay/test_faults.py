@@ -279,6 +279,8 @@ def check_broken(case: Case, response: httpx.Response, events: list[bytes]) -> N
     assert b"".join(got) == response.content
     assert got[:-1] == visible(events)
     assert broken_off(case, got[-1]) in ("upstream_error", "api_error")
+    if case is RESPONSE:
+        assert b'"sequence_number": %d}' % len(events) in got[-1]
     assert b"[DONE]" not in response.content
 
 
