@@ -236,8 +236,8 @@ class FakeEngine:
         self.totals["prompt"] += turn.prompt
         refusal = requests.late(path, request)
         if request.get("stream"):
-            late = bodies.late_events(path, refusal or "", shape.opening(turn))
-            await wire.stream(late if refusal else self._events(shape, turn, line, gap))
+            events = self._events(shape, turn, line, gap)
+            await wire.stream(bodies.late_events(path, refusal, shape.opening(turn)) if refusal else events)
             return
         if refusal:
             await wire.answer(400, bodies.refused(path, refusal))
