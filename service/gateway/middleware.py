@@ -30,6 +30,7 @@ log = logging.getLogger("roundhouse")
 CLIENT_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}\Z")
 MAX_HEADERS = 100
 CONNECTION_CLOSE = (b"connection", b"close")
+ANTHROPIC_VERSION = b"anthropic-version"
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for it; appears in logs only
 
 
@@ -136,12 +137,19 @@ class LimitsMiddleware:
             raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"The body is larger than {self._max_body_bytes} bytes.")
 
 
+def is_anthropic(scope: Scope) -> bool:
+    """Whether the client speaks Anthropic's API: by the path, or by a header where both APIs have the same path."""
+    path: str = scope["path"]
+    if path.startswith("/v1/models"):
+        return any(name == ANTHROPIC_VERSION for name, _ in scope["headers"])
+    return path.startswith("/v1/messages")
+
+
 async def _render(error: ApiError, scope: Scope, send: Send) -> None:
     record: Record = scope["record"]
     record.fail(error)
     if record.status:
         return  # the response has started: closing the connection early is all that is left
-    anthropic = scope["path"].startswith("/v1/messages")
-    body = anthropic_body(error) if anthropic else openai_body(error)
+    body = anthropic_body(error) if is_anthropic(scope) else openai_body(error)
     headers: list[Any] = [JSON, *((name.encode(), value.encode()) for name, value in error.headers.items())]
     await respond(send, error.status, body, headers)

@@ -151,7 +151,7 @@ class Dispatcher:
         if remaining <= 0:  # or the connect timeout would be 0 and count as a failure of the replica
             raise ApiError(ErrorCode.TIMEOUT, "The request timed out before it could be sent to an engine.")
         call.record.attempts += 1
-        call.record.replica = replica.id
+        call.record.replica = replica.log_name
         slot.assign(replica)
         self._upstreams.record_request(replica)
         self._in_flight += 1

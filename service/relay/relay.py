@@ -1,8 +1,10 @@
 """The life of one generation request, in order: parse, resolve, admit, dispatch, respond."""
 
 import asyncio
+import string
 from collections.abc import Awaitable, Callable
 from functools import partial
+from urllib.parse import quote
 
 from service.admission.gate import Admission
 from service.admission.slots import Slot
@@ -237,7 +239,12 @@ class Relay:
 
 def _headers(call: Call, replica: Replica) -> list[tuple[bytes, bytes]]:
     return [
-        (b"x-roundhouse-model", call.target.name.encode()),
-        (b"x-roundhouse-replica", replica.id.encode()),
-        (b"x-roundhouse-route-reason", call.target.reason.encode()),
+        (b"x-roundhouse-model", _in_ascii(call.target.name)),
+        (b"x-roundhouse-replica", _in_ascii(replica.id)),
+        (b"x-roundhouse-route-reason", _in_ascii(call.target.reason)),
     ]
+
+
+def _in_ascii(text: str) -> bytes:
+    """A header's value: percent-encoded as in a path, where it is not ASCII."""
+    return text.encode() if text.isascii() else quote(text, safe=string.punctuation + " ").encode()

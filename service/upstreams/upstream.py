@@ -17,8 +17,8 @@ BEST_FIRST: tuple[Condition, ...] = ("ready", "starting", "waiting", "scaled_to_
 class Upstream:
     """A served model and its replicas. Times are monotonic seconds.
 
-    `request_count` counts its requests so far. `discovery_error` says which of its names cannot be resolved, and why.
-    Setting `recheck` has them resolved again soon.
+    `request_count` counts its requests so far. `discovery_error` says which of its names cannot be resolved, and why;
+    clients see only why. Setting `recheck` has them resolved again soon.
     """
 
     served: ServedModel
@@ -53,8 +53,12 @@ class Upstream:
         if not self.served.addresses:
             return "waiting", "its engine service has not started yet"
         if self.served.min_replicas or self.replicas:
-            return "waiting", self.discovery_error or "its engines have not been reached yet"
-        return "scaled_to_zero", self.discovery_error
+            return "waiting", self._lookup_problem or "its engines have not been reached yet"
+        return "scaled_to_zero", self._lookup_problem
+
+    @property
+    def _lookup_problem(self) -> str | None:
+        return self.discovery_error and f"one of its addresses: {self.discovery_error.partition(': ')[2]}"
 
     def conditions(self) -> Iterator[Condition]:
         """The condition of each replica."""
