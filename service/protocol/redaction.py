@@ -5,7 +5,7 @@ alone.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 MAX_LENGTH = 300  # characters
@@ -31,7 +31,8 @@ def redact(text: str, request: Any, fields: Collection[str] = ()) -> str:
     `request` is the decoded body of the request. Whatever the message has in common with its texts is cut out, but for
     the names of its members and of `fields`.
     """
-    texts, names = "\0".join(_texts(request)), {*fields, *_names(request)}
+    texts, names = _contents(request)
+    names.update(fields)
 
     def is_quotation(word: str) -> bool:
         return word not in names and (word in texts or not NAME.fullmatch(word))
@@ -61,21 +62,18 @@ def _before_quotation(reason: str, texts: str) -> str:
     return reason
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            if name not in CHOICES or not isinstance(inner, str):
-                yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
-
-
-def _names(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        yield from value
-    if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _names(inner)
+def _contents(request: Any) -> tuple[str, set[str]]:
+    """All texts in a decoded body, and the names of all members. Without recursion: a body may be nested deeply."""
+    texts: list[str] = []
+    names: set[str] = set()
+    waiting = [request]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            names.update(value)
+            waiting += (inner for name, inner in value.items() if name not in CHOICES or not isinstance(inner, str))
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str):
+            texts.append(value)
+    return "\0".join(texts), names

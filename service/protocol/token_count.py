@@ -17,20 +17,19 @@ class NotTextError(Exception):
 
 
 def tokenize_request(fields: Fields, model: str) -> Fields | None:
-    """The body for `/tokenize` of the engine that serves `model`; None if the prompt is not made of text alone.
+    """The body for `/tokenize` of the engine that serves `model`; None if the prompt is malformed or not text alone.
 
     `fields` is the decoded body of a request to `/v1/messages`.
     """
     try:
         messages = [message for given in fields["messages"] for message in _messages(given)]
-    except NotTextError:
+        tools = [_tool(tool) for tool in fields.get("tools") or ()]
+    except (NotTextError, KeyError, TypeError, AttributeError):
         return None
     if system := _system(fields.get("system")):
         messages.insert(0, {"role": "system", "content": system})
     request: Fields = {"model": model, "messages": messages}
-    if tools := fields.get("tools"):
-        request["tools"] = [_tool(tool) for tool in tools]
-    return request
+    return request | ({"tools": tools} if tools else {})
 
 
 def _system(given: str | list[Fields] | None) -> str:

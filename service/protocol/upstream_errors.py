@@ -112,8 +112,11 @@ class Rejected:
 
     @cached_property
     def fields(self) -> dict[str, Any] | None:
-        """The decoded body, None if it is too large to be searched."""
-        return dict(json.loads(self.body)) if len(self.body) <= MAX_SEARCHED else None
+        """The decoded body, None if it is too large or nested too deeply to be searched."""
+        try:
+            return dict(json.loads(self.body)) if len(self.body) <= MAX_SEARCHED else None
+        except RecursionError:
+            return None
 
     def has(self, field: str) -> bool:
         """Whether the client sent this member of the body."""

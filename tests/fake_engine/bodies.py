@@ -63,7 +63,7 @@ async def late_events(path: str, message: str, opening: list[bytes]) -> AsyncIte
         yield DONE
         return
     shown = repr(body)
-    given = f"[type=missing, input_value={shown[:24]}...{shown[-24:]}, input_type=dict]"
+    given = f"[type=missing, input_value={shown[:25]}...{shown[-24:]}, input_type=dict]"
     more = "    For further information visit https://errors.pydantic.dev/2.14/v/missing"
     lines = "\n".join(f"{field}\n  Field required {given}\n{more}" for field in ("model", "choices"))
     text = f"2 validation errors for ChatCompletionStreamResponse\n{lines}"
