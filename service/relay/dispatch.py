@@ -217,10 +217,9 @@ class Dispatcher:
             raise
         except (TransportError, BrokenStreamError) as error:
             exchange.close()
-            if events or isinstance(error, BrokenStreamError):
-                rejection = await self._translator.of_stream(call, replica, error)
-                if rejection:
-                    raise rejection from None
+            rejection = await self._translator.of_stream(call, replica, error)
+            if rejection:
+                raise rejection from None
             raise
         return events
 

@@ -272,7 +272,9 @@ class FakeEngine:
             spoken = []
         usage = bool((request.get("stream_options") or {}).get("include_usage"))
         identity = uuid.uuid4().hex[:16]
-        return Turn(identity, self.model, int(time.time()), prompt, tuple(spoken), finish, usage, limit)
+        return Turn(
+            identity, self.model, int(time.time()), prompt, tuple(spoken), finish, usage, limit, request.get("text")
+        )
 
     async def _tokens(self, turn: Turn, line: Line, gap: float) -> AsyncIterator[str]:
         """Says the turn word by word; leaves off when the engine dies."""

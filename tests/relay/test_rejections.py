@@ -42,6 +42,19 @@ async def test_a_rejection_is_a_400_and_no_failure_of_a_replica(case: Case, stre
     assert {line["reason"] for line in gateway.lines} == {'Grammar error: Unimplemented keys: ["uniqueItems"]'}
 
 
+@pytest.mark.parametrize("events", [0, 2])
+async def test_a_stream_of_responses_that_ends_at_once_is_asked_for_its_reason(events: int, start: Start) -> None:
+    gateway = await start(TWO)
+    rejects = Fault(status=400, body=dumps(error("top_p must be lower", "BadRequestError", "top_p", 400)))
+    for engine in gateway.engines:
+        engine.script(Fault(events=events), rejects, path=RESPONSE.path)
+    response = await gateway.post(RESPONSE.path, RESPONSE.body(stream=True, top_p=0.5))
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "top_p")
+    assert not any(replica.breaker.failures for replica in gateway.replicas)
+    asked = [seen.json for engine in gateway.engines for seen in engine.requests]
+    assert [(one["stream"], one.get("max_output_tokens")) for one in asked] == [(True, None), (False, 1)]
+
+
 async def test_a_stream_that_says_it_is_rejected_stays_so_without_a_reason(start: Start) -> None:
     """Where the engine then takes the same request without streaming, nobody knows why."""
     gateway = await start(f"{ONE}\nextra_fields: [output_config]")
