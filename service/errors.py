@@ -156,13 +156,18 @@ class ErrorCode(StrEnum):
     )
     CONTEXT_LENGTH_EXCEEDED = (
         "context_length_exceeded", 400,
-        "The prompt, or what it leaves for `max_tokens`, does not fit the model's context.",
-        "Shorten the prompt or lower `max_tokens`.",
+        "The prompt does not fit the model's context.",
+        "Shorten the prompt.",
+    )
+    MAX_TOKENS_TOO_LARGE = (
+        "max_tokens_too_large", 400,
+        "More output tokens were asked for than the model's context holds.",
+        "Lower the field that `param` names, or leave it out.",
     )
     UPSTREAM_REJECTED = (
         "upstream_rejected", 400,
         "The engine rejected the request for a reason that has no code of its own.",
-        "Look at the field that `param` names. The engine's own words are in its log, in the run folder.",
+        "Change the field that `param` names, as the message says. The log line has the engine's reason, too.",
     )
 
     # Repeated requests
@@ -220,6 +225,12 @@ class ErrorCode(StrEnum):
         "The engine crashed, closed the connection or sent something that is not an answer, and a retry elsewhere was "
         "not possible or failed too.",
         "Send the request again. Where it happens often, look at the engine's log.",
+    )
+    RESPONSE_TOO_LARGE = (
+        "response_too_large", 502,
+        "The answer is larger than the gateway accepts, such as that to very many texts to embed.",
+        "Ask for less at a time; embeddings are about a quarter of the size with `encoding_format: base64`. Or raise "
+        "`ROUNDHOUSE_MAX_RESPONSE_BYTES`.",
     )
     TIMEOUT = (
         "timeout", 504,

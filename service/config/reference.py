@@ -45,7 +45,7 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         "Limits": (
             "What a single request may be. The number of requests is limited per model in the fleet file "
             "(`max_in_flight`, `max_queued`), and per tenant.",
-            ("max_body_bytes", "max_header_bytes"),
+            ("max_body_bytes", "max_response_bytes", "max_header_bytes"),
         ),
         "Timeouts": (
             "How long each step of a request may take. [errors.md](errors.md) explains the errors that follow.",

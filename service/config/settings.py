@@ -91,6 +91,12 @@ class Settings(BaseSettings):
 
     max_body_bytes: Bytes = 4 * 2**20
     """Largest request body; a larger one gets 413 `request_too_large`."""
+    max_response_bytes: Bytes = 64 * 2**20
+    """Largest answer that is not streamed; a larger one becomes 502 `response_too_large`.
+
+    Such an answer is held in memory as a whole. One to `/v1/embeddings` can be larger: as numbers in JSON, 2,048
+    vectors of 4,096 dimensions take about 180 MB.
+    """
     max_header_bytes: Bytes = 32 * 2**10
     """Largest sum of header names and values; more gets 431 `headers_too_large`."""
 

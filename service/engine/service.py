@@ -1,6 +1,7 @@
 """One replica as a BentoML service: BentoML provides a process and GPUs, the supervisor runs the engine."""
 
 import ctypes
+import re
 import signal
 from typing import Any
 
@@ -28,6 +29,9 @@ class Progress(LogWriter):
         self.write(f"roundhouse  {text}")
 
 
+PLAIN, OTHER = re.compile(r"[a-z0-9._-]+"), re.compile(r"[^a-z0-9.-]")
+
+
 def engine_service(
     served: ServedModel, number: int, order: int, fleet: Fleet, settings: Settings, progress: Progress
 ) -> Any:
@@ -51,8 +55,14 @@ def engine_service(
 
     # BentoML turns `gpu` into this worker's CUDA_VISIBLE_DEVICES.
     resources: dict[str, Any] = {"gpu": served.gpus} if served.gpus else {}
-    name = f"engine-{replica_id(served.id, number)}"
-    return bentoml.service(name=name, workers=1, resources=resources, **QUIET)(Engine)
+    return bentoml.service(name=service_name(served.id, number, order), workers=1, resources=resources, **QUIET)(Engine)
+
+
+def service_name(model: str, number: int, order: int) -> str:
+    """The BentoML service's name, which becomes a part of command lines and variables: ASCII without brackets."""
+    if PLAIN.fullmatch(model):
+        return f"engine-{replica_id(model, number)}"
+    return f"engine-{order}-{replica_id(OTHER.sub('-', model.lower()), number)}"
 
 
 def end_with_parent() -> None:

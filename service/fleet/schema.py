@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from service.auth.tenants import TenantEntry
 from service.catalog.engine_args import EngineKey, EngineSettings
-from service.catalog.model import Identifier, Infill
+from service.catalog.model import Identifier, Infill, ModelId
 from service.catalog.names import Specialty, Variant
 from service.config.strict_yaml import Frozen
 
@@ -32,7 +32,7 @@ def _settable(env: dict[str, str | int]) -> dict[str, str | int]:
 
 
 Environment = Annotated[dict[str, str | int], AfterValidator(_settable)]
-Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+Alias = Annotated[str, Field(pattern=r"^[^\W_][\w.:@\[\]/-]{0,127}$")]
 # `host:port`, where a DNS name stands for all of its addresses; or the absolute path of a Unix socket.
 Address = Annotated[
     str, Field(pattern=r"^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$|^/.{1,106}$"), AfterValidator(_with_port)
@@ -43,7 +43,7 @@ Policy = Literal["prefix_affinity", "least_load", "power_of_two", "round_robin"]
 class Adapter(Frozen):
     """LoRA weights on a served model; requests address them by an id of their own."""
 
-    id: Identifier
+    id: ModelId
     path: str
 
 
@@ -65,7 +65,7 @@ class ModelEntry(Frozen):
     """One entry of `models`: everything but `model` has a default. `scale_down_after` is in seconds."""
 
     model: str
-    id: Identifier | None = None
+    id: ModelId | None = None
     weights: str | None = None
     variant: Variant | None = None
     family: Identifier | None = None
@@ -95,8 +95,8 @@ class FleetFile(Frozen):
     """The whole file. `engine`, `optional_flags` and `env` apply to every model; an entry adds to or overrides them."""
 
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
-    aliases: dict[Alias, Identifier] = Field(default_factory=dict)
-    defaults: dict[Variant, Identifier] = Field(default_factory=dict)
+    aliases: dict[Alias, ModelId] = Field(default_factory=dict)
+    defaults: dict[Variant, ModelId] = Field(default_factory=dict)
     startup: Literal["auto", "parallel", "sequential"] = "auto"
     extra_fields: tuple[str, ...] = ()
     tenants: dict[Identifier, TenantEntry] = Field(default_factory=dict)

@@ -9,12 +9,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
+from service.gateway.middleware import is_anthropic
+from service.gateway.model_list import anthropic_list, anthropic_model, model_rows
 from service.gateway.request_body import read_json_body
 from service.protocol.generation import GENERATION, Endpoint
 from service.protocol.parse_body import parse_body
 from service.relay.relay import Relay
 from service.server.asgi import Receive, Scope, Send, extension_of, respond, respond_json
-from service.upstreams.upstream import Upstream
 from service.upstreams.upstreams import Upstreams
 
 EndpointFunction = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -74,19 +75,17 @@ class Endpoints:
         return endpoint_function
 
     async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
-        models = [model for upstream in self._upstreams for model in _model_objects(upstream)]
-        await respond_json(send, {"object": "list", "data": models})
+        rows = model_rows(self._fleet, self._upstreams)
+        page = anthropic_list(rows) if is_anthropic(scope) else {"object": "list", "data": rows}
+        await respond_json(send, page)
 
     async def _show_model(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path"].removeprefix(MODELS + "/")
-        wanted = self._fleet.aliases.get(name, name)
-        for upstream in self._upstreams:
-            for model in _model_objects(upstream):
-                if model["id"] == wanted:
-                    await respond_json(send, model)
-                    return
-        text = f"No model '{name[:128]}' is served here. GET {MODELS} lists those that are."
-        raise ApiError(ErrorCode.MODEL_NOT_FOUND, text, "model")
+        row = next((row for row in model_rows(self._fleet, self._upstreams) if row["id"] == name), None)
+        if row is None:
+            text = f"No model '{name[:128]}' is served here. GET {MODELS} lists those that are."
+            raise ApiError(ErrorCode.MODEL_NOT_FOUND, text, "model")
+        await respond_json(send, anthropic_model(row) if is_anthropic(scope) else row)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Resolves a request without running it. The body is the request's own, with its `endpoint` path added."""
@@ -130,37 +129,3 @@ ROUTE_DEFAULTS: dict[str, dict[str, Any]] = {
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": ""}]},
     "/v1/embeddings": {"input": "?"},
 }
-
-
-def _model_objects(upstream: Upstream) -> list[dict[str, Any]]:
-    """The model of an upstream and its adapters, as objects of `GET /v1/models`."""
-    served = upstream.served
-    condition, reason = upstream.condition()
-    model = {
-        "id": served.id,
-        "object": "model",
-        "created": 0,
-        "owned_by": served.family,
-        "family": served.family,
-        "variant": served.variant,
-        "specialty": served.model.specialty,
-        "context_length": served.context,
-        "capabilities": sorted(served.capabilities),
-        "aliases": list(served.aliases),
-        "state": condition,
-        "reason": reason,
-        "replicas": [_replica_object(replica.id, replica.state) for replica in upstream.replicas],
-    }
-    adapters = [{**model, "id": adapter.id, "aliases": [], "parent": served.id} for adapter in served.adapters]
-    return [model, *adapters]
-
-
-def _replica_object(name: str, state: Any) -> dict[str, Any]:
-    if state is None:
-        return {"id": name, "state": "waiting", "reason": None, "restarts": 0}
-    return {
-        "id": name,
-        "state": state.condition,
-        "reason": state.reason or state.phase or None,
-        "restarts": state.restarts,
-    }

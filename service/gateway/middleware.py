@@ -30,8 +30,8 @@ log = logging.getLogger("roundhouse")
 
 CLIENT_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}\Z")
 MAX_HEADERS = 100
-ANTHROPIC = "/v1/messages"
 CONNECTION_CLOSE = (b"connection", b"close")
+ANTHROPIC_VERSION = b"anthropic-version"
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for it; appears in logs only
 
 
@@ -39,7 +39,7 @@ def request_id_headers(request_id: str, path: str = "") -> Headers:
     """The headers that tell a client its request id; the libraries for Anthropic's API look for a second name of it."""
     value = request_id.encode()
     own = (b"x-request-id", value)
-    return (own, (b"request-id", value)) if path.startswith(ANTHROPIC) else (own,)
+    return (own, (b"request-id", value)) if path.startswith("/v1/messages") else (own,)
 
 
 class RecordMiddleware:
@@ -143,12 +143,19 @@ class LimitsMiddleware:
         return self._app(scope, receive, send)
 
 
+def is_anthropic(scope: Scope) -> bool:
+    """Whether the client speaks Anthropic's API: by the path, or by a header where both APIs have the same path."""
+    path: str = scope["path"]
+    if path.startswith("/v1/models"):
+        return any(name == ANTHROPIC_VERSION for name, _ in scope["headers"])
+    return path.startswith("/v1/messages")
+
+
 async def _render(error: ApiError, scope: Scope, send: Send) -> None:
     record: Record = scope["record"]
     record.fail(error)
     if record.status:
         return  # the response has started: closing the connection early is all that is left
-    anthropic = scope["path"].startswith(ANTHROPIC)
-    body = anthropic_body(error) if anthropic else openai_body(error)
+    body = anthropic_body(error) if is_anthropic(scope) else openai_body(error)
     headers: list[Any] = [JSON, *((name.encode(), value.encode()) for name, value in error.headers.items())]
     await respond(send, error.status, body, headers)

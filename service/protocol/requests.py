@@ -1,7 +1,7 @@
 """Request bodies: the fields that exist and their types. Anything else is rejected before it reaches an engine.
 
 The structs follow OpenAI's API reference and Anthropic's Messages API; the limits are ours. Engines get the client's
-own bytes, so every field is forwarded unless `rewrites` replaces it, including `user`, `metadata` and the like.
+own bytes, so every field is forwarded unless `rewrites` replaces it or it is one of `private_fields`, such as `user`.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -69,8 +69,14 @@ class Message(Strict):
 
 
 class Body(Strict, kw_only=True):
-    """What all bodies have. `output_limit_fields` are those that limit the output tokens, in order of precedence."""
+    """What all bodies have. `output_limit_fields` are those that limit the output tokens, in order of precedence.
 
+    `prompt_field` is the one that holds the prompt; `private_fields` are about the person at the client: accepted, and
+    not passed on.
+    """
+
+    prompt_field: ClassVar[str] = "messages"
+    private_fields: ClassVar[tuple[str, ...]] = ()
     output_limit_fields: ClassVar[tuple[str, ...]] = ()
     model: ModelName
     stream: bool | None = None
@@ -89,6 +95,7 @@ class Body(Strict, kw_only=True):
 class Sampling(Body):
     """The fields that chat and completions share."""
 
+    private_fields: ClassVar[tuple[str, ...]] = ("user",)
     stream_options: StreamOptions | None = None
     max_tokens: TokenCount | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
@@ -120,6 +127,7 @@ class Sampling(Body):
 class ChatRequest(Sampling, kw_only=True):
     """`POST /v1/chat/completions`."""
 
+    private_fields: ClassVar[tuple[str, ...]] = ("user", "metadata", "safety_identifier")
     messages: Annotated[list[Message], Meta(min_length=1, max_length=1024)]
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
@@ -150,6 +158,7 @@ class ChatRequest(Sampling, kw_only=True):
 class CompletionRequest(Sampling, kw_only=True):
     """`POST /v1/completions`. With `suffix` it is fill-in-the-middle; `infill_order` is our extension."""
 
+    prompt_field: ClassVar[str] = "prompt"
     prompt: str | Annotated[list[TokenId | str], Meta(min_length=1)]
     suffix: str | None = None
     infill_order: Order | None = None
@@ -182,6 +191,8 @@ class Item(Struct, gc=False):
 class ResponsesRequest(Body, kw_only=True):
     """`POST /v1/responses`, stateless: the client sends the whole conversation each time."""
 
+    prompt_field: ClassVar[str] = "input"
+    private_fields: ClassVar[tuple[str, ...]] = ("user", "metadata", "safety_identifier")
     input: str | list[Item]
     instructions: str | None = None
     max_output_tokens: TokenCount | None = None
@@ -230,6 +241,7 @@ class CountRequest(Body, kw_only=True):
 class MessagesRequest(CountRequest, kw_only=True):
     """`POST /v1/messages`."""
 
+    private_fields: ClassVar[tuple[str, ...]] = ("metadata",)
     max_tokens: TokenCount
     stop_sequences: Annotated[list[Stop], Meta(max_length=4)] | None = None
     temperature: Fraction | None = None
@@ -244,13 +256,15 @@ class MessagesRequest(CountRequest, kw_only=True):
 class EmbeddingsRequest(Body, kw_only=True):
     """`POST /v1/embeddings`."""
 
-    stream: None = None
+    prompt_field: ClassVar[str] = "input"
+    private_fields: ClassVar[tuple[str, ...]] = ("user",)
     input: Text | Annotated[list[TokenId | Text | TokenIds], Meta(min_length=1)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: TokenCount | None = None
     user: str | None = None
 
     def __post_init__(self) -> None:
+        _require_false("stream", self.stream)
         _require_one_kind("input", self.input, MAX_INPUTS)
 
 

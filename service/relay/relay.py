@@ -1,8 +1,10 @@
 """The life of one generation request, in order: parse, resolve, admit, dispatch, respond."""
 
 import asyncio
+import string
 from collections.abc import Awaitable, Callable
 from functools import partial
+from urllib.parse import quote
 
 from service.admission.gate import Admission
 from service.admission.slots import Slot
@@ -14,7 +16,7 @@ from service.fleet.fleet import Fleet
 from service.observability.record import Record
 from service.protocol import request_headers
 from service.protocol.generation import Endpoint
-from service.protocol.parse_body import parse_body, with_fields
+from service.protocol.parse_body import engine_body, parse_body
 from service.protocol.requests import Body
 from service.protocol.rewrites import rewrites, stop_conditions
 from service.protocol.sequences import count_sequences, too_many_sequences
@@ -46,7 +48,7 @@ class Relay:
     ) -> None:
         self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
         self._settings, self._clock = settings, clock
-        self._dispatcher = Dispatcher(upstreams, admission, transport, clock)
+        self._dispatcher = Dispatcher(upstreams, admission, transport, settings.max_response_bytes, clock)
         self._idempotency = IdempotencyCache(clock)
         self._running: set[asyncio.Task[object]] = set()
         self._ended = False
@@ -98,7 +100,7 @@ class Relay:
         """Parses headers and body, and resolves tenant and model; raises ApiError for what is wrong."""
         options = request_headers.parse_headers(headers)
         request = parse_body(endpoint.body, body, self._fleet.extra_fields)
-        record.requested, record.streamed = request.model, bool(request.stream)
+        record.requested, record.streamed = request.model, bool(request.stream) and endpoint.streams
         tenant = find_tenant(self._fleet.tenants, options.tenant)
         record.tenant = tenant.id
         target = self.resolve(request, endpoint)
@@ -109,7 +111,8 @@ class Relay:
         if bound is not None and sequences > bound:
             raise too_many_sequences(request, sequences, bound)
         stops = stop_conditions(request, served.model)
-        payload = with_fields(body, rewrites(request, target.name, served.model, dialect, stops))
+        rewritten = rewrites(request, target.name, served.model, dialect, stops)
+        payload = engine_body(body, request, rewritten, endpoint.streams)
         timeouts = self._timeouts[served.id]
         return Call(
             request=request,
@@ -224,6 +227,7 @@ class Relay:
             events = redact(feed(raw, clock()))
             return write_now(events) if events else True
 
+        writer.next_sequence_number = watcher.next_sequence_number
         await writer.open(headers)
         await writer.send_events(response.buffered)
         try:
@@ -241,7 +245,12 @@ class Relay:
 
 def _headers(call: Call, replica: Replica) -> list[tuple[bytes, bytes]]:
     return [
-        (b"x-roundhouse-model", call.target.name.encode()),
-        (b"x-roundhouse-replica", replica.id.encode()),
-        (b"x-roundhouse-route-reason", call.target.reason.encode()),
+        (b"x-roundhouse-model", _in_ascii(call.target.name)),
+        (b"x-roundhouse-replica", _in_ascii(replica.id)),
+        (b"x-roundhouse-route-reason", _in_ascii(call.target.reason)),
     ]
+
+
+def _in_ascii(text: str) -> bytes:
+    """A header's value: percent-encoded as in a path, where it is not ASCII."""
+    return text.encode() if text.isascii() else quote(text, safe=string.punctuation + " ").encode()

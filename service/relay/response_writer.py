@@ -1,6 +1,7 @@
 """The response to one client: sent whole, or as an event stream."""
 
 import json
+from collections.abc import Callable
 
 from service.errors import ApiError, anthropic_body, openai_body
 from service.observability.record import Record
@@ -20,13 +21,15 @@ class ResponseWriter:
     once `ended`, nothing more can be sent.
 
     `write_now` sends events of a stream synchronously and returns whether it can take more; if not, await `flush`. With
-    a server that has no such extension (`extra` is None) it buffers them for `flush`.
+    a server that has no such extension (`extra` is None) it buffers them for `flush`. `next_sequence_number` numbers
+    the error event of the Responses API; it is 0 before any other event.
     """
 
     def __init__(self, send: Send, dialect: Dialect, extra: ServerExtension | None = None) -> None:
         self._send, self._dialect, self._extra = send, dialect, extra
         self._buffered = b""
         self.write_now = extra.write_now if extra else self._buffer
+        self.next_sequence_number: Callable[[], int] = int
         self.started = self.ended = False
 
     async def respond(self, body: bytes, headers: Headers) -> None:
@@ -77,15 +80,15 @@ class ResponseWriter:
         record.fail(error)
         if self.ended:
             return
-        await self.send_events(error_event(error, self._dialect))
+        await self.send_events(error_event(error, self._dialect, self.next_sequence_number()))
         await self.close()
 
 
-def error_event(error: ApiError, dialect: Dialect) -> bytes:
+def error_event(error: ApiError, dialect: Dialect, sequence_number: int) -> bytes:
     """The event that ends a failed stream, in the dialect of its endpoint."""
     if dialect == "openai":
         return b"data: " + openai_body(error) + b"\n\n"
     if dialect == "messages":
         return b"event: error\ndata: " + anthropic_body(error) + b"\n\n"
     fields = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
-    return b"event: error\ndata: " + json.dumps(fields).encode() + b"\n\n"
+    return b"event: error\ndata: " + json.dumps({**fields, "sequence_number": sequence_number}).encode() + b"\n\n"

@@ -3,7 +3,7 @@
 import asyncio
 import math
 
-from service.transport.connect import DeadlineError, RefusedError, TransportError
+from service.transport.connect import DeadlineError, RefusedError, TooLargeError, TransportError
 from service.transport.exchange import Deadlines, Exchange
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Deadlines",
     "Exchange",
     "RefusedError",
+    "TooLargeError",
     "TransportError",
     "get_request",
     "post_request",

@@ -30,6 +30,11 @@ class Discovery:
         self._errors: dict[str, str] = {}
 
     @property
+    def reason(self) -> str | None:
+        """Why names cannot be resolved, without the names."""
+        return "; ".join(sorted(set(self._errors.values()))) or None
+
+    @property
     def error(self) -> str | None:
         return "; ".join(f"{host}: {why}" for host, why in sorted(self._errors.items())) or None
 

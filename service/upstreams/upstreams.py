@@ -1,6 +1,8 @@
 """Every upstream of the fleet, and the background tasks that keep replicas, health, load and limits current."""
 
 import asyncio
+import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
@@ -27,6 +29,8 @@ from service.upstreams.local import LocalEngine
 from service.upstreams.remote import RemoteEngine
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
+
+log = logging.getLogger("roundhouse")
 
 POLL = 0.25  # seconds between two reads of the state files; also the least between two checks of an engine
 CHECK_INTERVAL = 1.0  # seconds between two checks of an engine, unless a request fails there
@@ -182,16 +186,24 @@ class Upstreams:
         while True:
             upstream.recheck.clear()
             addresses = await discovery.find(upstream.served.addresses)
+            if discovery.error and discovery.error != upstream.discovery_error:
+                log.warning("%s: %s", upstream.served.id, discovery.error)
             known = {replica.address: replica for replica in upstream.replicas}
             if list(known) != addresses or upstream.discovery_error != discovery.error:
                 upstream.replicas = [
-                    known.get(address) or self._replica(f"{upstream.served.id}@{address}", address, upstream.served)
-                    for address in addresses
+                    known.get(address) or self._remote_replica(address, upstream.served) for address in addresses
                 ]
-                upstream.discovery_error = discovery.error
+                upstream.discovery_error, upstream.discovery_reason = discovery.error, discovery.reason
                 changed()
             await asyncio.sleep(MIN_RESOLVE_INTERVAL)
             await _wait(upstream.recheck, RESOLVE_INTERVAL - MIN_RESOLVE_INTERVAL)
+
+    def _remote_replica(self, address: str, served: ServedModel) -> Replica:
+        """A replica whose id is the same for every gateway that knows the address, and does not show it."""
+        digest = hashlib.blake2s(address.encode(), digest_size=4).hexdigest()
+        replica = self._replica(f"{served.id}-{digest}", address, served)
+        replica.remote = True
+        return replica
 
     def _replica(self, name: str, address: str, served: ServedModel) -> Replica:
         return Replica(name, address, limit=initial_limit(served, self._gateways))

@@ -15,12 +15,13 @@ from jinja2 import TemplateError
 
 from service.catalog.infill import Order, infill
 from service.catalog.model import Model
-from service.errors import ApiError
 from service.fleet.served_model import ServedModel
-from service.protocol.responses import upstream_error
+from service.protocol.requests import ChatRequest
+from service.protocol.upstream_errors import Rejected, upstream_error
 from tests.support.fleets import CATALOG, ROOT, only
 
 Message = dict[str, Any]
+CHAT = ChatRequest(model="m", messages=[])
 TEMPLATES = ROOT / "models/templates"
 GOLDEN: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "tests/golden/templates.yaml").read_text(encoding="utf-8"))
 OURS = tuple(name for name in GOLDEN if "/" not in name)
@@ -248,7 +249,7 @@ def test_gateway_explains_template_errors(template: str, messages: list[Message]
         render(template, messages)
     except TemplateError as error:
         body = json.dumps({"error": {"message": str(error), "type": "BadRequestError", "param": None, "code": 400}})
-        told: ApiError = upstream_error(400, body.encode(), served)
+        told = upstream_error(400, body.encode(), served, Rejected(CHAT, b"{}"))
         assert (told.status, told.code, told.param) == (400, "invalid_conversation", "messages")
         assert "check the roles" not in told.message, "that is the message for unknown template errors"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from tests.fake_engine import bodies, requests
-from tests.fake_engine.bodies import Json
+from tests.fake_engine.bodies import Cut, Json
 from tests.fake_engine.shapes import Chat, Completion, Message, Response, Shape, Turn
-from tests.fake_engine.wire import Cut, Fault, Line, Seen, Wire, hang_up
+from tests.fake_engine.wire import Fault, Line, Seen, Wire, hang_up
 
 CONTEXT = 1024  # tokens
 BACKLOG = 2048  # connections, as uvicorn's, so that a burst of them is accepted
@@ -268,8 +268,13 @@ class FakeEngine:
         turn = self._turn(request, wire.fault.finish)
         gap = self.gap if wire.fault.gap is None else wire.fault.gap
         self.totals["prompt"] += turn.prompt
+        refusal = requests.late(path, request)
         if request.get("stream"):
-            await wire.stream(self._events(shape, turn, line, gap))
+            events = self._events(shape, turn, line, gap)
+            await wire.stream(bodies.late_events(path, refusal, shape.opening(turn)) if refusal else events)
+            return
+        if refusal:
+            await wire.answer(400, bodies.refused(path, refusal))
             return
         async for _ in self._tokens(turn, line, gap):
             pass
@@ -301,7 +306,9 @@ class FakeEngine:
             spoken = []
         usage = bool((request.get("stream_options") or {}).get("include_usage"))
         identity = uuid.uuid4().hex[:16]
-        return Turn(identity, self.model, int(time.time()), prompt, tuple(spoken), finish, usage, limit)
+        return Turn(
+            identity, self.model, int(time.time()), prompt, tuple(spoken), finish, usage, limit, request.get("text")
+        )
 
     async def _tokens(self, turn: Turn, line: Line, gap: float) -> AsyncIterator[str]:
         """Says the turn word by word; leaves off when the engine dies."""

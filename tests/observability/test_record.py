@@ -75,7 +75,7 @@ def test_record_has_no_field_for_prompts_or_outputs() -> None:
     texts = {row.name for row in fields(Record) if "str" in str(row.type)}
     assert texts == {
         "request_id", "endpoint", "client_request_id", "tenant", "requested", "model", "variant", "family", "replica",
-        "route_reason", "finish_reason", "code",
+        "route_reason", "finish_reason", "code", "reason",
     }  # fmt: skip
 
 

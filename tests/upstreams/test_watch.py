@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -199,14 +200,16 @@ async def test_a_name_that_gets_its_first_address(stack: AsyncExitStack, tmp_pat
     watched.server.answer = NONAME
     upstream = watched.upstreams["pebble-chat"]
     await until(lambda: upstream.discovery_error is not None)
-    assert upstream.condition() == ("scaled_to_zero", "engines.test: the name has no address")
+    assert upstream.condition() == ("scaled_to_zero", "one of its addresses: the name has no address")
     engine = await listening(stack, "pebble-chat")
     watched.server.answer = ["127.0.0.1"]
     upstream.served = fleets.only(
         tmp_path, f"model: pebble-chat\nmin_replicas: 0\naddresses: ['engines.test:{engine.port}']"
     )
     await until(lambda: upstream.condition() == ("ready", None))
-    assert watched.replicas[0].id == f"pebble-chat@127.0.0.1:{engine.port}"
+    replica = watched.replicas[0]
+    assert re.fullmatch(r"pebble-chat-[0-9a-f]{8}", replica.id)
+    assert replica.log_name == f"{replica.id}@127.0.0.1:{engine.port}"
     assert ("pebble-chat", "ready", 1) in watched.upstreams.counts()
 
 
