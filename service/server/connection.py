@@ -11,17 +11,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import ApiError, ErrorCode
+from service.server import head
 from service.server.asgi import EXTENSION, HEADERS_BY_NAME, App, Headers
-from service.server.head import (
-    as_refusal,
-    check_head,
-    error_response,
-    head_without_upgrade,
-    invalid,
-    no_headers,
-    parse_target,
-    parse_target_cached,
-)
 from service.server.request import STATUS_LINES, RequestCycle, UnframedCycle, reset
 from service.server.timeouts import ClientTimeouts, WriteProgress
 
@@ -42,7 +33,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(
         self, *arguments: Any, gateway_app: App | None = None, server_paths: tuple[str, ...] = (),
-        timeouts: ClientTimeouts = DEFAULT_TIMEOUTS, on_invalid: Callable[[ApiError], Headers] = no_headers,
+        timeouts: ClientTimeouts = DEFAULT_TIMEOUTS, on_invalid: Callable[[ApiError], Headers] = lambda error: (),
         **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(*arguments, **options)
@@ -69,10 +60,10 @@ class Connection(HttpToolsProtocol):
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
         if parser.should_upgrade():
             if method == "CONNECT":
-                raise invalid("CONNECT is not served, because this is no proxy")
+                raise head.invalid("CONNECT is not served, because this is no proxy")
             return  # `_ignore_upgrade` has the head parsed again
-        named = check_head(version, headers)
-        parse = parse_target_cached if len(target) < MAX_CACHED_TARGET else parse_target
+        named = head.check_head(version, headers)
+        parse = head.parse_target_cached if len(target) < MAX_CACHED_TARGET else head.parse_target
         path, raw, query, authority = parse(target)
         if authority is not None:  # it counts instead of the Host header (RFC 9112, 3.2.2)
             headers[:] = ((name, authority if name == b"host" else value) for name, value in headers)
@@ -144,7 +135,7 @@ class Connection(HttpToolsProtocol):
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
-            self._refuse(as_refusal(error, data))
+            self._refuse(head.as_refusal(error, data))
             return
         if self._head_size is not None:
             self._head_size += len(data)
@@ -251,7 +242,7 @@ class Connection(HttpToolsProtocol):
 
     def _respond_invalid(self, error: ApiError) -> None:
         headers = (*self.server_state.default_headers, *self._on_invalid(error))
-        self.transport.write(error_response(STATUS_LINES[error.status], error, headers))
+        self.transport.write(head.error_response(STATUS_LINES[error.status], error, headers))
         self._close(lingers=True)
 
     # Parsing and running requests.
@@ -274,7 +265,7 @@ class Connection(HttpToolsProtocol):
         version, method = self.parser.get_http_version(), self.parser.get_method()
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.parser.feed_data(head_without_upgrade(method, self.url, version, self.headers))
+        self.parser.feed_data(head.head_without_upgrade(method, self.url, version, self.headers))
 
     def _start_asgi_task(self, cycle: Any, scope_or_app: Any) -> None:
         """Runs a request in a task. `scope_or_app` is the scope for our cycle, and the app for uvicorn's."""

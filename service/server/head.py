@@ -113,8 +113,3 @@ def error_response(status_line: bytes, error: ApiError, headers: Headers) -> byt
         (b"connection", b"close"),
     )  # fmt: skip
     return b"\r\n".join((status_line, *(b"%b: %b" % field for field in fields), b"", body))
-
-
-def no_headers(error: ApiError) -> Headers:
-    """No headers for the response to what is not a request."""
-    return ()
