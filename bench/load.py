@@ -1,4 +1,4 @@
-"""Streams of chat completions, many at once, and what came of them."""
+"""Concurrent streams of chat completions, and their results."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Processes that a measurement starts: on a core of their own, ended with it, and what they use."""
+"""Processes that a measurement starts: pinned to a core, ended with it, and their resource usage."""
 
 import ctypes
 import os

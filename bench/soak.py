@@ -1,7 +1,7 @@
 """Mixed traffic through the gateway while its engines die, hang, crawl and come back: `bench/soak --minutes 10`.
 
 Prints how many requests failed, whether any was lost or answered twice, and whether the gateway takes more memory or
-files as time goes by. A lost request has no ending or two, or words that nobody asked for. The seed repeats the faults.
+files over time. A lost request has no ending or two, or words that were not requested. The seed repeats the faults.
 """
 
 import argparse

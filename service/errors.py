@@ -35,6 +35,11 @@ class ErrorCode(StrEnum):
 
     # fmt: off
     # The request itself
+    INVALID_HTTP = (
+        "invalid_http", 400,
+        "What arrived is not a valid HTTP/1.1 request, or its meaning is not clear. The connection is closed.",
+        "Look at what the message names: a proxy in between, the URL's scheme, a client that speaks HTTP/2 only.",
+    )
     INVALID_REQUEST = (
         "invalid_request", 400,
         "Fields of the body, or headers, do not go together.",
@@ -80,6 +85,16 @@ class ErrorCode(StrEnum):
         "`x-roundhouse-tenant` names a tenant that the fleet file does not have.",
         "Send a tenant of the fleet file, or no such header.",
     )
+    HOST_NOT_ALLOWED = (
+        "host_not_allowed", 403,
+        "The gateway listens on a loopback address, and `Host` is neither a loopback name nor an allowed one.",
+        "Use `localhost`. Where a proxy passes on its own name, add it to `ROUNDHOUSE_ALLOWED_HOSTS`.",
+    )
+    CROSS_SITE_REQUEST = (
+        "cross_site_request", 403,
+        "A web page of another site sent the request to a gateway that listens on a loopback address.",
+        "Where the page may use the gateway, add its host name to `ROUNDHOUSE_ALLOWED_HOSTS`.",
+    )
     UNKNOWN_URL = (
         "unknown_url", 404,
         "There is no endpoint with this path.",
@@ -93,7 +108,8 @@ class ErrorCode(StrEnum):
     REQUEST_TIMEOUT = (
         "request_timeout", 408,
         "The rest of the request body did not arrive in time.",
-        "Send it again over a faster connection, or raise `ROUNDHOUSE_BODY_TIMEOUT`.",
+        "Send it again over a faster connection, or raise `ROUNDHOUSE_BODY_TIMEOUT`, or "
+        "`ROUNDHOUSE_BODY_TOTAL_TIMEOUT`.",
     )
     REQUEST_TOO_LARGE = (
         "request_too_large", 413,
@@ -102,7 +118,7 @@ class ErrorCode(StrEnum):
     )
     UNSUPPORTED_MEDIA_TYPE = (
         "unsupported_media_type", 415,
-        "The body is compressed, or its `Content-Type` is not `application/json`.",
+        "The body is compressed, or its `Content-Type` is missing or not `application/json`.",
         "Send plain JSON with `Content-Type: application/json`.",
     )
     HEADERS_TOO_LARGE = (
@@ -145,13 +161,18 @@ class ErrorCode(StrEnum):
     )
     CONTEXT_LENGTH_EXCEEDED = (
         "context_length_exceeded", 400,
-        "The prompt, or what it leaves for `max_tokens`, does not fit the model's context.",
-        "Shorten the prompt or lower `max_tokens`.",
+        "The prompt does not fit the model's context.",
+        "Shorten the prompt.",
+    )
+    MAX_TOKENS_TOO_LARGE = (
+        "max_tokens_too_large", 400,
+        "More output tokens were asked for than the model's context holds.",
+        "Lower the field that `param` names, or leave it out.",
     )
     UPSTREAM_REJECTED = (
         "upstream_rejected", 400,
         "The engine rejected the request for a reason that has no code of its own.",
-        "Look at the field that `param` names. The engine's own words are in its log, in the run folder.",
+        "Change the field that `param` names, as the message says. The log line has the engine's reason, too.",
     )
 
     # Repeated requests
@@ -210,6 +231,12 @@ class ErrorCode(StrEnum):
         "not possible or failed too.",
         "Send the request again. Where it happens often, look at the engine's log.",
     )
+    RESPONSE_TOO_LARGE = (
+        "response_too_large", 502,
+        "The answer is larger than the gateway accepts, such as that to very many texts to embed.",
+        "Ask for less at a time; embeddings are about a quarter of the size with `encoding_format: base64`. Or raise "
+        "`ROUNDHOUSE_MAX_RESPONSE_BYTES`.",
+    )
     TIMEOUT = (
         "timeout", 504,
         "The answer, or the next part of it, did not come in time.",
@@ -222,8 +249,8 @@ OPENAI_TYPES = {
     429: "rate_limit_error", 500: "server_error", 502: "server_error", 503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 ANTHROPIC_TYPES = {
-    404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error",
-    504: "timeout_error",
+    403: "permission_error", 404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
+    503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 
 

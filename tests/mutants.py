@@ -118,9 +118,11 @@ def main() -> None:
         sys.exit(f"mutmut could not begin:\n{said}")
     names = codes()
     sample = chosen(names, options.minutes, options.seed)
-    mutmut("run", "--max-children", str(PROCESSES), *sample, minutes=2 * options.minutes + 5)
+    said = mutmut("run", "--max-children", str(PROCESSES), *sample, minutes=2 * options.minutes + 5)
     found = codes()
     tried = {name: found[name] for name in sorted(sample) if found[name] is not UNTRIED}
+    if not tried:
+        sys.exit(f"mutmut tried none of {len(sample)}:\n{said[-4000:]}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("\n".join(report(tried, len(names), options.seed, options.minutes)) + "\n", encoding="utf-8")
     print(options.out.read_text(encoding="utf-8").partition("\n## ")[0])

@@ -151,7 +151,8 @@ def test_the_middleware_is_plain(path: Path) -> None:
 def test_only_the_outermost_layer_catches_everything(path: Path) -> None:
     broad = [node.lineno for node in ast.walk(tree(path)) if isinstance(node, ast.ExceptHandler) and is_broad(node)]
     # An exchange raises it again, where somebody waits for it.
-    assert not broad or name_of(path) in ("service.gateway.middleware", "service.transport.exchange")
+    allowed = ("service.gateway.middleware", "service.transport.exchange", "service.observability.background")
+    assert not broad or name_of(path) in allowed
     assert len(broad) <= 1
 
 
@@ -160,3 +161,32 @@ def is_broad(handler: ast.ExceptHandler) -> bool:
     return any(
         kind is None or (isinstance(kind, ast.Name) and kind.id in ("Exception", "BaseException")) for kind in kinds
     )
+
+
+STARTERS = ("create_task", "ensure_future", "run_coroutine_threadsafe", "Thread", "start_new_thread", "submit")
+# Where something runs beside its caller without `keep_running`, how often, and why nothing is lost when it fails.
+FINITE = {
+    "service.server.connection": (1, "one request; its middleware catches everything"),
+    "service.server.asgi": (1, "waits for one request's client to leave"),
+    "service.upstreams.upstreams": (1, "each of its loops calls `keep_running` itself"),
+    "service.engine.supervisor": (1, "watches one engine; the supervisor's task takes its result"),
+    "service.engine.process": (1, "waits for one engine's end, and resolves its futures in any case"),
+    "service.observability.log_writer": (1, "the next line starts it again"),
+    "service.conformance.run": (1, "a command's child process"),
+}
+
+
+@every_file
+def test_what_runs_for_ever_has_an_owner(path: Path) -> None:
+    calls = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call) and called(node) in STARTERS]
+    unowned = [
+        call.lineno for call in calls
+        if not (isinstance(call.args[0] if call.args else None, ast.Call) and called(call.args[0]) == "keep_running")
+    ]  # fmt: skip
+    assert len(unowned) == FINITE.get(name_of(path), (0, ""))[0], f"lines {unowned}: use keep_running"
+
+
+def called(call: ast.expr) -> str:
+    """The name of the function in a call, without what it is an attribute of."""
+    function = call.func if isinstance(call, ast.Call) else call
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")

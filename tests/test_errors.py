@@ -56,6 +56,7 @@ def test_the_types_are_those_of_the_libraries() -> None:
     types = {code.status: (code.type, code.anthropic_type) for code in ErrorCode}
     assert types == {
         400: ("invalid_request_error", "invalid_request_error"),
+        403: ("invalid_request_error", "permission_error"),
         404: ("invalid_request_error", "not_found_error"),
         405: ("invalid_request_error", "invalid_request_error"),
         408: ("invalid_request_error", "invalid_request_error"),

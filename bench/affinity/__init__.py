@@ -1,1 +1,1 @@
-"""What it is worth to send what belongs together to the same replica, and what choosing costs."""
+"""The gain of prefix-aware load balancing, and the cost of choosing a replica."""

@@ -1,4 +1,4 @@
-"""What sending together what belongs together is worth, and what choosing costs: `python -m bench.affinity`.
+"""The gain of prefix-aware load balancing, and the cost of choosing a replica: `python -m bench.affinity`.
 
 Simulates 4 and 16 replicas with a prefix cache each under the gateway's own keys and policies, beside one replica that
 is as large as all of them. `--engines` instead asks two real engines through the gateway; it takes some minutes.

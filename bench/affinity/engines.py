@@ -1,4 +1,4 @@
-"""The same question to two real engines behind the gateway: what part of the prompts their caches had."""
+"""Prefix cache hit rates of two real engines behind the gateway."""
 
 import asyncio
 import random

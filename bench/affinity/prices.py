@@ -1,4 +1,4 @@
-"""What choosing costs the gateway's process: microseconds for a key, and for each policy's choice."""
+"""The CPU cost of choosing a replica: microseconds for a prefix key, and for each policy's choice."""
 
 import timeit
 from collections.abc import Callable

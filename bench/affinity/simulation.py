@@ -1,4 +1,4 @@
-"""Replicas with a prefix cache each, as vLLM has it, under the gateway's own policies and keys; time is simulated."""
+"""A simulation of replicas with a prefix cache each, like vLLM's, under the gateway's policies and prefix keys."""
 
 import heapq
 import itertools

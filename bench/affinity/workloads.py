@@ -1,4 +1,4 @@
-"""Who talks to a model: each workload is a way to open a conversation and to go on with it."""
+"""Simulated workloads: each defines how a conversation begins and continues."""
 
 import random
 from collections.abc import Callable, Sequence

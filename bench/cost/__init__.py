@@ -1,1 +1,1 @@
-"""What the gateway costs: CPU, latency and memory of one request and one chunk, beside the Rust routers."""
+"""The gateway's overhead: CPU, latency and memory per request and per chunk, compared with Rust routers."""

@@ -1,4 +1,4 @@
-"""Clients that ask one after the other for a while, and what a server used meanwhile: `python -m bench.cost.load`.
+"""A closed-loop load for a fixed time, and the resource usage of the server: `python -m bench.cost.load`.
 
 Every answer is checked: status 200, and as many tokens as were asked for. Times are seconds.
 """

@@ -1,4 +1,4 @@
-"""Whether the gateway takes more and more memory: a million whole answers, its RSS after each slice of them.
+"""Whether the gateway's memory grows: its RSS during a million requests.
 
 `bench/cost/memory`; nothing is on a core of its own but the gateway, and what it logs is thrown away.
 """

@@ -1,4 +1,4 @@
-"""What stands between load and stub engine: nothing, our service, or a rival in a virtual environment of its own.
+"""The peers between load and stub engine: none, our service, or another router in its own virtual environment.
 
 Each peer of PEERS is a context manager that gives a Peer which answers.
 """

@@ -1,4 +1,4 @@
-"""How long reading one large request holds all others up: `python -m bench.cost.reading`.
+"""How long parsing one large request blocks the event loop: `python -m bench.cost.reading`.
 
 A request is read in one turn of the event loop, and while it is nothing else happens. Milliseconds of that turn for
 bodies of about 4 MB, the most that is taken, beside what making Python objects of all of it would take.

@@ -1,4 +1,4 @@
-"""An engine that costs next to nothing: canned answers on vLLM's wire, streams at a chosen pace.
+"""A stub engine with minimal overhead: canned responses in vLLM's format, streams at a configurable pace.
 
 `POST /pace/0.02` lets streams take 0.02 s for each token from then on; at 0 they are as fast as they can be.
 """

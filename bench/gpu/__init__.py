@@ -1,1 +1,1 @@
-"""The GPU kit: what the fleet really does on a card, measured by one command and reported as it was measured."""
+"""The GPU kit: measures a fleet on a GPU with one command, and reports the results."""

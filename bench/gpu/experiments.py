@@ -1,4 +1,4 @@
-"""What there is to measure on a card, from the catalogue and the planner: the whole list, with estimates. Pure."""
+"""All experiments for a GPU, with estimates of their duration, from catalogue and planner. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ WEIGHT_RATE = 60e9  # bytes of weights that are made up in a minute, estimated
 # The measures that need nothing but a ready engine: estimated minutes, value for the reference, for others.
 COMMON = (
     ("start", 0.2, 20.0, 20.0),
-    ("short", 2.0, 100.0, 10.0),
+    ("short", 2.5, 125.0, 10.0),
     ("bounds", 0.7, 30.0, 5.0),
-    ("shared", 2.0, 30.0, 2.0),
-    ("long", 2.5, 30.0, 2.0),
+    ("shared", 3.0, 30.0, 2.0),
+    ("long", 3.0, 30.0, 2.0),
 )
-OF_REFERENCE = (("batching", 0.7, 15.0), ("prefix", 0.4, 10.0), ("chunked", 0.5, 8.0), ("vllm-bench", 1.5, 15.0))
+OF_REFERENCE = (("batching", 0.7, 15.0), ("prefix", 0.4, 10.0), ("chunked", 0.6, 8.0), ("vllm-bench", 1.5, 15.0))
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _variations(subject: Subject, gpu: Gpu) -> Iterator[Experiment]:
     if subject.form == "bf16" and not why_not("fp8", gpu):
         fp8 = Subject(subject.model, "fp8", subject.context)
         setup = Setup(f"{name}+fp8", (fp8,), minutes)
-        for measure, cost, value in (("start", 0.2, 10.0), ("short", 2.0, 20.0), ("bounds", 0.7, 10.0)):
+        for measure, cost, value in (("start", 0.2, 10.0), ("short", 2.5, 20.0), ("bounds", 0.7, 10.0)):
             yield Experiment(setup, measure, cost, value)
 
 

@@ -1,4 +1,4 @@
-"""A setup as a running service: `roundhouse serve` with a fleet of its own, its engines' sockets beside the gateway."""
+"""A setup as a running service: `roundhouse serve` with its own fleet file."""
 
 import asyncio
 import ctypes
@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import yaml
 
-from bench.gpu import machine, weights
+from bench.gpu import flags, machine, weights
 from bench.gpu.schedule import Setup, Subject
 from service.catalog import catalog
 from service.config.paths import ROOT
@@ -36,11 +36,11 @@ from service.fleet.served_model import ServedModel
 from service.transport import pool
 from service.transport.pool import ConnectionPool, Deadlines, TransportError
 
-UTILIZATION = 0.92  # vLLM 0.32's own default, said aloud so that other releases do the same
+UTILIZATION = 0.92  # vLLM 0.32's default, set explicitly so that other releases use it too
 QUICK = Deadlines(connect=5.0, first_byte=120.0, idle=120.0, total=120.0)
 STOP = 60.0  # seconds that a service may take to end
 DRAIN = Settings().drain_timeout
-MOST = 1024  # requests in hand: more than any measurement sends
+MOST = 1024  # requests in flight: more than any measurement sends
 
 
 class StartError(Exception):
@@ -110,7 +110,7 @@ async def started(setup: Setup, gpus: int, limit: float, ready: int | None = Non
     """
     folder = Path(tempfile.mkdtemp(prefix="rh-gpu-"))
     try:
-        served = _fleet(setup, folder, gpus)
+        served = write_fleet(setup, folder, gpus)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -172,7 +172,8 @@ def _commands(folder: Path, served: tuple[ServedModel, ...]) -> list[list[str]]:
             for words in whole]  # fmt: skip
 
 
-def _fleet(setup: Setup, folder: Path, gpus: int) -> tuple[ServedModel, ...]:
+def write_fleet(setup: Setup, folder: Path, gpus: int) -> tuple[ServedModel, ...]:
+    """Writes a fleet file for the setup, and weights without contents, into `folder`; `gpus` is 1 on a card, else 0."""
     models = [_entry(one, weights.write(one.model, folder / one.model.id, one.context), setup, gpus)
               for one in setup.subjects]  # fmt: skip
     written: dict[str, Any] = {"models": models, "extra_fields": ["ignore_eos"]}
@@ -189,9 +190,10 @@ def _entry(subject: Subject, place: Path, setup: Setup, gpus: int) -> dict[str, 
         engine["gpu_memory_utilization"] = UTILIZATION
     if subject.form == "fp8":
         engine["quantization"] = "fp8"
+    unknown = dict.fromkeys(flags.lacking(flags.installed()))  # null leaves a flag out
     return {
         "model": subject.model.id, "weights": str(place), "gpus": gpus, "max_in_flight": MOST,
-        "engine": engine | setup.engine, "env": setup.env,
+        "engine": engine | unknown | setup.engine, "env": setup.env,
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What a machine lacks of a lock file: pure."""
+"""Which packages of a lock file a machine lacks. Pure."""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The machine under test: its card and driver as nvidia-smi names them, the versions of what runs on it."""
+"""The machine under test: GPU and driver from nvidia-smi, and software versions."""
 
 import os
 import platform
@@ -49,7 +49,7 @@ def memory_in_use() -> int | None:
 
 
 def known(found: Card, gpus: dict[str, Gpu]) -> Gpu | None:
-    """The card as `deploy/gpus.yaml` has it; None for one that is not there, whose bounds nobody knows then."""
+    """The card's entry in `deploy/gpus.yaml`; None if it has none, and so no bounds."""
     words = [word for word in re.split(r"[ -]+", found.name) if not IDLE.fullmatch(word)]
     for gpu in gpus.values():
         alike = abs(gpu.memory / found.memory - 1) < ALIKE

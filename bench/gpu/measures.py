@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from bench.gpu import lab, machine, predicted, vllm_tool
 from bench.gpu.lab import Running
-from bench.gpu.streams import TOOL, Workload, figures, work
+from bench.gpu.streams import TOOL, Stream, Workload, figures, work
 from service.conformance.run import BLOCKS, MEMORY
 from service.planner.gpus import Gpu
 
@@ -27,11 +28,15 @@ PATIENCE = 600.0  # seconds for the second of two engines
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the measurements are: numbers of streams, how often each is repeated, and a factor for all lengths."""
+    """How large the measurements are: numbers of streams, rounds of each, requests of each, a divisor of all lengths.
+
+    `requests` is the least number in all rounds together: a percentile of a few requests says nothing.
+    """
 
     streams: tuple[int, ...] = (1, 8, 32, 128, 256)
     batch: int = 32
     rounds: int = 2
+    requests: int = 30
     shrink: int = 1
 
     def of(self, workload: Workload, context: int) -> Workload:
@@ -39,6 +44,10 @@ class Scale:
         small = replace(workload, prompt=workload.prompt // self.shrink, shared=workload.shared // self.shrink,
                         answer=max(1, workload.answer // self.shrink))  # fmt: skip
         return small.within(context)
+
+    def count(self, streams: int, each: int, rounds: int = 1) -> int:
+        """How many requests a round has: `each` for each of the streams, or more to have enough in all rounds."""
+        return streams * max(each, math.ceil(self.requests / (streams * rounds)))
 
 
 @dataclass(frozen=True)
@@ -55,12 +64,17 @@ class Bench:
         return self.running.socket(number) if via == "direct" else self.running.address
 
     async def load(self, via: str, workload: Workload, streams: int, number: int = 0, each: int = 0) -> dict[str, Any]:
-        """The figures of one load of so many streams; no prompt was ever sent before."""
+        """The figures of one load of so many streams, `each` requests of each; no prompt was ever sent before."""
+        return figures(*await self.work(via, workload, streams, streams * (each or workload.each), number))
+
+    async def work(
+        self, via: str, workload: Workload, streams: int, count: int, number: int = 0
+    ) -> tuple[float, list[Stream]]:
+        """The seconds that `count` requests took, and the answers."""
         subject = self.running.setup.subjects[number]
         fitting = self.scale.of(workload, subject.context)
-        count = streams * (each or fitting.each)
         requests = fitting.requests(subject.model.id, subject.model.shape.vocab_size or 0, count, next(self.seeds))
-        return figures(*await work(self.address(via, number), streams, requests))
+        return await work(self.address(via, number), streams, requests)
 
 
 async def start(bench: Bench) -> dict[str, Any]:
@@ -96,21 +110,22 @@ def loads(workload: Workload) -> "Measure":
         await bench.load("service", workload, min(4, bench.scale.streams[-1]), each=1)  # kernels compile at first use
         rows = []
         for streams in bench.scale.streams:
-            found: dict[str, list[dict[str, Any]]] = {via: [] for via in VIA}
+            count = bench.scale.count(streams, workload.each, bench.scale.rounds)
+            found: dict[str, list[tuple[float, list[Stream]]]] = {via: [] for via in VIA}
             spent = 0.0
             for _ in range(bench.scale.rounds):
                 for via in VIA:
                     before = bench.running.gateway_seconds()
-                    found[via].append(await bench.load(via, workload, streams))
+                    found[via].append(await bench.work(via, workload, streams, count))
                     spent += bench.running.gateway_seconds() - before if via == "service" else 0.0
-            tokens = sum(one["tokens"] for one in found["service"])
-            ratios = [ours["tokens_per_s"] / theirs["tokens_per_s"]
+            ratios = [_rate(*ours) / _rate(*theirs)
                       for ours, theirs in zip(found["service"], found["direct"], strict=True)]  # fmt: skip
+            both = {via: _together(found[via]) for via in VIA}
             rows.append({
                 "streams": streams,
-                **{via: _median(found[via]) for via in VIA},
+                **both,
                 "ratio": round(statistics.median(ratios), 4),
-                "gateway_cpu_s_per_million": round(spent / tokens * 1e6, 1),
+                "gateway_cpu_s_per_million": round(spent / both["service"]["tokens"] * 1e6, 1),
             })  # fmt: skip
         context = bench.running.setup.subjects[0].context
         asked = bench.scale.of(workload, context)
@@ -137,8 +152,9 @@ async def prefix(bench: Bench) -> dict[str, Any]:
 
 async def chunked(bench: Bench) -> dict[str, Any]:
     """What long prompts that arrive meanwhile do to the gaps of streams that are being written."""
-    writing = asyncio.create_task(bench.load("direct", DECODE, max(2, bench.scale.batch // 4), each=2))
-    reading = asyncio.create_task(bench.load("direct", LONG, 2, each=8))
+    each = max(8, bench.scale.count(2, LONG.each) // 2)
+    writing = asyncio.create_task(bench.load("direct", DECODE, max(2, bench.scale.batch // 4), each=max(2, each // 4)))
+    reading = asyncio.create_task(bench.load("direct", LONG, 2, each=each))
     short, long = await asyncio.gather(writing, reading)
     return {"tool": TOOL, "short": short, "long": long,
             "enabled": bench.running.setup.engine.get("enable_chunked_prefill", True)}  # fmt: skip
@@ -155,7 +171,7 @@ async def bounds(bench: Bench) -> dict[str, Any]:
         bound = predicted.decode(subject, bench.running.setup, bench.gpu, streams, asked.prompt + asked.answer // 2)
         rows.append({"streams": streams, "tokens_per_s": rate, "bound": bound, "share": _share(rate, bound)})
     asked = bench.scale.of(PREFILL, subject.context)
-    found = await bench.load("direct", PREFILL, 1, each=4)
+    found = await bench.load("direct", PREFILL, 1, each=bench.scale.count(1, PREFILL.each))
     rate = round(asked.prompt * 1000 / found["ttft_ms"]["p50"], 1)
     bound = predicted.prefill(subject, bench.running.setup, bench.gpu, asked.prompt)
     prompt = {"prompt": asked.prompt, "tokens_per_s": rate, "bound": bound, "share": _share(rate, bound)}
@@ -211,17 +227,21 @@ async def vllm_bench(bench: Bench) -> dict[str, Any]:
     subject = bench.running.setup.subjects[0]
     asked = bench.scale.of(SHORT, subject.context)
     jobs = [
-        vllm_tool.Job(via, bench.address(via), subject.model.id, bench.running.served[0].weights, streams, asked,
-                      next(bench.seeds))
+        vllm_tool.Job(via, bench.address(via), subject.model.id, bench.running.served[0].weights, streams,
+                      bench.scale.count(streams, asked.each), asked, next(bench.seeds))
         for streams in bench.scale.streams[1:] for via in VIA
     ]  # fmt: skip
     return {"tool": "vllm bench serve", "prompt": asked.prompt, "answer": asked.answer,
             "loads": await vllm_tool.run(jobs)}  # fmt: skip
 
 
-def _median(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The round in the middle by its rate: its figures belong together."""
-    return sorted(rounds, key=lambda one: float(one["tokens_per_s"]))[(len(rounds) - 1) // 2]
+def _together(rounds: list[tuple[float, list[Stream]]]) -> dict[str, Any]:
+    """The figures of all rounds, as if they were one."""
+    return figures(sum(took for took, _ in rounds), [one for _, answers in rounds for one in answers])
+
+
+def _rate(took: float, answers: list[Stream]) -> float:
+    return sum(one.tokens for one in answers) / took
 
 
 def _share(rate: float, bound: float | None) -> float | None:

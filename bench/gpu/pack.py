@@ -1,19 +1,22 @@
 """Packs what a machine without a network lacks to run the kit: `bench/gpu/pack OUT --target packages.json`.
 
-`packages.json` is what `python3 -m pip list --format json` says there; OUT.tar.part-0000 … with SHA256SUMS and
-install.py are what to carry. There, `python3 install.py DESTINATION` does the rest.
+`packages.json` is the output of `python3 -m pip list --format json` on that machine. OUT.tar.part-0000 … (with
+--compress OUT.tar.xz.part-0000 …), SHA256SUMS and install.py are what to carry; `python3 install.py DESTINATION`
+installs them there.
 """
 
 import argparse
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from bench.gpu import install
+from bench.gpu import install, wheels
 from bench.gpu.lacking import LockError, installed, lacking
 from service.cli.packing import Size
 from service.config.paths import ROOT
@@ -23,6 +26,7 @@ from service.weights.store import WeightsError
 
 LOCK = ROOT / "requirements/cuda.lock"
 PART = "60MB"
+WHOLE = 2**50  # bytes: more than any archive has
 OLDEST = 5  # minor versions of the C library for which wheels of the format "manylinux_2_N" exist
 LEGACY = ("manylinux2014", "manylinux2010", "manylinux1", "linux")
 
@@ -44,18 +48,40 @@ def fetch(packages: list[str], folder: Path, python: str, glibc: int, machine: s
         raise WeightsError("pip could not fetch all wheels, as it says above; --wheel-dir names a folder with them")
 
 
-def pack(out: Path, needed: list[str], wheels: Path, part_size: int, project: bool) -> list[Path]:
-    """Writes the bundle with `needed` from the folder `wheels`, and the installer beside it; returns its parts."""
-    with tempfile.TemporaryDirectory() as scratch:
+def pack(
+    out: Path, needed: list[str], folder: Path, part_size: int, project: bool,
+    exclude: Sequence[str] = (), compress: bool = False,
+) -> list[Path]:  # fmt: skip
+    """Writes the bundle with `needed` from the folder of wheels, and the installer beside it; returns its parts.
+
+    Files of wheels that match a pattern in `exclude` are left out. `compress` uses xz, which the target then needs too.
+    """
+    with tempfile.TemporaryDirectory(prefix="roundhouse-pack-") as scratch:
+        if needed and (exclude or compress):
+            folder = wheels.without(folder, Path(scratch) / "wheels", exclude, compressed=not compress)
         lock = Path(scratch) / "needed.lock"
         lock.write_text("".join(f"{line}\n" for line in needed), encoding="utf-8")
-        items = bundle.of_wheels(wheels, lock) if needed else []
+        items = bundle.of_wheels(folder, lock) if needed else []
         items += bundle.of_project(ROOT) if project else []
         if not items:
             raise WeightsError("nothing to pack: the target has every package already")
-        parts = bundle.pack(out, items, part_size)
+        parts = _compressed(out, items, part_size, Path(scratch)) if compress else bundle.pack(out, items, part_size)
     shutil.copyfile(install.__file__, out.with_name("install.py"))
     return parts
+
+
+def _compressed(out: Path, items: list[bundle.Item], part_size: int, scratch: Path) -> list[Path]:
+    """The bundle as one archive that xz compresses, in parts, with SHA256SUMS beside them."""
+    prefix = f"{out.name}.tar.xz.part-"
+    if any(out.parent.glob("*.part-*")):
+        raise WeightsError(f"{out.parent} holds parts already: use an empty folder for each bundle")
+    (archive,) = bundle.pack(scratch / "archive" / out.name, items, WHOLE)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    command = f"xz -T0 --stdout {shlex.quote(str(archive))} | split -b {part_size} -d -a 4 - {shlex.quote(prefix)}"
+    command = f"set -o pipefail; {command} && sha256sum {shlex.quote(prefix)}* > {bundle.SUMS}"
+    if subprocess.run(["bash", "-c", command], cwd=out.parent, check=False).returncode:
+        raise WeightsError("xz could not compress the bundle, as it says above")
+    return sorted(out.parent.glob(f"{prefix}*"))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,7 +94,8 @@ def main(arguments: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory(prefix="roundhouse-wheels-") as scratch:
             if needed and not asked.wheel_dir:
                 fetch(needed, Path(scratch), asked.python, asked.glibc, asked.machine)
-            parts = pack(asked.out, needed, asked.wheel_dir or Path(scratch), asked.part_size, not asked.no_project)
+            parts = pack(asked.out, needed, asked.wheel_dir or Path(scratch), asked.part_size, not asked.no_project,
+                         asked.exclude, asked.compress)  # fmt: skip
     except (LockError, WeightsError, OSError) as error:
         sys.exit(str(error))
     sums = asked.out.with_name(bundle.SUMS)
@@ -102,6 +129,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--machine", default="x86_64", help="its processor (default: x86_64)")
     parser.add_argument("--wheel-dir", type=Path, help="a folder with the wheels, instead of downloading them")
     parser.add_argument("--part-size", type=_size, default=_size(PART), help=f"largest part (default: {PART})")
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="PATTERN",
+        help="files of wheels to leave out, as '*_vllm_fa2_C*'; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--compress", action="store_true", help="compress the bundle with xz, which the target needs too"
+    )
     parser.add_argument("--no-project", action="store_true", help="leave Roundhouse's own source out")
     return parser
 

@@ -1,4 +1,4 @@
-"""What the planner says beforehand of what is measured here."""
+"""The planner's predictions for what the kit measures."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from service.planner.speed import speed
 def cache(
     subject: Subject, setup: Setup, gpu: Gpu | None, cache_bytes: int | None, block_size: int | None
 ) -> dict[str, Any]:
-    """KV blocks as planned: from nothing but the card, and from the memory that vLLM says it found for them.
+    """The planned number of KV cache blocks: from the card alone, and from the cache size that vLLM reports.
 
-    None where the card is unknown, or the engine did not say.
+    None where the card is unknown, or the engine reports none.
     """
     found = _fit(subject, setup, gpu, subject.context)
     planned = found.blocks.number if found and found.blocks else None
@@ -28,14 +28,14 @@ def cache(
 
 
 def decode(subject: Subject, setup: Setup, gpu: Gpu | None, streams: int, context: int) -> float | None:
-    """The most tokens per second that `streams` of them can get together, each `context` tokens long by then."""
+    """The upper bound of tokens per second for all `streams` together, at a context of `context` tokens."""
     found = _fit(subject, setup, gpu, context)
     bound = speed(subject.model, found, Demand(context), streams) if found else None
     return round(bound.together, 1) if bound and bound.together and bound.batch == streams else None
 
 
 def prefill(subject: Subject, setup: Setup, gpu: Gpu | None, prompt: int) -> float | None:
-    """The most tokens per second of a prompt that so long."""
+    """The upper bound of tokens per second while a prompt of `prompt` tokens is read."""
     found = _fit(subject, setup, gpu, prompt)
     bound = speed(subject.model, found, Demand(prompt)) if found else None
     return round(bound.prefill, 1) if bound and bound.prefill else None

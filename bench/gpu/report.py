@@ -1,4 +1,4 @@
-"""Turns the results into docs/gpu.md and plots: `bench/gpu/report`."""
+"""Generates docs/gpu.md and plots from the results: `bench/gpu/report`."""
 
 import argparse
 import sys
@@ -22,8 +22,8 @@ def folders(place: Path) -> list[Path]:
 
 def page(place: Path, link: str = "../bench/results") -> str:
     """The whole of docs/gpu.md; `link` is where a reader of it finds `place`."""
-    parts = [PREFACE.read_text(encoding="utf-8"), "## What was measured\n"]
-    found = {path: results.read(path) for path in folders(place)}
+    parts = [PREFACE.read_text(encoding="utf-8"), "## Results\n"]
+    found = {path: results.read_results(path) for path in folders(place)}
     if not any(one.where["card"] for rows in found.values() for one in rows):
         parts.append(NOTHING)
     for path, rows in found.items():
@@ -38,12 +38,12 @@ def _card(rows: Sequence[Result], link: str) -> list[str]:
     title = where["card"] or f"No card: a rehearsal on {where['cpu']}"
     parts = [
         f"### {title}\n",
-        f"{len(measured)} measurements and {len(failed)} failures; the files are in [{link}]({link}).\n",
+        f"Measured: {len(measured)}, failed: {len(failed)}; the files are in [{link}]({link}).\n",
     ]
     if where["card"]:
-        parts += ["The bars that were set for an H200:\n", tables.bars(measured)]
+        parts += ["The targets, which were set for an H200:\n", tables.targets(measured)]
     else:
-        parts.append("These figures try the kit. They say nothing about any GPU.\n")
+        parts.append("A rehearsal tests the kit. Its figures say nothing about any GPU.\n")
     for table in tables.TABLES:
         of_it = [one for one in measured if one.measure in table.measures]
         if of_it:
@@ -73,7 +73,7 @@ def draw(place: Path) -> list[Path]:
     """Draws every plot of every card, as PNG and SVG; returns the files."""
     written = []
     for path in folders(place):
-        measured = [one for one in results.read(path) if one.outcome == "measured"]
+        measured = [one for one in results.read_results(path) if one.outcome == "measured"]
         for name, picture in tables.plots(measured).items():
             home = path / PLOTS
             home.mkdir(exist_ok=True)

@@ -39,7 +39,7 @@ class Result:
         return self.experiment.rpartition("/")[2]
 
 
-def write(folder: Path, result: Result) -> Path:
+def write_result(folder: Path, result: Result) -> Path:
     """Puts the result into its place, whole."""
     path = folder / f"{result.experiment}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def write(folder: Path, result: Result) -> Path:
     return path
 
 
-def read(folder: Path) -> list[Result]:
+def read_results(folder: Path) -> list[Result]:
     """Every result under `folder`, by name; a file that is none is named in the ValueError."""
     return sorted(_found(folder), key=lambda one: one.experiment)
 
@@ -64,4 +64,4 @@ def _found(folder: Path) -> Iterator[Result]:
 
 def done(folder: Path, again: bool) -> set[str]:
     """The experiments that need no other run: all that have a result, or only what was measured where `again`."""
-    return {one.experiment for one in read(folder) if not (again and one.outcome == "failed")}
+    return {one.experiment for one in read_results(folder) if not (again and one.outcome == "failed")}

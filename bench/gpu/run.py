@@ -1,4 +1,4 @@
-"""Measures what the fleet does on this machine's card: `bench/gpu/run --minutes 25`.
+"""Measures a fleet on this machine's GPU: `bench/gpu/run --minutes 25`.
 
 Most valuable first within the minutes given; each result is written when it is there, and a second run does what the
 first one left.
@@ -32,7 +32,7 @@ from service.planner.gpus import Gpu
 from service.transport.pool import TransportError
 
 LONGEST_START = 15.0  # minutes for one setup, however much time there is
-SMALL = Scale(streams=(1, 4), batch=4, rounds=1, shrink=8)
+SMALL = Scale(streams=(1, 4), batch=4, rounds=1, requests=2, shrink=8)
 # What a measurement may end with that is not the kit's own mistake.
 EXPECTED = (ExceptionGroup, LoadError, LookupError, OSError, StartError, TransportError, ValueError, psutil.Error)
 
@@ -108,7 +108,7 @@ class Session:
             date=datetime.now(UTC).isoformat(timespec="seconds"), seconds=round(time.monotonic() - began, 1),
             reason=reason, engines=engines, figures=figures or {},
         )  # fmt: skip
-        results.write(self.folder, result)
+        results.write_result(self.folder, result)
         self.done.add(one.id)
         if reason:
             self.failed.append(one.id)

@@ -1,4 +1,4 @@
-"""Many streams at once, and what came of them: tokens per second, time to first token, gaps between tokens."""
+"""Concurrent streams and their results: tokens per second, TTFT, ITL."""
 
 import itertools
 import json
@@ -42,7 +42,7 @@ class Workload:
         )
 
     def requests(self, model: str, vocabulary: int, count: int, seed: int) -> list[dict[str, Any]]:
-        """`count` requests with prompts of token ids that no other `seed` makes, so that no cache knows them."""
+        """`count` requests with random token ids as prompts; a new `seed` gives prompts that no cache holds."""
         source = random.Random(seed)
         ids = range(vocabulary // 2, vocabulary * 3 // 4)  # neither bytes nor special tokens
         shared = source.choices(ids, k=self.shared)

@@ -1,9 +1,11 @@
-"""Loads by vLLM's own `bench serve`: what they are asked, and its figures in the words of ours."""
+"""Runs vLLM's own `bench serve` and converts its figures to our schema."""
 
 import asyncio
 import json
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bench.gpu.streams import PERCENTILES, LoadError, Workload
@@ -13,39 +15,50 @@ PROGRAM = "bench.gpu.vllm_program"
 
 @dataclass(frozen=True)
 class Job:
-    """One load: `via` says past or through the gateway, `address` where that is, `tokenizer` a folder."""
+    """One load of `requests` requests, `streams` at a time.
+
+    `via` says whether directly to the engine or through the service, `address` where that is; `tokenizer` is a folder.
+    """
 
     via: str
     address: str
     model: str
     tokenizer: str
     streams: int
+    requests: int
     workload: Workload
     seed: int
 
     def arguments(self) -> list[str]:
         """The arguments of `vllm bench serve`."""
         url = "http://localhost" if self.address.startswith("/") else f"http://{self.address}"
-        told = {
+        options = {
             "backend": "openai", "base-url": url, "endpoint": "/v1/completions", "model": self.model,
             "served-model-name": self.model, "tokenizer": self.tokenizer, "dataset-name": "random",
             "random-input-len": self.workload.prompt, "random-output-len": self.workload.answer,
-            "num-prompts": self.streams * self.workload.each, "max-concurrency": self.streams, "seed": self.seed,
+            "num-prompts": self.requests, "max-concurrency": self.streams, "seed": self.seed,
             "temperature": 0, "percentile-metrics": "ttft,itl",
             "metric-percentiles": ",".join(map(str, PERCENTILES)),
         }  # fmt: skip
-        return [*(word for name, value in told.items() for word in (f"--{name}", str(value))), "--disable-tqdm"]
+        return [*(word for name, value in options.items() for word in (f"--{name}", str(value))), "--disable-tqdm"]
 
 
-async def run(jobs: list[Job]) -> list[dict[str, Any]]:
-    """The figures of every job, in order; raises LoadError where vLLM's tool is not there or fails at all of them."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", PROGRAM,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+async def run(jobs: list[Job], program: str = PROGRAM) -> list[dict[str, Any]]:
+    """The figures of every job, in order; raises LoadError where vLLM's tool is not there or fails at all of them.
+
+    `program` is the module that does the jobs. It gives its figures in a file, because vLLM prints on standard output.
+    """
     asked = "".join(json.dumps({"address": one.address, "arguments": one.arguments()}) + "\n" for one in jobs)
-    answers, errors = await process.communicate(asked.encode())
-    found = [_figures(job, json.loads(line)) for job, line in zip(jobs, answers.splitlines(), strict=False)]
+    with tempfile.TemporaryDirectory(prefix="roundhouse-bench-") as folder:
+        results = Path(folder) / "figures.jsonl"
+        results.touch()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", program, str(results),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        errors = (await process.communicate(asked.encode()))[1]
+        lines = results.read_text(encoding="utf-8").splitlines()
+    found = [_figures(job, json.loads(line)) for job, line in zip(jobs, lines, strict=False)]
     if not any("tokens_per_s" in one for one in found):
         last = errors.decode(errors="replace").strip().splitlines()[-1:]
         raise LoadError(

@@ -1,4 +1,4 @@
-"""Folders that stand for weights: a `config.json` of the published shape and a tokenizer, nothing to download.
+"""Model folders without weights: a `config.json` of the published shape and a tokenizer, nothing to download.
 
 With `--load-format dummy` the engine fills the network with random numbers of the right number and type, so that
 memory and speed are those of the real weights; only the text is not.

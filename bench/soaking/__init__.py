@@ -1,1 +1,1 @@
-"""The parts of a soak: engines and what befalls them, requests, and what came of each."""
+"""The parts of a soak test: engines, faults, requests, and the verdict on each response."""

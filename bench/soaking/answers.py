@@ -1,4 +1,4 @@
-"""What came of a request: exactly one ending, and no word but those that were asked for, in their order."""
+"""Checks a response: exactly one ending, and only the requested words, in order."""
 
 import json
 from collections import Counter

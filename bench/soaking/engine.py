@@ -1,4 +1,4 @@
-"""One engine of a soak as a process of its own: a fake one that echoes, and drains on SIGTERM as vLLM does."""
+"""One engine of a soak test, as a process: a fake that echoes, and drains on SIGTERM as vLLM does."""
 
 import argparse
 import asyncio

@@ -1,4 +1,4 @@
-"""What befalls the engines of a soak, and when: drawn from a seed, so that a run can be had again."""
+"""The fault schedule of a soak test, drawn from a seed so that a run can be repeated."""
 
 import asyncio
 import random

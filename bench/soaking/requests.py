@@ -1,4 +1,4 @@
-"""The requests of a soak, every answer of which can be checked: an engine echoes, and no word is asked for twice."""
+"""The requests of a soak test. Every response can be checked: engines echo, and no word is requested twice."""
 
 import json
 import random
@@ -38,7 +38,7 @@ class Ask:
         fields |= {"messages": [{"role": "user", "content": text}]} if self.path == CHAT else {"prompt": text}
         fields |= {"max_tokens": self.limit or len(self.words) + 1}
         body = json.dumps(fields).encode()
-        rows = [f"POST {self.path} HTTP/1.1", "host: soak", "connection: close", "content-type: application/json"]
+        rows = [f"POST {self.path} HTTP/1.1", "host: localhost", "connection: close", "content-type: application/json"]
         rows += [f"content-length: {len(body)}", *([f"idempotency-key: {self.key}"] if self.key else [])]
         return "\r\n".join([*rows, "", ""]).encode() + body
 

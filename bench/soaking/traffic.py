@@ -1,4 +1,4 @@
-"""Clients of a soak: each asks, looks at what it got, and asks again; all of them can be told to rest."""
+"""Clients of a soak test: each sends requests in a loop and checks the responses; all can be paused."""
 
 import asyncio
 import random

@@ -28,7 +28,8 @@ def generation_config(model: Model, weights: Path | None) -> dict[str, Any] | No
         return None
     config = _read_json(weights / "generation_config.json")
     declared = config.get("eos_token_id", model.tokens.eos)
-    eos = [declared] if isinstance(declared, int) else list(declared or ())
+    listed = declared if isinstance(declared, list | tuple) else [declared]
+    eos = [token for token in listed if isinstance(token, int)]
     missing = [token for token in model.chat.stop_token_ids if token not in eos]
     return {**config, "eos_token_id": [*eos, *missing]} if missing else None
 
@@ -45,6 +46,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if the file is missing or invalid, which the engine itself will report."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from service.architectures.parameters import count_parameters
 from service.architectures.registry import ARCHITECTURES, Architecture
@@ -13,6 +13,17 @@ from service.config.strict_yaml import Frozen
 
 Capability = Literal["chat", "completion", "infill", "embedding"]
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
+
+
+def _short_as_a_path(name: str) -> str:
+    if len(name.encode()) > MAX_ID_BYTES:
+        raise ValueError(f"is longer than {MAX_ID_BYTES} bytes")
+    return name
+
+
+MAX_ID_BYTES = 200  # an id is a part of file names, which have at most 255 bytes
+# Letters and digits of any script, Latin ones small: `qwen3:8b`, `gpt-9[1m]`, `模型`. No slash, for file names.
+ModelId = Annotated[str, Field(pattern=r"^[^\W_A-Z](?:[^\WA-Z]|[.:@\[\]-]){0,95}$"), AfterValidator(_short_as_a_path)]
 Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
 TokenId = Annotated[int, Field(ge=0)]
 
@@ -95,7 +106,7 @@ class Model(Frozen):
     is that of the published weights.
     """
 
-    id: Identifier
+    id: ModelId
     variant: Variant
     hub: Repository | None = None
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None

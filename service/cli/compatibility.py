@@ -19,6 +19,7 @@ written for OpenAI's or Anthropic's own servers, or for vLLM.
 
 - **passed**: the engine gets it as the client wrote it. The values that are accepted stand beside it.
 - **acted on**: Roundhouse reads or rewrites it; the table says how.
+- **dropped**: accepted, and not passed on.
 - **ignored**: a hint that nothing here can use. It is accepted and dropped, the header `x-roundhouse-ignored-fields` of
   the response names it, and `roundhouse_ignored_fields_total` counts it.
 - **refused**: 400 `unsupported_parameter` with the reason, because ignoring it would mislead the client or let it reach
@@ -45,6 +46,8 @@ def _section(endpoint: Endpoint) -> Iterator[str]:
     info: Any = inspect.type_info(endpoint.body)
     for field in info.fields:
         what, values = ("acted on", acted[field.name]) if field.name in acted else ("passed", _values(field.type))
+        if field.name in endpoint.body.private_fields:
+            what, values = "dropped", "about the person at the client; engines do not need it"
         yield f"| `{field.name}`{' (required)' if field.required else ''} | {what} | {values} |"
     for name, rule in sorted(RULES[endpoint.body].items(), key=lambda row: (row[1].action, row[0])):
         yield f"| `{name}` | {rule.action}d | {rule.why} |"

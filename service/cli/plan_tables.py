@@ -106,7 +106,8 @@ def _assumptions(rows: list[Row], demand: Demand, users: int | None, prices: Pri
     cached = "fp8" if demand.kv_bytes == 1 else "16-bit"
     yield (
         f"GB are 10^9 bytes on each GPU; 'other' is an estimate: {memory.RUNTIME_BYTES / 1e9:.2f} for the runtime, "
-        f"{memory.GRAPH_BYTES / 1e9:.2f} for CUDA graphs, and activations of vLLM's largest batch. "
+        f"{memory.GRAPH_BYTES / 1e9:.2f} for CUDA graphs, {memory.COMMUNICATION_BYTES / 1e9:.2f} for communication "
+        "between several GPUs, and activations or logits of vLLM's largest batch. "
         f"gpu_memory_utilization {demand.utilization:g}. int4: groups of {GROUP} weights with {SCALE_BITS + ZERO_BITS} "
         "bits of scale and zero point; tables and output layer stay in 16 bits."
     )

@@ -20,7 +20,7 @@ INTRODUCTION = """\
 too: a fleet file can name any repository or folder.
 
 Facts that have not been verified are left unknown instead of guessed: `?` in a table, or listed below it. For the same
-reason no model on the hub has a pinned revision; pin one with `engine: {{revision: …}}`.
+reason only {pinned} models have a pinned revision; pin another with `engine: {{revision: …}}`.
 
 ## Tasks by variant
 
@@ -55,7 +55,10 @@ def document(catalog: Catalog) -> str:
         f"| {kind} | {', '.join(catalog.tasks_of(model)) or 'embeddings'} |" for kind, model in sorted(kinds.items())
     )
     introduction = INTRODUCTION.format(
-        count=len(catalog.models), families=len(catalog.families), tasks="\n".join(tasks)
+        count=len(catalog.models),
+        families=len(catalog.families),
+        tasks="\n".join(tasks),
+        pinned=sum(model.revision is not None for model in catalog.models.values()),
     )
     families = sorted(catalog.families.values(), key=lambda family: family.title.lower())
     return "\n".join([introduction, *(line for family in families for line in _family(catalog, family))]).rstrip()

@@ -14,7 +14,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from service.cli.configured import configured, fleet_option
+from service.cli.configured import configured, fleet_option, refused
+from service.config import run_dir
 from service.config.paths import PACKAGE
 from service.config.settings import Settings, variable
 from service.errors import ApiError
@@ -106,6 +107,9 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
     if problems := unmet_here():
         raise click.ClickException("\n".join(problems))
     settings, _, served = configured(fleet_file)
+    if settings.run_dir:
+        with refused():
+            run_dir.prepare(settings.run_dir)
     host, port = host or settings.host, port or settings.port
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

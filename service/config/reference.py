@@ -40,17 +40,19 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         ),
         "Listening": (
             "There is no authentication yet: listen only on an address that trusted clients alone can reach.",
-            ("host", "port"),
+            ("host", "port", "allowed_hosts"),
         ),
         "Limits": (
             "What a single request may be. The number of requests is limited per model in the fleet file "
             "(`max_in_flight`, `max_queued`), and per tenant.",
-            ("max_body_bytes", "max_header_bytes"),
+            ("max_body_bytes", "max_response_bytes", "max_header_bytes"),
         ),
         "Timeouts": (
             "How long each step of a request may take. [errors.md](errors.md) explains the errors that follow.",
             (
+                "keep_alive_timeout",
                 "body_timeout",
+                "body_total_timeout",
                 "connect_timeout",
                 "first_token_timeout",
                 "idle_timeout",

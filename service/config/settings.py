@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
@@ -32,11 +33,26 @@ def _expanded(path: Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111  unlike Path's own it does not fail where there is no home
 
 
+def _host_names(text: str) -> str:
+    for name in filter(None, map(str.strip, text.split(","))):
+        if name != "*" and not re.fullmatch(r"[A-Za-z0-9._-]+", name) and not _is_ip_address(name.strip("[]")):
+            raise ValueError(f"it should be host names without port, separated by commas, and '{name}' is none")
+    return text
+
+
+def _is_ip_address(text: str) -> bool:
+    try:
+        return bool(ip_address(text))
+    except ValueError:
+        return False
+
+
 UserPath = Annotated[Path, AfterValidator(_expanded)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+HostNames = Annotated[str, AfterValidator(_host_names)]
 
 
 class Settings(BaseSettings):
@@ -54,7 +70,7 @@ class Settings(BaseSettings):
     weights: UserPath = _expanded(Path("~/.cache/roundhouse/weights"))
     """Folder where `roundhouse pull` stores weights."""
     run_dir: UserPath | None = None
-    """Private folder for sockets and state files; a temporary one if unset."""
+    """Private folder for sockets and state files, made if it does not exist; a temporary one if unset."""
     engine_program: str = ""
     """Command that starts vLLM's server, if not the installed one.
 
@@ -65,14 +81,34 @@ class Settings(BaseSettings):
     """Address that `roundhouse serve` listens on."""
     port: Port = 3000
     """Port that `roundhouse serve` listens on."""
+    allowed_hosts: HostNames = ""
+    """More names by which the gateway may be addressed, and by which pages may use it, separated by commas.
+
+    A gateway that listens on a loopback address is otherwise served under loopback names alone, such as `localhost`: a
+    reverse proxy beside it that passes on its own `Host` needs its name here. `*` allows all. With names here, a
+    gateway that listens elsewhere checks them too.
+    """
 
     max_body_bytes: Bytes = 4 * 2**20
     """Largest request body; a larger one gets 413 `request_too_large`."""
+    max_response_bytes: Bytes = 64 * 2**20
+    """Largest answer that is not streamed; a larger one becomes 502 `response_too_large`.
+
+    Such an answer is held in memory as a whole. One to `/v1/embeddings` can be larger: as numbers in JSON, 2,048
+    vectors of 4,096 dimensions take about 180 MB.
+    """
     max_header_bytes: Bytes = 32 * 2**10
     """Largest sum of header names and values; more gets 431 `headers_too_large`."""
 
     body_timeout: Seconds = 30.0
     """Longest wait for the next part of a request body; then 408 `request_timeout`."""
+    body_total_timeout: Seconds = 120.0
+    """Longest time for a whole request body; then 408 `request_timeout`."""
+    keep_alive_timeout: Seconds = 75.0
+    """How long a client's connection may wait for its next request; then it is closed.
+
+    It should be longer than a load balancer in front keeps its idle connections, which is often 60 s.
+    """
     connect_timeout: Seconds = 1.0
     """Longest wait for a connection to an engine; then another replica is tried, or 502 `upstream_error`."""
     first_token_timeout: Seconds = 300.0
@@ -85,7 +121,7 @@ class Settings(BaseSettings):
     A client can ask for less with the header `x-roundhouse-timeout`.
     """
     client_write_timeout: Seconds = 60.0
-    """How long a client may read nothing of its answer before its connection is closed."""
+    """How long a client may read nothing of its answer before its connection is reset, within a quarter of this."""
 
     queue_timeout: Seconds = 10.0
     """Longest wait of a request in the queue; then 503 `overloaded`."""
@@ -116,6 +152,11 @@ class Settings(BaseSettings):
     """
     drain_timeout: Seconds = 20.0
     """How long requests in flight may take to finish after SIGTERM; what is left ends with an error."""
+
+    @property
+    def allowed_host_names(self) -> frozenset[str]:
+        """The names of `allowed_hosts`, in lower case, IPv6 addresses without brackets."""
+        return frozenset(name.strip().strip("[]").lower() for name in self.allowed_hosts.split(",") if name.strip())
 
     @property
     def gateway_processes(self) -> int:

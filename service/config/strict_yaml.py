@@ -1,5 +1,6 @@
 """YAML files read strictly: every mistake is reported with file, line and key, all of them at once."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+NOT_TEXT = re.compile(r"[\0\ud800-\udfff]")
 Location = tuple[str | int, ...]
 T = TypeVar("T", bound=BaseModel)
 
@@ -83,10 +85,15 @@ class Document:
 
     def _scalar(self, loader: yaml.SafeLoader, node: yaml.Node, at: Location) -> Any:
         try:
-            return loader.construct_object(node)
-        except (ArithmeticError, LookupError, ValueError):
+            value = loader.construct_object(node)
+            hash(value)  # a tag can make a list or a mapping of plain text
+        except (ArithmeticError, LookupError, TypeError, ValueError):
             self._refuse(node, at, f"{node.value!r:.60} is no valid {node.tag.rpartition(':')[2]}")
             return None
+        if isinstance(value, str) and NOT_TEXT.search(value):
+            # Neither can stand in a file's name, in an argument or in a variable of a process.
+            self._refuse(node, at, f"{value!r:.60} holds a NUL character or half of a surrogate pair")
+        return value
 
     def _refuse(self, node: yaml.Node, at: Location, message: str) -> None:
         self._problems.append(f"{self.path}:{node.start_mark.line + 1}: {_dotted(at) or 'document'}: {message}")

@@ -9,6 +9,7 @@ from service.catalog.engine_args import EngineValue
 from service.fleet.request_bounds import MAX_SEQUENCES
 from service.fleet.served_model import ServedModel
 
+DEFAULTS = ("max_num_queued_reqs", "disable_access_log_for_endpoints")  # the names of `defaults`
 # Flags that no release may lack: they hide the documentation pages and vLLM's version, and make `usage` complete.
 ALWAYS: dict[str, EngineValue] = {
     "disable_fastapi_docs": True,

@@ -28,6 +28,7 @@ TERMINATE, KILL = b"t", b"k"
 
 def main(control: int, status: int, command: list[str]) -> None:
     """Starts `command`, carries out the commands on `control`, and returns when all processes have ended."""
+    _close_inherited({0, 1, 2, control, status})
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -54,6 +55,18 @@ def main(control: int, status: int, command: list[str]) -> None:
     exit_status = engine.wait()
     _kill_children()
     _write(status, f"{exit_status}\n")
+
+
+def _close_inherited(kept: set[int]) -> None:
+    """Closes every other descriptor, however it got here.
+
+    BentoML gives each worker the listening sockets of all, and uvloop passes on what is inheritable: a keeper that
+    held the gateway's socket would keep its port in use.
+    """
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        if (descriptor := int(entry.name)) not in kept:
+            with contextlib.suppress(OSError):  # that of the listed folder is closed already
+                os.close(descriptor)
 
 
 def _forward_commands(control: int, engine: "subprocess.Popen[bytes]") -> None:
@@ -85,9 +98,9 @@ def _kill_children() -> None:
 def _parent(pid: int) -> int | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
+        return int(stat.rsplit(")", 1)[1].split()[1])
+    except (OSError, ValueError, IndexError):  # it has just ended
         return None
-    return int(stat.rsplit(")", 1)[1].split()[1])
 
 
 def _write(status: int, text: str) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 import psutil
 
 from service.engine import state
+from service.fleet.schema import KV_CACHE_SPACE
 from service.fleet.served_model import ServedModel
 
 GIB = 2**30
+DEFAULT_KV_CACHE_SPACE = 4  # GiB
 BASE_MEMORY = int(1.2 * GIB)  # what the three processes of a vLLM engine take beside weights and KV cache
 
 
@@ -16,7 +18,8 @@ def required_memory(served: ServedModel) -> int:
     """Bytes of memory that an engine without a GPU takes: processes, weights and KV cache."""
     weights = Path(served.weights)
     size = sum(file.stat().st_size for file in weights.glob("*.safetensors")) if weights.is_dir() else 0
-    return BASE_MEMORY + size + int(served.env.get("VLLM_CPU_KVCACHE_SPACE", "4")) * GIB
+    cache = served.env.get(KV_CACHE_SPACE, "")
+    return BASE_MEMORY + size + (int(cache) if cache.isdecimal() else DEFAULT_KV_CACHE_SPACE) * GIB
 
 
 def shortage(served: ServedModel) -> str | None:

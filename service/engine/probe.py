@@ -1,11 +1,12 @@
 """The probe request, which shows that an engine generates, and one HTTP exchange with an engine."""
 
 import json
+import math
 
 from service.fleet.served_model import ServedModel
 from service.transport.pool import ConnectionPool, Deadlines
 
-MAX_RESPONSE_BYTES = 4 * 2**20  # a page of metrics has about a hundred thousand
+MAX_RESPONSE_BYTES = 16 * 2**20  # a page of metrics has a hundred thousand, the ids of a million tokens six million
 
 
 def probe_request(served: ServedModel) -> tuple[str, bytes]:
@@ -16,9 +17,14 @@ def probe_request(served: ServedModel) -> tuple[str, bytes]:
     return "/v1/completions", json.dumps(fields).encode()
 
 
-async def fetch(transport: ConnectionPool, address: str, request: bytes, deadlines: Deadlines) -> tuple[int, bytes]:
-    """Status and body of the engine's response to `request`; raises TransportError where there is none."""
-    exchange = await transport.send(address, request, deadlines)
+async def fetch(
+    transport: ConnectionPool, address: str, request: bytes, deadlines: Deadlines, remaining: float = math.inf
+) -> tuple[int, bytes]:
+    """Status and body of the engine's response to `request`; raises TransportError where there is none.
+
+    `remaining` bounds the whole exchange, in seconds, beside the deadlines.
+    """
+    exchange = await transport.send(address, request, deadlines, remaining)
     try:
         return await exchange.head(), await exchange.read_all(MAX_RESPONSE_BYTES)
     finally:

@@ -7,12 +7,14 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import psutil
 
 from service.engine import keeper
+from service.observability.background import OnFailure, keep_running
 
 MAX_LINE_BYTES = 2**20
 TAIL_LINES = 400  # log lines kept in memory: the cause of a crash can stand far above the tracebacks that follow it
@@ -27,15 +29,16 @@ REQUEST_ERROR = re.compile(r"VLLMValidationError|cannot schedule new futures")
 
 
 class EngineProcess:
-    """A started engine. `on_line` is called with each line of its log, without vLLM's prefix.
+    """A started engine. `on_line` is called with each line of its log, without vLLM's prefix, and `on_failure` where
+    that fails: the log is read on all the same, or the engine would block on writing.
 
     `pid` resolves to the API server's pid. `ended` resolves to the exit status (negative: killed by that signal) when
     the engine and all its children are gone and the log has been read. `last_output` is when the log last grew, in
     seconds of the monotonic clock; `tail` holds its last lines.
     """
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
-        self._on_line = on_line
+    def __init__(self, on_line: Callable[[str], None], on_failure: OnFailure = lambda *_: None) -> None:
+        self._on_line, self._on_failure = on_line, on_failure
         self._control = -1
         self._terminated = False
         self.last_output = 0.0
@@ -51,15 +54,21 @@ class EngineProcess:
         try:
             started = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", keeper.__file__, str(control_read), str(status_write), *argv,
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
                 pass_fds=(control_read, status_write), env=environment,
             )  # fmt: skip
         finally:
             os.close(control_read)
             os.close(status_write)
         assert started.stdout
-        log = asyncio.create_task(self._read_log(started.stdout))
+        read_log = partial(self._read_log, started.stdout)
+        log = asyncio.create_task(keep_running("engine log", read_log, self._on_failure))
         self._tasks = [log, asyncio.create_task(self._read_status(status_read, log))]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return bool(self._tasks) and not self.ended.done()
 
     def terminate(self) -> None:
         """Sends the engine SIGTERM, on which it drains and stops; further calls do nothing."""
@@ -112,27 +121,48 @@ class EngineProcess:
             self._on_line(line)
 
     async def _read_status(self, status_read: int, log: "asyncio.Task[None]") -> None:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader()
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(status_read, "rb", 0)
+        """Reads what the keeper writes. Whatever that is, and if it cannot be read, `pid` and `ended` resolve."""
+        session = status = None
+        try:
+            async with _lines(status_read) as reader:
+                session = _number(await reader.readline())
+                self.pid.set_result(_number(await reader.readline()) or 0)
+                status = _number(await reader.readline())
+        except OSError:  # too many open files, for example; closing the control pipe ends the engine
+            if not self.pid.done():
+                self.pid.set_result(0)
+        if status is None and session:
+            _kill_session(session)
+        # The keeper holds the last writing end of the log's pipe, and is about to exit.
+        await asyncio.wait([log], timeout=5)
+        self.ended.set_result(-signal.SIGKILL if status is None else status)
+
+
+@asynccontextmanager
+async def _lines(descriptor: int) -> AsyncIterator[asyncio.StreamReader]:
+    """Reads from a pipe, and closes it at the end."""
+    reader = asyncio.StreamReader()
+    with os.fdopen(descriptor, "rb", 0) as pipe:
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
         )
         try:
-            session = (await reader.readline()).strip()
-            self.pid.set_result(int((await reader.readline()).strip() or 0))
-            status = (await reader.readline()).strip()
-            if not status and session:
-                _kill_session(int(session))
-            # The keeper holds the last writing end of the log's pipe, and is about to exit.
-            await asyncio.wait([log], timeout=5)
-            self.ended.set_result(int(status) if status else -signal.SIGKILL)
+            yield reader
         finally:
             transport.close()
+
+
+def _number(line: bytes) -> int | None:
+    """The number in a line of the keeper's; None where it has ended or wrote something else."""
+    try:
+        return int(line)
+    except ValueError:
+        return None
 
 
 def _kill_session(session: int) -> None:
     """Kills every process in the session of a keeper that was itself killed before it could."""
     for pid in psutil.pids():
-        with suppress(ProcessLookupError, PermissionError):
+        with suppress(OSError):
             if os.getsid(pid) == session:
                 os.kill(pid, signal.SIGKILL)

@@ -27,26 +27,28 @@ def read(run_dir: Path, kind: str) -> Iterator[tuple[int, Any]]:
             continue
         pid = int(match[1])
         started = start_time(pid)
-        if started is None:
-            path.unlink(missing_ok=True)
-            continue
         try:
+            if started is None:
+                path.unlink(missing_ok=True)
+                continue
             document = json.loads(path.read_text())
             # Pids are reused, most of all in a restarted container, so the pid alone does not identify the writer.
-            if document["start_time"] == started:
-                yield pid, document["content"]
-        except (OSError, ValueError, TypeError, KeyError):
+            if document["start_time"] != started:
+                continue
+            content = document["content"]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             continue
+        yield pid, content
 
 
 def start_time(pid: int) -> int | None:
     """When the process started, in clock ticks since boot (proc(5), field 22); None if it is not running."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
+        process_state, *fields = stat.rsplit(")", 1)[1].split()
+        return None if process_state in "ZX" else int(fields[18])
+    except (OSError, ValueError, IndexError):  # the latter two where it has just ended
         return None
-    process_state, *fields = stat.rsplit(")", 1)[1].split()
-    return None if process_state in "ZX" else int(fields[18])
 
 
 def _path(run_dir: Path, kind: str, pid: int) -> Path:

@@ -1,12 +1,19 @@
 """The state file of a replica: written by its supervisor into the run folder, read by every gateway process."""
 
-import json
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
+from service.engine.process_files import start_time
+
 Condition = Literal["waiting", "scaled_to_zero", "starting", "ready", "failed", "stopping", "stopped"]
 CONDITIONS: tuple[Condition, ...] = ("waiting", "scaled_to_zero", "starting", "ready", "failed", "stopping", "stopped")
+
+# In these conditions there is no engine, so that a state holds on while its supervisor is restarted.
+WITHOUT_PROCESS: tuple[Condition, ...] = ("failed", "stopped", "scaled_to_zero")
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,17 @@ class EngineState:
     pid: int | None = None
 
 
+@dataclass(frozen=True)
+class StateFile:
+    """The content of a state file: the state, and its processes by pid: when each started, as process_files has it.
+
+    These are the writer, which is the supervisor, and the engine if there is one. Pids are reused, times are not.
+    """
+
+    state: EngineState
+    processes: dict[int, int | None]
+
+
 def replica_id(model: str, number: int) -> str:
     """`("pebble-chat", 0)` → `pebble-chat-0`."""
     return f"{model}-{number}"
@@ -48,16 +66,30 @@ def write(run_dir: Path, state: EngineState) -> None:
     """Replaces the replica's state file atomically. Raises OSError where the run folder cannot be written."""
     path = state_path(run_dir, state.order)
     temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(asdict(state)))
+    pids = [os.getpid()] if state.pid is None else [os.getpid(), state.pid]
+    document = StateFile(state, {pid: start_time(pid) for pid in pids})
+    temporary.write_text(msgspec.json.encode(document).decode())
     temporary.replace(path)
 
 
 def read(run_dir: Path, order: int) -> EngineState | None:
-    """The replica's state; None before its supervisor has written one, or where the file is malformed."""
+    """The replica's state; None before its supervisor has written one, or where the file is malformed.
+
+    It has failed where its supervisor, or the engine that it calls ready, is no longer running.
+    """
     try:
-        return EngineState(**json.loads(state_path(run_dir, order).read_text()))
-    except (OSError, ValueError, TypeError):
+        file = msgspec.json.decode(state_path(run_dir, order).read_bytes(), type=StateFile)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    state = file.state
+    gone = [pid for pid, started in file.processes.items() if started is None or start_time(pid) != started]
+    if not gone or state.condition in WITHOUT_PROCESS:
+        return state
+    if state.pid in gone and len(gone) == 1:
+        if state.condition != "ready":
+            return state  # its supervisor is about to say what became of it
+        return replace(state, condition="failed", reason="its process is gone")
+    return replace(state, condition="failed", phase="", reason="its supervisor is gone, and is being restarted")
 
 
 def parallel_starts(startup: str, cores: int, free: int, need: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from service.engine import state
+from service.engine.log_file import LogFile
 from service.engine.state import Condition, EngineState
 
 PrintProgress = Callable[[str], None]
@@ -26,7 +27,7 @@ class StatusWriter:
 
     def __init__(self, run_dir: Path, initial: EngineState, print_progress: PrintProgress) -> None:
         self._run_dir, self._print_progress = run_dir, print_progress
-        self._log = run_dir / f"{initial.replica}.log"
+        self._log = LogFile(run_dir / f"{initial.replica}.log")
         self._started_at = 0.0
         self._write_failed = False
         self.state = initial
@@ -48,10 +49,10 @@ class StatusWriter:
         self._print(text + (f" after {self.age:.0f} s" if was_started else ""))
         self.write()
 
-    def crashed(self, reason: str, delay: float) -> None:
-        """Publishes why the engine ended, and that it is restarted after `delay` seconds."""
+    def crashed(self, reason: str, phase: str = "starts again") -> None:
+        """Publishes why the engine ended; `phase` says when it is restarted."""
         self.state = replace(self.state, restarts=self.state.restarts + 1, pid=None)
-        self.show("failed", f"starts again in {delay:g} s", reason)
+        self.show("failed", phase, reason)
 
     def started(self, pid: int | None) -> None:
         """Sets the pid of the engine's process, which is published with the next condition."""
@@ -63,11 +64,7 @@ class StatusWriter:
 
     def log(self, line: str) -> None:
         """Appends a line of the engine's log to the log file, and publishes the phase that it stands for."""
-        try:
-            with self._log.open("a") as log:
-                log.write(line + "\n")
-        except OSError:
-            pass  # serving goes on without a log file; `write` reports that the folder cannot be written
+        self._log.write(line)  # serving goes on without it; `write` reports that the folder cannot be written
         if self.state.condition == "starting":
             for text, phase in PHASES:
                 if text in line:
@@ -88,6 +85,10 @@ class StatusWriter:
         """Writes the state file if that failed before."""
         if self._write_failed:
             self.write()
+
+    def close(self) -> None:
+        """Closes the log file."""
+        self._log.close()
 
     def _print(self, text: str) -> None:
         self._print_progress(f"{self.state.replica}  {text}")

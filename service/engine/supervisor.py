@@ -18,6 +18,7 @@ from service.engine.status_writer import PrintProgress, StatusWriter
 from service.engine.watchdog import Watchdog
 from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
+from service.observability.background import keep_running
 from service.transport.pool import ConnectionPool
 from service.weights import manifest
 
@@ -27,6 +28,8 @@ PENDING_POLL = 0.25  # seconds between two checks of whether this engine is need
 WATCH_INTERVAL = 1.0  # seconds between two checks of a ready engine
 PROPAGATION = 0.5  # seconds after which every gateway has seen a new state: they read the files four times a second
 EXIT_TIMEOUT = 15.0  # seconds that vLLM may take, beyond the drain timeout, to end its own processes
+
+KILL_TIMEOUT = 5.0  # seconds that the kernel may take to end killed processes
 
 
 class _StoppedError(Exception):
@@ -66,7 +69,7 @@ class Supervisor:
     def start(self) -> None:
         """Starts supervising in the background."""
         self._show_pending()
-        self._task = asyncio.create_task(self._supervise())
+        self._task = asyncio.create_task(keep_running("supervisor", self._supervise, self._failed))
 
     async def stop(self) -> None:
         """Lets running requests finish within the drain timeout, then ends the engine and all its processes.
@@ -90,11 +93,16 @@ class Supervisor:
             await asyncio.wait([self._task])
         self._transport.close()
         self._status.show("stopped")
+        self._status.close()
+
+    def _failed(self, task: str, error: BaseException) -> None:
+        """Publishes that the supervisor itself failed: it has ended the engine, and starts again by itself."""
+        self._status.crashed(f"its {task} failed: {type(error).__name__}: {error}")
 
     async def _supervise(self) -> None:
         """Runs the engine again and again, with backoff after crashes."""
         crashes = 0
-        while True:
+        while not self._stopping:
             try:
                 reason = await self._run_once()
             except OSError as error:
@@ -108,7 +116,7 @@ class Supervisor:
                 crashes = 0
             delay = BACKOFF[min(crashes, len(BACKOFF) - 1)]
             crashes += 1
-            self._status.crashed(reason, delay)
+            self._status.crashed(reason, f"starts again in {delay:g} s")
             await asyncio.sleep(delay)
 
     async def _run_once(self) -> str | None:
@@ -182,6 +190,9 @@ class Supervisor:
             return f"{_exit_reason(status)}: {process.cause()}"
         finally:
             monitoring.cancel()
+            if process.is_running:  # this method failed: the next start needs the memory
+                process.kill()
+                await asyncio.wait([process.ended], timeout=KILL_TIMEOUT)
             process.close()
             self._process = self._monitoring = None
 
@@ -238,7 +249,7 @@ class Supervisor:
         process.terminate()
         await asyncio.wait([process.ended], timeout=drain_timeout + EXIT_TIMEOUT)
         process.kill()
-        await asyncio.wait([process.ended], timeout=5)
+        await asyncio.wait([process.ended], timeout=KILL_TIMEOUT)
 
 
 def _exit_reason(status: int) -> str:

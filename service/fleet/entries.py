@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from service.catalog import names
@@ -27,6 +29,19 @@ class EntryError(Exception):
         self.key, self.message = key, message
 
 
+@contextmanager
+def mistakes_in(key: str, value: str) -> Iterator[None]:
+    """Turns whatever the file system has against the value of `key` into an EntryError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise EntryError(key, f"{error.filename} does not exist") from None
+    except OSError as error:
+        raise EntryError(key, f"{error.filename or value}: {error.strerror or error}") from None
+    except (ValueError, RuntimeError) as error:  # no name that a file can have, a user without a home, links in a ring
+        raise EntryError(key, f"{value}: {error}") from None
+
+
 def served_model(entry: ModelEntry, file: FleetFile, catalog: Catalog, folder: Path, store: Path | None) -> ServedModel:
     """The served model that an entry of `file` describes. Raises EntryError.
 
@@ -44,14 +59,16 @@ def served_model(entry: ModelEntry, file: FleetFile, catalog: Catalog, folder: P
     if entry.weights:
         weights = _existing_path(entry.weights, folder, "weights")
     elif model.hub:
-        weights = _pulled_weights(model.hub, engine.get("revision", model.revision), store) or model.hub
+        with mistakes_in("model", model.hub):
+            weights = _pulled_weights(model.hub, engine.get("revision", model.revision), store) or model.hub
     else:
         weights = str(catalog.folder / str(model.path))
     if model.context is None and weights != model.hub:
         model = model.model_copy(update={"context": _configured_context(Path(weights))})
     template = _existing_path(entry.chat_template, folder, "chat_template") if entry.chat_template else None
     if template is None and model.chat:
-        bundled = template_for(model.chat, Path(weights) if weights != model.hub else None)
+        with mistakes_in("weights" if entry.weights else "model", weights):
+            bundled = template_for(model.chat, Path(weights) if weights != model.hub else None)
         template = str(catalog.folder / "templates" / bundled) if bundled else None
     adapters = tuple(
         Adapter(id=adapter.id, path=_existing_path(adapter.path, folder, "adapters")) for adapter in entry.adapters
@@ -163,7 +180,7 @@ def _model_outside_catalogue(entry: ModelEntry, folder: Path) -> Model:
 def _configured_context(weights: Path) -> int | None:
     try:
         length = json.loads((weights / "config.json").read_text()).get("max_position_embeddings")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None  # the engine reports a broken config.json when it starts
     return length if isinstance(length, int) and length > 0 else None
 
@@ -173,8 +190,8 @@ def _is_path(text: str) -> bool:
 
 
 def _existing_path(text: str, folder: Path, key: str) -> str:
-    path = Path(text).expanduser()
-    path = path if path.is_absolute() else (folder / path).resolve()
-    if not path.exists():
-        raise EntryError(key, f"{path} does not exist")
+    with mistakes_in(key, text):
+        path = Path(text).expanduser()
+        path = path if path.is_absolute() else (folder / path).resolve()
+        path.stat()
     return str(path)

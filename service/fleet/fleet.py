@@ -88,8 +88,9 @@ def _aliases(
     aliases: dict[str, str] = {}
 
     def claim(name: str, key: tuple[str | int, ...]) -> None:
-        if name in taken:
-            why = "is reserved for routing" if name in RESERVED else "is already the id or alias of another model"
+        reserved = name in RESERVED or name.startswith("task:")
+        if name in taken or reserved:
+            why = "is reserved for routing" if reserved else "is already the id or alias of another model"
             problems.append(document.problem(key, f"'{name}' {why}"))
         taken.add(name)
 

@@ -6,12 +6,14 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from service.auth.tenants import TenantEntry
 from service.catalog.engine_args import EngineKey, EngineSettings
-from service.catalog.model import Identifier, Infill
+from service.catalog.model import Identifier, Infill, ModelId
 from service.catalog.names import Specialty, Variant
 from service.config.strict_yaml import Frozen
 
 # Names that a request may give instead of a model's, so that no model or alias may have them.
 RESERVED = ("base", "chat", "instruct", "code", "embedding", "auto")
+
+KV_CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"  # bounds the KV cache of vLLM's CPU build
 
 
 def _with_port(address: str) -> str:
@@ -20,7 +22,17 @@ def _with_port(address: str) -> str:
     return address
 
 
-Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+def _settable(env: dict[str, str | int]) -> dict[str, str | int]:
+    for name, value in env.items():
+        if not name or "=" in name:
+            raise ValueError(f"{name!r:.60} cannot be the name of a variable")
+        if name == KV_CACHE_SPACE and not str(value).isdecimal():
+            raise ValueError(f"{name} is a whole number of GiB, and {value!r:.60} is none")
+    return env
+
+
+Environment = Annotated[dict[str, str | int], AfterValidator(_settable)]
+Alias = Annotated[str, Field(pattern=r"^[^\W_][\w.:@\[\]/-]{0,127}$")]
 # `host:port`, where a DNS name stands for all of its addresses; or the absolute path of a Unix socket.
 Address = Annotated[
     str, Field(pattern=r"^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$|^/.{1,106}$"), AfterValidator(_with_port)
@@ -31,7 +43,7 @@ Policy = Literal["prefix_affinity", "least_load", "power_of_two", "round_robin"]
 class Adapter(Frozen):
     """LoRA weights on a served model; requests address them by an id of their own."""
 
-    id: Identifier
+    id: ModelId
     path: str
 
 
@@ -53,7 +65,7 @@ class ModelEntry(Frozen):
     """One entry of `models`: everything but `model` has a default. `scale_down_after` is in seconds."""
 
     model: str
-    id: Identifier | None = None
+    id: ModelId | None = None
     weights: str | None = None
     variant: Variant | None = None
     family: Identifier | None = None
@@ -76,19 +88,19 @@ class ModelEntry(Frozen):
     adapters: tuple[Adapter, ...] = ()
     engine: EngineSettings = Field(default_factory=dict)
     optional_flags: tuple[EngineKey, ...] = ()
-    env: dict[str, str | int] = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)
 
 
 class FleetFile(Frozen):
     """The whole file. `engine`, `optional_flags` and `env` apply to every model; an entry adds to or overrides them."""
 
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
-    aliases: dict[Alias, Identifier] = Field(default_factory=dict)
-    defaults: dict[Variant, Identifier] = Field(default_factory=dict)
+    aliases: dict[Alias, ModelId] = Field(default_factory=dict)
+    defaults: dict[Variant, ModelId] = Field(default_factory=dict)
     startup: Literal["auto", "parallel", "sequential"] = "auto"
     extra_fields: tuple[str, ...] = ()
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
     tenants: dict[Identifier, TenantEntry] = Field(default_factory=dict)
     engine: EngineSettings = Field(default_factory=dict)
     optional_flags: tuple[EngineKey, ...] = ()
-    env: dict[str, str | int] = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)

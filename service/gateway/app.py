@@ -5,27 +5,35 @@ import contextlib
 import json
 import os
 import random
-import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from service.admission.gate import Admission
 from service.catalog.catalog import Catalog
 from service.config.settings import Settings
-from service.engine import demand
+from service.engine import demand, process_files
 from service.fleet.fleet import Fleet
 from service.gateway.endpoints import Endpoints
 from service.gateway.middleware import ErrorMiddleware, LimitsMiddleware, RecordMiddleware
 from service.gateway.scale_to_zero import Activator
+from service.gateway.sites import SiteMiddleware, allowed_hosts
+from service.observability.background import keep_running
+from service.observability.log_writer import LogWriter
 from service.observability.metrics import Metrics
 from service.relay.relay import Relay
 from service.server.asgi import App, Receive, Scope, Send
+from service.server.connection import Connection
+from service.server.timeouts import ClientTimeouts
 from service.transport.pool import ConnectionPool
 from service.upstreams.limit import ceiling
 from service.upstreams.upstreams import Upstreams
 
 TICK = 0.25  # seconds between two runs of the housekeeping
+STANDARD_OUTPUT = 1
+WORKER = "m"  # the kind of file by which a process that writes metrics says that it lives
 
 
 class Gateway:
@@ -38,16 +46,28 @@ class Gateway:
         assert settings.run_dir
         self._fleet, self._run_dir, self._gateways = fleet, settings.run_dir, settings.gateway_processes
         self.metrics, self.transport = Metrics(metrics_dir), ConnectionPool()
+        self._log = LogWriter(STANDARD_OUTPUT, self.metrics.log_lines_dropped.inc)
         self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)
         self.admission = Admission(settings, time.monotonic, random.random)
         self._relay = Relay(fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic)
-        self._endpoints = Endpoints(fleet, self.upstreams, self._relay, self.update_gauges, self.metrics, settings)
+        self._endpoints = Endpoints(fleet, self.upstreams, self._relay, self.render_metrics, settings)
         self._activator = Activator(fleet)
+        limited = LimitsMiddleware(self._endpoints, settings.max_header_bytes)
         self._record_middleware = RecordMiddleware(
-            ErrorMiddleware(LimitsMiddleware(self._endpoints, settings.max_header_bytes, settings.max_body_bytes)),
-            self.metrics, self._endpoints.name_of, LogWriter().write,
+            ErrorMiddleware(SiteMiddleware(limited, allowed_hosts(settings.host, settings.allowed_host_names))),
+            self.metrics, self._endpoints.name_of, self._log.write,
         )  # fmt: skip
         self.app: App = self._record_middleware
+        self._client_timeouts = ClientTimeouts(
+            keep_alive=settings.keep_alive_timeout, write=settings.client_write_timeout
+        )
+
+    def connection(self, **options: Any) -> Callable[..., Connection]:
+        """The protocol class of the server, for this gateway; `options` are more arguments of `Connection`."""
+        return partial(
+            Connection, gateway_app=self.app, timeouts=self._client_timeouts,
+            on_invalid=self._record_middleware.record_invalid, **options,
+        )  # fmt: skip
 
     def is_ready(self) -> bool:
         """Whether it should get traffic: it is not draining, and a model is ready or scales from zero on demand."""
@@ -74,7 +94,7 @@ class Gateway:
             "outcome": outcome,
             "problems": problems,
         }
-        _write(json.dumps(fields, ensure_ascii=False))
+        self._log.write(json.dumps(fields, ensure_ascii=False))
 
     def start_draining(self) -> None:
         """Makes readiness fail, and closes client connections after their next response."""
@@ -84,8 +104,19 @@ class Gateway:
         """Ends all requests in flight; each client gets an error."""
         self._relay.end()
 
+    def render_metrics(self) -> bytes:
+        """The current metrics of all gateway processes that live, in Prometheus' text format."""
+        self.update_gauges()
+        self.metrics.forget_dead_workers({pid for pid, _ in process_files.read(self._run_dir, WORKER)})
+        return self.metrics.text()
+
+    def count_failure(self, task: str, _: BaseException) -> None:
+        """Counts a failure of a background task."""
+        self.metrics.background_task_failures.labels(task).inc()
+
     def update_gauges(self) -> None:
         """Sets all gauges to their current values."""
+        self.metrics.models = {served.id for served in self._fleet.served}
         self.metrics.set_replicas(self.upstreams.counts())
         self.metrics.idempotency_cache_bytes.set(self._relay.idempotency_cache_bytes)
         for upstream in self.upstreams:
@@ -105,8 +136,11 @@ class Gateway:
     async def background_tasks(self) -> AsyncIterator[None]:
         """Runs the watch over the upstreams and the housekeeping while the context lasts."""
         self.upstreams.refresh()
-        loops = (self.upstreams.watch(self.admission.wake_waiters), self._housekeeping())
-        tasks = [asyncio.create_task(loop) for loop in loops]
+        watch = partial(self.upstreams.watch, self.admission.wake_waiters, self.count_failure)
+        tasks = [
+            asyncio.create_task(keep_running(name, loop, self.count_failure))
+            for name, loop in (("upstreams", watch), ("housekeeping", self._housekeeping))
+        ]
         try:
             yield
         finally:
@@ -114,6 +148,7 @@ class Gateway:
                 task.cancel()
             await asyncio.wait(tasks)
             self.transport.close()
+            self._log.close()
 
     async def _housekeeping(self) -> None:
         """Every TICK: updates gauges, expires what is stale, and tells the supervisors which engines are wanted."""
@@ -132,23 +167,6 @@ class Gateway:
             self.metrics.event_loop_lag.observe(max(0.0, time.monotonic() - due_at))
 
 
-class LogWriter:
-    """Writes log lines to standard output, those of one event loop iteration in one system call."""
-
-    def __init__(self) -> None:
-        self._pending: list[str] = []
-
-    def write(self, line: str) -> None:
-        """Queues the line; it is written at the next iteration of the event loop."""
-        if not self._pending:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._pending.append(line)
-
-    def _flush(self) -> None:
-        lines, self._pending = self._pending, []
-        _write("\n".join(lines))
-
-
 def with_lifespan(gateway: Gateway) -> App:
     """The app for a plain ASGI server, with its background tasks. Under BentoML the service's hooks run those."""
 
@@ -163,9 +181,3 @@ def with_lifespan(gateway: Gateway) -> App:
         await send({"type": "lifespan.shutdown.complete"})
 
     return app
-
-
-def _write(line: str) -> None:
-    with contextlib.suppress(OSError):  # a full disk loses log lines, but fails no request
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()

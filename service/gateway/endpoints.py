@@ -9,12 +9,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
-from service.observability.metrics import Metrics
+from service.gateway.middleware import is_anthropic
+from service.gateway.model_list import anthropic_list, anthropic_model, model_rows
+from service.gateway.request_body import read_json_body
 from service.protocol.generation import GENERATION, Endpoint
 from service.protocol.parse_body import FieldPolicy, parse_body
 from service.relay.relay import Relay
-from service.server.asgi import Receive, Scope, Send, extension_of, read_body, respond, respond_json
-from service.upstreams.upstream import Upstream
+from service.server.asgi import Receive, Scope, Send, extension_of, respond, respond_json
 from service.upstreams.upstreams import Upstreams
 
 EndpointFunction = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -24,15 +25,14 @@ MODELS = "/v1/models"
 class Endpoints:
     """The app behind the middleware. Its table maps path and method to a method of this class or to the relay.
 
-    `update_gauges` is called before metrics are rendered.
+    `render_metrics` returns the page of the metrics.
     """
 
     def __init__(
-        self, fleet: Fleet, upstreams: Upstreams, relay: Relay, update_gauges: Callable[[], None], metrics: Metrics,
-        settings: Settings,
-    ) -> None:  # fmt: skip
+        self, fleet: Fleet, upstreams: Upstreams, relay: Relay, render_metrics: Callable[[], bytes], settings: Settings
+    ) -> None:
         self._fleet, self._upstreams, self._relay = fleet, upstreams, relay
-        self._update_gauges, self._metrics, self._settings = update_gauges, metrics, settings
+        self._render_metrics, self._settings = render_metrics, settings
         self.table: dict[str, dict[str, EndpointFunction]] = {
             **{endpoint.path: {"POST": self._generation(endpoint)} for endpoint in GENERATION},
             MODELS: {"GET": self._list_models},
@@ -52,11 +52,13 @@ class Endpoints:
         if functions is None:
             text = f"There is no endpoint {method} {path}. docs/architecture.md lists the endpoints."
             raise ApiError(ErrorCode.UNKNOWN_URL, text)
-        if method not in functions:
-            allowed = ", ".join(functions)
+        # The server leaves the body out of a response to HEAD.
+        function = functions.get("GET" if method == "HEAD" else method)
+        if function is None:
+            allowed = ", ".join(("GET", "HEAD") if "GET" in functions else functions)
             text = f"{path} does not take {method}; use {allowed}."
             raise ApiError(ErrorCode.METHOD_NOT_ALLOWED, text, allow=allowed)
-        return functions[method](scope, receive, send)
+        return function(scope, receive, send)
 
     def name_of(self, path: str) -> str:
         """The path as a metric label: that of the table, or `other`, so that clients cannot create time series."""
@@ -66,33 +68,28 @@ class Endpoints:
 
     def _generation(self, endpoint: Endpoint) -> EndpointFunction:
         async def endpoint_function(scope: Scope, receive: Receive, send: Send) -> None:
-            body = await self._read_body(scope, receive)
+            body = await read_json_body(scope, receive, self._settings)
             record, headers = scope["record"], scope["headers"]
             await self._relay.answer(endpoint, body, headers, record, receive, send, extension_of(scope))
 
         return endpoint_function
 
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        return await read_body(scope, receive, self._settings.max_body_bytes, self._settings.body_timeout)
-
     async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
-        models = [model for upstream in self._upstreams for model in _model_objects(upstream)]
-        await respond_json(send, {"object": "list", "data": models})
+        rows = model_rows(self._fleet, self._upstreams)
+        page = anthropic_list(rows) if is_anthropic(scope) else {"object": "list", "data": rows}
+        await respond_json(send, page)
 
     async def _show_model(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path"].removeprefix(MODELS + "/")
-        wanted = self._fleet.aliases.get(name, name)
-        for upstream in self._upstreams:
-            for model in _model_objects(upstream):
-                if model["id"] == wanted:
-                    await respond_json(send, model)
-                    return
-        text = f"No model '{name[:128]}' is served here. GET {MODELS} lists those that are."
-        raise ApiError(ErrorCode.MODEL_NOT_FOUND, text, "model")
+        row = next((row for row in model_rows(self._fleet, self._upstreams) if row["id"] == name), None)
+        if row is None:
+            text = f"No model '{name[:128]}' is served here. GET {MODELS} lists those that are."
+            raise ApiError(ErrorCode.MODEL_NOT_FOUND, text, "model")
+        await respond_json(send, anthropic_model(row) if is_anthropic(scope) else row)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Resolves a request without running it. The body is the request's own, with its `endpoint` path added."""
-        body = await self._read_body(scope, receive)
+        body = await read_json_body(scope, receive, self._settings)
         try:
             fields = json.loads(body)
             path = fields.pop("endpoint", "/v1/chat/completions")
@@ -122,8 +119,7 @@ class Endpoints:
         await respond_json(send, route)
 
     async def _show_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._update_gauges()
-        await respond(send, 200, self._metrics.text(), [(b"content-type", CONTENT_TYPE_LATEST.encode())])
+        await respond(send, 200, self._render_metrics(), [(b"content-type", CONTENT_TYPE_LATEST.encode())])
 
 
 # Required fields that a body for /v1/route may omit, by endpoint.
@@ -135,37 +131,3 @@ ROUTE_DEFAULTS: dict[str, dict[str, Any]] = {
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": ""}]},
     "/v1/embeddings": {"input": "?"},
 }
-
-
-def _model_objects(upstream: Upstream) -> list[dict[str, Any]]:
-    """The model of an upstream and its adapters, as objects of `GET /v1/models`."""
-    served = upstream.served
-    condition, reason = upstream.condition()
-    model = {
-        "id": served.id,
-        "object": "model",
-        "created": 0,
-        "owned_by": served.family,
-        "family": served.family,
-        "variant": served.variant,
-        "specialty": served.model.specialty,
-        "context_length": served.context,
-        "capabilities": sorted(served.capabilities),
-        "aliases": list(served.aliases),
-        "state": condition,
-        "reason": reason,
-        "replicas": [_replica_object(replica.id, replica.state) for replica in upstream.replicas],
-    }
-    adapters = [{**model, "id": adapter.id, "aliases": [], "parent": served.id} for adapter in served.adapters]
-    return [model, *adapters]
-
-
-def _replica_object(name: str, state: Any) -> dict[str, Any]:
-    if state is None:
-        return {"id": name, "state": "waiting", "reason": None, "restarts": 0}
-    return {
-        "id": name,
-        "state": state.condition,
-        "reason": state.reason or state.phase or None,
-        "restarts": state.restarts,
-    }

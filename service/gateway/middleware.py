@@ -1,6 +1,7 @@
 """The middleware around every request: its id and record, rendering of errors, and limits on its size."""
 
 import asyncio
+import json
 import logging
 import random
 import re
@@ -30,7 +31,15 @@ log = logging.getLogger("roundhouse")
 CLIENT_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}\Z")
 MAX_HEADERS = 100
 CONNECTION_CLOSE = (b"connection", b"close")
+ANTHROPIC_VERSION = b"anthropic-version"
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for it; appears in logs only
+
+
+def request_id_headers(request_id: str, path: str = "") -> Headers:
+    """The headers that tell a client its request id; the libraries for Anthropic's API look for a second name of it."""
+    value = request_id.encode()
+    own = (b"x-request-id", value)
+    return (own, (b"request-id", value)) if path.startswith("/v1/messages") else (own,)
 
 
 class RecordMiddleware:
@@ -56,8 +65,8 @@ class RecordMiddleware:
 
         def extra_headers(status: int) -> Headers:
             record.status = status
-            request_id_header = (b"x-request-id", record.request_id.encode())
-            return (request_id_header, CONNECTION_CLOSE) if self.draining else (request_id_header,)
+            headers: Headers = request_id_headers(record.request_id, scope["path"])
+            return (*headers, CONNECTION_CLOSE) if self.draining else headers
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -77,6 +86,21 @@ class RecordMiddleware:
             record.ended = time.monotonic()
             self._metrics.observe(record)
             self._write(log_line(record, self._now()))
+
+    def record_invalid(self, error: ApiError) -> Headers:
+        """Counts and logs what a client sent that is no request; returns the headers of the response to it."""
+        request_id = random.randbytes(16).hex()
+        self._metrics.invalid_requests.labels(error.code).inc()
+        fields = {
+            "time": self._now(),
+            "event": "invalid_request",
+            "request_id": request_id,
+            "status": error.status,
+            "code": error.code,
+            "message": error.message,
+        }
+        self._write(json.dumps(fields))
+        return request_id_headers(request_id)
 
     def _now(self) -> str:
         """The UTC time in ISO 8601, formatted once per second."""
@@ -106,34 +130,25 @@ class ErrorMiddleware:
 
 
 class LimitsMiddleware:
-    """Refuses a request that is too large or not JSON before its body is read."""
+    """Refuses a request with too many headers, or too many bytes of them."""
 
-    def __init__(self, app: App, max_header_bytes: int, max_body_bytes: int) -> None:
-        self._app, self._max_header_bytes, self._max_body_bytes = app, max_header_bytes, max_body_bytes
+    def __init__(self, app: App, max_header_bytes: int) -> None:
+        self._app, self._max_header_bytes = app, max_header_bytes
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         headers = scope["headers"]
         if len(headers) > MAX_HEADERS or sum(map(len, chain.from_iterable(headers))) > self._max_header_bytes:
             limits = f"{MAX_HEADERS} headers or {self._max_header_bytes} bytes of them"
             raise ApiError(ErrorCode.HEADERS_TOO_LARGE, f"There are more than {limits}.")
-        if scope["method"] == "POST":
-            self._check_body(dict(headers))
         return self._app(scope, receive, send)
 
-    def _check_body(self, headers: dict[bytes, bytes]) -> None:
-        content_type = headers.get(b"content-type", b"application/json")
-        if content_type != b"application/json" and content_type.split(b";")[0].strip().lower() != b"application/json":
-            text = "Send the body as JSON, with the header 'Content-Type: application/json'."
-            raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            text = "Send the body uncompressed, without 'Content-Encoding'."
-            raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
-        if b"content-length" in headers and b"transfer-encoding" in headers:
-            text = "A request has either 'Content-Length' or 'Transfer-Encoding', not both."
-            raise ApiError(ErrorCode.INVALID_REQUEST, text)
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._max_body_bytes:
-            raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"The body is larger than {self._max_body_bytes} bytes.")
+
+def is_anthropic(scope: Scope) -> bool:
+    """Whether the client speaks Anthropic's API: by the path, or by a header where both APIs have the same path."""
+    path: str = scope["path"]
+    if path.startswith("/v1/models"):
+        return any(name == ANTHROPIC_VERSION for name, _ in scope["headers"])
+    return path.startswith("/v1/messages")
 
 
 async def _render(error: ApiError, scope: Scope, send: Send) -> None:
@@ -141,7 +156,6 @@ async def _render(error: ApiError, scope: Scope, send: Send) -> None:
     record.fail(error)
     if record.status:
         return  # the response has started: closing the connection early is all that is left
-    anthropic = scope["path"].startswith("/v1/messages")
-    body = anthropic_body(error) if anthropic else openai_body(error)
+    body = anthropic_body(error) if is_anthropic(scope) else openai_body(error)
     headers: list[Any] = [JSON, *((name.encode(), value.encode()) for name, value in error.headers.items())]
     await respond(send, error.status, body, headers)

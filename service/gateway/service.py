@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,22 @@ import bentoml
 import psutil
 from circus import sighandler
 from prometheus_client import values
+from prometheus_client.multiprocess import mark_process_dead
 
 from service.catalog import catalog as catalogs
+from service.config import run_dir
 from service.config.settings import Settings
 from service.config.strict_yaml import ConfigError
-from service.engine.service import QUIET, end_with_parent, engine_service
+from service.engine import process_files
+from service.engine.service import QUIET, Progress, end_with_parent, engine_service
 from service.fleet import fleet as fleets
 from service.fleet.reload import Reload
 from service.gateway import app
 from service.gateway.prerequisites import unmet_here
 from service.gateway.shutdown import GracefulShutdown
+from service.observability import background
+from service.observability.background import OnFailure
 from service.server.asgi import App, Receive, Scope, Send
-from service.server.connection import Connection
 
 GC_THRESHOLD = 5_000  # new container objects before the garbage collector runs; Python's default is 700
 RUN_DIR = "ROUNDHOUSE_RUN_DIR"
@@ -62,21 +67,15 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet]:
         settings = Settings.from_environ(os.environ)
         catalog = catalogs.load(settings.models)
         fleet = fleets.load(settings.fleet, catalog, settings.weights)
+        path = run_dir.prepare(settings.run_dir) if settings.run_dir else None
     except ConfigError as error:
         sys.exit(f"Roundhouse cannot start:\n{error}")
-    if settings.run_dir is None:
+    if path is None:
         # `bentoml serve` creates it for all its workers, which inherit the variable, and removes it at exit.
-        run_dir = tempfile.mkdtemp(prefix="roundhouse-")
-        os.environ[RUN_DIR] = run_dir
-        atexit.register(shutil.rmtree, run_dir, ignore_errors=True)
-        settings = settings.model_copy(update={"run_dir": Path(run_dir)})
-    return settings, catalog, fleet
-
-
-def print_progress(line: str) -> None:
-    """Writes a line for the operator to standard error."""
-    sys.stderr.write(f"roundhouse  {line}\n")
-    sys.stderr.flush()
+        path = Path(tempfile.mkdtemp(prefix="roundhouse-"))
+        atexit.register(shutil.rmtree, path, ignore_errors=True)
+    os.environ[RUN_DIR] = str(path)
+    return settings.model_copy(update={"run_dir": path}), catalog, fleet
 
 
 def forward_repeated_signals() -> None:
@@ -111,6 +110,8 @@ def setup_multiprocess_metrics(folder: Path, workers: int) -> Path | None:
         values.ValueClass = values.MutexValue
         return None
     (shared := folder / "metrics").mkdir(exist_ok=True)
+    mark_process_dead(os.getpid(), str(shared))  # type: ignore[no-untyped-call]  # an earlier process may have had it
+    process_files.write(folder, app.WORKER, os.getpid(), None)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
     values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
     return shared
@@ -131,6 +132,7 @@ def tune_gc() -> None:
 def build_service(settings: Settings, catalog: catalogs.Catalog, fleet: fleets.Fleet) -> Any:
     """The BentoML Gateway service, which depends on one Engine service for each replica of the fleet."""
     assert settings.run_dir
+    progress = Progress()
     gateway = app.Gateway(settings, catalog, fleet, setup_multiprocess_metrics(settings.run_dir, settings.workers))
     timeout = settings.drain_timeout
     shutdown = GracefulShutdown(
@@ -139,34 +141,41 @@ def build_service(settings: Settings, catalog: catalogs.Catalog, fleet: fleets.F
     load = partial(fleets.load, settings.fleet, catalog, settings.weights)
     reload = Reload(settings.fleet, fleet, load, gateway.apply, gateway.log_reload)
 
+    def reload_failed(task: str, error: BaseException) -> None:
+        gateway.count_failure(task, error)
+        gateway.log_reload([f"{settings.fleet}: it could not be read: {type(error).__name__}: {error}"])
+
     class Gateway:
         @bentoml.on_startup
         async def start(self) -> None:
             end_with_parent()
             shutdown.install()
             if shutdown.server:
-                shutdown.server.config.http_protocol_class = partial(
-                    Connection, gateway_app=gateway.app, server_paths=PROBES
-                )
+                shutdown.server.config.http_protocol_class = gateway.connection(server_paths=PROBES)
             self.background = contextlib.AsyncExitStack()
             await self.background.enter_async_context(gateway.background_tasks())
-            tasks = [reload.watch()]
+            self.keep_running("reload", reload.watch, reload_failed)
             if bentoml.server_context.worker_index in (None, 1):
-                tasks.append(_print_readiness(gateway, settings))
-            for task in map(asyncio.create_task, tasks):
-                self.background.callback(task.cancel)
+                self.keep_running(
+                    "progress", partial(_print_readiness, gateway, settings, progress), gateway.count_failure
+                )
             tune_gc()
+
+        def keep_running(self, name: str, loop: Callable[[], Awaitable[None]], on_failure: OnFailure) -> None:
+            task = asyncio.create_task(background.keep_running(name, loop, on_failure))
+            self.background.callback(task.cancel)
 
         @bentoml.on_shutdown
         async def stop(self) -> None:
             await self.background.aclose()
             shutdown.uninstall()
+            progress.close()
 
         async def __is_ready__(self) -> bool:
             return gateway.is_ready()
 
     for order, (model, number) in enumerate(fleet.replicas()):
-        engine = engine_service(model, number, order, fleet, settings, print_progress)
+        engine = engine_service(model, number, order, fleet, settings, progress)
         setattr(Gateway, f"engine_{order}", bentoml.depends(engine))
     http = {"host": settings.host, "port": settings.port}
     service = bentoml.service(name="gateway", workers=settings.workers, http=http, **QUIET)(Gateway)
@@ -174,18 +183,18 @@ def build_service(settings: Settings, catalog: catalogs.Catalog, fleet: fleets.F
     return service
 
 
-async def _print_readiness(gateway: app.Gateway, settings: Settings) -> None:
+async def _print_readiness(gateway: app.Gateway, settings: Settings, progress: Progress) -> None:
     """Prints when the first model is ready, and when all are. Models that scale to zero do not count."""
     started, first_printed = time.monotonic(), False
     while True:
         conditions = [upstream.condition()[0] for upstream in gateway.upstreams if upstream.served.min_replicas]
         ready = conditions.count("ready")
         if ready and not first_printed:
-            print_progress(f"the first of {len(conditions)} models is ready after {time.monotonic() - started:.0f} s")
-            print_progress(f"  curl http://{settings.host}:{settings.port}/v1/models")
+            progress.print(f"the first of {len(conditions)} models is ready after {time.monotonic() - started:.0f} s")
+            progress.print(f"  curl http://{settings.host}:{settings.port}/v1/models")
             first_printed = True
         if ready == len(conditions):
-            print_progress(f"all {ready} models are ready after {time.monotonic() - started:.0f} s")
+            progress.print(f"all {ready} models are ready after {time.monotonic() - started:.0f} s")
             return
         await asyncio.sleep(0.5)
 

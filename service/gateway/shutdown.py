@@ -51,6 +51,7 @@ class GracefulShutdown:
         self._run_dir, self._grace, self._timeout = run_dir, grace, timeout
         self._start_draining, self._abort_requests = start_draining, abort_requests
         self._signalled_at: float | None = None
+        self._closing = False
         self._timers: list[asyncio.TimerHandle] = []
         self._server_handlers: dict[int, Any] = {}
 
@@ -95,6 +96,10 @@ class GracefulShutdown:
             self._abort_requests()
 
     def _drop_handshakes(self, number: int) -> None:
+        """Begins to close the server; only once, although both the end of the grace and a second signal call for it."""
+        if self._closing:
+            return
+        self._closing = True
         handler = self._server_handlers[number]
         if callable(handler):
             is_last = all(gateway_registry.registered(self._run_dir).values())

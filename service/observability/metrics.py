@@ -1,14 +1,17 @@
 """Every metric of the gateway, declared once and set from the records of finished requests."""
 
+import contextlib
 import functools
+import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.exposition import generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 from service.observability.record import Record
 
@@ -34,14 +37,33 @@ class GapHistogram(Histogram):
         self._sum.inc(sum(sorted_gaps))
 
 
+class GaugesOf:
+    """What `source` collects, without the gauges of models that are not served: a reload may have removed them.
+
+    prometheus_client cannot remove a series from the files that several workers share.
+    """
+
+    def __init__(self, source: Collector, models: Collection[str]) -> None:
+        self._source, self._models = source, models
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric, as prometheus_client asks for them."""
+        for family in self._source.collect():
+            if family.type == "gauge":
+                family.samples = [one for one in family.samples if one.labels.get("model", "") in ("", *self._models)]
+            yield family
+
+
 class Metrics:
     """The gateway's metrics, in a registry of their own.
 
-    `shared` is prometheus_client's multiprocess folder; None where there is only one worker.
+    `shared` is prometheus_client's multiprocess folder; None where there is only one worker. `models` are the ids of
+    the served models; None while they are not known.
     """
 
     def __init__(self, shared: Path | None = None) -> None:
         self._shared = shared
+        self.models: Collection[str] | None = None
         self.registry = registry = CollectorRegistry()
         # Caches the result of `labels`, whose lookup takes half of the time of `observe`.
         self._series = functools.cache(_labelled)
@@ -59,6 +81,10 @@ class Metrics:
             "roundhouse_sequences_in_flight",
             "Sequences that the requests in flight are for the engines: their prompts times choices, or their inputs.",
             ("model",), registry=registry, multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.invalid_requests = Counter(
+            "roundhouse_invalid_requests", "What clients sent that is not a valid HTTP request, by error code.",
+            ("code",), registry=registry,
         )  # fmt: skip
         self.in_flight = Gauge(
             "roundhouse_requests_in_flight", "Requests that hold a slot at a replica.", ("model",), registry=registry,
@@ -109,6 +135,14 @@ class Metrics:
             "roundhouse_replicas", "Replicas by state.", ("model", "state"), registry=registry,
             multiprocess_mode="livemax",
         )  # fmt: skip
+        self.background_task_failures = Counter(
+            "roundhouse_background_task_failures", "Failures of tasks that must always run; each was started again.",
+            ("task",), registry=registry,
+        )  # fmt: skip
+        self.log_lines_dropped = Counter(
+            "roundhouse_log_lines_dropped", "Log lines lost because their reader was too slow or gone.",
+            registry=registry,
+        )  # fmt: skip
 
     def observe(self, record: Record) -> None:
         """Observes one finished request."""
@@ -134,13 +168,20 @@ class Metrics:
         for model, state, count in counts:
             self.replicas.labels(model, state).set(count)
 
+    def forget_dead_workers(self, alive: Collection[int]) -> None:
+        """Removes the gauges that other workers than those with the pids `alive` have left in the shared folder."""
+        files = self._shared.glob("gauge_live*_*.db") if self._shared else ()
+        pids = {int(match[1]) for file in files if (match := re.search(r"_(\d+)\.db$", file.name))}
+        for pid in pids.difference(alive):
+            with contextlib.suppress(FileNotFoundError):  # another worker has just done it
+                mark_process_dead(pid, str(self._shared))  # type: ignore[no-untyped-call]
+
     def text(self) -> bytes:
         """The metrics in Prometheus' text format, aggregated over all workers."""
-        registry = self.registry
+        source: Collector = self.registry
         if self._shared:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry, str(self._shared))  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+            source = MultiProcessCollector(None, str(self._shared))  # type: ignore[no-untyped-call]
+        return generate_latest(source if self.models is None else GaugesOf(source, self.models))
 
 
 def _labelled(metric: Any, *labels: str) -> Any:

@@ -19,9 +19,10 @@ class Record:
 
     Times are float seconds of the monotonic clock; `output_times` has one entry per output event.
     `outcome` is *complete* (the engine finished), *refused* (the gateway's 4xx or 503), *failed* (5xx, or broken off
-    midway) or *cancelled* (the client disconnected). `replayed` says that the response came from the idempotency
-    cache; its tokens were counted when it was generated. `ignored_fields` are those of the body that were dropped, by
-    name where the table of fields has it, otherwise `other`.
+    midway) or *cancelled* (the client disconnected). `reason` is what an engine said about its error, as far as it does
+    not quote the request. `replayed` says that the response came from the idempotency cache; its tokens were counted
+    when it was generated. `ignored_fields` are those of the body that were dropped, by name where the table of fields
+    has it, otherwise `other`.
     """
 
     request_id: str
@@ -48,6 +49,7 @@ class Record:
     finish_reason: str | None = None
     status: int = 0
     code: str | None = None
+    reason: str | None = None
     outcome: Outcome = "complete"
 
     def update_usage(self, usage: dict[str, Any]) -> None:
@@ -60,7 +62,7 @@ class Record:
 
     def reset_attempt(self) -> None:
         """Clears what a failed attempt has set, before the request is retried."""
-        self.finish_reason = None
+        self.finish_reason = self.reason = None
         self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
         self.output_times.clear()
 
@@ -104,6 +106,7 @@ class LogLine(msgspec.Struct):
     attempts: int
     status: int
     code: str | None
+    reason: str | None
     outcome: Outcome
     finish_reason: str | None
     prompt_tokens: int
@@ -134,6 +137,7 @@ def log_line(record: Record, timestamp: str) -> str:
         record.attempts,
         record.status,
         record.code,
+        record.reason,
         record.outcome,
         record.finish_reason,
         record.prompt_tokens,

@@ -17,10 +17,13 @@ CONCURRENT_BATCHES = 2  # with asynchronous scheduling
 # (from this many GiB, max_num_batched_tokens, max_num_seqs); vLLM gives an A100 the smallest limits.
 BATCH_LIMITS = ((160, 16384, 1024), (70, 8192, 1024), (0, 2048, 256))
 
-# Estimates of the memory that an engine uses on each GPU besides weights and KV cache; vLLM measures it at startup.
-RUNTIME_BYTES = GIB  # CUDA context, libraries, communication buffers, allocator slack
-GRAPH_BYTES = GIB // 2  # captured CUDA graphs
-HIDDEN_COPIES = 4  # activations of hidden size that are alive at once, per token
+# What an engine uses on each GPU besides weights and KV cache; vLLM measures it at startup. The first two are from an
+# H100 with Llama 2 7B and vLLM 0.25.1 (docs/gpu.md): 0.93 GiB without graphs, 0.63 of them activations by our formula.
+RUNTIME_BYTES = 3 * GIB // 10  # libraries, workspaces of kernels, allocator slack
+GRAPH_BYTES = 73 * GIB // 100  # captured CUDA graphs, which vLLM 0.32 sets aside
+# Estimates.
+COMMUNICATION_BYTES = 7 * GIB // 10  # buffers to exchange results, with several GPUs
+HIDDEN_COPIES = 2  # activations of hidden size that are alive at once in a layer, per token
 INNER_COPIES = 3  # activations of feed-forward size, per token
 LOGIT_BYTES = 8  # a float32 logit and its sorted copy
 
@@ -136,10 +139,11 @@ def block_size(network: Architecture) -> int:
 def overhead_bytes(network: Architecture, shape: Shape, gpu: Gpu, degree: int) -> int:
     """An estimate of the bytes that each GPU needs besides weights and KV cache.
 
-    Runtime + CUDA graphs + activations and logits of the largest batch.
+    Runtime + communication between GPUs + CUDA graphs + the larger of activations and logits of the largest batch.
     """
     tokens, sequences = batch_limits(gpu)
     inner = (shape.expert_size or 0) * ((shape.num_experts_per_tok or 1) + (shape.n_shared_experts or 0))
-    activations = HIDDEN_COPIES * (shape.hidden_size or 0) + INNER_COPIES * inner / degree
+    activations = tokens * (HIDDEN_COPIES * (shape.hidden_size or 0) + INNER_COPIES * inner / degree) * 2
     logits = 0 if network.attention == "encoder" else sequences * (shape.vocab_size or 0) * LOGIT_BYTES
-    return int(RUNTIME_BYTES + GRAPH_BYTES + tokens * activations * 2 + logits)
+    communication = COMMUNICATION_BYTES if degree > 1 else 0
+    return int(RUNTIME_BYTES + communication + GRAPH_BYTES + max(activations, logits))

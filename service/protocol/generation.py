@@ -47,12 +47,16 @@ class Requirements(NamedTuple):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One generation endpoint. `requirements` derives from a body what resolving its model takes."""
+    """One generation endpoint. `requirements` derives from a body what resolving its model takes.
+
+    Where it never `streams`, a body's `stream` is ignored.
+    """
 
     path: str
     body: type[Body]
     dialect: Dialect
     requirements: Callable[[Any], Requirements]
+    streams: bool = True
 
 
 def _chat(body: ChatRequest) -> Requirements:
@@ -96,6 +100,6 @@ GENERATION = (
     Endpoint("/v1/completions", CompletionRequest, "openai", _completion),
     Endpoint("/v1/responses", ResponsesRequest, "responses", _responses),
     Endpoint("/v1/messages", MessagesRequest, "messages", _messages),
-    Endpoint("/v1/messages/count_tokens", CountRequest, "messages", _messages),
-    Endpoint("/v1/embeddings", EmbeddingsRequest, "openai", _embeddings),
+    Endpoint("/v1/messages/count_tokens", CountRequest, "messages", _messages, streams=False),
+    Endpoint("/v1/embeddings", EmbeddingsRequest, "openai", _embeddings, streams=False),
 )

@@ -10,6 +10,8 @@ import msgspec
 from service.protocol import fields, validation_errors
 from service.protocol.requests import Body
 
+MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
 
 class FieldPolicy(NamedTuple):
     """What the fleet file says about fields that an endpoint does not read.
@@ -71,6 +73,33 @@ def _object(members: dict[str, msgspec.Raw]) -> bytes:
     return b"{" + b",".join(json.dumps(name).encode() + b":" + bytes(value) for name, value in members.items()) + b"}"
 
 
+def engine_body(body: bytes, request: Body, rewritten: dict[str, Any], streams: bool) -> bytes:
+    """The body that an engine gets for `request`, which was parsed from `body`.
+
+    `rewritten` are fields that it gets otherwise than the client sent them. Members that are null are left out, because
+    to OpenAI and Anthropic null means absent and to vLLM not always; so is what identifies a person, and `stream` where
+    the endpoint has none.
+    """
+    dropped = {name for name in request.private_fields if getattr(request, name) is not None}
+    if request.stream is not None and not streams:
+        dropped.add("stream")
+    opened = {name for name, value in rewritten.items() if _may_be_set(request, body, name, value)}
+    if dropped or opened or b"null" in body:
+        members = MEMBERS.decode(body)
+        rewritten = rewritten | {name: _merged(members.get(name), rewritten[name]) for name in opened}
+        kept = {name: raw for name, raw in members.items() if name not in dropped and bytes(raw) != b"null"}
+        if len(kept) < len(members):
+            body = msgspec.json.encode(kept)
+    return with_fields(body, rewritten)
+
+
+def _may_be_set(request: Body, body: bytes, name: str, ours: Any) -> bool:
+    """Whether the client may have set a field that we set too, and both values count: an object, or an opened field."""
+    if name in request.__struct_fields__:
+        return isinstance(ours, dict) and getattr(request, name) is not None
+    return f'"{name}"'.encode() in body
+
+
 def with_fields(body: bytes, fields: dict[str, Any]) -> bytes:
     """The JSON object `body` with `fields` replaced or added, and the client's bytes otherwise untouched.
 
@@ -79,6 +108,17 @@ def with_fields(body: bytes, fields: dict[str, Any]) -> bytes:
     if not fields:
         return body
     return body.rstrip()[:-1] + b"," + json.dumps(fields).encode()[1:]
+
+
+def _merged(sent: msgspec.Raw | None, ours: Any) -> Any:
+    """Our value of a field that the client has set as well, with what it holds of the client's."""
+    theirs = msgspec.json.decode(sent) if sent is not None else None
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return theirs | ours
+    if isinstance(ours, list) and theirs is not None:
+        theirs = theirs if isinstance(theirs, list) else [theirs]
+        return [*theirs, *(item for item in ours if item not in theirs)]
+    return ours
 
 
 @cache

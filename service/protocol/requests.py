@@ -1,7 +1,8 @@
 """Request bodies: the fields that are passed to engines, and their types; `fields` says what becomes of any other.
 
 The structs follow OpenAI's API reference, Anthropic's Messages API and vLLM's extensions of both; the limits are ours.
-Engines get the client's own bytes, so what a struct does not describe within a message, part or tool passes untouched.
+Engines get the client's own bytes, so what a struct does not describe within a message, part or tool passes untouched,
+and every field is forwarded unless `rewrites` replaces it or it is one of `private_fields`, such as `user`.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -70,9 +71,12 @@ class Body(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
     """What all bodies have.
 
     `output_limit_fields` are those that limit the output tokens, in order of precedence. `anthropic` says whose words
-    an error has.
+    an error has. `prompt_field` is the one that holds the prompt; `private_fields` are about the person at the client:
+    accepted, and not passed on.
     """
 
+    prompt_field: ClassVar[str] = "messages"
+    private_fields: ClassVar[tuple[str, ...]] = ()
     output_limit_fields: ClassVar[tuple[str, ...]] = ()
     anthropic: ClassVar[bool] = False
     model: ModelName
@@ -92,6 +96,7 @@ class Body(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
 class Decoding(Body):
     """How an engine samples tokens and when it stops: the fields that all of OpenAI's generation endpoints share."""
 
+    private_fields: ClassVar[tuple[str, ...]] = ("user",)
     temperature: Temperature | None = None
     top_p: Fraction | None = None
     top_k: Annotated[int, Meta(ge=-1)] | None = None
@@ -178,6 +183,7 @@ class ChatRequest(Sampling, kw_only=True):
 class CompletionRequest(Sampling, kw_only=True):
     """`POST /v1/completions`. With `suffix` it is fill-in-the-middle; `infill_order` is our extension."""
 
+    prompt_field: ClassVar[str] = "prompt"
     prompt: str | Annotated[list[TokenId | str | TokenIds], Meta(min_length=1)]
     suffix: str | None = None
     infill_order: Order | None = None
@@ -213,6 +219,8 @@ class Item(Struct, gc=False):
 class ResponsesRequest(Decoding, kw_only=True):
     """`POST /v1/responses`, stateless: the client sends the whole conversation each time."""
 
+    prompt_field: ClassVar[str] = "input"
+    private_fields: ClassVar[tuple[str, ...]] = ("user", "metadata")
     input: str | list[Item]
     instructions: str | None = None
     max_output_tokens: TokenCount | None = None
@@ -243,7 +251,8 @@ class ResponsesRequest(Decoding, kw_only=True):
 class EmbeddingsRequest(Body, kw_only=True):
     """`POST /v1/embeddings`."""
 
-    stream: None = None
+    prompt_field: ClassVar[str] = "input"
+    private_fields: ClassVar[tuple[str, ...]] = ("user",)
     input: Text | Annotated[list[TokenId | Text | TokenIds], Meta(min_length=1)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: TokenCount | None = None
@@ -254,6 +263,7 @@ class EmbeddingsRequest(Body, kw_only=True):
     user: str | None = None
 
     def __post_init__(self) -> None:
+        _require_false("stream", self.stream)
         _require_one_kind("input", self.input, MAX_INPUTS)
 
 

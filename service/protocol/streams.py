@@ -19,19 +19,31 @@ END_EVENTS = {
     "messages": (b"event: message_stop",),
 }
 ERROR_EVENTS = (b'data: {"error"', b"event: error", b"event: response.failed", b'data: {"type":"error"')
+# vLLM's own code, which is an HTTP status; in the Messages API it stands within the text of a validation report.
+ERROR_CODE = re.compile(rb"""['"]code['"]: ?(\d{3})\b""")
+REJECTED = (400, 413, 422)
+SEQUENCE_NUMBER = re.compile(rb'"sequence_number": ?(\d+)')
 MAX_EVENT_BYTES = 16 * 2**20
 
 
 class BrokenStreamError(Exception):
     """A stream failed. `passed` holds the complete events that arrived together with the error, but before it.
 
-    `dead` says that the engine core has died.
+    `event` is the error event that ended it, if one did. `status` is the HTTP status that the engine would have sent
+    had it not begun to stream, as far as the event says so. `dead` says that the engine core has died.
     """
 
-    def __init__(self, *, dead: bool = False) -> None:
+    def __init__(self, event: bytes = b"") -> None:
         super().__init__()
-        self.dead = dead
+        self.event, self.dead = event, is_death(event)
+        codes = ERROR_CODE.findall(event)
+        self.status = int(codes[-1]) if codes else None
         self.passed = b""
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the engine says that the request is at fault."""
+        return self.status in REJECTED
 
 
 class StreamWatcher:
@@ -42,12 +54,24 @@ class StreamWatcher:
     did not set `include_usage` does not expect.
     """
 
-    __slots__ = ("_dialect", "_end_events", "_hide_usage", "_note_output", "_record", "_rest", "finished")
+    __slots__ = (
+        "_dialect",
+        "_end_events",
+        "_hide_usage",
+        "_last",
+        "_note_output",
+        "_pieces",
+        "_record",
+        "_size",
+        "finished",
+    )
 
     def __init__(self, record: Record, dialect: Dialect, hide_usage: bool) -> None:
         self._record, self._dialect, self._hide_usage = record, dialect, hide_usage
         self._end_events, self._note_output = END_EVENTS[dialect], record.output_times.append
-        self._rest = b""
+        self._pieces: list[bytes] = []  # of an event that is not complete, `_size` bytes
+        self._size = 0
+        self._last = b""
         self.finished = False
 
     def feed(self, data: bytes, now: float) -> bytes:
@@ -55,26 +79,47 @@ class StreamWatcher:
 
         Raises BrokenStreamError at an error event, an aborted response, or an event over `MAX_EVENT_BYTES`.
         """
-        if self._rest:
-            data = self._rest + data
+        if self._pieces:
+            # Only where the pieces meet can the end of an event be that is in none of them.
+            ends = data.rfind(b"\n\n") >= 0 or (data[:1] == b"\n" and self._pieces[-1][-1:] == b"\n")
+            if not ends:
+                return self._keep(data)
+            data = b"".join((*self._pieces, data))
+            self._pieces, self._size = [], 0
         elif 0 < data.find(b"\n\n") == len(data) - 2:
-            return data if self._forwards(data, now) else b""
+            if not self._forwards(data, now):
+                return b""
+            self._last = data
+            return data
         end = data.rfind(b"\n\n") + 2
         if end == 1:
-            if len(data) > MAX_EVENT_BYTES:
-                raise BrokenStreamError
-            self._rest = data
-            return b""
-        self._rest = data[end:]
-        passed = b""
+            return self._keep(data)
+        if end < len(data):
+            self._keep(data[end:])
+        passed: list[bytes] = []
         for event in data[: end - 2].split(b"\n\n"):
             try:
                 if self._forwards(event, now):
-                    passed += event + b"\n\n"
+                    passed += (event, b"\n\n")
+                    self._last = event
             except BrokenStreamError as error:
-                error.passed = passed
+                error.passed = b"".join(passed)
                 raise
-        return passed
+        return b"".join(passed)
+
+    def _keep(self, piece: bytes) -> bytes:
+        """Keeps a piece of an event until the rest arrives; nothing is forwarded."""
+        self._size += len(piece)
+        if self._size > MAX_EVENT_BYTES:
+            raise BrokenStreamError
+        if piece:
+            self._pieces.append(piece)
+        return b""
+
+    def next_sequence_number(self) -> int:
+        """The number of the next event in a stream of the Responses API, whose events are numbered from 0."""
+        found = SEQUENCE_NUMBER.findall(self._last)
+        return int(found[-1]) + 1 if found else 0
 
     @property
     def started(self) -> bool:
@@ -91,7 +136,7 @@ class StreamWatcher:
         if event.startswith(b":"):
             return True
         if event.startswith(ERROR_EVENTS):
-            raise BrokenStreamError(dead=is_death(event))
+            raise BrokenStreamError(event)
         if event.startswith(self._end_events):
             if USAGE in event:
                 self._note_usage(event)

@@ -81,6 +81,17 @@ class Call:
         """The model that the request was resolved to."""
         return self.target.served
 
+    @property
+    def payload(self) -> bytes:
+        """The body that an engine gets."""
+        return self.upstream_request.partition(b"\r\n\r\n")[2]
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether its client has set a shorter time for the whole answer than the service does."""
+        own = self.options.timeout
+        return own is not None and own < self.timeouts.unstreamed.total
+
     @cached_property
     def fingerprint(self) -> bytes:
         """What other requests share that ask the same."""

@@ -7,19 +7,28 @@ from service.admission.gate import Admission
 from service.admission.slots import Slot
 from service.errors import ApiError, ErrorCode
 from service.protocol import responses
+from service.protocol.requests import EmbeddingsRequest
 from service.protocol.responses import InvalidResponseError
 from service.protocol.streams import BrokenStreamError, StreamWatcher
 from service.relay.call import Call
+from service.relay.engine_answers import ErrorTranslator
 from service.relay.quarantine import Quarantine
 from service.relay.refusals import not_ready
 from service.relay.retry_budget import RetryBudget
 from service.routing.policies import POLICIES, PolicyInput
 from service.routing.prefix_key import key
-from service.transport.pool import ConnectionPool, DeadlineError, Exchange, RefusedError, TransportError
+from service.transport.pool import (
+    ConnectionPool,
+    DeadlineError,
+    Exchange,
+    RefusedError,
+    TooLargeError,
+    TransportError,
+)
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
 
-MAX_RESPONSE_BYTES = 64 * 2**20
+DEADLINE_MARGIN = 0.01  # seconds; timers end a little early
 KEYED_POLICIES = ("prefix_affinity", "power_of_two")  # those that read `PolicyInput.key`; others are spared its cost
 
 
@@ -54,9 +63,15 @@ class Dispatcher:
     """Sends requests to replicas and records failures: for ejection, for quarantine, and for the retry budget."""
 
     def __init__(
-        self, upstreams: Upstreams, admission: Admission, transport: ConnectionPool, clock: Callable[[], float]
+        self,
+        upstreams: Upstreams,
+        admission: Admission,
+        transport: ConnectionPool,
+        max_response_bytes: int,
+        clock: Callable[[], float],
     ) -> None:
         self._upstreams, self._admission, self._transport, self._clock = upstreams, admission, transport, clock
+        self._max_response_bytes, self._translator = max_response_bytes, ErrorTranslator(transport, clock)
         self._quarantine, self._retry_budget = Quarantine(clock), RetryBudget()
         self._in_flight = 0
 
@@ -138,7 +153,7 @@ class Dispatcher:
         if remaining <= 0:  # or the connect timeout would be 0 and count as a failure of the replica
             raise ApiError(ErrorCode.TIMEOUT, "The request timed out before it could be sent to an engine.")
         call.record.attempts += 1
-        call.record.replica = replica.id
+        call.record.replica = replica.log_name
         slot.assign(replica)
         self._upstreams.record_request(replica)
         self._in_flight += 1
@@ -156,6 +171,10 @@ class Dispatcher:
             await self._record_failure(call, replica, incarnation, error)
             message = f"The engine of '{call.served.id}' timed out: {error}."
             raise ApiError(ErrorCode.TIMEOUT, message) from None
+        except TooLargeError as error:
+            message = f"The answer of '{call.served.id}' is too large: {error}. Ask for less at a time"
+            hint = ", or for 'encoding_format': 'base64'." if isinstance(call.request, EmbeddingsRequest) else "."
+            raise ApiError(ErrorCode.RESPONSE_TOO_LARGE, message + hint) from None
         except (TransportError, BrokenStreamError, InvalidResponseError) as error:
             await self._record_failure(call, replica, incarnation, error)
             why = str(error) or "it broke off its response"
@@ -176,44 +195,56 @@ class Dispatcher:
     ) -> UpstreamResponse:
         status = await exchange.head()
         if status != 200:
-            self._raise_for_status(call, replica, incarnation, status, await exchange.read_all(MAX_RESPONSE_BYTES))
+            body = await exchange.read_all(self._max_response_bytes)
+            await self._raise_for_status(call, replica, incarnation, status, body)
         if call.record.streamed:
             watcher = StreamWatcher(call.record, call.dialect, hide_usage=not call.request.wants_usage)
-            events = await self._read_until_output(call, exchange, watcher)
+            events = await self._read_until_output(call, replica, exchange, watcher)
             return UpstreamResponse(replica, exchange, events, watcher, incarnation)
-        body = call.redact_stop_reason(await exchange.read_all(MAX_RESPONSE_BYTES))
+        body = call.redact_stop_reason(await exchange.read_all(self._max_response_bytes))
         responses.record_response(call.record, body)
         call.measure_rate(self._clock())
         return UpstreamResponse(replica, exchange, body, None, incarnation)
 
-    async def _read_until_output(self, call: Call, exchange: Exchange, watcher: StreamWatcher) -> bytes:
+    async def _read_until_output(
+        self, call: Call, replica: Replica, exchange: Exchange, watcher: StreamWatcher
+    ) -> bytes:
         """Reads up to the first event of output; until then the response can still become an HTTP error."""
         events = b""
-        while not watcher.started:
-            data = await exchange.read()
-            if not data:
-                raise InvalidResponseError("it ended the stream before any output")
-            events += call.redact_stop_reason(watcher.feed(data, self._clock()))
+        try:
+            while not watcher.started:
+                data = await exchange.read()
+                if not data:
+                    raise InvalidResponseError("it ended the stream before any output")
+                events += call.redact_stop_reason(watcher.feed(data, self._clock()))
+        except DeadlineError:
+            raise
+        except (TransportError, BrokenStreamError) as error:
+            exchange.close()
+            rejection = await self._translator.of_stream(call, replica, error)
+            if rejection:
+                raise rejection from None
+            raise
         return events
 
-    def _raise_for_status(self, call: Call, replica: Replica, incarnation: int, status: int, body: bytes) -> None:
+    async def _raise_for_status(self, call: Call, replica: Replica, incarnation: int, status: int, body: bytes) -> None:
         """Raises the error for a response with another status than 200."""
-        unprocessed = status == 503 or b"after shutdown" in body
-        if unprocessed or status < 500:
+        busy = status == 503 or b"after shutdown" in body
+        if busy or status < 500:
             call.sent_at = None  # the engine has done nothing for it
-        if unprocessed:
-            refusal = responses.upstream_error(503, body, call.served)
+        error = await self._translator.translate(call, replica, 503 if busy else status, body)
+        if busy:
             if call.sequences > 1:
-                refusal.message += f" It is {call.sequences} sequences for it: fewer at a time may fit earlier."
-            raise RetryableError(refusal, unprocessed=True)
+                error.message += f" It is {call.sequences} sequences for it: fewer at a time may fit earlier."
+            raise RetryableError(error, unprocessed=True)
         if status >= 500 or status == 404:
             dead = responses.is_death(body)
             self._upstreams.record_failure(replica, refused=dead)
             if dead:
                 # Its API server lives on for seconds, and answers every later request in the same way.
                 self._quarantine.crashed(call.fingerprint, replica.id, incarnation)
-                raise RetryableError(responses.upstream_error(status, body, call.served))
-        raise responses.upstream_error(status, body, call.served)
+                raise RetryableError(error)
+        raise error
 
     async def _record_failure(self, call: Call, replica: Replica, incarnation: int, error: Exception) -> None:
         """Counts a failure of the replica, and where its engine has crashed also one of the request."""
@@ -224,9 +255,9 @@ class Dispatcher:
                 self._upstreams.record_failure(replica, refused=True)
                 self._quarantine.crashed(call.fingerprint, replica.id, incarnation)
             return
-        if isinstance(error, DeadlineError) and call.options.timeout and self._clock() >= call.deadline:
-            return  # the client's own timeout is no failure of the replica
         refused = isinstance(error, RefusedError)
+        if call.ends_early and not refused and self._clock() > call.deadline - DEADLINE_MARGIN:
+            return  # the client's own timeout is no failure of the replica
         self._upstreams.record_failure(replica, refused)
         if not refused and not isinstance(error, DeadlineError) and await self._transport.refuses(replica.address):
             self._upstreams.record_failure(replica, refused=True)

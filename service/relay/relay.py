@@ -1,8 +1,10 @@
 """The life of one generation request, in order: parse, resolve, admit, dispatch, respond."""
 
 import asyncio
+import string
 from collections.abc import Awaitable, Callable
 from functools import partial
+from urllib.parse import quote
 
 from service.admission.gate import Admission
 from service.admission.slots import Slot
@@ -16,7 +18,7 @@ from service.protocol import request_headers
 from service.protocol.adaptations import adapt
 from service.protocol.fields import header_value, label
 from service.protocol.generation import Endpoint
-from service.protocol.parse_body import FieldPolicy, parse_body, with_fields
+from service.protocol.parse_body import FieldPolicy, engine_body, parse_body
 from service.protocol.requests import Body
 from service.protocol.rewrites import rewrites, stop_conditions
 from service.protocol.sequences import count_sequences, too_many_sequences
@@ -48,7 +50,7 @@ class Relay:
     ) -> None:
         self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
         self._settings, self._clock = settings, clock
-        self._dispatcher = Dispatcher(upstreams, admission, transport, clock)
+        self._dispatcher = Dispatcher(upstreams, admission, transport, settings.max_response_bytes, clock)
         self._idempotency = IdempotencyCache(clock)
         self._running: set[asyncio.Task[object]] = set()
         self._ended = False
@@ -101,7 +103,7 @@ class Relay:
         """Parses headers and body, and resolves tenant and model; raises ApiError for what is wrong."""
         options = request_headers.parse_headers(headers)
         request, accepted, ignored = parse_body(endpoint.body, body, self._field_policy)
-        record.requested, record.streamed = request.model, bool(request.stream)
+        record.requested, record.streamed = request.model, bool(request.stream) and endpoint.streams
         tenant = find_tenant(self._fleet.tenants, options.tenant)
         record.tenant = tenant.id
         target = self.resolve(request, endpoint)
@@ -115,8 +117,8 @@ class Relay:
         adapted = adapt(request, accepted, "reasoning_parser" in served.engine)
         ignored += adapted.ignored
         record.ignored_fields = tuple(label(endpoint.body, name) for name in ignored)
-        changes = adapted.fields | rewrites(request, target.name, served.model, dialect, stops)
-        payload = with_fields(accepted, changes)
+        rewritten = adapted.fields | rewrites(request, target.name, served.model, dialect, stops)
+        payload = engine_body(accepted, request, rewritten, endpoint.streams)
         timeouts = self._timeouts[served.id]
         return Call(
             request=request,
@@ -232,6 +234,7 @@ class Relay:
             events = redact(feed(raw, clock()))
             return write_now(events) if events else True
 
+        writer.next_sequence_number = watcher.next_sequence_number
         await writer.open(headers)
         await writer.send_events(response.buffered)
         try:
@@ -249,10 +252,15 @@ class Relay:
 
 def _headers(call: Call, replica: Replica) -> list[tuple[bytes, bytes]]:
     headers = [
-        (b"x-roundhouse-model", call.target.name.encode()),
-        (b"x-roundhouse-replica", replica.id.encode()),
-        (b"x-roundhouse-route-reason", call.target.reason.encode()),
+        (b"x-roundhouse-model", _in_ascii(call.target.name)),
+        (b"x-roundhouse-replica", _in_ascii(replica.id)),
+        (b"x-roundhouse-route-reason", _in_ascii(call.target.reason)),
     ]
     if call.ignored_fields:
         headers.append((b"x-roundhouse-ignored-fields", header_value(call.ignored_fields)))
     return headers
+
+
+def _in_ascii(text: str) -> bytes:
+    """A header's value: percent-encoded as in a path, where it is not ASCII."""
+    return text.encode() if text.isascii() else quote(text, safe=string.punctuation + " ").encode()

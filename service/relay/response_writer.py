@@ -1,40 +1,50 @@
 """The response to one client: sent whole, or as an event stream."""
 
 import json
+from collections.abc import Callable
 
 from service.errors import ApiError, anthropic_body, openai_body
 from service.observability.record import Record
 from service.protocol.streams import Dialect
 from service.server.asgi import JSON, Headers, Send, ServerExtension, respond
 
-EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
+# Proxies must neither keep events (`cache-control`) nor collect them before they pass them on (nginx's own header).
+STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 
 
 class ResponseWriter:
-    """Writes one response. Once `started`, the stream's status has been sent, and an error can only become an event.
+    """Writes one response. Once `started`, its status has been sent, and an error can only become an event of a stream;
+    once `ended`, nothing more can be sent.
 
     `write_now` sends events of a stream synchronously and returns whether it can take more; if not, await `flush`. With
-    a server that has no such extension (`extra` is None) it buffers them for `flush`.
+    a server that has no such extension (`extra` is None) it buffers them for `flush`. `next_sequence_number` numbers
+    the error event of the Responses API; it is 0 before any other event.
     """
 
     def __init__(self, send: Send, dialect: Dialect, extra: ServerExtension | None = None) -> None:
         self._send, self._dialect, self._extra = send, dialect, extra
         self._buffered = b""
         self.write_now = extra.write_now if extra else self._buffer
-        self.started = False
+        self.next_sequence_number: Callable[[], int] = int
+        self.started = self.ended = False
 
     async def respond(self, body: bytes, headers: Headers) -> None:
         """Sends a whole JSON response with status 200."""
         if self._extra:
             await self._extra.respond(200, (JSON, *headers), body)
         else:
+            self.started = self.ended = True  # it takes two messages: what interrupts them cannot send an error
             await respond(self._send, 200, body, (JSON, *headers))
 
     async def open(self, headers: Headers = ()) -> None:
         """Sends the status and headers of a stream, unless that was done."""
         if not self.started:
             self.started = True
-            start = [EVENT_STREAM, (b"cache-control", b"no-cache"), *headers]
+            start = [*STREAM_HEADERS, *headers]
             await self._send({"type": "http.response.start", "status": 200, "headers": start})
 
     async def send_events(self, events: bytes) -> None:
@@ -57,22 +67,28 @@ class ResponseWriter:
 
     async def close(self) -> None:
         """Ends the stream."""
+        self.ended = True
         await self._send({"type": "http.response.body", "body": b""})
 
     async def fail(self, error: ApiError, record: Record) -> None:
-        """Ends a stream with one error event; raises `error` if nothing has been sent yet."""
+        """Ends a stream with one error event; raises `error` if nothing has been sent yet.
+
+        A response that was interrupted at its end stays as it is, and its server closes the connection.
+        """
         if not self.started:
             raise error
         record.fail(error)
-        await self.send_events(error_event(error, self._dialect))
+        if self.ended:
+            return
+        await self.send_events(error_event(error, self._dialect, self.next_sequence_number()))
         await self.close()
 
 
-def error_event(error: ApiError, dialect: Dialect) -> bytes:
+def error_event(error: ApiError, dialect: Dialect, sequence_number: int) -> bytes:
     """The event that ends a failed stream, in the dialect of its endpoint."""
     if dialect == "openai":
         return b"data: " + openai_body(error) + b"\n\n"
     if dialect == "messages":
         return b"event: error\ndata: " + anthropic_body(error) + b"\n\n"
     fields = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
-    return b"event: error\ndata: " + json.dumps(fields).encode() + b"\n\n"
+    return b"event: error\ndata: " + json.dumps({**fields, "sequence_number": sequence_number}).encode() + b"\n\n"

@@ -16,6 +16,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 # The key of our ServerExtension in the scope's `extensions`.
 EXTENSION = "roundhouse"
+HEADERS_BY_NAME = "roundhouse.headers"  # the key of what `headers_by_name` returns
 
 
 class ServerExtension(Protocol):
@@ -52,30 +53,44 @@ def extension_of(scope: Scope) -> ServerExtension | None:
     return found
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int, chunk_timeout: float) -> bytes:
-    """Reads the request body, at most `limit` bytes of it; each chunk must arrive within `chunk_timeout` seconds.
+def headers_by_name(scope: Scope) -> dict[bytes, bytes]:
+    """The request's headers by their names, of equal ones the last; our server has made it already."""
+    return scope.get(HEADERS_BY_NAME) or dict(scope["headers"])
 
-    Raises ApiError (413 or 408) and ClientDisconnectedError.
+
+async def read_body(
+    scope: Scope, receive: Receive, limit: int, chunk_timeout: float, total_timeout: float
+) -> bytes:  # fmt: skip
+    """Reads the request body, at most `limit` bytes of it.
+
+    Each chunk must arrive within `chunk_timeout` seconds, and all of them within `total_timeout`. Raises ApiError (413,
+    408, or 400 for a body that is not valid HTTP) and ClientDisconnectedError.
     """
     extension = extension_of(scope)
     body = extension.buffered_body() if extension else None
     if body is None:
-        body = b"".join([chunk async for chunk in _chunks(receive, limit, chunk_timeout)])
+        body = b"".join([chunk async for chunk in _chunks(receive, limit, chunk_timeout, total_timeout)])
     if len(body) > limit:
         raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"The body is larger than {limit} bytes.")
     return body
 
 
-async def _chunks(receive: Receive, limit: int, chunk_timeout: float) -> AsyncIterator[bytes]:
+async def _chunks(
+    receive: Receive, limit: int, chunk_timeout: float, total_timeout: float
+) -> AsyncIterator[bytes]:  # fmt: skip
     """Yields the body as it arrives, and stops once it is longer than `limit` bytes."""
-    size, more_body = 0, True
+    size, more_body, clock = 0, True, asyncio.get_running_loop().time
+    deadline = clock() + total_timeout
     while more_body and size <= limit:
+        until = min(clock() + chunk_timeout, deadline)
         try:
-            async with asyncio.timeout(chunk_timeout):
+            async with asyncio.timeout_at(until):
                 message = await receive()
         except TimeoutError:
-            text = f"The rest of the body did not arrive within {chunk_timeout:g} s."
-            raise ApiError(ErrorCode.REQUEST_TIMEOUT, text) from None
+            waited = f"The body did not arrive within {total_timeout:g} s."
+            if until < deadline:
+                waited = f"The next part of the body did not arrive within {chunk_timeout:g} s."
+            raise ApiError(ErrorCode.REQUEST_TIMEOUT, waited) from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnectedError
         chunk, more_body = message.get("body", b""), message.get("more_body", False)

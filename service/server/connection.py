@@ -1,39 +1,50 @@
-"""A client's connection: uvicorn's protocol, reduced to what the gateway needs, with limits on request heads."""
+"""A client's connection: uvicorn's protocol, reduced to what the gateway needs, with limits on what a client may do.
+
+Every request gets one response, or the connection is closed; what is not clearly a request is never read as one.
+"""
 
 import asyncio
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.errors import ApiError, ErrorCode, openai_body
-from service.server.asgi import EXTENSION, App
-from service.server.request import STATUS_LINES, RequestCycle
+from service.errors import ApiError, ErrorCode
+from service.server import head
+from service.server.asgi import EXTENSION, HEADERS_BY_NAME, App, Headers
+from service.server.request import STATUS_LINES, RequestCycle, UnframedCycle, reset
+from service.server.timeouts import ClientTimeouts, WriteProgress
 
 # Pipelined requests after which reading from the connection pauses. Uvicorn pauses at the first one, but a disconnect
 # is not noticed while reading is paused.
 MAX_PIPELINED = 8
-MAX_HEAD_BYTES = 2**20  # also of trailers; LimitsMiddleware allows less, but it only sees complete heads
-MAX_CACHED_URL = 128  # bytes; longer URLs are parsed each time
+# Also of trailers and chunk extensions. LimitsMiddleware allows less, but it only sees complete heads.
+MAX_HEAD_BYTES = 2**20
+MAX_CACHED_TARGET = 128  # bytes; longer targets are parsed each time
+DEFAULT_TIMEOUTS = ClientTimeouts()
 
 
 class Connection(HttpToolsProtocol):
     """Routes `server_paths` to the server's own app and every other path to `gateway_app`.
 
-    While no request runs, a complete request head must arrive within uvicorn's keep-alive timeout.
+    `on_invalid` is called with the error that a client gets for what is not a request, and returns headers for it.
     """
 
     def __init__(
-        self, *arguments: Any, gateway_app: App | None = None, server_paths: tuple[str, ...] = (), **options: Any
-    ) -> None:
+        self, *arguments: Any, gateway_app: App | None = None, server_paths: tuple[str, ...] = (),
+        timeouts: ClientTimeouts = DEFAULT_TIMEOUTS, on_invalid: Callable[[ApiError], Headers] = lambda error: (),
+        **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__(*arguments, **options)
         self._gateway_app: Any = gateway_app or self.app
-        self._server_paths = server_paths
+        self._server_paths, self._timeouts, self._on_invalid = server_paths, timeouts, on_invalid
         self._running: RequestCycle | RequestResponseCycle | None = None
-        self._head_awaited_since = 0.0
+        self._idle_since = 0.0
         self._head_size: int | None = None
+        self._error: ApiError | None = None  # in the input; nothing after it is read
+        self._ignores_input = False
+        self._writing = WriteProgress(timeouts.write)
         self.cycle: Any  # of the newest request, ours or uvicorn's
 
     # Called by the parser.
@@ -41,22 +52,30 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Resets the state of the parsed head."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
-        self._head_awaited_since, self._head_size = self.loop.time(), 0
+        self._idle_since, self._head_size = self.loop.time(), 0
 
     def on_headers_complete(self) -> None:
-        """Starts the request, or queues it behind the one that is running."""
-        self._head_size = None
-        parser = self.parser
-        path, raw, query = (_parse_url_cached if len(self.url) < MAX_CACHED_URL else _parse_url)(self.url)
-        if path in self._server_paths or parser.should_upgrade():
+        """Starts the request, or queues it behind the one that is running. Raises ApiError if the head is invalid."""
+        parser, headers, target = self.parser, self.headers, self.url
+        version, method = parser.get_http_version(), parser.get_method().decode("ascii")
+        if parser.should_upgrade():
+            if method == "CONNECT":
+                raise head.invalid("CONNECT is not served, because this is no proxy")
+            return  # `_ignore_upgrade` has the head parsed again
+        named = head.check_head(version, headers)
+        parse = head.parse_target_cached if len(target) < MAX_CACHED_TARGET else head.parse_target
+        path, raw, query, authority = parse(target)
+        if authority is not None:  # it counts instead of the Host header (RFC 9112, 3.2.2)
+            headers[:] = ((name, authority if name == b"host" else value) for name, value in headers)
+            named[b"host"] = authority
+        if path in self._server_paths:
             self._delegate_to_uvicorn()
             return
-        version, method = parser.get_http_version(), parser.get_method().decode("ascii")
         before = self.cycle
-        self.cycle = cycle = RequestCycle(
+        self.cycle = cycle = (RequestCycle if version == "1.1" else UnframedCycle)(
             self.transport, self.flow, self.server_state.default_headers, self.on_response_complete,
-            keep_alive=version != "1.0" and parser.should_keep_alive(), expects_continue=self.expect_100_continue,
-            is_head=method == "HEAD",
+            keep_alive=version == "1.1" and parser.should_keep_alive(),
+            expects_continue=self.expect_100_continue and version == "1.1", is_head=method == "HEAD",
         )  # fmt: skip
         # Only those keys of ASGI's scope that the gateway reads.
         scope = {
@@ -66,7 +85,8 @@ class Connection(HttpToolsProtocol):
             "path": path,
             "raw_path": raw,
             "query_string": query,
-            "headers": self.headers,
+            "headers": headers,
+            HEADERS_BY_NAME: named,
             "extensions": {EXTENSION: cycle},
         }
         if before is None or before.response_complete:
@@ -80,10 +100,14 @@ class Connection(HttpToolsProtocol):
         """A body chunk or the trailers follow."""
         self._head_size, self.headers = 0, []  # collects trailers, which are ignored
 
+    def on_chunk_complete(self) -> None:
+        """The size of another chunk follows, perhaps with extensions."""
+        self._head_size = 0
+
     def on_body(self, body: bytes) -> None:
         """A part of the newest request's body has arrived."""
         self._head_size = None
-        if type(self.cycle) is RequestCycle:
+        if isinstance(self.cycle, RequestCycle):
             self.cycle.feed_data(body)
         else:
             super().on_body(body)
@@ -91,9 +115,9 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The newest request has arrived completely."""
         self._head_size = None
-        if type(self.cycle) is RequestCycle:
+        if isinstance(self.cycle, RequestCycle):
             self.cycle.feed_eof()
-        else:
+        elif self.cycle is not None:  # None after the head of an offered upgrade
             super().on_message_complete()
 
     # Called by the event loop, and at the end of a response.
@@ -101,17 +125,29 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        self._await_head()
+        self._idle_since = self.loop.time()
+        self._schedule_check(self._timeouts.keep_alive)
 
     def data_received(self, data: bytes) -> None:
-        """Feeds the parser, and closes the connection if the head is too large."""
-        super().data_received(data)
+        """Feeds the parser; answers what is not valid, once all requests before it have been answered."""
+        if self._ignores_input:
+            return
+        try:
+            self._parse(data)
+        except httptools.HttpParserError as error:
+            self._refuse(head.as_refusal(error, data))
+            return
         if self._head_size is not None:
             self._head_size += len(data)
-            if self._head_size > MAX_HEAD_BYTES and not self.transport.is_closing():
-                if self.cycle is None or self.cycle.response_complete:
-                    self.transport.write(TOO_LARGE)
-                self.transport.close()
+            if self._head_size > MAX_HEAD_BYTES:
+                self._refuse(TOO_LARGE)
+            else:
+                self._schedule_check(self._timeouts.head)
+
+    def resume_writing(self) -> None:
+        """The client has read most of what was unsent."""
+        self._writing.restart()
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the running and the newest request; uvicorn would tell only the newest, which may not have started."""
@@ -119,7 +155,7 @@ class Connection(HttpToolsProtocol):
         if self.timeout_keep_alive_task:
             self.timeout_keep_alive_task.cancel()
         for cycle in {self._running, self.cycle} - {None}:
-            if type(cycle) is RequestCycle:
+            if isinstance(cycle, RequestCycle):
                 cycle.connection_lost()
             elif not cycle.response_complete:
                 cycle.disconnected = True
@@ -130,42 +166,111 @@ class Connection(HttpToolsProtocol):
         self.parser = None  # breaks the reference cycle with the parser
 
     def on_response_complete(self) -> None:
-        """Starts the next pipelined request, or waits for one."""
+        """Starts the next pipelined request, or waits for one; closes the connection if the response said so."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
+            return
+        running = self._running
+        assert running
+        if running.more_body or not running.keep_alive:
+            self._close(lingers=running.more_body)
             return
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._error:
+            self._respond_invalid(self._error)
         else:
-            self._await_head()
+            self._idle_since = self.loop.time()
+
+    # Timeouts. One timer serves all of them and many requests.
 
     def timeout_keep_alive_handler(self) -> None:
-        """Closes the connection if no complete head arrived in time. One timer serves many requests."""
+        """Closes the connection of a client that sends no request in time, or does not read what it is sent."""
         self.timeout_keep_alive_task = None
-        if self._running and not self._running.response_complete:
-            return  # the timer is set again when it ends
-        remaining = self._head_awaited_since + self.timeout_keep_alive - self.loop.time()
-        if remaining > 0:
-            self._schedule_timeout(remaining)
+        now, timeouts = self.loop.time(), self._timeouts
+        is_idle = self._running is None or self._running.response_complete
+        may_grow = not (is_idle or self.flow.write_paused)
+        if self._writing.has_stalled(now, self.transport.get_write_buffer_size(), may_grow):
+            reset(self.transport)
+            return
+        remaining = timeouts.write
+        if is_idle and not self._ignores_input:
+            remaining = self._idle_since + timeouts.to_head(self._head_size is not None) - now
+            if remaining <= 0:
+                self._close(lingers=False)
+                return
+        self._schedule_check(remaining)
+
+    def _schedule_check(self, seconds: float) -> None:
+        """Has the timeouts checked in so many seconds or earlier."""
+        due = self.loop.time() + min(seconds, self._timeouts.write / 4)
+        if timer := self.timeout_keep_alive_task:
+            if timer.when() <= due:
+                return
+            timer.cancel()
+        self.timeout_keep_alive_task = self.loop.call_at(due, self.timeout_keep_alive_handler)
+
+    # Closing.
+
+    def _close(self, *, lingers: bool) -> None:
+        """Closes the connection after everything that is unsent; nothing is read as a request any more.
+
+        While the client may still be sending, a close would reset the connection, which can destroy the response before
+        it is read: with `lingers` the input is discarded for a while first.
+        """
+        self._ignores_input = True
+        self.pipeline.clear()
+        if lingers and self.transport.can_write_eof():
+            self.flow.resume_reading()
+            self.transport.write_eof()
+            self.loop.call_later(self._timeouts.linger, self.transport.close)
         else:
             self.transport.close()
+        self._schedule_check(self._timeouts.write)
 
-    def _await_head(self) -> None:
-        self._head_awaited_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._schedule_timeout(self.timeout_keep_alive)
+    def _refuse(self, error: ApiError) -> None:
+        """Handles an error in the input: one in a body is that request's, any other gets a response of its own."""
+        self._error, self._ignores_input = error, True
+        newest = self.cycle
+        if newest is None or newest.response_complete:
+            self._respond_invalid(error)
+        elif isinstance(newest, RequestCycle):
+            newest.fail_body(error)
+        elif newest.more_body:
+            self.transport.close()
 
-    def _schedule_timeout(self, seconds: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+    def _respond_invalid(self, error: ApiError) -> None:
+        headers = (*self.server_state.default_headers, *self._on_invalid(error))
+        self.transport.write(head.error_response(STATUS_LINES[error.status], error, headers))
+        self._close(lingers=True)
 
-    def _unset_keepalive_if_required(self) -> None:
-        """Uvicorn's hook for received data, where it cancels its timer; ours runs on."""
+    # Parsing and running requests.
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        while offset := self._feed(data):
+            data = memoryview(data)[offset:]
+            self._ignore_upgrade()
+
+    def _feed(self, data: bytes | memoryview) -> int:
+        """Feeds the parser; returns where it stopped, behind a head that offers an upgrade, or 0."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offered:
+            return int(offered.args[0])
+        return 0
+
+    def _ignore_upgrade(self) -> None:
+        """Parses the head again without the offer: the parser would take the body for another protocol's."""
+        version, method = self.parser.get_http_version(), self.parser.get_method()
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(head.head_without_upgrade(method, self.url, version, self.headers))
 
     def _start_asgi_task(self, cycle: Any, scope_or_app: Any) -> None:
         """Runs a request in a task. `scope_or_app` is the scope for our cycle, and the app for uvicorn's."""
         self._running = cycle
-        if type(cycle) is not RequestCycle:
+        if not isinstance(cycle, RequestCycle):
             super()._start_asgi_task(cycle, scope_or_app)
             return
         task = self.loop.create_task(cycle.run(self._gateway_app, scope_or_app))
@@ -181,26 +286,6 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
 
-def _error_response(error: ApiError) -> bytes:
-    """A complete HTTP response, head and body, for what could not be parsed as a request."""
-    body = openai_body(error)
-    head = b"\r\n".join((
-        STATUS_LINES[error.status], b"connection: close", b"content-type: application/json",
-        b"content-length: %d" % len(body),
-    ))  # fmt: skip
-    return head + b"\r\n\r\n" + body
-
-
-TOO_LARGE = _error_response(
-    ApiError(ErrorCode.HEADERS_TOO_LARGE, f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
+TOO_LARGE = ApiError(
+    ErrorCode.HEADERS_TOO_LARGE, f"The head of the request, or of a chunk of it, is larger than {MAX_HEAD_BYTES} bytes."
 )
-
-
-def _parse_url(url: bytes) -> tuple[str, bytes, bytes]:
-    """The decoded path, the raw path and the query string."""
-    parts = httptools.parse_url(url)
-    path = parts.path.decode("ascii")
-    return unquote(path) if "%" in path else path, parts.path, parts.query or b""
-
-
-_parse_url_cached = lru_cache(_parse_url)

@@ -6,27 +6,46 @@ task.
 """
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable, MutableSequence
+from contextlib import suppress
 from http import HTTPStatus
+from typing import Any
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 
+from service.errors import ApiError
 from service.server.asgi import App, Headers, Message, Scope
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
 
 
+RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: on, and no time
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Closes a connection at once; what is unsent is dropped, in the kernel too, and the client sees an error."""
+    with suppress(OSError):  # it is closed already
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    transport.abort()
+
+
 class RequestCycle:
     """The state of one request and of its response. It is a ServerExtension.
 
-    `on_complete` is called once the response is sent; `is_head` says that the response must have no body.
+    `on_complete` is called once the response has been written, or broken off; it closes the connection if `keep_alive`
+    is false. `is_head` says that the response must have no body; `more_body`, that the request has not arrived whole.
     """
 
     __slots__ = (
-        "_body_read", "_buffered", "_chunked", "_chunks", "_default_headers", "_expects_continue", "_flow", "_head",
-        "_is_head", "_more_body", "_on_complete", "_on_disconnect", "_transport", "_waiter", "disconnected",
-        "extra_headers", "keep_alive", "response_complete", "response_started",
+        "_body_error", "_body_read", "_buffered", "_chunked", "_chunks", "_default_headers", "_expects_continue",
+        "_flow", "_head", "_is_head", "_on_complete", "_on_disconnect", "_transport", "_waiter", "disconnected",
+        "extra_headers", "keep_alive", "more_body", "response_complete", "response_started",
     )  # fmt: skip
+
+    # Whether a client takes the end of the connection for the end of the response: then one that breaks off is reset.
+    _ends_by_close = False
 
     def __init__(
         self,
@@ -44,9 +63,10 @@ class RequestCycle:
         self.keep_alive, self._expects_continue, self._is_head = keep_alive, expects_continue, is_head
         self._chunks: list[bytes] = []
         self._buffered = 0
-        self._more_body = self._chunked = True
+        self.more_body = self._chunked = True
         self._body_read = self.disconnected = self.response_started = self.response_complete = False
         self._head = b""
+        self._body_error: ApiError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._on_disconnect: Callable[[], None] | None = None
         self.extra_headers: Callable[[int], Headers] | None = None
@@ -60,9 +80,11 @@ class RequestCycle:
             await app(scope, self.receive, self.send)
         finally:
             if not self.response_complete:
-                self.response_complete = True
-                # With unsent data in the buffer a close would wait for ever for a client that does not read.
-                (self._transport.abort if self._flow.write_paused else self._transport.close)()
+                self.response_complete, self.keep_alive = True, False
+                if not self.disconnected and (self._flow.write_paused or self._ends_by_close):
+                    reset(self._transport)
+                else:
+                    self._on_complete()
 
     # Called by the connection.
 
@@ -78,8 +100,14 @@ class RequestCycle:
 
     def feed_eof(self) -> None:
         """The request has arrived completely."""
-        self._more_body = False
+        self.more_body = False
         self._wake()
+
+    def fail_body(self, error: ApiError) -> None:
+        """The rest of the request body cannot be read: `receive` raises the error once it comes to it."""
+        if self.more_body:
+            self._body_error = error
+            self._wake()
 
     def connection_lost(self) -> None:
         """The client disconnected."""
@@ -92,14 +120,16 @@ class RequestCycle:
     # The ASGI server.
 
     async def receive(self) -> Message:
-        """ASGI's `receive`."""
+        """ASGI's `receive`. Raises ApiError where the body is not valid HTTP."""
         if self._expects_continue and not self._transport.is_closing():
             self._expects_continue = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._flow.resume_reading()
         while not (self.disconnected or self.response_complete):
-            if self._chunks or not (self._more_body or self._body_read):
-                return {"type": "http.request", "body": self._take_body(), "more_body": self._more_body}
+            if self._chunks or not (self.more_body or self._body_read):
+                return {"type": "http.request", "body": self._take_body(), "more_body": self.more_body}
+            if self._body_error:
+                raise self._body_error
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         return {"type": "http.disconnect"}
@@ -127,7 +157,7 @@ class RequestCycle:
 
     def buffered_body(self) -> bytes | None:
         """The whole request body if it has been received and not been read yet, else None."""
-        if self._more_body or self._body_read or self._expects_continue or self.disconnected:
+        if self.more_body or self._body_read or self._expects_continue or self.disconnected:
             return None
         return self._take_body()
 
@@ -150,12 +180,14 @@ class RequestCycle:
     def _take_body(self) -> bytes:
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
-        self._buffered, self._body_read = 0, not self._more_body
+        self._buffered, self._body_read = 0, not self.more_body
         return body
 
     def _start_response(self, status: int, headers: Headers) -> None:
         """Builds the head, sent with the first part of the body. Raises ValueError for a header with a line break."""
         self.response_started, self._expects_continue = True, False
+        if self.more_body:  # the rest could be taken for a request, and a client that expects 100 may never send it
+            self.keep_alive = False
         lines, closes = [STATUS_LINES[status]], False
         extra_headers = self.extra_headers(status) if self.extra_headers else ()
         for part in (self._default_headers, headers, extra_headers):
@@ -185,10 +217,26 @@ class RequestCycle:
         if last:
             self.response_complete = True
             self._wake()
-            if not self.keep_alive:
-                self._transport.close()
             self._on_complete()
 
     def _wake(self) -> None:
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class UnframedCycle(RequestCycle):
+    """A request of HTTP/1.0, which knows no chunks: the connection's end is the end of a stream."""
+
+    __slots__ = ()
+    _ends_by_close = True
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._chunked = False
+
+    def write_now(self, chunk: bytes) -> bool:
+        """Writes a part of a response that has started; returns False when the write buffer is full."""
+        if not self.disconnected:
+            self._transport.write(self._head + chunk)
+            self._head = b""
+        return self.disconnected or not self._flow.write_paused

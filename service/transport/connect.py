@@ -31,6 +31,10 @@ class DeadlineError(TransportError):
     """The exchange exceeded one of its deadlines."""
 
 
+class TooLargeError(TransportError):
+    """The response is larger than the caller takes."""
+
+
 async def dial(
     loop: asyncio.AbstractEventLoop, address: str, protocol: asyncio.Protocol, connect_timeout: float
 ) -> None:

@@ -11,7 +11,7 @@ from typing import cast
 
 import httptools
 
-from service.transport.connect import DeadlineError, TransportError, dial
+from service.transport.connect import DeadlineError, TooLargeError, TransportError, dial
 
 HIGH_WATER = 64 * 2**10  # bytes buffered for the reader before reading from the socket pauses
 MAX_HEAD_BYTES = 64 * 2**10
@@ -121,13 +121,13 @@ class Exchange(asyncio.Protocol):
                     self._sink = None
 
     async def read_all(self, limit: int) -> bytes:
-        """Reads the whole body; raises TransportError if it is longer than `limit` bytes or breaks off."""
+        """Reads the whole body; raises TooLargeError beyond `limit` bytes, TransportError if it breaks off."""
         chunks, size = [], 0
         while chunk := await self.read():
             chunks.append(chunk)
             size += len(chunk)
             if size > limit:
-                raise TransportError(f"the response is longer than {limit} bytes")
+                raise TooLargeError(f"the response is longer than {limit} bytes")
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def close(self) -> None:

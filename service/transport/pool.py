@@ -3,7 +3,7 @@
 import asyncio
 import math
 
-from service.transport.connect import DeadlineError, RefusedError, TransportError
+from service.transport.connect import DeadlineError, RefusedError, TooLargeError, TransportError
 from service.transport.exchange import Deadlines, Exchange
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Deadlines",
     "Exchange",
     "RefusedError",
+    "TooLargeError",
     "TransportError",
     "get_request",
     "post_request",
@@ -97,7 +98,7 @@ def post_request(path: str, body: bytes, request_id: str = "") -> bytes:
     """A POST request with a JSON body as bytes; with an `x-request-id` header if `request_id` is given."""
     request_id_header = f"x-request-id: {request_id}\r\n" if request_id else ""
     head = (
-        f"POST {path} HTTP/1.1\r\nhost: engine\r\n{request_id_header}"
+        f"POST {path} HTTP/1.1\r\nhost: localhost\r\n{request_id_header}"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -105,4 +106,4 @@ def post_request(path: str, body: bytes, request_id: str = "") -> bytes:
 
 def get_request(path: str) -> bytes:
     """A GET request as bytes."""
-    return f"GET {path} HTTP/1.1\r\nhost: engine\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()

@@ -20,31 +20,43 @@ async def look_up(host: str, port: int) -> list[str]:
 class Discovery:
     """Resolves the `addresses` of a model in the fleet file. A name whose lookup fails keeps its last addresses.
 
-    `error` names the last name that could not be resolved by the last `find`, and says why; None if all could.
+    `error` names each name that the last `find` could not resolve, and says why; None if it could resolve all.
     """
 
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
         self._known: dict[str, tuple[str, ...]] = {}
         self._empty: set[str] = set()
-        self.error: str | None = None
+        self._errors: dict[str, str] = {}
+
+    @property
+    def reason(self) -> str | None:
+        """Why names cannot be resolved, without the names."""
+        return "; ".join(sorted(set(self._errors.values()))) or None
+
+    @property
+    def error(self) -> str | None:
+        return "; ".join(f"{host}: {why}" for host, why in sorted(self._errors.items())) or None
 
     async def find(self, addresses: Iterable[str]) -> list[str]:
-        """All of these with names replaced by their addresses, without duplicates; sets `error`."""
-        self.error = None
-        found: dict[str, None] = {}
-        for address in addresses:
-            found |= dict.fromkeys(await self._resolve(address) if is_name(address) else (address,))
-        return list(found)
+        """All of these with names replaced by their addresses, without duplicates; sets `error`.
+
+        The names are looked up at the same time, so that one without an answer does not hold up the others.
+        """
+        self._errors.clear()
+        found = await asyncio.gather(*map(self._resolve, addresses))
+        return list(dict.fromkeys(address for addresses_of_one in found for address in addresses_of_one))
 
     async def _resolve(self, name: str) -> tuple[str, ...]:
+        if not is_name(name):
+            return (name,)
         host, port = name.rsplit(":", 1)
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT):
                 found = {host_port(address, port) for address in await self._lookup(host, int(port))}
         except TimeoutError:
             return self._keep(name, f"name lookup timed out after {LOOKUP_TIMEOUT:g} s")
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:
             if not isinstance(error, socket.gaierror) or error.errno not in NO_ADDRESS:
                 return self._keep(name, f"name lookup failed: {error}")
             found = set()
@@ -55,12 +67,12 @@ class Discovery:
         if found:
             self._empty.discard(name)
         else:
-            self.error = f"{host}: the name has no address"
+            self._errors[host] = "the name has no address"
         self._known[name] = tuple(sorted(found))
         return self._known[name]
 
     def _keep(self, name: str, why: str) -> tuple[str, ...]:
-        self.error = f"{name.rsplit(':', 1)[0]}: {why}"
+        self._errors[name.rsplit(":", 1)[0]] = why
         return self._known.get(name, ())
 
 

@@ -1,17 +1,34 @@
 """The adaptive concurrency limit of a replica.
 
 It is about what the engine runs at once, so that further requests queue in the gateway: from there they can still go to
-any replica, in the order of priority and fairness; from the engine's own queue they cannot. As in AIMD congestion
-control the limit grows while it is reached and the engine's queue is empty, and drops when that queue builds up; unlike
-in AIMD both steps are proportional.
+any replica, in the order of priority and fairness; from the engine's own queue they cannot. As in congestion control
+the limit drops when a queue stands in the engine, and grows while it is reached and nothing waits there. A queue that
+the engine is reading, as after a burst, is none that stands.
 """
+
+from dataclasses import dataclass
 
 from service.engine.engine_stats import EngineStats
 from service.fleet.served_model import ServedModel
 
 QUEUE_DIVISOR = 20  # the engine may queue one request for each 20 that run, at least one, so that no step goes idle
-GROWTH_DIVISOR = 10  # a limit grows by a tenth, at least by one
+REACHED_DIVISOR = 10  # a limit is reached when all of it but a tenth is in flight
+GROWTH = 2.0  # a limit doubles at most
+READ_TIME = 1.0  # seconds, the time between samples: a queue that takes longer to read stands
 FULL = 0.95  # used fraction of the KV cache above which more requests would only preempt others
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What an engine's samples say: `stats` is the last, `stands` whether a queue stood in the engine then.
+
+    `max_num_seqs` is how many requests it runs at once as far as is known, by its settings or by what it ran while a
+    queue stood; None is unknown.
+    """
+
+    max_num_seqs: int | None = None
+    stats: EngineStats | None = None
+    stands: bool = False
 
 
 def ceiling(served: ServedModel, gateways: int) -> int:
@@ -24,22 +41,71 @@ def ceiling(served: ServedModel, gateways: int) -> int:
 
 def initial_limit(served: ServedModel, gateways: int) -> int:
     """The limit before the engine's first sample: this gateway's share of `max_num_seqs`, else the ceiling."""
-    max_num_seqs = served.engine.get("max_num_seqs")
-    most = ceiling(served, gateways)
-    return min(most, max(1, max_num_seqs // gateways)) if isinstance(max_num_seqs, int) else most
+    max_num_seqs, most = configured_max_num_seqs(served), ceiling(served, gateways)
+    return most if max_num_seqs is None else min(most, max(1, max_num_seqs // gateways))
 
 
-def next_limit(limit: int, in_flight: int, stats: EngineStats, ceiling: int) -> int:
+def configured_max_num_seqs(served: ServedModel) -> int | None:
+    """The engine's `max_num_seqs` where the fleet or the catalogue sets it."""
+    found = served.engine.get("max_num_seqs")
+    return found if isinstance(found, int) else None
+
+
+def observe(known: Observation, stats: EngineStats) -> Observation:
+    """What is known after another sample. Pure.
+
+    Requests that wait in the engine for running ones to end, and not just for their turn to be read, are a queue that
+    stands: when the KV cache is full, when as many run as the engine can, or when, at the pace since the last sample,
+    it needs longer than `READ_TIME` for those who wait. A queue that was not there at the last sample has no pace yet.
+    """
+    most, may_wait = known.max_num_seqs, _may_wait(stats)
+    if most is not None and stats.running > most + may_wait:
+        most = None  # it runs more than was taken for all that it can
+    if _waiting(stats) <= may_wait:
+        return Observation(most, stats)
+    if stats.kv_usage >= FULL:
+        return Observation(most, stats, stands=True)
+    stands = (most is not None and stats.running >= most - may_wait) or _is_slow(known.stats, stats)
+    return Observation(stats.running if stands and most is None else most, stats, stands)
+
+
+def next_limit(limit: int, in_flight: int, observation: Observation, ceiling: int) -> int:
     """The limit after a sample of the engine; `in_flight` counts this gateway's sequences there. Pure.
 
-    When too many requests wait in the engine it drops towards this gateway's share of those that run, by a quarter at
-    most, since a burst of long prompts waits only for a moment. Each of several gateways drops in proportion.
+    Where a queue stands it drops towards this gateway's share of those that run, by a quarter at most, so that a wrong
+    guess costs little. Each of several gateways drops in proportion. It grows as far as the KV cache and `max_num_seqs`
+    have room for more requests like those that run, at least by one and at most twofold.
     """
-    may_wait = max(1, stats.running // QUEUE_DIVISOR)
-    if stats.waiting > may_wait:
-        if in_flight:
-            share = in_flight * stats.running // (stats.running + stats.waiting) + may_wait
-            limit = min(limit, max(share, in_flight * 3 // 4))
-    elif not stats.waiting and in_flight >= limit - limit // GROWTH_DIVISOR and stats.kv_usage < FULL:
-        limit += max(1, limit // GROWTH_DIVISOR)
+    stats = observation.stats
+    if stats is None:
+        return limit
+    waiting = _waiting(stats)
+    if observation.stands and in_flight:
+        share = in_flight * stats.running // (stats.running + waiting) + _may_wait(stats)
+        limit = min(limit, max(share, in_flight * 3 // 4))
+    elif not waiting and in_flight >= limit - limit // REACHED_DIVISOR and stats.kv_usage < FULL:
+        limit = max(limit + 1, int(limit * _growth(stats, observation.max_num_seqs)))
     return max(1, min(limit, ceiling))
+
+
+def _growth(stats: EngineStats, max_num_seqs: int | None) -> float:
+    """The factor by which the engine could run more requests than it does."""
+    by_cache = FULL / stats.kv_usage if stats.kv_usage else GROWTH
+    by_sequences = max_num_seqs / stats.running if max_num_seqs and stats.running else GROWTH
+    return min(GROWTH, by_cache, by_sequences)
+
+
+def _is_slow(before: EngineStats | None, stats: EngineStats) -> bool:
+    if before is None or _waiting(before) <= _may_wait(before):
+        return False
+    # Who left the queue since runs now or has finished. An engine that does not count those seems slower than it is.
+    read = stats.running + stats.finished - before.running - before.finished
+    return _waiting(stats) * (stats.at - before.at) > READ_TIME * read
+
+
+def _waiting(stats: EngineStats) -> int:
+    return stats.waiting - stats.deferred
+
+
+def _may_wait(stats: EngineStats) -> int:
+    return max(1, stats.running // QUEUE_DIVISOR)

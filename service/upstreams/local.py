@@ -34,13 +34,21 @@ class LocalEngine:
         if self._version == version:
             return False
         self._version = version
-        self._replica.state = state.read(self._run_dir, self._order) or self._replica.state
+        self._read()
         self._replica.breaker.record_success()
         return True
 
+    def _read(self) -> None:
+        self._replica.state = state.read(self._run_dir, self._order) or self._replica.state
+
     async def poll(self, recheck: bool) -> None:
-        """Samples the load of a ready engine. `recheck` is ignored: its supervisor watches its health."""
+        """Samples the load of a ready engine. `recheck` is ignored: its supervisor watches its health.
+
+        Reads the state again, though the file is the same: its processes may have ended without a word.
+        """
         replica = self._replica
+        if replica.state and replica.state.condition not in state.WITHOUT_PROCESS:
+            self._read()
         found = await self._sample() if replica.ready else None
         if found:
             replica.stats = found

@@ -1,6 +1,7 @@
 """An external engine, given by `addresses`: the gateway checks its identity, readiness and progress itself."""
 
 import json
+import logging
 import time
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ from service.transport import pool
 from service.transport.pool import ConnectionPool, RefusedError, TransportError
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
+
+log = logging.getLogger("roundhouse")
 
 IDENTITY_INTERVAL = 30.0  # seconds after which a ready engine is asked again which models it serves
 SILENCE_TIMEOUT = 5.0  # seconds without any response, from the first failed poll, after which a ready engine has failed
@@ -113,7 +116,7 @@ class RemoteEngine:
         ids = model_ids(body)
         if self._upstream.served.id not in ids:
             others = ", ".join(f"'{model_id[:64]}'" for model_id in ids[:3]) or "no model"
-            raise WrongModelError(f"{self._replica.address} serves {others} and not '{self._upstream.served.id}'")
+            raise WrongModelError(f"the engine at its address serves {others} and not '{self._upstream.served.id}'")
         self._identified_at, self._recheck = self._clock(), False
 
     async def _send_probe(self) -> None:
@@ -127,6 +130,8 @@ class RemoteEngine:
         replica, known = self._replica, self._replica.state
         if known and (known.condition, known.phase, known.reason) == (condition, phase, reason):
             return
+        if condition == "failed":
+            log.warning("%s: %s", replica.log_name, reason)
         model, restarts = self._upstream.served.id, max(0, self._incarnations - 1)
         replica.state = EngineState(replica.id, model, -1, condition, phase, reason, time.time(), restarts)
         self._changed()

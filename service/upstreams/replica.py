@@ -12,8 +12,9 @@ from service.upstreams.breaker import Breaker
 class Replica:
     """One engine as the gateway sees it. Its `address` is a Unix socket's path or `host:port`.
 
-    `in_flight` counts the sequences of this gateway process' requests there, and while it is below `limit` the replica
-    takes another request. `stats` is the engine's last
+    `id` says nothing of the address, because clients see it; `log_name` is for the operator. `in_flight` counts the
+    sequences of this gateway process' requests there, and while it is below `limit` the replica takes another request.
+    `stats` is the engine's last
     sample, None if that is older than a few seconds. Setting `recheck` has the engine checked at once.
     """
 
@@ -25,6 +26,12 @@ class Replica:
     stats: EngineStats | None = None
     breaker: Breaker = field(default_factory=Breaker)
     recheck: asyncio.Event = field(default_factory=asyncio.Event)
+    remote: bool = False
+
+    @property
+    def log_name(self) -> str:
+        """The id, with the address of an engine that runs elsewhere."""
+        return f"{self.id}@{self.address}" if self.remote else self.id
 
     @property
     def ready(self) -> bool:

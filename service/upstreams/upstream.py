@@ -19,7 +19,8 @@ class Upstream:
     """A served model and its replicas. Times are monotonic seconds.
 
     `request_count` counts its requests so far, and `token_rate` measures how fast they generate. `discovery_error` says
-    which of its names cannot be resolved, and why. Setting `recheck` has them resolved again soon.
+    which of its names cannot be resolved, and why; `discovery_reason`, for clients, only why. Setting `recheck` has
+    them resolved again soon.
     """
 
     served: ServedModel
@@ -27,6 +28,7 @@ class Upstream:
     request_count: int = 0
     token_rate: TokenRate = field(default_factory=TokenRate)
     discovery_error: str | None = None
+    discovery_reason: str | None = None
     recheck: asyncio.Event = field(default_factory=asyncio.Event)
 
     def usable(self, now: float) -> list[Replica]:
@@ -56,8 +58,12 @@ class Upstream:
         if not self.served.addresses:
             return "waiting", "its engine service has not started yet"
         if self.served.min_replicas or self.replicas:
-            return "waiting", self.discovery_error or "its engines have not been reached yet"
-        return "scaled_to_zero", self.discovery_error
+            return "waiting", self._lookup_problem or "its engines have not been reached yet"
+        return "scaled_to_zero", self._lookup_problem
+
+    @property
+    def _lookup_problem(self) -> str | None:
+        return self.discovery_reason and f"one of its addresses: {self.discovery_reason}"
 
     def conditions(self) -> Iterator[Condition]:
         """The condition of each replica."""

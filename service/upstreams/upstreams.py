@@ -1,6 +1,8 @@
 """Every upstream of the fleet, and the background tasks that keep replicas, health, load and limits current."""
 
 import asyncio
+import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
@@ -12,19 +14,30 @@ from service.engine import state
 from service.engine.state import Condition
 from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
+from service.observability.background import OnFailure, keep_running
 from service.transport.pool import ConnectionPool
 from service.upstreams.discovery import Discovery, Lookup, look_up
-from service.upstreams.limit import ceiling, initial_limit, next_limit
+from service.upstreams.limit import (
+    Observation,
+    ceiling,
+    configured_max_num_seqs,
+    initial_limit,
+    next_limit,
+    observe,
+)
 from service.upstreams.local import LocalEngine
 from service.upstreams.remote import RemoteEngine
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
+
+log = logging.getLogger("roundhouse")
 
 POLL = 0.25  # seconds between two reads of the state files; also the least between two checks of an engine
 CHECK_INTERVAL = 1.0  # seconds between two checks of an engine, unless a request fails there
 RESOLVE_INTERVAL = 5.0  # seconds between two lookups of a name, unless a request fails at the model
 MIN_RESOLVE_INTERVAL = 1.0  # seconds between two lookups in any case
 Changed = Callable[[], None]
+Loop = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Upstreams:
@@ -104,8 +117,12 @@ class Upstreams:
         """Reads the state files that changed; returns whether any did."""
         return sum(engine.refresh() for engine in self._local_engines.values()) > 0
 
-    async def watch(self, changed: Changed) -> None:
-        """Keeps everything current until cancelled; calls `changed` after each change that may add capacity."""
+    async def watch(self, changed: Changed, on_failure: OnFailure) -> None:
+        """Keeps everything current until cancelled; calls `changed` after each change that may add capacity.
+
+        Each replica and each model's discovery has a task of its own: one that fails is reported to `on_failure` and
+        restarted, and stops no other.
+        """
         tasks: dict[Replica | Upstream, asyncio.Task[None]] = {}
         before = self._clock()
         async with asyncio.TaskGroup() as group:
@@ -115,7 +132,7 @@ class Upstreams:
                 trial_due = any(replica.breaker.trial_due(before, now) for replica in replicas)
                 if self.refresh() or trial_due:
                     changed()
-                loops = dict(self._loops(changed))
+                loops = dict(self._loops(changed, on_failure))
                 for removed in tasks.keys() - loops.keys():
                     tasks.pop(removed).cancel()
                 for added in loops.keys() - tasks.keys():
@@ -123,49 +140,70 @@ class Upstreams:
                 before = now
                 await asyncio.sleep(POLL)
 
-    def _loops(self, changed: Changed) -> Iterator[tuple[Replica | Upstream, Callable[[], Coroutine[Any, Any, None]]]]:
+    def _loops(self, changed: Changed, on_failure: OnFailure) -> Iterator[tuple[Replica | Upstream, Loop]]:
         """The background loops to run: a check of each replica, and the discovery of each remote model's replicas."""
         for upstream in self:
             if upstream.served.addresses:
-                yield upstream, partial(self._discover, upstream, changed)
+                yield upstream, partial(self._discover, upstream, changed, on_failure)
             for replica in upstream.replicas:
-                yield replica, partial(self._attend, upstream, replica, changed)
+                yield replica, partial(self._attend, upstream, replica, changed, on_failure)
 
-    async def _attend(self, upstream: Upstream, replica: Replica, changed: Changed) -> None:
-        """Checks one replica regularly, and soon after a failed request; adapts its concurrency limit to its load."""
+    async def _attend(self, upstream: Upstream, replica: Replica, changed: Changed, on_failure: OnFailure) -> None:
+        """Checks one replica until cancelled; what is known of it outlives a failure of the check."""
         engine = self._local_engines.get(replica) or RemoteEngine(
             replica, upstream, self._settings, self._transport, self._clock, changed
         )
+        check = partial(self._check, upstream, replica, engine, changed)
+        await keep_running("replica", check, on_failure, replica.id)
+
+    async def _check(
+        self, upstream: Upstream, replica: Replica, engine: LocalEngine | RemoteEngine, changed: Changed
+    ) -> None:
+        """Checks one replica regularly, and soon after a failed request; adapts its concurrency limit to its load."""
         last_sample = self._clock()
+        observation = Observation(configured_max_num_seqs(upstream.served))
         while True:
             recheck = replica.recheck.is_set()
             replica.recheck.clear()
             await engine.poll(recheck)
             if replica.stats and replica.stats.at > last_sample:
                 last_sample = replica.stats.at
+                observation = observe(observation, replica.stats)
                 before, most = replica.limit, ceiling(upstream.served, self._gateways)
-                replica.limit = next_limit(before, replica.in_flight, replica.stats, most)
+                replica.limit = next_limit(before, replica.in_flight, observation, most)
                 if replica.limit > before:
                     changed()
             await asyncio.sleep(POLL)
             await _wait(replica.recheck, CHECK_INTERVAL - POLL)
 
-    async def _discover(self, upstream: Upstream, changed: Changed) -> None:
+    async def _discover(self, upstream: Upstream, changed: Changed, on_failure: OnFailure) -> None:
+        """Looks for one model's replicas until cancelled; the known addresses outlive a failure."""
+        find = partial(self._find_replicas, upstream, Discovery(self._lookup), changed)
+        await keep_running("discovery", find, on_failure, upstream.served.id)
+
+    async def _find_replicas(self, upstream: Upstream, discovery: Discovery, changed: Changed) -> None:
         """Resolves the model's names regularly, and soon after a failed request; adds and removes replicas."""
-        discovery = Discovery(self._lookup)
         while True:
             upstream.recheck.clear()
             addresses = await discovery.find(upstream.served.addresses)
+            if discovery.error and discovery.error != upstream.discovery_error:
+                log.warning("%s: %s", upstream.served.id, discovery.error)
             known = {replica.address: replica for replica in upstream.replicas}
             if list(known) != addresses or upstream.discovery_error != discovery.error:
                 upstream.replicas = [
-                    known.get(address) or self._replica(f"{upstream.served.id}@{address}", address, upstream.served)
-                    for address in addresses
+                    known.get(address) or self._remote_replica(address, upstream.served) for address in addresses
                 ]
-                upstream.discovery_error = discovery.error
+                upstream.discovery_error, upstream.discovery_reason = discovery.error, discovery.reason
                 changed()
             await asyncio.sleep(MIN_RESOLVE_INTERVAL)
             await _wait(upstream.recheck, RESOLVE_INTERVAL - MIN_RESOLVE_INTERVAL)
+
+    def _remote_replica(self, address: str, served: ServedModel) -> Replica:
+        """A replica whose id is the same for every gateway that knows the address, and does not show it."""
+        digest = hashlib.blake2s(address.encode(), digest_size=4).hexdigest()
+        replica = self._replica(f"{served.id}-{digest}", address, served)
+        replica.remote = True
+        return replica
 
     def _replica(self, name: str, address: str, served: ServedModel) -> Replica:
         return Replica(name, address, limit=initial_limit(served, self._gateways))

@@ -18,7 +18,7 @@ def result(experiment: str, **figures: Any) -> Result:
 
 def load(rate: float, ttft: float = 11.0) -> dict[str, Any]:
     times = {"p50": ttft, "p95": ttft + 1, "p99": ttft + 2}
-    return {"requests": 4, "tokens": 512, "seconds": 1.0, "tokens_per_s": rate, "ttft_ms": times, "itl_ms": times}
+    return {"requests": 40, "tokens": 512, "seconds": 1.0, "tokens_per_s": rate, "ttft_ms": times, "itl_ms": times}
 
 
 def engine(name: str, blocks: int | None, planned: int | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ class Pair:
         self.nobody = nobody
         now = time.monotonic()
         running = Running(Setup("pair", subjects, 1.0), folder, "127.0.0.1:9", served, nobody, now - 9.0, now, None)
-        self.bench = Bench(running, H200, Scale(streams=(1, 2), batch=2, rounds=1, shrink=16))
+        self.bench = Bench(running, H200, Scale(streams=(1, 2), batch=2, rounds=1, requests=2, shrink=16))
 
     def asked(self, number: int) -> list[str]:
         return [one.path for one in self.engines[number].requests if not one.path.startswith("/v1")]
@@ -110,6 +111,25 @@ async def test_the_kv_cache_is_vllms_beside_the_planners(pair: Pair) -> None:
     assert first["planned_weight_bytes"] == pytest.approx(2 * 6738415616, rel=0.01)
     assert (second["kv_blocks"], second["kv_blocks_for_its_bytes"]) == (None, None)
     assert found["ready_s"] == 9.0
+
+
+@pytest.mark.parametrize("streams", Scale().streams)
+@pytest.mark.parametrize("each", [1, 2])
+def test_all_rounds_together_have_enough_requests_for_percentiles(streams: int, each: int) -> None:
+    scale = Scale()
+    count = scale.count(streams, each, scale.rounds)
+    assert count * scale.rounds >= 30
+    assert count >= streams * each
+    assert count % streams == 0, "every stream has as many"
+
+
+async def test_a_load_counts_the_requests_of_all_rounds(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Running, "gateway_seconds", lambda _: 0.0)
+    running = replace(pair.bench.running, address=pair.bench.running.socket())
+    bench = Bench(running, H200, Scale(streams=(1, 2), rounds=2, requests=6, shrink=32))
+    found = await measures.loads(measures.SHORT)(bench)
+    assert [(row["direct"]["requests"], row["service"]["requests"]) for row in found["loads"]] == [(6, 6), (8, 8)]
+    assert {row["direct"]["tokens"] for row in found["loads"]} == {6 * 4, 8 * 4}
 
 
 async def test_batching_is_the_same_requests_both_ways(pair: Pair) -> None:

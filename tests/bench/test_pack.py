@@ -14,6 +14,7 @@ import pytest
 
 from bench.gpu import pack
 from bench.gpu.lacking import LockError, installed, lacking
+from service.weights.store import WeightsError
 
 PIP_LIST = json.dumps([{"name": "Torch", "version": "2.11.0+cu130"}, {"name": "numpy", "version": "2.3.5"}])
 LOCK = """
@@ -104,6 +105,42 @@ def test_a_second_installation_takes_the_place_of_the_first(packed: Path, tmp_pa
     for _ in range(2):
         assert install(packed, tmp_path / "there").returncode == 0
     assert (tmp_path / "there/site/tiny_two.py").read_text() == "VERSION = '2.5'\n"
+
+
+def test_a_compressed_bundle_without_some_files_is_installed_as_well(tmp_path: Path) -> None:
+    wheel(tmp_path / "wheels", "tiny_one", "1.0", 40_000)
+    wheel(tmp_path / "wheels", "tiny_two", "2.5", 40_000)
+    needed = ["tiny-one==1.0", "tiny-two==2.5"]
+    parts = pack.pack(
+        tmp_path / "out/kit", needed, tmp_path / "wheels", 20_000, False, exclude=["tiny_one_data*"], compress=True
+    )
+    assert [part.name for part in parts][:2] == ["kit.tar.xz.part-0000", "kit.tar.xz.part-0001"]
+    assert max(part.stat().st_size for part in parts) <= 20_000
+    there = tmp_path / "there"
+    done = install(tmp_path / "out", there)
+    assert done.returncode == 0, done.stderr
+    assert (there / "site/tiny_two_data.bin").stat().st_size == 40_000
+    assert not (there / "site/tiny_one_data.bin").exists()
+    record = (there / "site/tiny_one-1.0.dist-info/RECORD").read_text()
+    assert "tiny_one.py" in record and "tiny_one_data.bin" not in record
+
+
+def test_a_bundle_is_not_compressed_over_another(tmp_path: Path) -> None:
+    wheel(tmp_path / "wheels", "tiny_one", "1.0")
+    (tmp_path / "kit.tar.part-0000").touch()
+    with pytest.raises(WeightsError, match="use an empty folder"):
+        pack.pack(tmp_path / "kit", ["tiny-one==1.0"], tmp_path / "wheels", 10**6, False, compress=True)
+
+
+@pytest.mark.parametrize("carried", [True, False])
+def test_vllm_does_without_flashinfer_where_it_is_not_carried(tmp_path: Path, carried: bool) -> None:
+    wheel(tmp_path / "wheels", "tiny_one", "1.0")
+    pack.pack(tmp_path / "out/kit", ["tiny-one==1.0"], tmp_path / "wheels", 10**6, project=False)
+    if carried:
+        (tmp_path / "there/site/flashinfer").mkdir(parents=True)
+    assert install(tmp_path / "out", tmp_path / "there").returncode == 0
+    assert ("VLLM_USE_FLASHINFER_SAMPLER=0" in (tmp_path / "there/python").read_text()) is not carried
+    assert list((tmp_path / "there/site/__pycache__").glob("tiny_one.*.pyc")), "modules are compiled beforehand"
 
 
 def test_a_damaged_part_installs_nothing(packed: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_the_kit_from_the_first_engine_to_the_report(tmp_path: Path, monkeypatch
     command += ["--only", SPLIT, "--only", SLEEP]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=800)
     assert done.returncode == 0, done.stderr
-    found = {one.experiment: one for one in results.read(folder)}
+    found = {one.experiment: one for one in results.read_results(folder)}
 
     # A slow machine leaves the least valuable for another run, and says which.
     left = re.search(r"left for another run, for want of time: (.*)", done.stderr)
@@ -49,5 +49,5 @@ def test_the_kit_from_the_first_engine_to_the_report(tmp_path: Path, monkeypatch
 
     report.main(["--results", str(folder.parent), "--page", str(tmp_path / "gpu.md")])
     page = (tmp_path / "gpu.md").read_text()
-    assert "They say nothing about any GPU." in page
+    assert "Its figures say nothing about any GPU." in page
     assert list((folder / "plots").glob("*.png"))

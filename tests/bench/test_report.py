@@ -19,7 +19,7 @@ CARD = "nvidia-h200"
 
 def written(folder: Path, found: list[Result]) -> Path:
     for one in found:
-        results.write(folder / CARD, one)
+        results.write_result(folder / CARD, one)
     return folder
 
 
@@ -41,7 +41,7 @@ def test_the_page_is_what_the_results_say() -> None:
 
 def test_the_plots_are_those_of_the_results() -> None:
     for folder in report.folders(report.RESULTS):
-        measured = [one for one in results.read(folder) if one.outcome == "measured"]
+        measured = [one for one in results.read_results(folder) if one.outcome == "measured"]
         for name, picture in tables.plots(measured).items():
             assert (folder / "plots" / f"{name}.svg").read_text() == picture.svg(), "run: bench/gpu/report"
             assert (folder / "plots" / f"{name}.png").is_file()
@@ -51,7 +51,7 @@ def test_without_results_it_says_so_and_shows_no_figure(tmp_path: Path) -> None:
     (tmp_path / "serve.json").write_text("{}")  # the results of other measurements lie there too
     text = report.page(tmp_path)
     assert "Nothing was measured on a GPU yet" in text
-    assert "###" not in text.split("## What was measured")[1]
+    assert "###" not in text.split("## Results")[1]
 
 
 def test_every_measure_has_a_table() -> None:
@@ -81,8 +81,8 @@ def test_what_came_of_other_commands_or_drivers_says_so(tmp_path: Path) -> None:
     ("title", "row"),
     [
         ("Starts", "llama-2-7b-chat llama-2-7b-chat bf16 4096 61.5 12.5 129.0 13,000 13,130 +1.0% +0.0%"),
-        ("Loads", "llama-2-7b-chat short 32 service 3,960.0 12.5 13.5 14.5 12.5 13.5 14.5 0.99 31.5"),
-        ("Loads", "llama-2-7b-chat short 1 direct 150.0 11.0 12.0 13.0 11.0 12.0 13.0 – –"),
+        ("Loads", "llama-2-7b-chat short 32 service 40 3,960.0 12.5 13.5 14.5 12.5 13.5 14.5 0.99 31.5"),
+        ("Loads", "llama-2-7b-chat short 1 direct 40 150.0 11.0 12.0 13.0 11.0 12.0 13.0 – –"),
         ("The short chat by vLLM's own", "llama-2-7b-chat 8 direct 1,234.5 11.0 12.0 13.0 11.0 12.0 13.0"),
         ("The short chat by vLLM's own", "llama-2-7b-chat 8 service it broke – – – – – –"),
         ("Continuous batching", "llama-2-7b-chat 32 151.0 4,100.0 27.15"),
@@ -99,7 +99,7 @@ def test_a_figure_stands_in_its_table(page: str, title: str, row: str) -> None:
     assert row in [" ".join(cells) for cells in table(page, title)]
 
 
-def test_the_bars_are_judged_by_what_was_measured(page: str) -> None:
+def test_the_targets_are_judged_by_what_was_measured(page: str) -> None:
     rows = [line for line in page.splitlines() if line.endswith(("| met |", "| missed |", "| not measured |"))]
     assert rows == [
         "| TTFT p50 added, streams: 1 | ≤ 2 ms | 0.7 | met |",
@@ -110,14 +110,22 @@ def test_the_bars_are_judged_by_what_was_measured(page: str) -> None:
         "| planned KV blocks, falcon-7b-instruct: falcon-7b-instruct | ± 2% | +10.0% | missed |",
         "| planned KV blocks, llama-2-7b-chat: llama-2-7b-chat | ± 2% | +1.0% | met |",
     ]
-    assert "| not measured |" in tables.bars([])
+    assert "| not measured |" in tables.targets([])
+
+
+def test_few_requests_are_not_judged() -> None:
+    (short,) = (one for one in made_up.RESULTS if one.experiment == "llama-2-7b-chat/short")
+    row = short.figures["loads"][0]
+    few = {**row, "service": {**row["service"], "requests": 2}}
+    text = tables.targets([replace(short, figures={**short.figures, "loads": [few]})])
+    assert "| TTFT p50 added, streams: 1 | ≤ 2 ms | 0.7 | too few requests: 2 |" in text
 
 
 def test_a_rehearsal_is_no_figure_of_a_gpu(tmp_path: Path) -> None:
     tried = replace(made_up.RESULTS[2], where=made_up.WHERE | {"card": None, "driver": None, "rehearsal": True})
     text = report.page(written(tmp_path, [tried]))
     assert "Nothing was measured on a GPU yet" in text
-    assert "They say nothing about any GPU." in text
+    assert "Its figures say nothing about any GPU." in text
     assert "| bar |" not in text
 
 
@@ -134,7 +142,7 @@ def test_plots_are_drawn_as_svg_and_png(tmp_path: Path) -> None:
             with Image.open(path) as image:
                 assert len(image.convert("RGB").getcolors(2**24) or ()) > 3, "something was drawn"
     assert report.folders(tmp_path) == [tmp_path / CARD]
-    assert results.read(tmp_path / CARD), "plots are not taken for results"
+    assert results.read_results(tmp_path / CARD), "plots are not taken for results"
 
 
 def test_higher_values_are_drawn_higher(tmp_path: Path) -> None:

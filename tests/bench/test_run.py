@@ -34,7 +34,7 @@ class Kit:
         return done.stderr + done.stdout
 
     def found(self) -> dict[str, Result]:
-        return {one.experiment: one for one in results.read(self.folder)}
+        return {one.experiment: one for one in results.read_results(self.folder)}
 
 
 @pytest.fixture
@@ -134,4 +134,4 @@ def test_without_a_card_there_is_nothing_to_measure(tmp_path: Path, monkeypatch:
 def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps({"a": 1}))
     with pytest.raises(ValueError, match=r"x\.json is no result of the kit"):
-        results.read(tmp_path)
+        results.read_results(tmp_path)

@@ -476,9 +476,16 @@ def test_licences_and_their_restrictions(model: Model) -> None:
     assert permissive or licence.note
 
 
+def test_a_pinned_commit_belongs_to_one_repository() -> None:
+    """An entry that takes its sibling's fields must not take its commit."""
+    pinned = [model.revision for model in HUB_MODELS if model.revision]
+    assert "llama-2-13b-chat" in {model.id for model in HUB_MODELS if model.revision}
+    assert len(pinned) == len(set(pinned))
+
+
 def test_unverified_facts_stay_unknown() -> None:
     models = CATALOG.models
-    assert all(model.revision is None for model in HUB_MODELS)
+    assert models["mixtral-8x7b-v0.1"].revision is None
     assert models["llama-2-13b"].gated is None
     assert models["code-llama-70b-python"].shape.rope_theta is None
     assert models["phi-3-small-8k-instruct"].shape.vocab_size is None

@@ -54,6 +54,8 @@ def test_fallback_is_not_used_if_the_folder_is_unknown(tmp_path: Path) -> None:
         ({"eos_token_id": None}, {"eos_token_id": [32015]}),
         ({"eos_token_id": [32015, 2]}, None),
         ({"eos_token_id": 32015}, None),
+        ({"eos_token_id": 2.5}, {"eos_token_id": [32015]}),
+        ({"eos_token_id": ["x", 2]}, {"eos_token_id": [2, 32015]}),
     ],
 )
 def test_stop_tokens_are_added_to_eos_token_id(

@@ -176,7 +176,7 @@ def test_show_accepts_hub_ids_of_models_and_copies() -> None:
         ("starcoder2-7b", "Starcoder2ForCausalLM, through vLLM's transformers backend"),
         ("bge-small-en-v1.5", "suited for -"),
         ("llama-2-13b-chat", "requested as llama-2-13b-chat, llama-2, llama-2-13b, chat, task:dialogue, task:support,"),
-        ("llama-2-13b-chat", "unknown revision, gated"),
+        ("llama-2-70b-chat", "unknown revision, gated"),
         ("pebble-chat", "weights embedded, in models/pebble/pebble-chat"),
     ],
 )
@@ -191,7 +191,7 @@ def test_show_does_not_offer_unsupported_models() -> None:
 
 def test_known_facts_are_not_listed_as_unknown() -> None:
     assert " unknown " not in shown("pebble-chat")
-    assert model_details.unknowns(CATALOG, CATALOG.models["code-llama-7b"]) == ["revision"]
+    assert model_details.unknowns(CATALOG, CATALOG.models["code-llama-7b"]) == []
 
 
 @pytest.mark.parametrize(

@@ -149,3 +149,10 @@ def test_port_in_use_is_reported_before_anything_starts() -> None:
         result = CliRunner().invoke(main, ["serve", "--port", str(port)])
     assert result.exit_code == 1
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use. Choose another with --port" in result.output
+
+
+def test_a_run_folder_that_cannot_be_used_is_reported_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_RUN_DIR", "/dev/null/run")
+    result = CliRunner().invoke(main, ["serve"])
+    assert result.exit_code == 2
+    assert result.output.startswith("environment: ROUNDHOUSE_RUN_DIR: the folder /dev/null/run cannot be made: ")

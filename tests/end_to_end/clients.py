@@ -6,7 +6,10 @@ import json
 from collections.abc import AsyncIterator
 
 Line = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-HEAD = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{}\r\n"
+HEAD = (
+    "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+    "content-type: application/json\r\ncontent-length: {}\r\n{}\r\n"
+)
 
 
 class Clients:
@@ -61,7 +64,7 @@ class Clients:
     async def _look(self) -> None:
         while not self.stop and (line := await self._connect()):
             try:
-                await exchange(line, b"GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                await exchange(line, b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
                 self.quick += 1
             except (OSError, asyncio.IncompleteReadError) as error:
                 self.failed.append(f"{error!r} while looking")

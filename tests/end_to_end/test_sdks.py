@@ -105,8 +105,15 @@ def test_responses_reach_a_template_with_one_bos(client: "openai.OpenAI") -> Non
 
 def test_models(client: "openai.OpenAI") -> None:
     listed = {model.id for model in client.models.list()}
-    assert listed == {"pebble-chat", "pebble-instruct", "pebble-code", "pebble-base"}
-    assert client.models.retrieve("gpt-4o-mini").id == "pebble-chat"
+    assert listed == {"pebble-chat", "pebble-instruct", "pebble-code", "pebble-base", "gpt-4o-mini", "claude-haiku"}
+    alias = client.models.retrieve("gpt-4o-mini")
+    assert (alias.id, (alias.model_extra or {})["alias_of"]) == ("gpt-4o-mini", "pebble-chat")
+
+
+def test_anthropic_models(claude: "anthropic.Anthropic") -> None:
+    listed = {model.id: model.display_name for model in claude.models.list()}
+    assert listed["claude-haiku"] == "claude-haiku (pebble-chat)"
+    assert claude.models.retrieve("claude-haiku").id == "claude-haiku"
 
 
 def test_errors_are_the_sdk_s_own_classes(client: "openai.OpenAI") -> None:

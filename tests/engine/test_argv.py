@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.catalog.engine_args import RESERVED_FLAGS, EngineValue
-from service.engine.argv import ALWAYS, ENVIRONMENT, argv, defaults, environment, optional_flags, unknown_flags
+from service.engine.argv import (
+    ALWAYS,
+    DEFAULTS,
+    ENVIRONMENT,
+    argv,
+    defaults,
+    environment,
+    optional_flags,
+    unknown_flags,
+)
 from service.engine.command import child_environment
 from service.fleet.request_bounds import MAX_SEQUENCES
 from service.fleet.served_model import ServedModel
@@ -170,6 +179,7 @@ def test_an_engine_takes_twice_what_the_gateways_admit(tmp_path: Path, entry: st
     assert command[command.index("--max-num-queued-reqs") + 1] == str(bound)
     admitted = gateways * (ceiling(served, gateways) - 1 + MAX_SEQUENCES)
     assert admitted < bound
+    assert tuple(defaults(served, gateways)) == DEFAULTS
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,9 @@ def test_a_reused_pid_does_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "3", "null", "{}", '{"start_time": 1}', '{"start_time": START_TIME, "content": 7}']
+    "text",
+    ["", "{", "[]", "3", "null", "{}", '{"start_time": 1}', '{"start_time": START_TIME, "content": 7}', "[" * 100_000],
+    ids=range(9),
 )
 def test_a_malformed_file_is_ignored(text: str, tmp_path: Path) -> None:
     for kind in "dg":
@@ -72,6 +74,18 @@ def test_a_malformed_file_is_ignored(text: str, tmp_path: Path) -> None:
         )
     assert not demand.wanted(tmp_path, 7)
     assert gateway_registry.registered(tmp_path) == {}
+
+
+def test_a_file_that_cannot_be_removed_is_ignored(tmp_path: Path, other_pid: int) -> None:
+    kill(other_pid)
+    (tmp_path / f"g{other_pid}.json").mkdir()
+    assert gateway_registry.registered(tmp_path) == {}
+
+
+@pytest.mark.parametrize("text", ["", "1", "1 (x)", "1 (x) S", "1 (x) S 1 2 3", "1 (x) S " + "y " * 30])
+def test_a_process_that_cannot_be_read_does_not_run(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
+    assert process_files.start_time(OWN_PID) is None
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:

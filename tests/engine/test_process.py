@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from service.engine import keeper
 from service.engine.process import TAIL_LINES, EngineProcess
 from tests.support.waiting import patience, until
 
@@ -87,6 +89,15 @@ def python(code: str) -> tuple[str, ...]:
     return (sys.executable, "-c", code)
 
 
+def descriptors(pid: int) -> list[str]:
+    """What the open descriptors of a process are."""
+    found = []
+    for entry in list(Path(f"/proc/{pid}/fd").iterdir()):
+        with suppress(FileNotFoundError):  # that of the listed folder
+            found.append(str(entry.readlink()))
+    return found
+
+
 def all_ended(pids: list[int]) -> bool:
     """Whether none of them runs; a zombie counts as ended."""
     for pid in pids:
@@ -158,6 +169,22 @@ async def test_the_environment_is_exactly_what_was_given(start: Start) -> None:
     assert len(files) == 4  # stdin, stdout, stderr and the listed folder: none of the keeper's pipes
 
 
+async def test_keeper_and_engine_hold_no_descriptor_of_the_supervisor(start: Start) -> None:
+    """BentoML hands each worker the listening sockets of all; a keeper that held one would keep its port in use."""
+    reader, writer = os.pipe()
+    with socket.create_server(("127.0.0.1", 0)) as listener, os.fdopen(reader), os.fdopen(writer):
+        for descriptor in (listener.fileno(), reader):
+            os.set_inheritable(descriptor, True)
+        inherited = {f"socket:[{os.fstat(listener.fileno()).st_ino}]", f"pipe:[{os.fstat(reader).st_ino}]"}
+        started = await start(*python(ENGINE))
+        pids = await started.pids()
+        for pid in (os.getsid(pids[0]), *pids):
+            held = descriptors(pid)
+            assert held
+            assert not inherited.intersection(held)
+        assert len(descriptors(os.getsid(pids[0]))) == 5  # three, and its two pipes
+
+
 @pytest.mark.parametrize("session", [(), ("session",)])
 async def test_terminate_signals_the_engine_but_not_its_worker(session: tuple[str, ...], start: Start) -> None:
     started = await start(*python(ENGINE), *session)
@@ -212,11 +239,11 @@ async def test_the_keeper_ignores_signals(number: signal.Signals, start: Start) 
 async def test_the_engine_ends_when_its_keeper_is_killed(start: Start) -> None:
     started = await start(*python(ENGINE))
     pids = await started.pids()
-    keeper = os.getsid(pids[0])
-    assert keeper not in (pids[0], os.getpid())
-    os.kill(keeper, signal.SIGKILL)
+    session = os.getsid(pids[0])
+    assert session not in (pids[0], os.getpid())
+    os.kill(session, signal.SIGKILL)
     assert await started.status() == -signal.SIGKILL
-    await until(lambda: all_ended([*pids, keeper]), "the end of all processes")
+    await until(lambda: all_ended([*pids, session]), "the end of all processes")
 
 
 async def test_the_engine_is_no_descendant_of_the_supervisor(start: Start) -> None:
@@ -272,10 +299,26 @@ async def test_no_process_outlives_the_supervisor(
 async def test_the_engine_ends_with_its_keeper_while_the_supervisor_is_stopped(
     supervisor: tuple[asyncio.subprocess.Process, list[int]],
 ) -> None:
-    process, (engine, _, keeper) = supervisor
+    process, (engine, _, session) = supervisor
     process.send_signal(signal.SIGSTOP)
-    os.kill(keeper, signal.SIGKILL)
+    os.kill(session, signal.SIGKILL)
     await until(lambda: all_ended([engine]), "the end of the engine")
+
+
+@pytest.mark.parametrize("written", [b"", b"x\ny\nz\n", b"0\n7\nx\n", b"\n\n\n"])
+async def test_whatever_the_keeper_writes_the_process_ends(
+    written: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "keeper.py"
+    program.write_text(f"import os, sys; os.write(int(sys.argv[2]), {written!r})")
+    monkeypatch.setattr(keeper, "__file__", str(program))
+    process = EngineProcess(lambda _: None)
+    await process.start(["engine"], ENVIRON)
+    async with asyncio.timeout(patience()):
+        assert await process.ended == -signal.SIGKILL
+        assert await process.pid in (0, 7)
+    assert not process.is_running
+    process.close()
 
 
 WORKER_PREFIX = "(Worker pid=13249) ERROR 11-21 20:48:36 [multiproc_executor.py:953] "

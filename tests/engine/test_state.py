@@ -1,9 +1,14 @@
 """The state files of replicas, and the startup order."""
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -12,7 +17,7 @@ from hypothesis import strategies as st
 from service.engine import state
 from service.engine.state import CONDITIONS, Condition, EngineState, may_start, parallel_starts
 
-STATE = EngineState("pebble-chat-0", "pebble-chat", 0, "ready", since=5.5, pid=7)
+STATE = EngineState("pebble-chat-0", "pebble-chat", 0, "ready", since=5.5, pid=os.getpid())
 MIB = 2**20
 
 
@@ -25,10 +30,66 @@ def test_a_written_state_is_read(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e0.json", "e1.json"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"replica": "x"}', '{"unheard": 1}'])
+def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes the document of a state file."""
+    path = state.state_path(folder, 0)
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+MALFORMED = ["", "{", "[]", "3", '{"replica": "x"}', '{"unheard": 1}', "\xff", "[" * 100_000]
+
+
+@pytest.mark.parametrize("text", MALFORMED, ids=range(len(MALFORMED)))
 def test_a_malformed_state_file_is_none(tmp_path: Path, text: str) -> None:
-    state.state_path(tmp_path, 0).write_text(text)
+    state.state_path(tmp_path, 0).write_text(text, encoding="latin-1")
     assert state.read(tmp_path, 0) is None
+
+
+@pytest.mark.parametrize("field", [{"condition": "unheard"}, {"condition": []}, {"restarts": "2"}, {"pid": {}}])
+def test_a_state_with_a_wrong_value_is_none(field: dict[str, Any], tmp_path: Path) -> None:
+    state.write(tmp_path, STATE)
+    changed(tmp_path, lambda document: document["state"].update(field))
+    assert state.read(tmp_path, 0) is None
+
+
+@pytest.fixture
+def ended() -> int:
+    """The pid of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_a_state_without_its_supervisor_has_failed(condition: Condition, tmp_path: Path, ended: int) -> None:
+    state.write(tmp_path, replace(STATE, condition=condition, pid=None))
+    changed(tmp_path, lambda document: document.update(processes={str(ended): 5}))
+    found = state.read(tmp_path, 0)
+    assert found
+    assert found.condition == (condition if condition in state.WITHOUT_PROCESS else "failed")
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_no_engine_is_ready_whose_process_is_gone(condition: Condition, tmp_path: Path, ended: int) -> None:
+    state.write(tmp_path, replace(STATE, condition=condition, pid=ended))
+    found = state.read(tmp_path, 0)
+    assert found
+    assert (found.condition, found.reason) == (
+        ("failed", "its process is gone") if condition == "ready" else (condition, None)
+    )
+
+
+def test_a_pid_that_was_given_to_another_process_is_no_engine(tmp_path: Path) -> None:
+    state.write(tmp_path, replace(STATE, pid=os.getppid()))
+    found = state.read(tmp_path, 0)
+    assert found
+    assert found.condition == "ready"
+    changed(tmp_path, lambda document: document["processes"].update({str(os.getppid()): 1}))
+    found = state.read(tmp_path, 0)
+    assert found
+    assert found.condition == "failed"
 
 
 def test_every_condition_is_listed() -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -469,6 +470,13 @@ def test_required_memory(tmp_path: Path) -> None:
     assert memory_check.required_memory(small) == memory_check.BASE_MEMORY + weights + 2**30
     other = fleets.only(tmp_path, "model: org/tune-chat")
     assert memory_check.required_memory(other) == memory_check.BASE_MEMORY + 4 * 2**30
+
+
+@pytest.mark.parametrize("space", ["", "0.5", "much", "-1", "1e3"])
+def test_required_memory_where_the_cache_has_no_size(space: str, tmp_path: Path) -> None:
+    served = fleets.only(tmp_path, "model: org/tune-chat")
+    odd = replace(served, env={"VLLM_CPU_KVCACHE_SPACE": space})
+    assert memory_check.required_memory(odd) == memory_check.required_memory(served)
 
 
 @pytest.mark.parametrize(("entry", "path"), [("model: pebble-base", "/v1/completions"),

@@ -1,15 +1,23 @@
 """The small bodies that vLLM 0.32 answers with, key for key: errors, counts, models, metrics; and its framing."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Literal
 
 Json = dict[str, Any]
+End = Literal["close", "reset", "hang"]
 
 DEATH = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 BUSY = "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
 DRAINING = "cannot schedule new futures after shutdown"
 DONE = b"data: [DONE]\n\n"
+
+
+class Cut(Exception):
+    """The connection ends here, without the rest of the answer."""
+
+    def __init__(self, end: End) -> None:
+        self.end = end
 
 
 def dumps(value: Any) -> bytes:
@@ -36,6 +44,31 @@ def death_event() -> bytes:
     """What a running stream gets when the engine core dies; the only event written with spaces."""
     body = error(DEATH, "InternalServerError", None, 500)
     return f"data: {json.dumps(body)}\n\n".encode()
+
+
+def refused(path: str, message: str) -> bytes:
+    """A refusal without a param, in the words of the endpoint at `path`."""
+    return dumps(dialect(path, error(message, "BadRequestError", None, 400)))
+
+
+async def late_events(path: str, message: str, opening: list[bytes]) -> AsyncIterator[bytes]:
+    """What a stream, which has an `opening`, gets instead of output when the request turns out to be unfit."""
+    body = error(message, "BadRequestError", None, 400)
+    if path == "/v1/responses":
+        # Its own response, which is not valid, would be in the first event already.
+        for event in () if "validation error" in message else opening[:2]:
+            yield event
+        raise Cut("close")
+    if path != "/v1/messages":
+        yield f"data: {json.dumps(body)}\n\n".encode()
+        yield DONE
+        return
+    shown = repr(body)
+    given = f"[type=missing, input_value={shown[:25]}...{shown[-24:]}, input_type=dict]"
+    more = "    For further information visit https://errors.pydantic.dev/2.14/v/missing"
+    lines = "\n".join(f"{field}\n  Field required {given}\n{more}" for field in ("model", "choices"))
+    text = f"2 validation errors for ChatCompletionStreamResponse\n{lines}"
+    yield b"event: error\n" + data({"type": "error", "error": {"type": "internal_error", "message": text}})
 
 
 def dialect(path: str, body: Json) -> Json:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Literal
 
 from tests.fake_engine import bodies, requests
-from tests.fake_engine.bodies import Json
+from tests.fake_engine.bodies import Cut, Json
 from tests.fake_engine.shapes import Chat, Completion, Message, Response, Shape, Turn
-from tests.fake_engine.wire import Cut, Fault, Line, Seen, Wire, hang_up
+from tests.fake_engine.wire import Fault, Line, Seen, Wire, hang_up
 
 CONTEXT = 1024  # tokens
+BACKLOG = 2048  # connections, as uvicorn's, so that a burst of them is accepted
 SHAPES: dict[str, Callable[[], Shape]] = {
     "/v1/chat/completions": Chat,
     "/v1/completions": Completion,
@@ -35,15 +36,23 @@ class FakeEngine:
     """One engine with one model. The variant `base` has no chat template; `embedding` can do nothing but embed.
 
     `gap` is the seconds before each token, `slots` how many requests run at once, `queue` how many sequences may run or
-    wait, as `--max-num-queued-reqs` bounds them. `always` befalls every request that is work and for which nothing was
-    scripted. `requests` holds what the engine was asked, and `looks` how often somebody looked at what it serves and
-    does.
+    wait, as `--max-num-queued-reqs` bounds them. `prefill` is the seconds for each token of a prompt; prompts are read
+    one after the other, and until its turn comes a request waits. `always` befalls every request that is work and for
+    which nothing was scripted. `requests` holds what the engine was asked, and `looks` how often somebody looked at
+    what it serves and does.
     """
 
     def __init__(
-        self, model: str, variant: str = "chat", *, gap: float = 0.0, slots: int = 256, queue: int | None = None
+        self,
+        model: str,
+        variant: str = "chat",
+        *,
+        gap: float = 0.0,
+        prefill: float = 0.0,
+        slots: int = 256,
+        queue: int | None = None,
     ) -> None:
-        self.model, self.variant, self.gap, self.queue = model, variant, gap, queue
+        self.model, self.variant, self.gap, self.prefill, self.queue = model, variant, gap, prefill, queue
         posts = {EMBEDDINGS, "/tokenize"} if variant == "embedding" else {*SHAPES, *COUNTING}
         self._paths = {"GET": {"/health", "/v1/models", "/metrics"}, "POST": posts}
         self.always = Fault()
@@ -53,6 +62,7 @@ class FakeEngine:
         self.totals: Counter[str] = Counter()
         self.fate: Death | None = None
         self._slots = asyncio.Semaphore(slots)
+        self._read_until = 0.0
         self._scripts: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._lines: dict[Line, asyncio.StreamWriter] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,9 +85,9 @@ class FakeEngine:
             return asyncio.StreamReaderProtocol(Line(), self._serve)
 
         if isinstance(at, int):
-            self._server = await loop.create_server(connect, host, at)
+            self._server = await loop.create_server(connect, host, at, backlog=BACKLOG)
         else:
-            self._server = await loop.create_unix_server(connect, at)
+            self._server = await loop.create_unix_server(connect, at, backlog=BACKLOG)
         try:
             yield self
         finally:
@@ -212,39 +222,59 @@ class FakeEngine:
 
     @asynccontextmanager
     async def _slot(self, line: Line, request: Json) -> AsyncIterator[None]:
-        """Waits for room among the running requests; gives up when the peer does."""
+        """Counts the sequences of a request while it waits and runs."""
         self.sequences += requests.sequences(request)
         try:
-            async with self._running_slot(line):
+            async with self._running_slot(line, requests.count(request)):
                 yield
         finally:
             self.sequences -= requests.sequences(request)
 
     @asynccontextmanager
-    async def _running_slot(self, line: Line) -> AsyncIterator[None]:
+    async def _running_slot(self, line: Line, prompt: int) -> AsyncIterator[None]:
+        """Waits for room to run, and reads a prompt of so many tokens; gives up when the peer does."""
         self.waiting += 1
         taken = asyncio.create_task(self._slots.acquire())
         stirred = asyncio.create_task(line.stir.wait())
         await asyncio.wait((taken, stirred), return_when=asyncio.FIRST_COMPLETED)
-        self.waiting -= 1
         stirred.cancel()
         if not taken.done():
+            self.waiting -= 1
             taken.cancel()
             raise ConnectionResetError
-        self.running += 1
         try:
-            yield
+            read_from = max(time.monotonic(), self._read_until)
+            self._read_until = read_from + self.prefill * prompt
+            try:
+                await self._pause_until(read_from, line)
+            finally:
+                self.waiting -= 1
+            self.running += 1
+            try:
+                await self._pause_until(read_from + self.prefill * prompt, line)
+                yield
+            finally:
+                self.running -= 1
         finally:
-            self.running -= 1
             self._slots.release()
+
+    async def _pause_until(self, moment: float, line: Line) -> None:
+        seconds = moment - time.monotonic()
+        if self.prefill and seconds > 0:
+            await line.pause(seconds)
 
     async def _run(self, path: str, request: Json, line: Line, wire: Wire) -> None:
         shape = SHAPES[path]()
         turn = self._turn(request, wire.fault.finish)
         gap = self.gap if wire.fault.gap is None else wire.fault.gap
         self.totals["prompt"] += turn.prompt
+        refusal = requests.late(path, request)
         if request.get("stream"):
-            await wire.stream(self._events(shape, turn, line, gap))
+            events = self._events(shape, turn, line, gap)
+            await wire.stream(bodies.late_events(path, refusal, shape.opening(turn)) if refusal else events)
+            return
+        if refusal:
+            await wire.answer(400, bodies.refused(path, refusal))
             return
         async for _ in self._tokens(turn, line, gap):
             pass
@@ -276,7 +306,9 @@ class FakeEngine:
             spoken = []
         usage = bool((request.get("stream_options") or {}).get("include_usage"))
         identity = uuid.uuid4().hex[:16]
-        return Turn(identity, self.model, int(time.time()), prompt, tuple(spoken), finish, usage, limit)
+        return Turn(
+            identity, self.model, int(time.time()), prompt, tuple(spoken), finish, usage, limit, request.get("text")
+        )
 
     async def _tokens(self, turn: Turn, line: Line, gap: float) -> AsyncIterator[str]:
         """Says the turn word by word; leaves off when the engine dies."""

@@ -12,6 +12,23 @@ NO_TEMPLATE = (
     " tokenizer does not define one."
 )
 NO_MESSAGES = "Cannot apply chat template to an empty conversation. Provide at least one message."
+NO_UNIQUE_ITEMS = 'Grammar error: Unimplemented keys: ["uniqueItems"]'
+# vLLM validates its own response too, and late.
+LATE_NULLS = {
+    "truncation": ("literal_error", "Input should be 'auto' or 'disabled'"),
+    "background": ("bool_type", "Input should be a valid boolean"),
+}
+MAX_CHARS_PER_TOKEN = 9  # of the longest token of the Pebble models
+# Fields of which null is no value: the type of pydantic's error, its text, and what else it says.
+NULLS: dict[str, dict[str, tuple[str, str]]] = {
+    "/v1/completions": {"n": ("int_type", "Input should be a valid integer")},
+    "/v1/responses": {
+        "tools": ("list_type", "Input should be a valid list"),
+        "tool_choice": ("literal_error", "Input should be 'none', 'auto' or 'required'"),
+        "service_tier": ("literal_error", "Input should be 'auto', 'default', 'flex', 'scale' or 'priority'"),
+    },
+    "/v1/embeddings": {"encoding_format": ("literal_error", "Input should be 'float' or 'base64'")},
+}
 NO_SUFFIX = "suffix is only supported for models with FIM completion rendering"
 # Per path: the fields that must be there.
 NEEDED = {
@@ -74,6 +91,10 @@ def malformed(path: str, media: str, body: bytes) -> Refusal | None:
     for field in NEEDED.get(path, ()):
         if field not in request:
             return _invalid(f"body.{field}", "missing", "Field required", f"<dict of {len(request)} items>")
+    for field, (kind, text) in NULLS.get(path, {}).items():
+        if field in request and request[field] is None:
+            expected = {"ctx": {"expected": text.removeprefix("Input should be ")}} if kind == "literal_error" else {}
+            return _invalid(f"body.{field}", kind, text, "None", **expected)
     for field, (kind, text) in NUMBERS.items():
         if isinstance(value := request.get(field), str):
             return _invalid(f"body.{field}", kind, text, value)
@@ -82,7 +103,7 @@ def malformed(path: str, media: str, body: bytes) -> Refusal | None:
 
 def unfit(path: str, request: Json, model: str, variant: str, context: int) -> Refusal | None:
     """Why this model cannot do what a well-formed request asks for."""
-    limit = request.get("max_tokens") or request.get("max_output_tokens") or 0
+    limit_field, limit = _limit(path, request)
     # Texts to embed are prompts of their own, and messages one together.
     tokens = max([len(text.split()) + 1 for text in texts(request)]) if path == "/v1/embeddings" else count(request)
     if (asked := request.get("model", model)) != model:
@@ -103,7 +124,15 @@ def unfit(path: str, request: Json, model: str, variant: str, context: int) -> R
         return _bad("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
     if request.get("messages") == []:
         return 400, error(NO_MESSAGES, "BadRequestError", None, 400)
-    if tokens > context:
+    characters = sum(map(len, texts(request)))
+    if path != "/tokenize" and characters > context * MAX_CHARS_PER_TOKEN:
+        message = (
+            f"This model's maximum context length is {context} tokens. However, your prompt contains {characters}"
+            f" characters (more than {context * MAX_CHARS_PER_TOKEN} characters, which is the upper bound for {context}"
+            " input tokens). Please reduce the length of the input prompt."
+        )
+        return _bad(message, "input_text", characters)
+    if path != "/tokenize" and tokens > context:
         message = (
             f"This model's maximum context length is {context} tokens. However, your prompt contains at least"
             f" {context + 1} input tokens, which exceeds this limit even without any output tokens. Please reduce the"
@@ -112,9 +141,31 @@ def unfit(path: str, request: Json, model: str, variant: str, context: int) -> R
         return _bad(message, "input_tokens", context + 1)
     if limit > context:
         message = (
-            f"max_tokens={limit} cannot be greater than max_model_len={context}. Please request fewer output tokens."
+            f"{limit_field}={limit} cannot be greater than max_model_len={context}. Please request fewer output tokens."
         )
-        return _bad(message, "max_tokens", limit)
+        return _bad(message, limit_field, limit)
+    return None
+
+
+def _limit(path: str, request: Json) -> tuple[str, int]:
+    """The limit of output tokens, and what vLLM calls it."""
+    if path == "/v1/responses":
+        return "max_output_tokens", request.get("max_output_tokens") or 0
+    if limit := request.get("max_completion_tokens"):
+        return "max_completion_tokens", limit
+    return "max_completion_tokens" if path == "/v1/messages" else "max_tokens", request.get("max_tokens") or 0
+
+
+def late(path: str, request: Json) -> str | None:
+    """The message for a request that is found to be unfit only when a stream has begun."""
+    formats = request.get("response_format"), request.get("output_config"), request.get("text")
+    if "uniqueItems" in json.dumps(formats):
+        return NO_UNIQUE_ITEMS
+    for field, (kind, text) in LATE_NULLS.items():
+        if path == "/v1/responses" and field in request and request[field] is None:
+            given = f"[type={kind}, input_value=None, input_type=NoneType]"
+            more = f"    For further information visit https://errors.pydantic.dev/2.14/v/{kind}"
+            return f"1 validation error for ResponsesResponse\n{field}\n  {text} {given}\n{more}"
     return None
 
 

@@ -20,11 +20,15 @@ class Turn:
     finish: str
     usage: bool = False
     limit: int | None = None
+    form: Json | None = None  # what the Responses API was asked for as `text`
     said: int = 0
 
     @property
     def text(self) -> str:
         return "".join(self.words[: self.said])
+
+
+FORM: Json = {"description": None, "strict": None}  # what the engine adds to a format of texts
 
 
 class Shape(Protocol):
@@ -182,7 +186,7 @@ class Response:
             **dict.fromkeys(("max_tool_calls", "previous_response_id", "prompt", "reasoning")),
             "service_tier": "auto",
             "status": status,
-            "text": None,
+            "text": turn.form and {"format": FORM | turn.form["format"], "verbosity": None},
             "top_logprobs": None,
             "truncation": "disabled",
             "usage": None if status == "in_progress" else self._usage(turn),

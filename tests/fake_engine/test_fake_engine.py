@@ -159,6 +159,18 @@ async def test_slots_and_queue() -> None:
         assert time.monotonic() - started >= 8 * 0.02
 
 
+async def test_prompts_are_read_one_after_the_other() -> None:
+    engine = FakeEngine("pebble-chat", prefill=0.01)
+    async with engine.listen(0):
+        first = asyncio.create_task(exchange(engine, stream=False))
+        await until(lambda: engine.running == 1)
+        other = asyncio.create_task(exchange(engine, stream=False))
+        await until(lambda: (engine.running, engine.waiting) == (1, 1))
+        await first
+        await until(lambda: (engine.running, engine.waiting) == (1, 0))
+        assert (await other)[9:12] == b"200"
+
+
 @pytest.mark.parametrize("how", ["drain", "core", "kill"])
 async def test_deaths(how: Any, tmp_path: Path) -> None:
     engine = FakeEngine("pebble-chat", gap=0.02)

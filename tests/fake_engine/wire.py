@@ -9,11 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any
 
 from tests.fake_engine import bodies
-
-End = Literal["close", "reset", "hang"]
+from tests.fake_engine.bodies import Cut, End
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,6 @@ class Seen:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
-
-
-class Cut(Exception):
-    """The script ends the connection here."""
-
-    def __init__(self, end: End) -> None:
-        self.end = end
 
 
 class Line(asyncio.StreamReader):

@@ -63,8 +63,8 @@ async def test_a_client_that_takes_nothing_frees_its_engine(key: tuple[str, ...]
         await gateway.seen[0].closed.wait()
     assert not gateway.seen[0].sent
     await until(lambda: gateway.in_flight() == 0)
-    got = await line.rest()  # and the connection comes to its end
-    assert b"[DONE]" not in got
+    with pytest.raises(ConnectionResetError):  # a plain end could be taken for that of the answer
+        await line.rest()
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=label)

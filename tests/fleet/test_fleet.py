@@ -141,6 +141,27 @@ def test_names_reserved_for_routing_are_refused(tmp_path: Path, word: str) -> No
     assert as_alias == f"4: aliases.{word}: {why}"
 
 
+@pytest.mark.parametrize("name", ["qwen3:8b", "claude-opus-4-8[1m]", "x@1", "模型", "größe", "हिन्दी"])
+def test_ids_and_aliases_have_letters_of_any_script(tmp_path: Path, name: str) -> None:
+    text = f"models:\n  - model: ./folder-chat\n    id: '{name}'\n    aliases: ['x/{name}']\n"
+    loaded = load(tmp_path, f"{text}aliases: {{'b-{name}': '{name}'}}")
+    assert loaded.served[0].id == name
+    assert loaded.aliases == {f"x/{name}": name, f"b-{name}": name}
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "../x", ".x", "-x", ":x", "a b", "a\\u0000b", "a\\u202eb", "x" * 97, "模" * 67, ""]
+)
+def test_ids_are_safe_as_file_names(tmp_path: Path, name: str) -> None:
+    (found,) = problems(tmp_path, f'models:\n  - model: pebble-chat\n    id: "{name}"')
+    assert found.startswith("3: models[0].id: ")
+
+
+def test_the_names_of_tasks_are_reserved(tmp_path: Path) -> None:
+    found = problems(tmp_path, "models:\n  - model: pebble-chat\naliases:\n  task:mine: pebble-chat")
+    assert found == ["4: aliases.task:mine: 'task:mine' is reserved for routing"]
+
+
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     text = """\
 models:
@@ -260,7 +281,7 @@ def test_the_family_falls_back_to_the_id(tmp_path: Path) -> None:
 # Pulled weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LLAMA = "meta-llama/Llama-2-7b-chat-hf"
+LLAMA = "meta-llama/Llama-2-70b-chat-hf"
 
 
 def pulled(folder: Path, repository: str, revision: str | None = COMMIT) -> Path:
@@ -288,7 +309,7 @@ def test_pulled_weights_are_served(tmp_path: Path, repository: str, revision: st
         assert served.context == 8192, "read from config.json"
 
 
-@pytest.mark.parametrize("entry", ["model: llama-2-7b-chat", "model: org/tune-chat"])
+@pytest.mark.parametrize("entry", ["model: llama-2-70b-chat", "model: org/tune-chat"])
 def test_weights_that_were_not_pulled_come_from_the_hub(tmp_path: Path, entry: str) -> None:
     directory = pulled(tmp_path, LLAMA)
     (directory / "roundhouse-manifest.json").rename(directory / "roundhouse-manifest.json.not-yet")

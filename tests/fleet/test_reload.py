@@ -1,13 +1,18 @@
 """Reloading the fleet file while the service runs."""
 
+import asyncio
+import os
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from service.config.strict_yaml import ConfigError
+from service.fleet import reload
 from service.fleet.fleet import Fleet
 from service.fleet.reload import Reload, needs_restart
 from tests.support import fleets
+from tests.support.waiting import until
 
 FIRST = (
     "models: [{model: pebble-chat}, {model: pebble-base, min_replicas: 2}, "
@@ -71,6 +76,65 @@ async def test_an_invalid_file_is_rejected_with_file_and_line(text: str, watched
     await watched.write(CHANGED)
     assert len(watched.applied) == 1
     assert watched.reports[1:] == [[]]
+
+
+LONG = "x" * 300
+# What a value can hold that the file system, or a process, does not take: the entry's keys, and the key that is named.
+IMPOSSIBLE = [
+    (f"model: pebble-chat, weights: ./{LONG}", "models[0].weights: "),
+    (f"model: pebble-chat, chat_template: ./{LONG}", "models[0].chat_template: "),
+    (f"model: ./{LONG}, variant: chat, id: a", "models[0].model: "),
+    (f"model: pebble-chat, adapters: [{{id: x, path: ./{LONG}}}]", "models[0].adapters: "),
+    ("model: ~nosuchuser/model, variant: chat, id: a", "models[0].model: ~nosuchuser/model: "),
+    ("model: pebble-chat, weights: ~nosuchuser/model", "models[0].weights: ~nosuchuser/model: "),
+    ('model: pebble-chat, weights: "./a\\0b"', "models[0].weights: "),
+    ('model: pebble-chat, weights: "./a\\ud800b"', "models[0].weights: "),
+    ('model: pebble-chat, engine: {tokenizer: "a\\0b"}', "models[0].engine.tokenizer: "),
+    ('model: pebble-chat, env: {A: "a\\0b"}', "models[0].env.A: "),
+    ("model: pebble-chat, env: {A=B: c}", "models[0].env: 'A=B' cannot"),
+    ("model: pebble-chat, env: {VLLM_CPU_KVCACHE_SPACE: '0.5'}", "models[0].env: VLLM_CPU_KVCACHE_SPACE is a whole"),
+    ("model: pebble-chat, !!map x: 1", "models[0]: 'x' is no valid map"),
+    ("model: pebble-chat, weights: ./ring", "models[0].weights: "),
+]
+
+
+@pytest.mark.parametrize(("entry", "problem"), IMPOSSIBLE, ids=range(len(IMPOSSIBLE)))
+async def test_an_impossible_value_is_named_at_start_and_at_a_reload_and_mended(
+    entry: str, problem: str, watched: WatchedFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "POLL_INTERVAL", 0.005)
+    (watched.folder / "ring").symlink_to("ring")
+    text = f"models:\n  - {{{entry}}}"
+    at_start = watched.folder / "at_start.yaml"
+    at_start.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        fleets.read(at_start)
+    assert raised.value.problems[0].startswith(f"{at_start}:2: {problem}")
+    watching = asyncio.create_task(watched.reload.watch())
+    watched.path.write_text(text)
+    await until(lambda: bool(watched.reports))
+    assert watched.reports[0][0].startswith(f"{watched.path}:2: {problem}")
+    watched.path.write_text(CHANGED)
+    await until(lambda: len(watched.applied) == 1, "the mended file to be applied")
+    assert watched.reports[-1] == []
+    watching.cancel()
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")], ids=str)
+async def test_weights_that_cannot_be_looked_at_are_named(
+    error: OSError, watched: WatchedFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = Path.stat
+
+    def failing(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "locked":
+            raise error
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", failing)
+    await watched.write("models: [{model: pebble-chat, weights: ./locked}]")
+    (problems,) = watched.reports
+    assert problems == [f"{watched.path}:1: models[0].weights: ./locked: {error.strerror}"]
 
 
 async def test_a_file_that_vanishes_and_returns(watched: WatchedFile) -> None:

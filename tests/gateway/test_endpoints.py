@@ -1,6 +1,7 @@
 """The endpoints beside generation: models, routes, metrics; and paths that do not exist."""
 
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,8 +26,10 @@ async def test_models_are_listed_in_fleet_order(start: Start) -> None:
     listed = (await gateway.http.get("/v1/models")).json()
     assert listed["object"] == "list"
     assert [row["id"] for row in listed["data"]] == [
-        "pebble-chat", "pebble-instruct", "pebble-code", "pebble-base", "embedder",
+        "pebble-chat", "pebble-instruct", "pebble-code", "pebble-base", "embedder", "gpt-4o-mini",
     ]  # fmt: skip
+    assert listed["data"][5] == {**listed["data"][0], "id": "gpt-4o-mini", "aliases": [], "alias_of": "pebble-chat"}
+    assert listed["data"][0]["aliases"] == ["gpt-4o-mini"]
     assert listed["data"][2] == {
         "id": "pebble-code",
         "object": "model",
@@ -36,6 +39,7 @@ async def test_models_are_listed_in_fleet_order(start: Start) -> None:
         "variant": "code",
         "specialty": None,
         "context_length": 1024,
+        "max_model_len": 1024,
         "capabilities": ["completion", "infill"],
         "aliases": [],
         "state": "ready",
@@ -46,17 +50,63 @@ async def test_models_are_listed_in_fleet_order(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected_id"),
-    [("pebble-chat", "pebble-chat"), ("small", "pebble-chat"), ("tuned", "tuned"), ("talk", "tuned")],
+    ("name", "alias_of"),
+    [("pebble-chat", None), ("small", "pebble-chat"), ("tuned", None), ("talk", "tuned")],
 )
-async def test_model_by_id_alias_or_adapter(name: str, expected_id: str, start: Start) -> None:
+async def test_model_by_id_alias_or_adapter(name: str, alias_of: str | None, start: Start) -> None:
     gateway = await start(TUNED)
     response = await gateway.http.get(f"/v1/models/{name}")
     assert response.status_code == 200
     rows = {row["id"]: row for row in (await gateway.http.get("/v1/models")).json()["data"]}
-    assert rows.keys() == {"pebble-chat", "tuned"}
-    assert response.json() == rows[expected_id]
-    assert response.json().get("parent") == ("pebble-chat" if expected_id == "tuned" else None)
+    assert list(rows) == ["pebble-chat", "tuned", "small", "talk"]
+    assert (rows["pebble-chat"]["aliases"], rows["tuned"]["aliases"]) == (["small"], ["talk"])
+    assert response.json() == rows[name]
+    assert response.json().get("alias_of") == alias_of
+    assert response.json().get("parent") == ("pebble-chat" if name in ("tuned", "talk") else None)
+
+
+ANTHROPIC = {"anthropic-version": "2023-06-01"}
+
+
+async def test_models_in_anthropics_shape(start: Start) -> None:
+    gateway = await start(TUNED)
+    listed = (await gateway.http.get("/v1/models?limit=1000", headers=ANTHROPIC)).json()
+    assert [row["display_name"] for row in listed["data"]] == [
+        "pebble-chat", "tuned", "small (pebble-chat)", "talk (tuned)",
+    ]  # fmt: skip
+    small = {
+        "type": "model", "id": "small", "display_name": "small (pebble-chat)", "created_at": "1970-01-01T00:00:00Z",
+    }  # fmt: skip
+    assert listed["data"][2] == small
+    assert {**listed, "data": []} == {"data": [], "has_more": False, "first_id": "pebble-chat", "last_id": "talk"}
+    assert (await gateway.http.get("/v1/models/small", headers=ANTHROPIC)).json() == small
+    missing = await gateway.http.get("/v1/models/nope", headers=ANTHROPIC)
+    assert (missing.status_code, missing.json()["error"]["type"]) == (404, "not_found_error")
+
+
+NAMES = ["qwen3:8b", "claude-opus-4-8[1m]", "x@1", "模型", "größe-й", "organisation/name:tag"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_names_of_any_script(name: str, start: Start) -> None:
+    """As an alias, and as an id where it has no slash: in paths, bodies, headers, metrics and log lines."""
+    fleet = f"models: [{{model: pebble-chat}}]\naliases: {{'{name}': pebble-chat}}"
+    if "/" not in name:
+        fleet = f"models: [{{model: pebble-chat, id: '{name}'}}]\naliases: {{'a-{name}': '{name}'}}"
+    served = name if "/" not in name else "pebble-chat"
+    gateway = await start(fleet)
+    for path in (name, quote(name), quote(name, safe="")):
+        found = await gateway.http.get(f"/v1/models/{path}")
+        assert (found.status_code, found.json()["id"]) == (200, name)
+    for requested in (name, f"a-{name}") if "/" not in name else (name,):
+        response = await gateway.post(CHAT.path, {**CHAT.body(), "model": requested})
+        assert response.status_code == 200
+        assert unquote(response.headers["x-roundhouse-model"]) == served
+        assert unquote(response.headers["x-roundhouse-replica"]) == f"{served}-0"
+        assert response.json()["model"] == served
+    await gateway.settle()
+    assert gateway.lines[-1]["model"] == served
+    assert gateway.sample("roundhouse_requests_total", model=served) == len(gateway.lines) - 3
 
 
 @pytest.mark.parametrize("name", ["", "nope", "auto", "x" * 5000, "pebble-chat/0", "%2e%2e"])
@@ -233,9 +283,22 @@ METHODS = ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD")
 @pytest.mark.parametrize(("path", "allowed"), ALLOWED)
 async def test_wrong_methods_get_405(path: str, allowed: str, start: Start) -> None:
     gateway = await start(ONE)
+    methods = ("GET", "HEAD") if allowed == "GET" else (allowed,)
     for method in METHODS:
-        if method != allowed:
+        if method not in methods:
             response = await gateway.http.request(method, path)
-            assert (response.status_code, response.headers["allow"]) == (405, allowed)
+            assert (response.status_code, response.headers["allow"]) == (405, ", ".join(methods))
             if method != "HEAD":
                 assert "error" in response.json()
+
+
+@pytest.mark.parametrize("path", [path for path, allowed in ALLOWED if allowed == "GET"])
+async def test_head_gets_the_headers_of_get_and_no_body(path: str, start: Start) -> None:
+    gateway = await start(ONE)
+    line = await gateway.connect()
+    await line.send(f"HEAD {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n".encode())
+    head, _, body = (await line.rest()).partition(b"\r\n\r\n")
+    response = await gateway.http.get(path)
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert f"content-type: {response.headers['content-type']}".encode() in head
+    assert b"content-length: " in head and not body

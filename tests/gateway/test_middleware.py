@@ -1,13 +1,12 @@
 """The middleware: limits, request ids, the log line, and errors in the format of the endpoint."""
 
-import asyncio
 import json
 from typing import Any
 
 import httpx
 import pytest
 
-from service.gateway import app, middleware
+from service.gateway import middleware
 from service.protocol.streams import StreamWatcher
 from service.relay.relay import Relay
 from tests.conftest import Start
@@ -20,117 +19,6 @@ BODY = json.dumps(CHAT.body()).encode()
 async def post(gateway: RunningGateway, content: Any, *, path: str = CHAT.path, **headers: str) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await gateway.http.post(path, content=content, headers={"content-type": "application/json"} | named)
-
-
-MEDIA_TYPES = [
-    "text/plain",
-    "application/x-www-form-urlencoded",
-    "multipart/form-data; boundary=x",
-    "application/jsonp",
-    "json",
-    "",
-]
-
-
-@pytest.mark.parametrize("media", MEDIA_TYPES)
-async def test_media_type_other_than_json_gets_415(media: str, start: Start) -> None:
-    gateway = await start(ONE)
-    for case in (CHAT, MESSAGE):
-        response = await post(gateway, BODY, path=case.path, content_type=media)
-        assert is_refusal(case, response, 415, "unsupported_media_type")
-    assert not gateway.seen
-
-
-@pytest.mark.parametrize("media", ["application/json", "Application/JSON; charset=utf-8", "application/json ;x=y"])
-async def test_json_media_types_are_accepted(media: str, start: Start) -> None:
-    gateway = await start(ONE)
-    assert (await post(gateway, BODY, content_type=media)).status_code == 200
-
-
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, identity", "x"])
-async def test_compressed_body_gets_415(encoding: str, start: Start) -> None:
-    gateway = await start(ONE)
-    response = await post(gateway, BODY, content_encoding=encoding)
-    assert is_refusal(CHAT, response, 415, "unsupported_media_type")
-    assert (await post(gateway, BODY, content_encoding="identity")).status_code == 200
-
-
-async def chunks(size: int) -> Any:
-    for _ in range(size // 1000):
-        yield b" " * 1000
-
-
-@pytest.mark.parametrize("case", [CHAT, MESSAGE], ids=label)
-async def test_body_beyond_the_limit_gets_413(case: Case, start: Start) -> None:
-    gateway = await start(ONE, max_body_bytes=10_000)
-    for content in (b" " * 10_001, chunks(11_000), chunks(1_000_000)):
-        response = await post(gateway, content, path=case.path)
-        kind = error_in(case, response.content)
-        assert response.status_code == 413
-        assert kind == (("request_too_large", "") if case.anthropic else ("invalid_request_error", "request_too_large"))
-    body = json.dumps(case.body()).encode()
-    assert (await post(gateway, body.ljust(10_000), path=case.path)).status_code == 200
-
-
-async def test_content_length_beyond_the_limit_gets_413_at_once(start: Start) -> None:
-    gateway = await start(ONE, max_body_bytes=10_000)
-    connection = await gateway.connect()
-    await connection.post(CHAT.path, b"", "content-length: 10001")
-    assert b" 413 " in await connection.read_until(b"\r\n")
-    connection.leave()
-
-
-@pytest.mark.parametrize("sent", [b"", BODY[:10]])
-@pytest.mark.parametrize("case", [CHAT, MESSAGE], ids=label)
-async def test_incomplete_body_times_out_with_408(sent: bytes, case: Case, start: Start) -> None:
-    gateway = await start(ONE, body_timeout=0.1)
-    connection = await gateway.connect()
-    await connection.post(case.path, sent, "content-length: 1000", "connection: close")
-    answer = await connection.answer()
-    assert answer.status == 408
-    error_in(case, answer.body)
-    connection.leave()
-    await gateway.settle()
-    assert (gateway.lines[0]["code"], gateway.lines[0]["outcome"]) == ("request_timeout", "refused")
-
-
-async def test_body_may_arrive_byte_by_byte(start: Start) -> None:
-    gateway = await start(ONE)
-    connection = await gateway.connect()
-    await connection.post(CHAT.path, b"", f"content-length: {len(BODY)}", "connection: close")
-    for byte in BODY:
-        await connection.send(bytes([byte]))
-    assert (await connection.answer()).status == 200
-    assert gateway.seen[0].body == BODY
-    connection.leave()
-
-
-async def test_chunked_body_is_accepted(start: Start) -> None:
-    gateway = await start(ONE)
-    connection = await gateway.connect()
-    chunked = b"".join(b"%x\r\n%b\r\n" % (len(BODY[at : at + 7]), BODY[at : at + 7]) for at in range(0, len(BODY), 7))
-    await connection.post(CHAT.path, chunked + b"0\r\n\r\n", "transfer-encoding: chunked", "connection: close")
-    assert (await connection.answer()).status == 200
-    assert gateway.seen[0].body == BODY
-    connection.leave()
-
-
-@pytest.mark.parametrize(
-    "request_headers",
-    [
-        ["content-length: 5", "transfer-encoding: chunked"],
-        ["content-length: 5, 6"],
-        ["content-length: -1"],
-        ["transfer-encoding: gzip"],
-    ],
-)
-async def test_ambiguous_body_length_is_refused(request_headers: list[str], start: Start) -> None:
-    gateway = await start(ONE)
-    connection = await gateway.connect()
-    await connection.post(CHAT.path, b"5\r\nhello\r\n0\r\n\r\n", *request_headers, "connection: close")
-    assert (await connection.answer()).status in (400, 408)
-    assert not gateway.seen
-    connection.leave()
 
 
 async def test_too_many_headers_get_431(start: Start) -> None:
@@ -247,19 +135,47 @@ async def test_internal_error_in_a_stream_closes_the_connection(start: Start, mo
     assert (gateway.lines[0]["outcome"], gateway.lines[0]["code"]) == ("failed", "internal_error")
 
 
-async def test_log_lines_of_one_loop_iteration_are_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[str] = []
-    monkeypatch.setattr(app, "_write", written.append)
-    writer = app.LogWriter()
-    for line in "abc":
-        writer.write(line)
-    assert not written
-    await asyncio.sleep(0)
-    writer.write("d")
-    await asyncio.sleep(0)
-    assert written == ["a\nb\nc", "d"]
+@pytest.mark.parametrize("case", CASES, ids=label)
+async def test_anthropics_name_of_the_request_id_is_on_its_own_endpoints(case: Case, start: Start) -> None:
+    gateway = await start(ONE)
+    for body in (case.body(), {}):
+        response = await gateway.post(case.path, body)
+        expected = response.headers["x-request-id"] if case.anthropic else None
+        assert response.headers.get("request-id") == expected
 
 
-def test_log_lines_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    app._write('{"a": 1}')
-    assert capsys.readouterr().out == '{"a": 1}\n'
+NO_REQUESTS = {
+    "not HTTP": b"hello\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "raw UTF-8": "GET /v1/modèles HTTP/1.1\r\nhost: x\r\n\r\n".encode(),
+    "bare LF": b"GET /v1/models HTTP/1.1\nhost: x\n\n",
+    "no Host": b"GET /v1/models HTTP/1.1\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", NO_REQUESTS.values(), ids=NO_REQUESTS.keys())
+async def test_what_is_no_request_is_answered_logged_and_counted(sent: bytes, start: Start) -> None:
+    gateway = await start(ONE)
+    line = await gateway.connect()
+    await line.send(sent)
+    answer = await line.answer()
+    assert (answer.status, answer.headers["content-type"]) == (400, "application/json")
+    assert answer.headers["connection"] == "close"
+    assert answer.json["error"].items() >= {"code": "invalid_http", "type": "invalid_request_error"}.items()
+    (logged,) = gateway.invalid
+    assert logged["request_id"] == answer.headers["x-request-id"]
+    assert logged["message"] == answer.json["error"]["message"]
+    assert (logged["status"], logged["code"]) == (400, "invalid_http")
+    assert gateway.sample("roundhouse_invalid_requests_total", code="invalid_http") == 1
+    assert not gateway.given
+
+
+async def test_a_broken_body_is_its_requests_error(start: Start) -> None:
+    gateway = await start(ONE)
+    line = await gateway.connect()
+    await line.post(CHAT.path, b"zz\r\n", "transfer-encoding: chunked")
+    answer = await line.answer()
+    assert (answer.status, answer.json["error"]["code"]) == (400, "invalid_http")
+    await gateway.settle()
+    assert (gateway.lines[0]["code"], gateway.lines[0]["outcome"]) == ("invalid_http", "refused")
+    assert not gateway.invalid

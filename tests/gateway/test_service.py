@@ -3,6 +3,9 @@
 import asyncio
 import gc
 import importlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +22,6 @@ from service.catalog import catalog
 from service.config.paths import ROOT
 from service.config.settings import Settings
 from service.fleet import fleet
-from service.gateway import app
 from service.server.asgi import Receive, Scope, Send
 from tests.support.waiting import until
 
@@ -74,6 +76,21 @@ async def test_requests_bypass_bentomls_middleware(gateway: ModuleType, caplog: 
     caplog.clear()
 
 
+async def test_the_server_gets_our_connections(gateway: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(bentoml_app(gateway), port=port, log_config=None))
+    serving = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"hello\r\n\r\n")
+    response = await reader.read()
+    writer.close()
+    server.should_exit = True
+    await serving
+    assert b'"invalid_http"' in response and b"\r\nx-request-id: " in response
+    assert '"event": "invalid_request"' in capfd.readouterr().out
+
+
 def test_bentomls_own_metrics_and_access_log_are_off(gateway: ModuleType) -> None:
     middleware_names = {layer.cls.__name__ for layer in bentoml_app(gateway).user_middleware}
     assert not middleware_names & {"AccessLogMiddleware", "RunnerTrafficMetricsMiddleware"}
@@ -87,13 +104,13 @@ def bentoml_app(gateway: ModuleType) -> Any:
 
 @pytest.mark.parametrize("path", ["/", "/docs.json", "/schema.json", "/static_content/x", "/assets/x", "/v1/unknown"])
 def test_bentomls_own_paths_get_404(gateway: ModuleType, path: str) -> None:
-    response = TestClient(bentoml_app(gateway)).get(path)
+    response = TestClient(bentoml_app(gateway), base_url="http://localhost").get(path)
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "unknown_url"
 
 
 def test_bentomls_probes_are_served(gateway: ModuleType) -> None:
-    with TestClient(bentoml_app(gateway)) as client:
+    with TestClient(bentoml_app(gateway), base_url="http://localhost") as client:
         assert client.get("/livez").status_code == 200
         assert client.get("/readyz").status_code == 503  # no engine is ready
         assert client.get("/metrics").text.startswith("# HELP roundhouse_")
@@ -134,6 +151,7 @@ def environments_of(environments: dict[str, str]) -> list[str]:
         ("ROUNDHOUSE_FLEET", "/no/such/fleet.yaml", "/no/such/fleet.yaml: cannot be read"),
         ("ROUNDHOUSE_PORT", "many", "ROUNDHOUSE_PORT: Input should be a valid integer"),
         ("ROUNDHOUSE_FLEE", "x", "ROUNDHOUSE_FLEE: no such setting"),
+        ("ROUNDHOUSE_RUN_DIR", "/dev/null/x", "ROUNDHOUSE_RUN_DIR: the folder /dev/null/x cannot be made"),
     ],
 )
 def test_configuration_error_exits_with_a_message(
@@ -142,6 +160,17 @@ def test_configuration_error_exits_with_a_message(
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit, match=message):
         gateway.load_configuration()
+
+
+def test_a_run_folder_that_does_not_exist_is_made(
+    gateway: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROUNDHOUSE_RUN_DIR", "new/run")
+    settings, _, _ = gateway.load_configuration()
+    assert settings.run_dir == tmp_path / "new/run"
+    assert settings.run_dir.stat().st_mode & 0o777 == 0o700
+    assert os.environ["ROUNDHOUSE_RUN_DIR"] == str(settings.run_dir)
 
 
 def test_run_folder_is_created_once_for_all_processes(gateway: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,10 +182,30 @@ def test_run_folder_is_created_once_for_all_processes(gateway: ModuleType, monke
     settings.run_dir.rmdir()
 
 
-def test_unwritable_log_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        def write(self, text: str) -> int:
-            raise OSError(28, "No space left on device")
+WORKER = """
+import os, sys
+from pathlib import Path
+os.environ["ROUNDHOUSE_RUN_DIR"] = sys.argv[1]
+from service.gateway import app, service
+from service.config.settings import Settings
+folder = Path(sys.argv[1])
+settings, models, fleet = service.load_configuration()
+gateway = app.Gateway(settings, models, fleet, service.setup_multiprocess_metrics(folder, 2))
+gateway.admission.demand = lambda model: 7
+gateway.update_gauges()
+print(os.getpid(), flush=True)
+sys.stdin.readline()
+print(gateway.render_metrics().decode())
+"""
 
-    monkeypatch.setattr("sys.stdout", Full())
-    app._write("a line")
+
+def test_a_killed_worker_leaves_no_gauges(tmp_path: Path) -> None:
+    command, pipe = [sys.executable, "-c", WORKER, str(tmp_path)], subprocess.PIPE
+    workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) for _ in range(2)]
+    for worker in workers:
+        assert worker.stdout
+        assert int(worker.stdout.readline()) == worker.pid
+    workers[0].kill()
+    workers[0].communicate()
+    text, _ = workers[1].communicate("\n")
+    assert 'roundhouse_demand{model="pebble-chat"} 7.0' in text, "not twice"

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,31 @@ async def test_later_second_signal_aborts_requests(tmp_path: Path, monkeypatch: 
     await until(lambda: service.events == ["drain"])
     os.kill(PID, signal.SIGTERM)
     await until(lambda: sorted(service.events) == ["abort", "close", "drain"])
+    service.shutdown.uninstall()
+
+
+def _has_aborted(service: Service, count: int) -> bool:
+    return service.events.count("abort") == count
+
+
+@pytest.mark.parametrize("signals", [2, 3])
+async def test_the_server_closes_once_though_signals_repeat_within_the_grace(
+    signals: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutdown, "SECOND_SIGNAL_AFTER", -1.0)
+    monkeypatch.setattr(shutdown, "SETTLE_TIME", 0.01)
+    service = started(tmp_path, grace=0.2)
+    monkeypatch.setattr(shutdown, "ListenSockets", lambda server, shared: RecordedSockets(service.events, shared))
+    for count in range(signals):
+        os.kill(PID, signal.SIGTERM)
+        await until(partial(_has_aborted, service, count))
+    await until(lambda: "close" in service.events)
+    grace = next(timer for timer in service.shutdown._timers if timer.when() > 0)
+    await until(
+        lambda: asyncio.get_running_loop().time() > grace.when() + 0.1, "the end of the grace, and of what follows"
+    )
+    assert service.events.count("close") == service.events.count("drop handshakes") == 1
+    assert service.events.count("abort") == signals - 1
     service.shutdown.uninstall()
 
 

@@ -1,5 +1,9 @@
 """Every declared metric is emitted, and no other; clients cannot create time series."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import prometheus_client
 import pytest
 from hypothesis import given
@@ -9,6 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from service.observability.metrics import GAP_BUCKETS, UNKNOWN, GapHistogram, Metrics
 from service.observability.record import Record
+from tests.support.fleets import ROOT
 
 CHAT = "/v1/chat/completions"
 
@@ -42,8 +47,11 @@ def observed_metrics() -> Metrics:
     metrics.observe(streamed())
     metrics.observe(ended(code="model_not_found", outcome="refused", requested="no-such-model"))
     metrics.set_replicas([("m", "ready", 2), ("m", "failed", 0)])
+    metrics.invalid_requests.labels("invalid_http").inc()
     for gauge in (metrics.in_flight, metrics.sequences_in_flight, metrics.queued, metrics.demand):
         gauge.labels("m").set(3)
+    metrics.background_task_failures.labels("upstreams").inc()
+    metrics.log_lines_dropped.inc()
     return metrics
 
 
@@ -137,3 +145,50 @@ def test_unknown_model_names_add_no_series(names: list[str]) -> None:
             ended(requested=name, client_request_id=name, code="model_not_found", outcome="refused", route_reason=name)
         )
     assert set(series(metrics)) == before
+
+
+def test_gauges_of_models_that_are_no_longer_served_are_left_out() -> None:
+    metrics = observed_metrics()
+    metrics.models = {"other"}
+    metrics.demand.labels("other").set(1)
+    text = metrics.text().decode()
+    assert 'roundhouse_demand{model="other"} 1.0' in text
+    assert "roundhouse_requests_total{endpoint" in text, "what was counted stays"
+    for name in ("demand", "requests_in_flight", "requests_queued", "replicas"):
+        assert f'roundhouse_{name}{{model="m"' not in text
+    assert "roundhouse_config_last_reload_successful 1.0" in text
+
+
+WORKER = """
+import os, sys
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
+from pathlib import Path
+from prometheus_client import values
+values.ValueClass = values.MultiProcessValue()
+from service.observability.metrics import Metrics
+metrics = Metrics(Path(sys.argv[1]))
+for gauge in (metrics.demand, metrics.in_flight):
+    gauge.labels("m").set(7)
+metrics.replicas.labels("m", "ready").set(1)
+metrics.retries.labels("m").inc()
+print(os.getpid(), flush=True)
+sys.stdin.readline()
+metrics.forget_dead_workers([os.getpid()])
+print(metrics.text().decode())
+"""
+
+
+def test_gauges_of_a_killed_worker_disappear_and_its_counts_stay(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WORKER, str(tmp_path)]
+    pipe = subprocess.PIPE
+    workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) for _ in range(2)]
+    for worker in workers:
+        assert worker.stdout
+        assert int(worker.stdout.readline()) == worker.pid
+    workers[0].kill()
+    workers[0].communicate()
+    text, _ = workers[1].communicate("\n")
+    assert 'roundhouse_demand{model="m"} 7.0' in text
+    assert 'roundhouse_requests_in_flight{model="m"} 7.0' in text
+    assert 'roundhouse_retries_total{model="m"} 2.0' in text
+    assert not list(tmp_path.glob(f"gauge_*_{workers[0].pid}.db"))

@@ -1,12 +1,14 @@
 """GPU memory: tensor-parallel degrees, and what fits on which GPUs."""
 
+import json
+
 import pytest
 
 from service.catalog.model import Model
-from service.planner.memory import Demand, degrees, fit, overhead_bytes, smallest, why_indivisible
+from service.planner.memory import COMMUNICATION_BYTES, Demand, degrees, fit, overhead_bytes, smallest, why_indivisible
 from service.planner.quantization import Form, forms, unknown
 from tests.planner.test_gpus import KNOWN
-from tests.support.fleets import CATALOG
+from tests.support.fleets import CATALOG, ROOT
 
 MODELS = CATALOG.models
 
@@ -37,6 +39,23 @@ def test_weights_overhead_and_cache_add_up_to_the_usable_memory() -> None:
     assert found.why is None
     assert found.weights + found.overhead + found.cache == int(gpu.memory * Demand(4096).utilization)
     assert found.requests == pytest.approx(found.cache / (819_200 * 4096), rel=0.01)
+
+
+def test_planned_cache_is_within_two_percent_of_what_vllm_had_on_an_h100() -> None:
+    measured = json.loads((ROOT / "bench/results/nvidia-h100-80gb-hbm3/llama-2-7b-chat/start.json").read_text())
+    (engine,) = measured["figures"]["engines"]
+    found = fit(MODELS[engine["model"]], KNOWN["H100"], engine["form"], 1, Demand(engine["context"]))
+    assert found and found.blocks
+    assert found.cache == pytest.approx(engine["kv_bytes"], rel=0.02)
+    assert found.blocks.number == pytest.approx(engine["kv_blocks"], rel=0.02)
+
+
+def test_several_gpus_also_need_buffers_to_communicate() -> None:
+    model, gpu = MODELS["llama-2-70b"], KNOWN["H100"]
+    assert model.network
+    shape = model.shape.model_copy(update={"intermediate_size": 0})  # of which each GPU would have a part
+    one, two = (overhead_bytes(model.network, shape, gpu, degree) for degree in (1, 2))
+    assert two - one == COMMUNICATION_BYTES
 
 
 def test_higher_utilization_gives_a_larger_cache() -> None:

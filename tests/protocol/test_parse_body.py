@@ -3,10 +3,11 @@
 import json
 from typing import Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.protocol.parse_body import FieldPolicy, parse_body, with_fields
+from service.protocol.parse_body import FieldPolicy, engine_body, parse_body, with_fields
 from service.protocol.requests import ChatRequest
 from tests.protocol.test_generation import CHAT
 from tests.protocol.test_requests import body, rejection
@@ -85,3 +86,48 @@ def test_fields_are_replaced_and_other_bytes_kept(
 def test_bytes_that_reencoding_would_change_are_kept() -> None:
     raw = b'{"temperature": 1.0, "seed": 1e2, "model":\t"a\\u0062" }'
     assert with_fields(raw, {"model": "x"}) == b'{"temperature": 1.0, "seed": 1e2, "model":\t"a\\u0062" ,"model": "x"}'
+
+
+# The body for an engine
+
+
+def sent(fields: dict[str, Any], rewritten: dict[str, Any], extra: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What an engine gets for a chat request with these fields."""
+    raw = body(CHAT, **fields)
+    request, accepted, _ = parse_body(ChatRequest, raw, FieldPolicy(extra))
+    got: dict[str, Any] = json.loads(engine_body(accepted, request, rewritten, streams=True))
+    return {name: value for name, value in got.items() if name not in ("model", "messages")}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "expected"),
+    [
+        ({"a": 1, "b": 2}, {"b": 3}, {"a": 1, "b": 3}),
+        (["x", {}], ["y", "x"], ["x", {}, "y"]),
+        ("x", ["y"], ["x", "y"]),
+        (None, ["y"], ["y"]),
+        ("x", 5, 5),
+        (7, {"b": 3}, {"b": 3}),
+    ],
+)
+def test_an_opened_field_that_is_rewritten_too_has_both_values(theirs: Any, ours: Any, expected: Any) -> None:
+    assert sent({"opened": theirs}, {"opened": ours}, ("opened",)) == {"opened": expected}
+
+
+def test_template_arguments_of_both_are_merged() -> None:
+    theirs, ours = {"enable_thinking": False}, {"bos_is_added": True}
+    got = sent({"chat_template_kwargs": theirs}, {"chat_template_kwargs": ours})
+    assert got == {"chat_template_kwargs": {"enable_thinking": False, "bos_is_added": True}}
+
+
+def test_a_field_of_ours_is_replaced_as_the_rewrite_says() -> None:
+    assert sent({"stop": ["x"]}, {"stop": ["y"]}) == {"stop": ["y"]}
+
+
+def test_nulls_within_a_field_are_kept() -> None:
+    assert sent({"metadata": None, "tools": [{"a": None}], "seed": None}, {}) == {"tools": [{"a": None}]}
+
+
+def test_a_body_with_nothing_to_leave_out_is_the_clients() -> None:
+    raw = body(CHAT, temperature=0.5)
+    assert engine_body(raw, parse_body(ChatRequest, raw).request, {}, streams=True) is raw

@@ -225,7 +225,7 @@ def test_an_unknown_field_is_rejected_by_name(path: str, name: str) -> None:
         (EMBEDDINGS, {"input": [[1]] * 2049}, "input", "invalid_value", "at most 2048 items"),
         (EMBEDDINGS, {"input": [[]]}, "input[0]", "invalid_value", "at least 1 item"),
         (EMBEDDINGS, {"input": [[1], 1]}, "input", "invalid_value", "texts only, or token ids only"),
-        (EMBEDDINGS, {"stream": True}, "stream", "invalid_value", "should be null"),
+        (EMBEDDINGS, {"stream": True}, "stream", "invalid_value", "should be false"),
         (EMBEDDINGS, {"encoding_format": "hex"}, "encoding_format", "invalid_value", "should be 'base64' or 'float'"),
     ],
 )  # fmt: skip

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.observability.record import Record
 from service.protocol.generation import GENERATION
-from service.protocol.streams import END_EVENTS, BrokenStreamError, Dialect, StreamWatcher
+from service.protocol.streams import END_EVENTS, MAX_EVENT_BYTES, BrokenStreamError, Dialect, StreamWatcher
 
 RECORDED = {path.stem: path.read_bytes() for path in (Path(__file__).parent / "recorded").glob("*.sse")}
 DIALECTS: dict[str, Dialect] = {
@@ -141,6 +141,76 @@ def test_times_of_output_are_recorded(name: str) -> None:
 def test_events_that_arrive_together_have_gaps_of_0() -> None:
     _, _, record = feed_all("chat", [RECORDED["chat"]])
     assert (record.ttft, record.gaps) == (0.0, [0.0, 0.0, 0.0])
+
+
+# Large events
+
+
+def test_the_pieces_of_a_large_event_are_looked_at_once() -> None:
+    """Looking at all of it again for each piece would take minutes."""
+    watcher = StreamWatcher(new_record(), "openai", hide_usage=False)
+    piece = b"x" * 1024
+    start, count = b'data: {"id":"', MAX_EVENT_BYTES // len(piece) - 1
+    assert watcher.feed(start, 0.0) == b""
+    assert not any(watcher.feed(piece, 0.0) for _ in range(count))
+    assert watcher.feed(b'"}\n', 0.0) == b""
+    event = watcher.feed(b"\ndata: ", 1.0)
+    assert event == start + piece * count + b'"}\n\n'
+    assert watcher.feed(b"[DONE", 1.0) == b""
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_an_event_over_the_size_limit_breaks_the_stream(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.protocol.streams.MAX_EVENT_BYTES", 2**13)
+    watcher = StreamWatcher(new_record(), "openai", hide_usage=False)
+    for _ in range(2**13 // size):
+        assert watcher.feed(b"x" * size, 0.0) == b""
+    with pytest.raises(BrokenStreamError):
+        watcher.feed(b"x" * size, 0.0)
+
+
+# Rejections
+
+REJECTED = b'{"error": {"message": "Grammar error", "type": "BadRequestError", "param": null, "code": 400}}'
+MANGLED = b"2 validation errors: input_value={'error': {'message': 'Gr...am': None, 'code': 400}}"
+
+
+@pytest.mark.parametrize(
+    ("name", "event", "status", "rejected"),
+    [
+        ("chat", b"data: " + REJECTED, 400, True),
+        ("completions", b"data: " + REJECTED, 400, True),
+        ("messages", b'event: error\ndata: {"type":"error","error":{"message":"' + MANGLED + b'"}}', 400, True),
+        ("messages", b'event: error\ndata: {"type":"error","error":{"message":"x"}}', None, False),
+        ("chat", DEATH.strip(), 500, False),
+        ("chat", b'data: {"error": {"message": "\'code\': 400", "code": 500}}', 500, False),
+        ("responses", b'event: response.failed\ndata: {"type":"response.failed"}', None, False),
+    ],
+)
+def test_an_error_event_says_whether_the_request_is_at_fault(
+    name: str, event: bytes, status: int | None, rejected: bool
+) -> None:
+    watcher = StreamWatcher(new_record(), DIALECTS[name], hide_usage=False)
+    with pytest.raises(BrokenStreamError) as caught:
+        watcher.feed(event + b"\n\n", 0.0)
+    assert (caught.value.status, caught.value.rejected) == (status, rejected)
+    assert caught.value.event.strip() == event
+
+
+# Sequence numbers
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["together", "separate"])
+def test_the_next_sequence_number_follows_what_was_forwarded(together: bool) -> None:
+    stream = events(RECORDED["responses"])
+    watcher = StreamWatcher(new_record(), "responses", hide_usage=False)
+    assert watcher.next_sequence_number() == 0
+    for piece in [b"".join(stream[:3])] if together else stream[:3]:
+        watcher.feed(piece, 0.0)
+    watcher.feed(stream[3][:-9], 0.0)  # not complete, so not forwarded
+    assert watcher.next_sequence_number() == 3
+    watcher.feed(stream[3][-9:], 0.0)
+    assert watcher.next_sequence_number() == 4
 
 
 # How a stream ends

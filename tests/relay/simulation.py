@@ -29,6 +29,7 @@ from service.upstreams.replica import Replica
 from service.upstreams.upstreams import POLL, Upstreams
 from tests.relay.scripted_engines import Engine, EngineRequest, Fault, SteppedLoop
 from tests.support import fleets
+from tests.support.background import unexpected
 
 CHAT = GENERATION[0]
 CONNECT_TIMEOUT = 1.0  # seconds
@@ -619,7 +620,7 @@ class SimulatedGateway:
         )
         for order, (served, _) in enumerate(fleet.replicas()):
             self.set_condition(order, "ready" if served.min_replicas else "scaled_to_zero")
-        self._watching = self.loop.create_task(self.upstreams.watch(self.admission.wake_waiters))
+        self._watching = self.loop.create_task(self.upstreams.watch(self.admission.wake_waiters, unexpected))
         self.tasks: list[Any] = []
 
     def set_condition(self, order: int, condition: Condition, seen: bool = True) -> None:

@@ -137,7 +137,7 @@ async def test_a_model_removed_by_a_reload_finishes_its_requests(
     gateway.gateway.apply(fleets.load(folder, "models: [{model: pebble-instruct}]\naliases: {tiny: pebble-instruct}"))
     assert is_refusal(CHAT, await gateway.post(CHAT.path, CHAT.body()), 404, "model_not_found")
     assert (await gateway.post(CHAT.path, CHAT.body() | {"model": "tiny"})).status_code == 200
-    assert [row["id"] for row in (await gateway.http.get("/v1/models")).json()["data"]] == ["pebble-instruct"]
+    assert [row["id"] for row in (await gateway.http.get("/v1/models")).json()["data"]] == ["pebble-instruct", "tiny"]
     assert b"[DONE]" in await line.rest()
 
 

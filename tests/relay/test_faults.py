@@ -15,6 +15,7 @@ from tests.fake_engine.bodies import BUSY, DRAINING, dumps, error
 from tests.support.exchanges import (
     CHAT,
     COUNT,
+    EMBEDDING,
     EXCHANGES,
     MESSAGE,
     RESPONSE,
@@ -278,6 +279,8 @@ def check_broken(case: Case, response: httpx.Response, events: list[bytes]) -> N
     assert b"".join(got) == response.content
     assert got[:-1] == visible(events)
     assert broken_off(case, got[-1]) in ("upstream_error", "api_error")
+    if case is RESPONSE:
+        assert b'"sequence_number": %d}' % len(events) in got[-1]
     assert b"[DONE]" not in response.content
 
 
@@ -590,14 +593,27 @@ async def test_an_event_over_the_size_limit_breaks_the_stream(start: Start, monk
     assert is_refusal(CHAT, response, 502, "upstream_error")
 
 
-async def test_a_response_over_the_size_limit_is_a_502(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.relay.dispatch.MAX_RESPONSE_BYTES", 2**16)
-    gateway = await start(ONE)
-    gateway.engines[0].script(
-        Fault(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 999999\r\n\r\n" + b" " * 2**17, end="hang")
-    )
-    response = await gateway.post(CHAT.path, CHAT.body())
-    assert is_refusal(CHAT, response, 502, "upstream_error")
+@pytest.mark.parametrize("status", [b"200 OK", b"400 Bad Request"])
+async def test_a_response_over_the_size_limit_is_nobodys_fault(status: bytes, start: Start) -> None:
+    """It would be as large from another replica, and says nothing about this one."""
+    gateway = await start(TWO, max_response_bytes=2**16)
+    head = b"HTTP/1.1 %b\r\ncontent-length: 999999\r\n\r\n" % status
+    for engine in gateway.engines:
+        engine.always = Fault(raw=head + b" " * 2**17, end="hang")
+    for _ in range(2 * (breaker.TOLERATED_FAILURES + 1)):
+        response = await gateway.post(CHAT.path, CHAT.body())
+        assert is_refusal(CHAT, response, 502, "response_too_large")
+        assert "longer than 65536 bytes. Ask for less" in response.text
+    await gateway.settle()
+    assert {line["attempts"] for line in gateway.lines} == {1}
+    assert all(replica.breaker.closed for replica in gateway.replicas)
+
+
+async def test_embeddings_over_the_size_limit_can_be_sent_in_a_shorter_form(start: Start) -> None:
+    gateway = await start(HOUSE, max_response_bytes=100)
+    response = await gateway.post(EMBEDDING.path, EMBEDDING.body())
+    assert is_refusal(EMBEDDING, response, 502, "response_too_large")
+    assert "'encoding_format': 'base64'" in response.text
 
 
 INVALID_USAGE = [

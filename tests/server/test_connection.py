@@ -23,12 +23,14 @@ from service.server.asgi import (
     Scope,
     Send,
     extension_of,
+    headers_by_name,
     read_body,
     respond,
 )
 from service.server.connection import Connection
+from service.server.timeouts import ClientTimeouts
 from tests.support.servers import serving
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 DATE = re.compile(rb"date: [^\r]+\r\n")
 
@@ -49,7 +51,8 @@ class App:
         self.started.append(path)
         self.headers.append(list(scope["headers"]))
         if path == "/echo":
-            body = await read_body(scope, receive, 10**6, 60)
+            assert headers_by_name(scope) == dict(scope["headers"])
+            body = await read_body(scope, receive, 10**6, 60, 60)
             await respond(send, 200, body or b"-", [(b"x-query", scope["query_string"])])
         elif path in ("/stream", "/a b"):
             await send({"type": "http.response.start", "status": 201, "headers": [(b"x-a", b"b")]})
@@ -131,12 +134,10 @@ EXCHANGES = {
     "three pipelined": request("/echo") + request("/stream") + request("/close"),
     "HTTP/1.0": request("/echo", version="1.0"),
     "HTTP/1.0 keep-alive": request("/echo", "connection: keep-alive", version="1.0"),
-    "HTTP/1.0 stream": request("/stream", version="1.0"),
     "escaped path": request("/a%20b", CLOSE),
     "absolute URL": request("http://x/echo?q", CLOSE),
     "the app sets connection: close": request("/close"),
     "unknown upgrade": request("/echo", "connection: upgrade, close", "upgrade: h3"),
-    "not HTTP": b"hello\r\n\r\n",
 }
 
 
@@ -148,6 +149,12 @@ async def test_responses_equal_uvicorns(raw_request: bytes) -> None:
             responses.append(await send_raw(port, raw_request))
     assert responses[0] == responses[1]
     assert responses[0].startswith(b"HTTP/1.1 ")
+
+
+async def test_a_stream_of_http_1_0_ends_with_the_connection() -> None:
+    async with listening(App(), Connection) as (_, port):
+        response = await send_raw(port, request("/stream", "connection: keep-alive", version="1.0"))
+    assert response == b"HTTP/1.1 201 Created\r\nx-a: b\r\nconnection: close\r\n\r\nonetwo"
 
 
 async def test_response_to_head_has_no_body() -> None:
@@ -273,16 +280,50 @@ async def test_header_with_a_line_break_is_not_sent() -> None:
 # Limits on the time and size of an incomplete request
 
 
-@pytest.mark.parametrize("incomplete", [b"", b"GET /ec", b"GET /echo HTTP/1.1\r\nhost: x\r\nx-"], ids=len)
-@pytest.mark.parametrize("first", [b"", request("/echo")], ids=["new connection", "after a request"])
+async def connected(server: uvicorn.Server) -> Any:
+    """The server's side of the one connection, once there is one."""
+    await until(lambda: bool(server.server_state.connections))
+    [connection] = server.server_state.connections
+    return connection
+
+
+def limited(**timeouts: float) -> Any:
+    """The protocol with these timeouts; all others are too long for a test."""
+    unlimited = {"head": 3600.0, "keep_alive": 3600.0, "write": 3600.0, "linger": 3600.0}
+    return partial(Connection, timeouts=ClientTimeouts(**unlimited | timeouts))
+
+
+every_first = pytest.mark.parametrize("first", [b"", request("/echo")], ids=["new connection", "after a request"])
+
+
+@pytest.mark.parametrize("incomplete", [b"GET /ec", b"GET /echo HTTP/1.1\r\nhost: x\r\nx-"], ids=len)
+@every_first
 async def test_incomplete_head_times_out(first: bytes, incomplete: bytes) -> None:
-    async with listening(App(), Connection, timeout_keep_alive=0.05) as (_, port):
+    async with listening(App(), limited(head=0.05)) as (_, port):
         response = await send_raw(port, first + incomplete)
     assert response.count(b"HTTP/1.1 200") == (first != b"")
 
 
+@every_first
+async def test_idle_connection_times_out(first: bytes) -> None:
+    async with listening(App(), limited(keep_alive=0.05)) as (_, port):
+        response = await send_raw(port, first)
+    assert response.count(b"HTTP/1.1 200") == (first != b"")
+
+
+async def test_a_slow_head_is_no_idle_connection() -> None:
+    async with listening(App(), limited(keep_alive=0.05)) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request("/echo")[:-4])
+        connection = await connected(server)
+        await until(lambda: connection.timeout_keep_alive_task.when() > asyncio.get_running_loop().time() + 100)
+        writer.write(b"\r\n\r\n")
+        assert await reader.readuntil(b"\r\n")
+        writer.transport.abort()
+
+
 async def test_keep_alive_timeout_spares_a_running_request() -> None:
-    async with listening(App(), Connection, timeout_keep_alive=0.02) as (server, port):
+    async with listening(App(), limited(head=0.02)) as (server, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request("/delayed") + request("/ec"))
         head = await reader.readuntil(b"\r\n\r\n")
@@ -308,11 +349,14 @@ async def test_trailers_beyond_the_limit_close_the_connection(trailer: bytes, mo
         assert await send_raw(port, TRAILED + trailer) == b""
 
 
-async def test_head_beyond_the_limit_sends_no_431_into_a_running_response(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_head_beyond_the_limit_gets_431_after_the_response_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAX_HEAD_BYTES", 2**12)
     async with listening(App(), Connection) as (_, port):
         endless_head = b"GET /echo HTTP/1.1\r\nx-more: " + b"y" * 2**12
-        assert b"431" not in await send_raw(port, request("/delayed") + endless_head)
+        response = await send_raw(port, request("/delayed") + endless_head)
+    first, late, second = response.partition(b"\r\n\r\nlate")
+    assert first.startswith(b"HTTP/1.1 200 ") and late
+    assert second.startswith(b"HTTP/1.1 431 ")
 
 
 async def test_head_beyond_the_limit_gets_431(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,3 +365,164 @@ async def test_head_beyond_the_limit_gets_431(monkeypatch: pytest.MonkeyPatch) -
         response = await send_raw(port, b"GET /echo HTTP/1.1\r\nx-more: " + b"y" * 2**12)
     assert response.startswith(b"HTTP/1.1 431 ")
     assert json.loads(response.partition(b"\r\n\r\n")[2])["error"]["code"] == "headers_too_large"
+
+
+# Clients that do not read
+
+
+class Large:
+    """Responds with as many bytes as the query says, at once."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, 200, b"x" * int(scope["query_string"]))
+
+
+async def unread(port: int, sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A client that sends this and reads nothing until it is told to; its kernel takes little for it."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**12)
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=client, limit=1)
+    writer.write(sent)
+    return reader, writer
+
+
+UNREAD = {
+    "a response": request("/?4000000"),
+    "the last response": request("/?4000000", CLOSE),
+    "pipelined responses": request("/?1000") * 4000,
+    "a response to HTTP/1.0": request("/?4000000", version="1.0"),
+    "behind an invalid request": request("/?4000000") + b"hello\r\n\r\n",
+    "before the whole request": request("/?4000000", "content-length: 9"),
+}
+
+
+@pytest.mark.parametrize("sent", UNREAD.values(), ids=UNREAD.keys())
+async def test_a_client_that_reads_nothing_loses_its_connection(sent: bytes) -> None:
+    async with listening(Large(), limited(write=0.2)) as (server, port):
+        _, writer = await unread(port, sent)
+        await until(lambda: bool(server.server_state.connections))
+        await until(lambda: not server.server_state.connections, "the end of the connection")
+        await until(lambda: not server.server_state.tasks)
+        writer.transport.abort()
+
+
+async def test_a_buffer_that_empties_between_two_looks_is_progress() -> None:
+    async with listening(Large(), limited()) as (server, port):
+        _, writer = await unread(port, b"")
+        connection = await connected(server)
+        assert not connection._writing.has_stalled(1.0, 50, may_grow=False)
+        connection.resume_writing()
+        assert not connection._writing.has_stalled(3601.0, 50, may_grow=False)
+        writer.transport.abort()
+
+
+async def test_so_does_one_that_leaves_a_small_rest_unread() -> None:
+    async with listening(Large(), limited(write=0.2)) as (server, port):
+        _, writer = await unread(port, request("/?4000000"))
+        connection = await connected(server)
+        await until(lambda: connection.flow.write_paused)
+        fits = 4_000_000 - connection.transport.get_write_buffer_size()  # in the kernel's buffers
+        await until(lambda: not server.server_state.connections, "the end of the connection")
+        writer.transport.abort()
+
+        _, writer = await unread(port, request(f"/?{fits + 30_000}"))
+        connection = await connected(server)
+        await until(lambda: connection.transport.get_write_buffer_size() > 0)
+        assert not connection.flow.write_paused
+        await until(lambda: not server.server_state.connections, "the end of the connection")
+        writer.transport.abort()
+
+
+async def test_a_client_that_reads_slowly_keeps_its_connection() -> None:
+    async with listening(Large(), limited(write=0.2)) as (_, port):
+        reader, writer = await unread(port, request("/?1000000", CLOSE))
+        size, slow = 0, 100
+        while data := await reader.read(2**12):
+            size += len(data)
+            slow -= 1
+            await asyncio.sleep(0.01 if slow > 0 else 0)
+        assert size > 1_000_000
+        writer.close()
+
+
+# Requests that have not arrived whole when they are answered
+
+
+@pytest.mark.parametrize("lines", [("content-length: 9000000",), ("transfer-encoding: chunked",)], ids=" ".join)
+async def test_a_client_that_still_sends_can_read_the_response_and_is_not_reset(lines: tuple[str, ...]) -> None:
+    app = App()
+    async with listening(app, Connection) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request("/stream", *lines, method="POST"))
+        await until(lambda: app.started == ["/stream"])
+        for _ in range(50):
+            writer.write(b"x" * 2**16)
+            await writer.drain()
+        response = await reader.read()
+        assert b"\r\nconnection: close\r\n" in response and response.endswith(b"0\r\n\r\n")
+        writer.close()
+    assert app.started == ["/stream"]
+
+
+async def test_so_does_the_response_of_the_servers_own_app() -> None:
+    protocol = partial(limited(), gateway_app=App(), server_paths=("/echo", "/stream"))
+    async with listening(App(), protocol) as (_, port):
+        expecting = request("/stream", "expect: 100-continue", "content-length: 9", method="POST")
+        async with asyncio.timeout(PATIENCE):
+            assert (await send_raw(port, expecting)).endswith(b"0\r\n\r\n")
+        assert (await send_raw(port, request("/stream") + request("/echo", CLOSE))).count(b"HTTP/1.1 2") == 2
+
+
+async def test_input_after_such_a_response_is_discarded_for_a_while_only() -> None:
+    async with listening(App(), limited(linger=0.05)) as (server, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request("/stream", "content-length: 9"))
+        await until(lambda: bool(server.server_state.connections))
+        await until(lambda: not server.server_state.connections, "the end of the connection")
+        writer.transport.abort()
+
+
+async def test_a_stream_of_http_1_0_that_breaks_off_is_reset() -> None:
+    async with listening(App(), Connection) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request("/incomplete", version="1.0"))
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.transport.abort()
+
+
+async def test_write_now_to_http_1_0_sends_no_chunks() -> None:
+    async with listening(App(), Connection) as (_, port):
+        response = await send_raw(port, request("/write-now?2", version="1.0"))
+    assert response == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + b"x" * 2**17
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("offer", ["h2c", "websocket", "TLS/1.0"])
+@pytest.mark.parametrize("pieces", [1, 7, 1000])
+async def test_an_offered_upgrade_is_ignored(method: str, offer: str, pieces: int) -> None:
+    app, inner = App(), request("/close")
+    upgrade = ("connection: Upgrade, HTTP2-Settings", f"upgrade: {offer}", "http2-settings: AAMAAABk")
+    sized = request("/echo", *upgrade, f"content-length: {len(inner)}", method=method, body=inner)
+    parts = request("/echo", *upgrade, "transfer-encoding: chunked", method=method)
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(inner), inner)
+    data = sized + parts + chunks + request("/echo", *upgrade, method=method) + request("/echo", CLOSE)
+    async with listening(app, Connection) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        size = -(-len(data) // pieces)
+        for begin in range(0, len(data), size):
+            writer.write(data[begin : begin + size])
+            await asyncio.sleep(0)
+        responses = (await reader.read()).split(b"HTTP/1.1 200 OK\r\n")
+        writer.close()
+    assert [response.rpartition(b"\r\n\r\n")[0] != b"" for response in responses] == [False, *[True] * 4]
+    assert [response.count(inner) for response in responses] == [0, 1, 1, 0, 0]
+    assert app.started == ["/echo"] * 4
+
+
+async def test_any_number_of_offers_may_come_at_once() -> None:
+    offers = request("/echo", "connection: upgrade", "upgrade: h2c") * 3000
+    async with listening(App(), Connection) as (_, port):
+        assert (await send_raw(port, offers + request("/echo", CLOSE))).count(b"HTTP/1.1 200 OK\r\n") == 3001

@@ -1,4 +1,4 @@
-"""A pytest plugin: the event loop of production, in which a test that has failed ends.
+"""A pytest plugin: production's event loop, changed so that a failed test ends.
 
 uvloop as it is would go on for ever in two cases. It logs what a callback raises, also where that is the timeout of the
 test. And it reports what was left open while it closes; as an error, which pytest makes of every warning, that keeps it

@@ -1,4 +1,4 @@
-"""One request for each generation endpoint, and what is to be seen of its answer on the engine's side."""
+"""One request for each generation endpoint, and the engine's expected response."""
 
 import json
 import re
@@ -107,7 +107,7 @@ def broken_off(case: Case, event: bytes) -> str:
     value = json.loads(payload)
     if case.dialect == "responses":
         assert name == "event: error\n"
-        assert value.keys() == {"type", "code", "message", "param"}
+        assert value.keys() == {"type", "code", "message", "param", "sequence_number"}
         assert value["type"] == "error"
         return str(value["code"])
     assert name == ("event: error\n" if case.anthropic else "")

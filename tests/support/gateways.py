@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,6 +21,7 @@ from service.config.settings import Settings
 from service.engine import demand, state
 from service.engine.state import Condition, EngineState
 from service.gateway import app
+from service.observability.log_writer import LogWriter
 from service.server.asgi import EXTENSION, Headers, Message, Receive, Scope, Send, ServerExtension
 from service.transport.pool import ConnectionPool
 from service.upstreams.replica import Replica
@@ -123,7 +125,7 @@ class Errors(logging.Handler):
 
 
 # What lasts as long as an engine, a connection to one, or the gateway itself.
-LASTING = ("FakeEngine._serve", "FaultProxy.", "Upstreams._attend", "Upstreams._discover")
+LASTING = ("FakeEngine._serve", "FaultProxy.", "Upstreams._attend", "Upstreams._discover", "keep_running")
 REQUEST_ID = re.compile(rb"\r\nx-request-id: (\w+)\r\n")
 
 
@@ -156,7 +158,12 @@ class RunningGateway:
     @property
     def lines(self) -> list[dict[str, Any]]:
         """What the gateway logged, a line for each request that has ended."""
-        return [json.loads(line) for line in self.output]
+        return [line for line in map(json.loads, self.output) if line["event"] == "request"]
+
+    @property
+    def invalid(self) -> list[dict[str, Any]]:
+        """What the gateway logged of input that is no request."""
+        return [line for line in map(json.loads, self.output) if line["event"] == "invalid_request"]
 
     @property
     def seen(self) -> list[Seen]:
@@ -334,8 +341,9 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
             engines.append(await stack.enter_async_context(engine.listen(state.socket_path(run_dir, order))))
             state.write(run_dir, EngineState(state.replica_id(served.id, number), served.id, order, "ready"))
         output: list[str] = []
-        stack.enter_context(mock.patch.object(app, "_write", lambda text: output.extend(text.split("\n"))))
-        settings = Settings(run_dir=run_dir, **{"connect_timeout": PATIENCE, **limits})
+        stack.enter_context(mock.patch.object(LogWriter, "write", lambda _, line: output.append(line)))
+        # Requests of tests name any host; that of a gateway on a loopback address is checked.
+        settings = Settings(run_dir=run_dir, **{"connect_timeout": PATIENCE, "host": "0.0.0.0", **limits})
         gateway = app.Gateway(settings, fleets.CATALOG, fleet)
         gateway.upstreams.refresh()
         application = app.with_lifespan(gateway)
@@ -366,7 +374,8 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
             scope["extensions"] = {EXTENSION: Witness(scope["extensions"][EXTENSION], given, one)}
             await application(scope, receive, sending)
 
-        await stack.enter_async_context(serving(witnessed, listener))
+        protocol = partial(gateway.connection(), gateway_app=None)  # the app that is served: `witnessed`
+        await stack.enter_async_context(serving(witnessed, listener, protocol=protocol))
         await stack.enter_async_context(http)
         one.before = asyncio.all_tasks()
         try:

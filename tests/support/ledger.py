@@ -1,4 +1,4 @@
-"""What clients were given, request by request, and what must hold of it whatever happened."""
+"""A ledger of requests and responses, and the invariants that must hold for it."""
 
 import json
 import re

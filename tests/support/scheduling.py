@@ -1,4 +1,4 @@
-"""A pytest plugin: which tests run together where several processes run them, and which run first."""
+"""A pytest plugin: groups and orders tests across worker processes."""
 
 from functools import cache
 from pathlib import Path

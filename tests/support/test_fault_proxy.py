@@ -1,4 +1,4 @@
-"""The proxy that tests of faults stand on: what each trouble does to connections that are there and to new ones."""
+"""The fault proxy: the effect of each fault on open and on new connections."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""The limits of time that hold for every test: whatever hangs ends as a failure, and soon."""
+"""The time limits of every test: a hanging test ends as a failure."""
 
 import os
 import re

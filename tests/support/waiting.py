@@ -1,4 +1,4 @@
-"""Waiting for what must come, however slow the machine is."""
+"""Waiting for a condition, however slow the machine is."""
 
 import asyncio
 import os

@@ -108,9 +108,9 @@ async def pooled_connection(peer: Peer) -> tuple[ConnectionPool, Exchange]:
 
 
 def test_requests_are_serialised() -> None:
-    assert get_request("/health") == b"GET /health HTTP/1.1\r\nhost: engine\r\n\r\n"
+    assert get_request("/health") == b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
     assert post_request("/v1/x", b"{}", "7") == (
-        b"POST /v1/x HTTP/1.1\r\nhost: engine\r\nx-request-id: 7\r\n"
+        b"POST /v1/x HTTP/1.1\r\nhost: localhost\r\nx-request-id: 7\r\n"
         b"content-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
     )
 

@@ -8,6 +8,7 @@ import pytest
 
 from service.upstreams import discovery
 from service.upstreams.discovery import Discovery, is_name, look_up
+from tests.support.waiting import PATIENCE
 
 NAME = "llama.models.svc:8000"
 TEMPORARY_FAILURE = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
@@ -59,7 +60,9 @@ async def test_changed_addresses_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", [TEMPORARY_FAILURE, OSError(5, "broken"), UnicodeError("label too long"), None], ids=str
+    "failure",
+    [TEMPORARY_FAILURE, OSError(5, "broken"), UnicodeError("label too long"), ValueError("embedded null byte"), None],
+    ids=str,
 )
 async def test_a_failed_lookup_keeps_the_known_addresses(
     failure: Exception | None, monkeypatch: pytest.MonkeyPatch
@@ -90,6 +93,28 @@ async def test_only_a_second_empty_answer_removes_the_addresses(answer: list[str
     assert await finder.find([NAME]) == ["10.0.0.1:8000"]
     server.answer = answer
     assert await finder.find([NAME]) == ["10.0.0.1:8000"], "an address in between starts the count anew"
+
+
+async def test_a_silent_name_holds_up_no_other_and_each_that_failed_is_named() -> None:
+    asked: list[str] = []
+    everyone_asked = asyncio.Event()
+
+    async def look_up_together(host: str, port: int) -> Iterable[str]:
+        """Answers nobody before all have asked."""
+        asked.append(host)
+        if len(asked) == 3:
+            everyone_asked.set()
+        await everyone_asked.wait()
+        if host == "good":
+            return ["10.0.0.1"]
+        raise OSError(5, f"{host} is broken")
+
+    finder = Discovery(look_up_together)
+    async with asyncio.timeout(PATIENCE):
+        assert await finder.find(["bad:1", "good:2", "worse:3", "10.0.0.9:4"]) == ["10.0.0.1:2", "10.0.0.9:4"]
+    assert finder.error == (
+        "bad: name lookup failed: [Errno 5] bad is broken; worse: name lookup failed: [Errno 5] worse is broken"
+    )
 
 
 async def test_look_up_uses_the_systems_resolver() -> None:

@@ -17,6 +17,7 @@ from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
 from service.upstreams.upstreams import Upstreams
 from tests.support import fleets
+from tests.support.background import unexpected
 from tests.support.waiting import until
 from tests.upstreams.clock import Clock
 
@@ -165,7 +166,9 @@ def test_replicas_are_counted_by_condition(upstreams: Upstreams, tmp_path: Path)
 
 async def test_watch_calls_back_after_each_change(upstreams: Upstreams, tmp_path: Path) -> None:
     changes: list[tuple[str, str | None]] = []
-    watching = asyncio.create_task(upstreams.watch(lambda: changes.append(upstreams["pebble-chat"].condition())))
+    watching = asyncio.create_task(
+        upstreams.watch(lambda: changes.append(upstreams["pebble-chat"].condition()), unexpected)
+    )
     conditions: list[Condition] = ["starting", "ready", "failed"]
     for condition in conditions:
         state.write(tmp_path, replace(FIRST, condition=condition))

@@ -1,6 +1,9 @@
 """The background tasks: engines are checked, names resolved, limits adapted, and new capacity is announced."""
 
 import asyncio
+import os
+import re
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,12 +14,16 @@ import pytest
 from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import EngineState
+from service.observability import background
+from service.observability.background import OnFailure
 from service.transport.pool import ConnectionPool
 from service.upstreams import upstreams as watching
+from service.upstreams.local import LocalEngine
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
 from tests.fake_engine import FakeEngine, Fault
 from tests.support import fleets
+from tests.support.background import unexpected
 from tests.support.fault_proxy import PASS, FaultProxy, Trouble
 from tests.support.waiting import until
 from tests.upstreams.clock import Clock
@@ -29,12 +36,14 @@ REMOTE = "models: [{model: pebble-chat, min_replicas: 0, addresses: ['engines.te
 class Watched:
     """Upstreams that are watched, by a clock that only the test moves."""
 
-    def __init__(self, folder: Path, text: str, server: NameServer, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, text: str, server: NameServer, on_failure: OnFailure = unexpected, **settings: Any
+    ) -> None:
         self.folder, self.server, self.clock, self.transport = folder, server, Clock(), ConnectionPool()
         self.changes = 0
         every = Settings(run_dir=folder, **settings)
         self.upstreams = Upstreams(fleets.load(folder, text), every, self.transport, self.clock, server)
-        self.task = asyncio.create_task(self.upstreams.watch(self._count))
+        self.task = asyncio.create_task(self.upstreams.watch(self._count, on_failure))
 
     def _count(self) -> None:
         self.changes += 1
@@ -94,6 +103,47 @@ async def test_a_local_engine_is_polled_for_its_load(stack: AsyncExitStack, tmp_
     assert len(engine.looks) <= looks + 1, "an engine that is not ready is not polled"
 
 
+async def test_one_replica_whose_check_fails_stops_no_other(
+    stack: AsyncExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = await stack.enter_async_context(FakeEngine("pebble-chat").listen(tmp_path / "e1.sock"))
+    poll, failures = LocalEngine.poll, list[str]()
+
+    async def odd(self: LocalEngine, recheck: bool) -> None:
+        if self._order == 0:
+            raise ArithmeticError("an odd answer")
+        await poll(self, recheck)
+
+    monkeypatch.setattr(LocalEngine, "poll", odd)
+    monkeypatch.setattr(background, "BACKOFF", (0.01,))
+    watched = started(stack, tmp_path, LOCAL, on_failure=lambda task, error: failures.append(f"{task}: {error}"))
+    for order in range(2):
+        state.write(tmp_path, EngineState(f"pebble-chat-{order}", "pebble-chat", order, "ready"))
+    await until(lambda: len(failures) >= 3, "three failures")
+    engine.running = 3
+    watched.clock.now += 1.0
+    await until(lambda: watched.replicas[1].stats is not None and watched.replicas[1].stats.running == 3)
+    assert set(failures) == {"replica: an odd answer"}
+    state.write(tmp_path, EngineState("pebble-chat-1", "pebble-chat", 1, "failed"))
+    await until(lambda: not watched.replicas[1].ready)
+    caplog.clear()
+
+
+async def test_an_engine_whose_supervisor_is_gone_is_not_ready(stack: AsyncExitStack, tmp_path: Path) -> None:
+    watched = started(stack, tmp_path, LOCAL)
+    first = watched.replicas[0]
+    supervisor = await asyncio.create_subprocess_exec(sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: supervisor.pid)
+        state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "ready"))
+    await until(lambda: first.ready)
+    supervisor.kill()
+    await supervisor.wait()
+    await until(lambda: not first.ready, "the end of its supervisor to be noticed, though no file changes")
+    assert first.state
+    assert first.state.condition == "failed"
+
+
 async def test_the_limit_follows_the_load(stack: AsyncExitStack, tmp_path: Path) -> None:
     engine = await stack.enter_async_context(FakeEngine("pebble-chat").listen(tmp_path / "e0.sock"))
     state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "ready"))
@@ -104,11 +154,27 @@ async def test_the_limit_follows_the_load(stack: AsyncExitStack, tmp_path: Path)
     await until(lambda: first.stats is not None)
     changes = watched.changes
     watched.clock.now += 1.0
-    await until(lambda: first.limit == 3)
+    await until(lambda: first.limit == 4)
     await until(lambda: watched.changes > changes, "the callback for more capacity")
     engine.running, engine.waiting, first.in_flight, first.limit = 4, 40, 44, 44
     watched.clock.now += 1.0
     await until(lambda: first.limit == 33)
+
+
+async def test_the_limit_drops_when_a_queue_is_still_there_at_the_next_sample(
+    stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    engine = await stack.enter_async_context(FakeEngine("pebble-chat").listen(tmp_path / "e0.sock"))
+    state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "ready"))
+    watched = started(stack, tmp_path, LOCAL)
+    first = watched.replicas[0]
+    engine.running, engine.waiting, first.in_flight, first.limit = 1, 40, 41, 41
+    await until(lambda: first.stats is not None)
+    watched.clock.now += 1.0
+    await until(lambda: first.stats is not None and first.stats.at == watched.clock.now)
+    assert first.limit == 41, "nothing is known of the time before"
+    watched.clock.now += 1.0
+    await until(lambda: first.limit == 30)
 
 
 async def test_the_end_of_an_ejection_is_announced(stack: AsyncExitStack, tmp_path: Path) -> None:
@@ -134,14 +200,16 @@ async def test_a_name_that_gets_its_first_address(stack: AsyncExitStack, tmp_pat
     watched.server.answer = NONAME
     upstream = watched.upstreams["pebble-chat"]
     await until(lambda: upstream.discovery_error is not None)
-    assert upstream.condition() == ("scaled_to_zero", "engines.test: the name has no address")
+    assert upstream.condition() == ("scaled_to_zero", "one of its addresses: the name has no address")
     engine = await listening(stack, "pebble-chat")
     watched.server.answer = ["127.0.0.1"]
     upstream.served = fleets.only(
         tmp_path, f"model: pebble-chat\nmin_replicas: 0\naddresses: ['engines.test:{engine.port}']"
     )
     await until(lambda: upstream.condition() == ("ready", None))
-    assert watched.replicas[0].id == f"pebble-chat@127.0.0.1:{engine.port}"
+    replica = watched.replicas[0]
+    assert re.fullmatch(r"pebble-chat-[0-9a-f]{8}", replica.id)
+    assert replica.log_name == f"{replica.id}@127.0.0.1:{engine.port}"
     assert ("pebble-chat", "ready", 1) in watched.upstreams.counts()
 
 

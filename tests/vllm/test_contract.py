@@ -20,6 +20,19 @@ USER = [{"role": "user", "content": "one two three four five six seven"}]
 PARTS = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
 TOO_LONG = "word " * 1500
+TOO_MANY_CHARACTERS = "What is my name? " * 600
+SCHEMA = {"type": "array", "uniqueItems": True}
+UNFIT: dict[str, dict[str, Any]] = {
+    CHAT: {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
+    RESPONSES: {"text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}},
+    MESSAGES: {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+}
+LIMITS = {
+    CHAT: "max_completion_tokens",
+    COMPLETIONS: "max_tokens",
+    RESPONSES: "max_output_tokens",
+    MESSAGES: "max_tokens",
+}
 USAGE = {"stream_options": {"include_usage": True}}
 FOUR = {"max_tokens": 4, "temperature": 0, "ignore_eos": True}
 BODIES: dict[str, dict[str, Any]] = {
@@ -28,12 +41,15 @@ BODIES: dict[str, dict[str, Any]] = {
     RESPONSES: {"model": MODEL, "input": "one two three four", "max_output_tokens": 4, "temperature": 0},
     MESSAGES: {"model": MODEL, "messages": USER, "max_tokens": 4, "temperature": 0},
 }
-LONG: dict[str, dict[str, Any]] = {
-    CHAT: {"messages": [{"role": "user", "content": TOO_LONG}]},
-    COMPLETIONS: {"prompt": TOO_LONG},
-    RESPONSES: {"input": TOO_LONG},
-    MESSAGES: {"messages": [{"role": "user", "content": TOO_LONG}]},
-}
+
+
+def worded(path: str, text: str) -> dict[str, Any]:
+    """The field with a prompt of these words."""
+    field = {COMPLETIONS: "prompt", RESPONSES: "input"}.get(path)
+    return {field: text} if field else {"messages": [{"role": "user", "content": text}]}
+
+
+LONG = {path: worded(path, TOO_LONG) for path in BODIES}
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,12 @@ def rows() -> list[Row]:
         Row("content in parts", CHAT, BODIES[CHAT] | {"messages": [{"role": "user", "content": PARTS}]}),
         Row("too many tokens wanted", CHAT, BODIES[CHAT] | {"max_tokens": 5000}),
         Row("count for an unknown model", "/v1/messages/count_tokens", {"model": "nope", "messages": USER}),
+        Row("completions n null", COMPLETIONS, BODIES[COMPLETIONS] | {"n": None}),
+        *(
+            Row(f"responses {field} null {stream}", RESPONSES, BODIES[RESPONSES] | {field: None, "stream": stream})
+            for field in ("tools", "service_tier", "truncation", "background")
+            for stream in (False, True)
+        ),
         Row("message without a limit", MESSAGES, {"model": MODEL, "messages": USER}),
     ]
     for path, body in BODIES.items():
@@ -87,6 +109,13 @@ def rows() -> list[Row]:
             Row(f"{name} media type", path, body, media="text/plain"),
             Row(f"{name} unknown model", path, body | {"model": "nope"}),
             Row(f"{name} too long", path, body | LONG[path]),
+            Row(f"{name} too many characters", path, body | worded(path, TOO_MANY_CHARACTERS)),
+            Row(f"{name} more output than the context", path, body | {LIMITS[path]: 5000}),
+            *(
+                Row(f"{name} unfit {stream}", path, body | UNFIT[path] | {"stream": stream})
+                for stream in (False, True)
+                if path in UNFIT
+            ),
             Row(f"{name} too long stream", path, body | LONG[path] | {"stream": True}),
         ]
     return found

@@ -56,7 +56,7 @@ class RawExchange:
         """Connects and sends the request; a body that is not bytes is encoded as JSON."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         reader, writer = await asyncio.open_unix_connection(socket)
-        head = f"{method} {path} HTTP/1.1\r\nhost: engine\r\nconnection: close\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
         head += f"content-type: {media}\r\ncontent-length: {len(content)}\r\n\r\n"
         writer.write(head.encode() + content)
         await writer.drain()
@@ -93,7 +93,7 @@ async def ask(socket: Path, method: str, path: str, body: Any = b"", media: str 
 async def metrics(socket: Path) -> dict[str, float]:
     """Every metric of the engine, summed over its labels."""
     reader, writer = await asyncio.open_unix_connection(socket)
-    writer.write(b"GET /metrics HTTP/1.1\r\nhost: engine\r\nconnection: close\r\n\r\n")
+    writer.write(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
     text = (await reader.read()).decode()
     writer.close()
     sums: dict[str, float] = {}

@@ -13,7 +13,7 @@ from tests.weights.conftest import Repository, Shell
 from tests.weights.hub import Hub
 from tests.weights.tiny import AUTO_MAP, COMMIT, REPOSITORY, TINY
 
-LLAMA = "meta-llama/Llama-2-7b-chat-hf"
+LLAMA = "meta-llama/Llama-2-70b-chat-hf"
 CODED = REPOSITORY | {"config.json": AUTO_MAP, "modeling_tiny.py": b"pass"}
 
 
@@ -33,8 +33,8 @@ def fleet(folder: Path, *models: dict[str, object]) -> Path:
         (("--fleet", "f.yaml", "--trust-remote-code"), "set it in the fleet file"),
         ((TINY, "--trust-remote-code", "--without-code"), "cannot be combined with --without-code"),
         (
-            ("lama-2-7b-chat",),
-            "'lama-2-7b-chat' is neither an id of the catalogue nor organisation/name. Did you mean llama-2",
+            ("lama-2-70b-chat",),
+            "'lama-2-70b-chat' is neither an id of the catalogue nor organisation/name. Did you mean llama-2",
         ),
         (("../x",), "'../x' is neither an id of the catalogue"),
         ((TINY, "--from", "/nowhere"), "does not exist"),
@@ -55,7 +55,7 @@ def test_embedded_weights_need_no_pull(shell: Shell) -> None:
 def test_every_hub_model_of_a_fleet(online: Shell, hub: Hub, tmp_path: Path) -> None:
     hub.add(LLAMA, REPOSITORY)
     file = fleet(
-        tmp_path, {"model": "llama-2-7b-chat"}, {"model": "llama-2-7b-chat", "id": "again"}, {"model": "pebble-chat"},
+        tmp_path, {"model": "llama-2-70b-chat"}, {"model": "llama-2-70b-chat", "id": "again"}, {"model": "pebble-chat"},
         {"model": TINY, "engine": {"revision": COMMIT}},
     )  # fmt: skip
     result = online("pull", "--fleet", file)
@@ -89,7 +89,7 @@ def test_a_wrong_fleet_is_refused(shell: Shell, tmp_path: Path) -> None:
 def test_verify_without_arguments_checks_every_pull(online: Shell, hub: Hub) -> None:
     assert "Nothing has been pulled" in online("verify").output
     hub.add(LLAMA, REPOSITORY)
-    online("pull", TINY, "llama-2-7b-chat")
+    online("pull", TINY, "llama-2-70b-chat")
     result = online("verify")
     assert result.exit_code == 0
     for name in (TINY, LLAMA):
@@ -100,9 +100,9 @@ def test_verify_without_arguments_checks_every_pull(online: Shell, hub: Hub) -> 
 @pytest.mark.parametrize("by", ["catalogue's id", "hub's id", "directory"])
 def test_verify_names_what_is_wrong(online: Shell, hub: Hub, by: str) -> None:
     hub.add(LLAMA, REPOSITORY)
-    online("pull", "llama-2-7b-chat")
+    online("pull", "llama-2-70b-chat")
     directory = online.store.directory(LLAMA)
-    name = {"catalogue's id": "llama-2-7b-chat", "hub's id": LLAMA, "directory": str(directory)}[by]
+    name = {"catalogue's id": "llama-2-70b-chat", "hub's id": LLAMA, "directory": str(directory)}[by]
     assert online("verify", name).exit_code == 0
     (directory / "config.json").unlink()
     (directory / "evil.py").touch()
@@ -124,7 +124,7 @@ def test_full_verification_hashes_all(online: Shell, monkeypatch: pytest.MonkeyP
     ("name", "message"),
     [
         (TINY, "has not been pulled into"),
-        ("llama-2-7b-chat", "has not been pulled into"),
+        ("llama-2-70b-chat", "has not been pulled into"),
         ("/nowhere", "is not a directory"),
         ("pebble-chat", "roundhouse-manifest.json cannot be read"),
     ],

@@ -72,10 +72,10 @@ def test_a_revision_may_be_named(online: Shell, revision: str) -> None:
 
 
 def test_the_catalogues_id_leads_to_its_repository(online: Shell, hub: Hub) -> None:
-    hub.add("meta-llama/Llama-2-7b-chat-hf", REPOSITORY)
-    result = online("pull", "llama-2-7b-chat")
+    hub.add("meta-llama/Llama-2-70b-chat-hf", REPOSITORY)
+    result = online("pull", "llama-2-70b-chat")
     assert result.exit_code == 0, result.output
-    assert manifest.read(online.store.directory("meta-llama/Llama-2-7b-chat-hf")).model == "llama-2-7b-chat"
+    assert manifest.read(online.store.directory("meta-llama/Llama-2-70b-chat-hf")).model == "llama-2-70b-chat"
 
 
 def test_a_broken_connection_is_resumed(online: Shell, hub: Hub) -> None:

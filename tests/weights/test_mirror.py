@@ -8,7 +8,7 @@ from service.weights import manifest
 from tests.weights.conftest import Repository, Shell
 from tests.weights.tiny import AUTO_MAP, COMMIT, OTHER, REPOSITORY, TAKEN, TINY
 
-LLAMA = "meta-llama/Llama-2-7b-chat-hf"
+LLAMA = "meta-llama/Llama-2-70b-chat-hf"
 
 
 @pytest.mark.parametrize("layout", [f"mirror/{TINY}", "mirror"], ids=["organisation/name", "the repository itself"])
@@ -37,7 +37,7 @@ def test_a_mirror_gives_the_same_as_the_hub(
 
 def test_the_catalogues_id_leads_into_the_mirror(shell: Shell, repository: Repository, tmp_path: Path) -> None:
     repository(f"mirror/{LLAMA}")
-    assert shell("pull", "llama-2-7b-chat", "--from", tmp_path / "mirror").exit_code == 0
+    assert shell("pull", "llama-2-70b-chat", "--from", tmp_path / "mirror").exit_code == 0
     assert shell.store.pulled(LLAMA)
 
 

@@ -1,0 +1,80 @@
+"""The objects of `GET /v1/models`: served models, their adapters and aliases, in OpenAI's or Anthropic's shape."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from service.engine.state import EngineState
+from service.fleet.fleet import Fleet
+from service.upstreams.upstream import Upstream
+
+RELEASED = "1970-01-01T00:00:00Z"  # what Anthropic's API says of a model whose release date is unknown
+
+Row = dict[str, Any]
+
+
+def model_rows(fleet: Fleet, upstreams: Iterable[Upstream]) -> list[Row]:
+    """All models in the fleet's order, each followed by its adapters, and then the aliases, as OpenAI's objects.
+
+    An alias is a row of its own; its `alias_of` is the id of the model or adapter that it stands for.
+    """
+    rows = {row["id"]: row for upstream in upstreams for row in _rows_of(upstream, fleet)}
+    aliases = (
+        {**rows[target], "id": alias, "aliases": [], "alias_of": target}
+        for alias, target in fleet.aliases.items()
+        if target in rows
+    )
+    return [*rows.values(), *aliases]
+
+
+def anthropic_model(row: Row) -> Row:
+    """The row as an object of Anthropic's API; an alias shows what it stands for."""
+    target = row.get("alias_of")
+    name = f"{row['id']} ({target})" if target else row["id"]
+    return {"type": "model", "id": row["id"], "display_name": name, "created_at": RELEASED}
+
+
+def anthropic_list(rows: Iterable[Row]) -> Row:
+    """The rows as the only page of Anthropic's list."""
+    data = [anthropic_model(row) for row in rows]
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return {"data": data, "has_more": False, "first_id": first, "last_id": last}
+
+
+def _rows_of(upstream: Upstream, fleet: Fleet) -> Iterator[Row]:
+    """The model of an upstream and its adapters."""
+    served = upstream.served
+    condition, reason = upstream.condition()
+    model = {
+        "id": served.id,
+        "object": "model",
+        "created": 0,
+        "owned_by": served.family,
+        "family": served.family,
+        "variant": served.variant,
+        "specialty": served.model.specialty,
+        "context_length": served.context,
+        "max_model_len": served.context,
+        "capabilities": sorted(served.capabilities),
+        "aliases": _aliases_of(served.id, fleet),
+        "state": condition,
+        "reason": reason,
+        "replicas": [_replica(replica.id, replica.state) for replica in upstream.replicas],
+    }
+    yield model
+    for adapter in served.adapters:
+        yield {**model, "id": adapter.id, "aliases": _aliases_of(adapter.id, fleet), "parent": served.id}
+
+
+def _aliases_of(name: str, fleet: Fleet) -> list[str]:
+    return [alias for alias, target in fleet.aliases.items() if target == name]
+
+
+def _replica(name: str, state: EngineState | None) -> Row:
+    if state is None:
+        return {"id": name, "state": "waiting", "reason": None, "restarts": 0}
+    return {
+        "id": name,
+        "state": state.condition,
+        "reason": state.reason or state.phase or None,
+        "restarts": state.restarts,
+    }

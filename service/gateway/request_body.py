@@ -1,0 +1,30 @@
+"""Reading the body of a request: only JSON, and within the limits on its size and on the time it takes."""
+
+from service.config.settings import Settings
+from service.errors import ApiError, ErrorCode
+from service.server.asgi import Receive, Scope, headers_by_name, read_body
+
+
+async def read_json_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
+    """The body's bytes, not parsed. Raises ApiError (408, 413, 415), if possible before anything of it is read."""
+    check_body_headers(headers_by_name(scope), settings.max_body_bytes)
+    return await read_body(
+        scope, receive, settings.max_body_bytes, settings.body_timeout, settings.body_total_timeout
+    )  # fmt: skip
+
+
+def check_body_headers(headers: dict[bytes, bytes], max_bytes: int) -> None:
+    """Raises ApiError (413 or 415) if the headers say that the body is not JSON, compressed or too large.
+
+    A missing type counts as not JSON: a browser sends bodies of other sites' pages without asking if they have none.
+    """
+    content_type = headers.get(b"content-type", b"")
+    if content_type != b"application/json" and content_type.split(b";")[0].strip().lower() != b"application/json":
+        text = "Send the body as JSON, with the header 'Content-Type: application/json'."
+        raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        text = "Send the body uncompressed, without 'Content-Encoding'."
+        raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
+    length = headers.get(b"content-length", b"0").strip()
+    if length.isdigit() and int(length) > max_bytes:
+        raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"The body is larger than {max_bytes} bytes.")
