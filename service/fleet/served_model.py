@@ -53,7 +53,7 @@ class ServedModel:
         window = self.model.shape.sliding_window if self.engine.get("disable_sliding_window") else None
         return min(length, window) if length and window else length
 
-    @property
+    @cached_property
     def engine_bound(self) -> int | None:
         """The sequences that an engine takes at once by a setting of the fleet file; None where it says nothing."""
         bound = self.engine.get("max_num_queued_reqs")

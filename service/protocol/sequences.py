@@ -13,12 +13,13 @@ DEFAULT_OUTPUT_TOKENS = 256  # of a sequence, assumed where a request does not l
 
 def count_sequences(request: Body) -> int:
     """How many sequences an engine runs for the request; 0 if it only counts tokens."""
+    if isinstance(request, Sampling):
+        choices = request.n or 1
+        if isinstance(request, CompletionRequest):
+            return _count_prompts(request.prompt) * max(choices, request.best_of or 1)
+        return choices
     if isinstance(request, EmbeddingsRequest):
         return _count_prompts(request.input)
-    if isinstance(request, CompletionRequest):
-        return _count_prompts(request.prompt) * max(request.n or 1, request.best_of or 1)
-    if isinstance(request, Sampling):
-        return request.n or 1
     return 0 if type(request) is CountRequest else 1
 
 

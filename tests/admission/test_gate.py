@@ -455,3 +455,11 @@ def test_the_expected_wait_counts_sequences(harness: Harness) -> None:
     assert "the expected wait of 20 s exceeds" in rejection(harness, timeout=15.0).message
     queued.release()
     assert harness.acquire(timeout=15.0).is_queued
+
+
+def test_requests_admitted_together_count_all_of_their_sequences(harness: Harness) -> None:
+    harness.replicas = []
+    waiting = [harness.acquire(sequences=sequences) for sequences in (1, 7, 1)]
+    harness.replicas = [FakeReplica(3)]
+    harness.wake_waiters()
+    assert [slot.is_queued for slot in waiting] == [False, False, True]

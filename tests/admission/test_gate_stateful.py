@@ -40,12 +40,12 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     def sort_queued(self) -> None:
         """Moves what was admitted or rejected out of `queued`, and checks that it was right to admit it."""
+        sizes = [slot.sequences for slot in self.queued if not slot.is_queued]
+        # The last of them needed one free slot, and took as many as it is sequences.
+        assert not sizes or self.harness.capacity() > self.unassigned + sum(sizes) - max(sizes)
         for slot in [*self.queued]:
             if not slot.is_queued:
                 assert slot.ticket is None or slot.deadline > self.clock.now
-                # One of its slots was free; where others were admitted together with it, the last one's.
-                others = sum(other.sequences for other in self.queued if not other.is_queued and other is not slot)
-                assert others or self.harness.capacity() > self.unassigned
                 self.queued.remove(slot)
                 self.admitted.append(slot)
             elif slot.position == 0:  # rejected
