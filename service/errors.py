@@ -41,8 +41,7 @@ class ErrorCode(StrEnum):
         "Look at what the message names: a proxy in between, the URL's scheme, a client that speaks HTTP/2 only.",
     )
     INVALID_REQUEST = (
-        "invalid_request", 400,
-        "Fields of the body, or headers, do not go together.",
+        "invalid_request", 400, "Fields of the body, or headers, do not go together.",
         "Leave one of them out; the message names them.",
     )
     INVALID_JSON = (
@@ -66,8 +65,7 @@ class ErrorCode(StrEnum):
         "Leave it out, or do what the message says instead. [Compatibility](compatibility.md) lists all such fields.",
     )
     INVALID_VALUE = (
-        "invalid_value", 400,
-        "A field has a value of the wrong type or out of range.",
+        "invalid_value", 400, "A field has a value of the wrong type or out of range.",
         "Correct the field that `param` names; the message says what it should be.",
     )
     UNKNOWN_HEADER = (
@@ -238,8 +236,7 @@ class ErrorCode(StrEnum):
         "`ROUNDHOUSE_MAX_RESPONSE_BYTES`.",
     )
     TIMEOUT = (
-        "timeout", 504,
-        "The answer, or the next part of it, did not come in time.",
+        "timeout", 504, "The answer, or the next part of it, did not come in time.",
         "Ask for less at a time, or raise the timeouts of [configuration.md](configuration.md) or of the fleet file.",
     )
     # fmt: on

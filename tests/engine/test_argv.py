@@ -51,7 +51,7 @@ def test_the_whole_command_of_an_embedded_model(tmp_path: Path) -> None:
         "--served-model-name", "pebble-chat",
         "--uds", "/run/e0.sock",
         "--shutdown-timeout", "20",
-        "--max-num-queued-reqs", "1024",
+        "--max-num-queued-reqs", "4608",
         "--disable-access-log-for-endpoints", "/metrics,/health",
         "--enforce-eager",
         "--max-model-len", "1024",

@@ -156,6 +156,7 @@ async def test_route_shows_the_target(start: Start) -> None:
             "variant": "chat",
             "family": "pebble",
             "route_reason": "alias of pebble-chat",
+            "ignored_fields": [],
             "state": "ready",
             "reason": None,
         },
@@ -198,7 +199,7 @@ async def test_route_agrees_with_the_request_itself(case: Any, stream: bool, sta
         ({"model": "auto", "endpoint": "/v1/nope"}, 400, "invalid_value", "endpoint"),
         ({"model": "auto", "endpoint": ["/v1/completions"]}, 400, "invalid_value", "endpoint"),
         ({"model": "auto", "endpoint": {}}, 400, "invalid_value", "endpoint"),
-        ({"model": "auto", "prompt": "x"}, 400, "unknown_parameter", "prompt"),
+        ({"model": "auto", "cache_salt": "x"}, 400, "unsupported_parameter", "cache_salt"),
         ({"model": "auto", "temperature": 9}, 400, "invalid_value", "temperature"),
     ],
 )

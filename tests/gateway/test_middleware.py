@@ -39,7 +39,7 @@ async def test_headers_beyond_the_size_limit_get_431(start: Start) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=label)
 async def test_errors_follow_the_endpoints_format(case: Case, start: Start) -> None:
-    gateway = await start(ONE)
+    gateway = await start(f"{ONE}\nunknown_fields: refuse")
     for body, code in (
         (b"{", "invalid_json"),
         (b"[]", "invalid_json"),
