@@ -127,7 +127,7 @@ def _specialty(entry: ModelEntry, variant: Variant, default: Specialty | None) -
 
 
 def _is_chat_tuned(variant: Variant, specialty: Specialty | None) -> bool:
-    return variant in ("chat", "instruct") or specialty == "instruct"
+    return variant in ("chat", "instruct", "guard") or specialty == "instruct"
 
 
 def _model_outside_catalogue(entry: ModelEntry, folder: Path) -> Model:

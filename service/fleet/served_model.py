@@ -6,7 +6,7 @@ from pathlib import Path
 
 from service.catalog.engine_args import EngineValue
 from service.catalog.model import Capability, Model
-from service.catalog.names import Variant
+from service.catalog.names import POOLING, Variant
 from service.fleet.schema import Adapter, Timeouts
 
 
@@ -56,4 +56,4 @@ class ServedModel:
     def capabilities(self) -> frozenset[Capability]:
         """The kinds of request that it can answer; a chat template given in the fleet file adds chat."""
         own = self.model.capabilities
-        return own | {"chat"} if self.chat_template and self.variant != "embedding" else own
+        return own | {"chat"} if self.chat_template and self.variant not in POOLING else own

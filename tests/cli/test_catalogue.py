@@ -70,6 +70,7 @@ def test_list_marks() -> None:
         ("zephyr-7b-alpha", "licence unknown"),
         ("grok-1", "not in vLLM"),
         ("code-llama-7b", "infill"),
+        ("qwen3.5-27b", "vision"),
     ):
         (line,) = (line for line in lines if model_id in line.split())
         assert mark in line
