@@ -115,6 +115,10 @@ def _remarks(catalog: Catalog, model: Model) -> Iterator[str]:
         yield "infill"
     if model.chat and model.chat.tools:
         yield "tools"
+    if model.vision:
+        yield "vision"
+    if model.thinking and model.thinking.default != "never":
+        yield {"always": "always thinks", "on": "thinks", "off": "thinks on request"}[model.thinking.default]
 
 
 def _notes(catalog: Catalog, family: Family) -> Iterator[str]:
