@@ -14,6 +14,8 @@ DEFAULTS: dict[str, EngineValue] = {
     "max_num_queued_reqs": 1024,
     "disable_access_log_for_endpoints": "/metrics,/health",
 }
+# More of them for a model with a tool-call parser: the arguments of a call keep to the tool's schema.
+TOOL_DEFAULTS: dict[str, EngineValue] = {"tool_strict_level": "parameter"}
 # Flags that no release may lack: they hide the documentation pages and vLLM's version, and make `usage` complete.
 ALWAYS: dict[str, EngineValue] = {
     "disable_fastapi_docs": True,
@@ -48,7 +50,7 @@ def argv(
         "served_model_name": served.id,
         "uds": str(socket),
         "shutdown_timeout": int(drain_timeout),
-        **DEFAULTS,
+        **_defaults(served),
         **served.engine,
         **ALWAYS,
     }
@@ -69,9 +71,10 @@ def argv(
 
 
 def optional_flags(served: ServedModel) -> frozenset[str]:
-    """The flags without which this model may start: the fleet's `optional_flags`, and DEFAULTS that it leaves alone."""
-    names = {*(name for name in DEFAULTS if name not in served.engine), *served.optional_flags}
-    settings = {**DEFAULTS, **served.engine}
+    """The flags without which this model may start: the fleet's `optional_flags`, and defaults that it leaves alone."""
+    defaults = _defaults(served)
+    names = {*(name for name in defaults if name not in served.engine), *served.optional_flags}
+    settings = {**defaults, **served.engine}
     return frozenset(arg for name in names for arg in list(_flag(name, settings.get(name, True)))[:1])
 
 
@@ -91,6 +94,10 @@ def environment(served: ServedModel) -> dict[str, str]:
     extended = (served.context or 0) > (served.model.context or served.context or 0)
     long_context = {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"} if extended and served.model.longest else {}
     return {**ENVIRONMENT, **offline, **long_context, **served.env}
+
+
+def _defaults(served: ServedModel) -> dict[str, EngineValue]:
+    return {**DEFAULTS, **(TOOL_DEFAULTS if served.engine.get("tool_call_parser") else {})}
 
 
 def _flag(name: str, value: EngineValue) -> Iterator[str]:

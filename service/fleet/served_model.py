@@ -16,7 +16,8 @@ class ServedModel:
 
     `weights` is a directory or a hub id. `min_replicas` engines always run, and up to `max_replicas` under load; one
     above the minimum stops after `scale_down_after` seconds without demand. With `addresses` the engines are external:
-    Roundhouse does not start them. `max_in_flight` bounds the requests at one replica, `max_queued` the model's queue.
+    Roundhouse does not start them. `parser_choice` says which of vLLM's parsers were chosen for a model outside of the
+    catalogue, and why. `max_in_flight` bounds the requests at one replica, `max_queued` the model's queue.
     """
 
     id: str
@@ -38,6 +39,7 @@ class ServedModel:
     engine: dict[str, EngineValue] = field(default_factory=dict)
     optional_flags: frozenset[str] = frozenset()
     env: dict[str, str] = field(default_factory=dict)
+    parser_choice: str | None = None
 
     @property
     def variant(self) -> Variant:

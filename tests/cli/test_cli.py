@@ -58,6 +58,12 @@ def test_check_shows_the_kv_cache_of_a_long_context(tmp_path: Path) -> None:
     assert "49,152 MiB" in output
 
 
+def test_check_shows_the_choice_of_parsers(tmp_path: Path) -> None:
+    (tmp_path / "fleet.yaml").write_text("models:\n  - model: org/tune-chat\n")
+    output = run("check", "--fleet", tmp_path / "fleet.yaml").output
+    assert "tune-chat: no tool_call_parser and no reasoning_parser" in output
+
+
 def test_check_distinguishes_local_remote_and_on_demand_engines() -> None:
     output = run("check", "--fleet", ROOT / "deploy/fleets/many-replicas.yaml").output
     rows = {line.split()[0]: line for line in output.splitlines() if line.strip()}
