@@ -8,7 +8,7 @@ from service.architectures.parameters import count_parameters, missing_sizes
 from service.architectures.parse_config import ModelConfigError, parse_architecture, parse_context, parse_shape
 from service.architectures.registry import ARCHITECTURES
 from service.architectures.shape import Shape
-from service.catalog import names
+from service.catalog import names, parsers
 from service.catalog.names import POOLING, Specialty, Variant
 from service.onboarding.model_files import ModelFiles, OnboardingError
 
@@ -63,7 +63,10 @@ def draft(overrides: Overrides, files: ModelFiles) -> EntryDraft:
     _add_tokens(fields, files, missing)
     if variant in ("chat", "instruct", "guard") or specialty == "instruct":
         fields["chat"] = {"template": overrides.template} if overrides.template else {}
-        if not overrides.template and not files.has_template:
+        chosen, _ = parsers.choose(parse_architecture(files.config), files.template)
+        if chosen and not overrides.template:
+            fields["engine"] = chosen
+        if not overrides.template and files.template is None:
             missing.append(
                 "chat template: the files have none, so chat requests would be refused; give a file under "
                 "models/templates/ with --template"
