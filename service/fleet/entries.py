@@ -58,8 +58,8 @@ def served_model(entry: ModelEntry, file: FleetFile, catalog: Catalog, folder: P
     written = {*file.engine, *entry.engine}
     parser_choice = None
     if known is None and model.chat and not entry.addresses:
-        folder = Path(weights) if weights != model.hub else None
-        engine, parser_choice = _with_parsers(engine, written, folder, template)
+        files = Path(weights) if weights != model.hub else None
+        engine, parser_choice = _with_parsers(engine, written, files, template)
     engine = _with_auto_tool_choice(engine, written)
     adapters = tuple(
         Adapter(id=adapter.id, path=_existing_path(adapter.path, folder, "adapters")) for adapter in entry.adapters
