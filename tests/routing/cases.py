@@ -77,6 +77,8 @@ models:
   - model: gpt-oss-safeguard-20b
     family: gpt-oss
   - model: gpt-oss-20b
+  - model: llama-guard-3-1b
+    family: bge
   - model: bge-m3
   - model: bge-reranker-v2-m3
   - model: qwen3-reranker-8b
@@ -216,6 +218,7 @@ CASES: tuple[Case, ...] = (
     Case(FAMILY, "templated", "llama-2", CHAT, "llama-2-7b", "family llama-2, base fits chat"),
     # A guard serves a family's name only where the family has nothing else.
     Case(FAMILY, "judges", "gpt-oss", CHAT, "gpt-oss-20b", "family gpt-oss, instruct fits chat"),
+    Case(FAMILY, "judges", "bge", CHAT, unsupported("gpt-oss-20b")),
     Case(FAMILY, "judges", "llama-guard", CHAT, "llama-guard-3-8b", "family llama-guard, guard fits chat"),
     Case(FAMILY, "judges", "bge", RERANK, "bge-reranker-v2-m3", "family bge, reranker fits rerank"),
     Case(FAMILY, "judges", "bge", EMBEDDING, "bge-m3", "family bge, embedding fits embedding"),
