@@ -14,12 +14,24 @@ SIZE_KEYS = {
     "falcon": {"num_key_value_heads": "num_kv_heads", "intermediate_size": "ffn_hidden_size"},
     "qwen3_moe": {"num_local_experts": "num_experts"},
     "deepseek_v2": {"num_local_experts": "n_routed_experts"},
+    "deepseek_v3": {"num_local_experts": "n_routed_experts"},
+    "glm4_moe": {"num_local_experts": "n_routed_experts"},
+    "glm4_moe_lite": {"num_local_experts": "n_routed_experts"},
 }  # fmt: skip
 # Per model type: options of the class that all of its published models set to the same value.
 FIXED_OPTIONS: dict[str, dict[str, Any]] = {
     "bert": {"type_vocab_size": 2, "hidden_act": "gelu"},
     "deepseek_v2": {"q_lora_rank": None, "moe_layer_freq": 1, "n_group": 1, "topk_group": 1, "topk_method": "greedy",
                     "norm_topk_prob": False, "scoring_func": "softmax", "routed_scaling_factor": 1.0},
+    "deepseek_v3": {"moe_layer_freq": 1, "norm_topk_prob": True, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+                    "num_nextn_predict_layers": 0},
+    "glm4_moe": {"attention_bias": True, "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
+                 "num_nextn_predict_layers": 0},
+    "glm4_moe_lite": {"n_group": 1, "topk_group": 1, "norm_topk_prob": True, "topk_method": "noaux_tc",
+                      "num_nextn_predict_layers": 0},
+    "minimax_m2": {"use_qk_norm": True, "qk_norm_type": "per_layer", "scoring_func": "sigmoid",
+                   "use_routing_bias": True},
+    "xlm-roberta": {"type_vocab_size": 1, "hidden_act": "gelu"},
     "falcon": {"bias": False, "alibi": False, "parallel_attn": True},
     "qwen2": {"use_sliding_window": False},
     "qwen3": {"use_sliding_window": False, "attention_bias": False},
@@ -29,9 +41,9 @@ FIXED_OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 YARN_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0}
 # Model types whose configuration lists the attention type of every layer.
-WITH_LAYER_TYPES = ("gemma3_text", "gpt_oss")
+WITH_LAYER_TYPES = ("gemma3_text", "gpt_oss", "olmo3")
 # Model types whose class computes the head size as hidden size / heads and has no key for it.
-DERIVED_HEAD_DIM = ("bert", "falcon", "gpt2")
+DERIVED_HEAD_DIM = ("bert", "falcon", "gpt2", "xlm-roberta")
 
 
 def config(name: str, architecture: Architecture, shape: Shape, context: int) -> dict[str, Any]:
@@ -42,7 +54,7 @@ def config(name: str, architecture: Architecture, shape: Shape, context: int) ->
     model_type = architecture.model_type
     size_keys = SIZE_KEYS.get(model_type, {})
     sizes = {key: value for key in architecture.sizes if (value := getattr(shape, key)) is not None}
-    sizes["max_position_embeddings"] = context
+    sizes["max_position_embeddings"] = architecture.positions(context) or context
     for key in ("rope_scaling", "sliding_window_pattern", *(("head_dim",) if model_type in DERIVED_HEAD_DIM else ())):
         sizes.pop(key, None)
     fields: dict[str, Any] = {"architectures": [architecture.text_class or name], "model_type": model_type}
@@ -57,6 +69,10 @@ def config(name: str, architecture: Architecture, shape: Shape, context: int) ->
     if model_type == "falcon":
         fields["multi_query"] = True
         fields["new_decoder_architecture"] = shape.num_key_value_heads != 1
+    if model_type == "minimax_m2" and shape.head_dim:
+        fields["rotary_dim"] = int(shape.head_dim * (shape.partial_rotary_factor or 1))
+    if architecture.outputs:
+        fields["num_labels"] = architecture.outputs
     if model_type == "gemma3_text":
         fields["query_pre_attn_scalar"] = shape.head_dim
     return fields
@@ -67,7 +83,7 @@ def _rope_scaling(scaling: RopeScaling, shape: Shape, context: int) -> dict[str,
     original = scaling.original_max_position_embeddings
     if scaling.rope_type == "yarn":
         original = original or int(context / (scaling.factor or 1))
-        fields |= {**YARN_DEFAULTS, "original_max_position_embeddings": original}
+        fields = {**YARN_DEFAULTS, **fields, "original_max_position_embeddings": original}
         if scaling.mscale:
             fields["mscale_all_dim"] = scaling.mscale
     if scaling.rope_type == "longrope":

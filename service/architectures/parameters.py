@@ -8,7 +8,6 @@ REQUIRED = (
     "vocab_size", "tie_word_embeddings",
 )  # fmt: skip
 REQUIRED_LATENT = ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
-TOKEN_TYPES = 2  # of every BERT in the catalogue
 
 
 def missing_sizes(architecture: Architecture, shape: Shape, context: int | None) -> list[str]:
@@ -16,8 +15,7 @@ def missing_sizes(architecture: Architecture, shape: Shape, context: int | None)
     needed = [key for key in REQUIRED if key in architecture.sizes]
     if architecture.attention == "latent":
         needed = [key for key in (*needed, *REQUIRED_LATENT) if key not in ("head_dim", "num_key_value_heads")]
-    if "num_local_experts" in architecture.sizes:
-        needed.append("num_local_experts")
+    needed += [key for key in ("num_local_experts", "q_lora_rank", "use_qk_norm") if key in architecture.sizes]
     absent = [key for key in needed if getattr(shape, key) is None]
     return [*absent, "context"] if architecture.learned_positions and context is None else absent
 
@@ -37,11 +35,11 @@ def count_parameters(architecture: Architecture, shape: Shape, context: int | No
     total += dense * _feed_forward(architecture, hidden, _known(shape.intermediate_size))
     total += (layers - dense) * _mixture_of_experts(architecture, shape, active) if dense < layers else 0
     total += vocabulary * hidden
-    if architecture.learned_positions:
-        total += _known(context) * hidden
+    total += architecture.positions(context or 0) * hidden
     if architecture.attention == "encoder":
-        # Token type embeddings, the norm after the embeddings, and the pooler.
-        return total + TOKEN_TYPES * hidden + norm + hidden * hidden + hidden
+        # Token type embeddings, the norm after the embeddings, and the pooler or the classifier, which begins like one.
+        scores = architecture.outputs * (hidden + 1)
+        return total + architecture.token_types * hidden + norm + hidden * hidden + hidden + scores
     return total + norm + (0 if shape.tie_word_embeddings else vocabulary * hidden)
 
 
@@ -61,13 +59,16 @@ def _attention(architecture: Architecture, shape: Shape) -> int:
     if architecture.attention == "latent":
         rank, rope = _known(shape.kv_lora_rank), _known(shape.qk_rope_head_dim)
         nope, value = _known(shape.qk_nope_head_dim), _known(shape.v_head_dim)
-        queries = hidden * heads * (nope + rope)
+        compression = shape.q_lora_rank or 0
+        queries = (compression or hidden) * heads * (nope + rope) + compression * (hidden + 1)
         compressed = hidden * (rank + rope) + rank
         return queries + compressed + rank * heads * (nope + value) + heads * value * hidden
     size, kv_heads = _known(shape.head_dim), _known(shape.num_key_value_heads)
     total = (hidden + architecture.qkv_bias) * (heads + 2 * kv_heads) * size
     total += heads * size * hidden + (hidden if architecture.attention_output_bias else 0)
-    return total + (2 * size if architecture.qk_norm else 0) + (heads if architecture.attention_sinks else 0)
+    normalised = architecture.qk_norm and shape.use_qk_norm is not False
+    norm = (heads + kv_heads) * size if architecture.qk_norm_of_all_heads else 2 * size
+    return total + (norm if normalised else 0) + (heads if architecture.attention_sinks else 0)
 
 
 def _feed_forward(architecture: Architecture, hidden: int, inner: int) -> int:

@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.architectures.config import DERIVED_HEAD_DIM, SIZE_KEYS
-from service.architectures.registry import Architecture
+from service.architectures.config import DERIVED_HEAD_DIM, SIZE_KEYS, YARN_DEFAULTS
+from service.architectures.registry import ARCHITECTURES, Architecture
 from service.architectures.shape import RopeScaling, Shape
 
 # Other keys that published configurations use for the same size.
@@ -34,11 +34,13 @@ def parse_architecture(config: dict[str, Any]) -> str:
 
 
 def parse_context(config: dict[str, Any]) -> int | None:
-    """The number of positions that the configuration declares, in tokens; None if it declares none."""
+    """The longest text that the configuration declares, in tokens; None if it declares none."""
     text = _text_config(config)
+    network = next((ARCHITECTURES[name] for name in config.get("architectures") or () if name in ARCHITECTURES), None)
+    unused = network.position_offset if network else 0
     for key in ("max_position_embeddings", "n_positions", "seq_length"):
-        if isinstance(length := text.get(key), int) and length > 0:
-            return length
+        if isinstance(length := text.get(key), int) and length > unused:
+            return length - unused
     return None
 
 
@@ -116,7 +118,8 @@ def _rope_scaling(written: Any, text: dict[str, Any]) -> RopeScaling | None:
     if rope_type is None:
         return None
     original = written.get("original_max_position_embeddings", text.get("original_max_position_embeddings"))
-    fields = {key: written[key] for key in RopeScaling.model_fields if written.get(key) is not None}
+    fields = {key: value for key in RopeScaling.model_fields
+              if (value := written.get(key)) is not None and value != YARN_DEFAULTS.get(key)}  # fmt: skip
     try:
         return RopeScaling(**{**fields, "rope_type": rope_type, "original_max_position_embeddings": original})
     except ValidationError:

@@ -41,8 +41,9 @@ def scale_down(architecture: Architecture, shape: Shape, context: int | None) ->
     if shape.num_local_experts:
         changed[expert_key] = EXPERT_SIZE
     changed["num_hidden_layers"] = max(
-        2, 2 * (shape.sliding_window_pattern or 0), 2 * (shape.first_k_dense_replace or 0)
-    )
+        2, *(2 * (repeated or 0) for repeated in (
+            shape.sliding_window_pattern, shape.first_k_dense_replace, shape.no_rope_layer_interval)),
+    )  # fmt: skip
     changed["vocab_size"] = VOCAB_SIZE + vocabulary % 64
     if shape.sliding_window:
         changed["sliding_window"] = SLIDING_WINDOW if shape.sliding_window < context else 2 * CONTEXT

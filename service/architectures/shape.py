@@ -18,7 +18,10 @@ class RopeScaling(Frozen):
     factor: PositiveFloat | None = None
     low_freq_factor: PositiveFloat | None = None
     high_freq_factor: PositiveFloat | None = None
+    beta_fast: PositiveFloat | None = None
+    beta_slow: PositiveFloat | None = None
     mscale: PositiveFloat | None = None
+    llama_4_scaling_beta: PositiveFloat | None = None
     original_max_position_embeddings: PositiveInt | None = None
 
 
@@ -26,7 +29,9 @@ class Shape(Frozen):
     """The sizes of a network; null means unknown, or that the architecture has no such size.
 
     `sliding_window_pattern` N means that every Nth layer has full attention and the others attend to the last
-    `sliding_window` tokens; with a window and no pattern, every layer has sliding-window attention. `intermediate_size`
+    `sliding_window` tokens; with a window and no pattern, every layer has sliding-window attention. Every
+    `no_rope_layer_interval`th layer has no rotary positions. `use_qk_norm` is for classes that leave it to the
+    configuration. `intermediate_size`
     is the feed-forward size of dense layers, and of each expert if there is no `moe_intermediate_size`.
     """
 
@@ -45,6 +50,8 @@ class Shape(Frozen):
     partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] | None = None
     sliding_window: PositiveInt | None = None
     sliding_window_pattern: Annotated[int, Field(ge=2)] | None = None
+    no_rope_layer_interval: Annotated[int, Field(ge=2)] | None = None
+    use_qk_norm: bool | None = None
 
     num_local_experts: PositiveInt | None = None
     num_experts_per_tok: PositiveInt | None = None
@@ -52,6 +59,7 @@ class Shape(Frozen):
     n_shared_experts: PositiveInt | None = None
     first_k_dense_replace: PositiveInt | None = None
 
+    q_lora_rank: PositiveInt | None = None
     kv_lora_rank: PositiveInt | None = None
     qk_rope_head_dim: PositiveInt | None = None
     qk_nope_head_dim: PositiveInt | None = None

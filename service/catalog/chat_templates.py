@@ -15,7 +15,7 @@ def template_for(chat: Chat, weights: Path | None) -> str | None:
     """
     if chat.template or not chat.fallback:
         return chat.template
-    return chat.fallback if weights and weights.is_dir() and not _has_template(weights) else None
+    return chat.fallback if weights and weights.is_dir() and own_template(weights) is None else None
 
 
 def generation_config(model: Model, weights: Path | None) -> dict[str, Any] | None:
@@ -34,12 +34,26 @@ def generation_config(model: Model, weights: Path | None) -> dict[str, Any] | No
     return {**config, "eos_token_id": [*eos, *missing]} if missing else None
 
 
-def _has_template(weights: Path) -> bool:
-    """Whether a folder of weights has a chat template in any of the files where transformers looks for one."""
-    if (weights / "chat_template.jinja").is_file():
-        return True
-    names = ("tokenizer_config.json", "chat_template.json")
-    return any(_read_json(weights / name).get("chat_template") for name in names)
+def own_template(weights: Path) -> str | None:
+    """The text of the chat template in a folder of weights, from where transformers looks for one; None without one.
+
+    Of several named templates, the one called "default", or else all of them together.
+    """
+    try:
+        return (weights / "chat_template.jinja").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        pass  # the other files may have one
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        if template := _read_json(weights / name).get("chat_template"):
+            return _text(template)
+    return None
+
+
+def _text(template: Any) -> str:
+    if not isinstance(template, list):
+        return str(template)
+    named = {one.get("name"): str(one.get("template")) for one in template if isinstance(one, dict)}
+    return named.get("default") or "\n".join(named.values())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-EngineValue = str | int | float | bool | None | list[str | int] | dict[str, str | int | float | bool | list[int]]
+Scalar = str | int | float | bool
+EngineValue = Scalar | None | list[str | int] | dict[str, Scalar | list[int] | list[str]]
 
 # What sets each setting instead; completes "is set by". A second value would contradict it, or expose the engine.
 RESERVED_FLAGS: Mapping[str, str] = MappingProxyType(

@@ -8,10 +8,10 @@ from service.architectures.parameters import count_parameters
 from service.architectures.registry import ARCHITECTURES, Architecture
 from service.architectures.shape import Shape
 from service.catalog.engine_args import EngineSettings
-from service.catalog.names import Specialty, Variant
+from service.catalog.names import POOLING, Specialty, Variant
 from service.config.strict_yaml import Frozen
 
-Capability = Literal["chat", "completion", "infill", "embedding"]
+Capability = Literal["chat", "completion", "infill", "embedding", "rerank", "vision"]
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
 
 
@@ -71,6 +71,25 @@ class Chat(Frozen):
         return self
 
 
+class Thinking(Frozen):
+    """Whether the model thinks before it answers; vLLM's reasoning parser separates the thoughts from the answer.
+
+    `default` says what it does when a request does not say; 'always' and 'never' cannot be switched. `switch` is the
+    key of `chat_template_kwargs` that turns thinking on (true) or off (false). `levels` are the values that the
+    request's `reasoning_effort` can have.
+    """
+
+    default: Literal["always", "on", "off", "never"]
+    switch: str | None = None
+    levels: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_a_switch_only_if_it_can_be_switched(self) -> "Thinking":
+        if self.default in ("always", "never") and (self.switch or self.levels):
+            raise ValueError(f"a model that thinks '{self.default}' has neither 'switch' nor 'levels'")
+        return self
+
+
 class Infill(Frozen):
     """The model's fill-in-the-middle format: a prompt with `{prefix}` and `{suffix}`, and what ends the completion.
 
@@ -95,7 +114,7 @@ class Copy(Frozen):
     """A quantised copy of the model, in a repository of its own."""
 
     hub: Repository
-    quantization: Literal["awq", "gptq", "fp8", "mxfp4"]
+    quantization: Literal["awq", "gptq", "fp8", "mxfp4", "nvfp4", "w4a16"]
 
 
 class Model(Frozen):
@@ -103,7 +122,7 @@ class Model(Frozen):
 
     `path` is a folder of weights, relative to the catalogue's folder or absolute. `context` is what the model's
     configuration declares; `longest` is the longer context that its authors say it can be extended to, if any. `dtype`
-    is that of the published weights.
+    is that of the published weights. `vision`: whether a conversation may have images. `thinking`: null if unknown.
     """
 
     id: ModelId
@@ -118,12 +137,14 @@ class Model(Frozen):
     specialty: Specialty | None = None
     architecture: str | None = None
     parameters: PositiveInt | None = None
-    dtype: Literal["bfloat16", "float16", "float32", "mxfp4"] | None = None
+    dtype: Literal["bfloat16", "float16", "float32", "fp8", "int4", "mxfp4"] | None = None
     context: PositiveInt | None = None
     longest: PositiveInt | None = None
     shape: Shape = Shape()
     tokens: Tokens = Tokens()
+    vision: bool = False
     chat: Chat | None = None
+    thinking: Thinking | None = None
     infill: Infill | None = None
     copies: tuple[Copy, ...] = ()
     engine: EngineSettings = Field(default_factory=dict)
@@ -141,8 +162,14 @@ class Model(Frozen):
     def _is_consistent(self) -> "Model":
         if (self.hub is None) == (self.path is None):
             raise ValueError("give either 'hub' (a repository) or 'path' (a folder of weights), not both")
-        if self.chat and self.variant in ("base", "embedding"):
+        if self.chat and self.variant in ("base", *POOLING):
             raise ValueError(f"a model of variant '{self.variant}' cannot have a 'chat' block")
+        if (self.vision or self.thinking) and not self.chat:
+            raise ValueError("only a model with a 'chat' block can have 'vision' or 'thinking'")
+        if self.thinking and self.thinking.default == "never" and self.engine.get("reasoning_parser"):
+            raise ValueError(
+                "a model that never thinks cannot have a 'reasoning_parser': vLLM would take its answers for thoughts"
+            )
         if self.specialty and self.variant != "code":
             raise ValueError("only a model of variant 'code' can have a 'specialty'")
         if self.longest and self.longest <= (self.context or 0):
@@ -196,11 +223,15 @@ class Model(Frozen):
         """The kinds of request that the model can serve."""
         if self.variant == "embedding":
             return frozenset({"embedding"})
+        if self.variant == "reranker":
+            return frozenset({"rerank"})
         found: set[Capability] = {"completion"}
         if self.chat:
             found.add("chat")
         if self.infill:
             found.add("infill")
+        if self.vision:
+            found.add("vision")
         return frozenset(found)
 
 

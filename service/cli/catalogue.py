@@ -23,6 +23,7 @@ MARKS = {
     "licence unknown": "the catalogue has no licence for it",
     "not in vLLM": "current vLLM versions cannot serve it",
     "infill": "supports fill-in-the-middle completion",
+    "vision": "takes images",
 }
 
 
@@ -119,6 +120,8 @@ def _cells(model: Model) -> tuple[str, str, str, str]:
 def _length(context: int | None) -> str:
     if context is None:
         return "?"
+    if context >= K * K:
+        return f"{context // K // K}M"
     return str(context) if context < K else f"{context // K}k"
 
 
@@ -134,6 +137,8 @@ def _marks(catalog: Catalog, model: Model) -> Iterator[str]:
         yield "gated"
     if model.infill:
         yield "infill"
+    if model.vision:
+        yield "vision"
 
 
 def _tasks_by_kind(catalog: Catalog, chosen: list[Model]) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from service.architectures.parameters import missing_sizes
 from service.catalog.catalog import Catalog
-from service.catalog.model import Licence, Model
+from service.catalog.model import Licence, Model, Thinking
+from service.catalog.names import POOLING
 
 BF16_BYTES = 2
 ACCESS = {True: "gated: accept the terms on the hub and pull with HF_TOKEN", False: "not gated", None: "unknown"}
@@ -22,6 +23,13 @@ SYSTEM_MESSAGES = {
     None: "as the weights' template handles them",
 }
 
+THINKING = {
+    "always": "always, before it answers",
+    "on": "before it answers, unless a request says otherwise",
+    "off": "only if a request asks for it",
+    "never": "never",
+}
+
 
 def kind(model: Model) -> str:
     """The variant, with a code model's specialty."""
@@ -29,9 +37,11 @@ def kind(model: Model) -> str:
 
 
 def amount(parameters: int | None) -> str:
-    """A short form of a number of parameters: `13.0B`, `124M`; `?` if unknown."""
+    """A short form of a number of parameters: `1.0T`, `13.0B`, `124M`; `?` if unknown."""
     if parameters is None:
         return "?"
+    if parameters >= 1e12:
+        return f"{parameters / 1e12:.1f}T"
     return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M"
 
 
@@ -70,7 +80,7 @@ def unknowns(catalog: Catalog, model: Model) -> list[str]:
         "BOS token": model.tokens.bos,
         "EOS token": model.tokens.eos or None,
     }
-    if model.variant == "embedding":
+    if model.variant in POOLING:
         known = {key: value for key, value in known.items() if not key.endswith("OS token")}
     found = [key for key, value in known.items() if value is None]
     if model.network:
@@ -169,7 +179,17 @@ def _chat(model: Model) -> Iterator[tuple[str, str]]:
     yield "template", chat.template or own
     yield "", f"system messages: {SYSTEM_MESSAGES[chat.system]}; tools: {'yes' if chat.tools else 'no'}"
     stops = [*(f"token {token}" for token in (*model.tokens.eos, *chat.stop_token_ids)), *map(json.dumps, chat.stop)]
+    if model.thinking:
+        yield "thinks", _thinking(model.thinking)
     yield "stops at", ", ".join(dict.fromkeys(stops)) or "the tokenizer's EOS token"
+
+
+def _thinking(thinking: Thinking) -> str:
+    text = THINKING[thinking.default]
+    if thinking.switch:
+        other = "false" if thinking.default == "on" else "true"
+        text += f'; chat_template_kwargs {{"{thinking.switch}": {other}}} changes that'
+    return text + (f"; reasoning_effort: {', '.join(thinking.levels)}" if thinking.levels else "")
 
 
 def _infill(model: Model) -> str:

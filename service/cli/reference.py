@@ -42,6 +42,7 @@ A request for the model `task:NAME` is routed to a served model that is suited f
 - *template*: the chat template. A file in `models/templates/`; or *own*: that of the weights; or *own* and the file
   that is used if the weights have none, as is the case with some copies.
 """
+WITHOUT_TASKS = {"embedding": "embeddings", "reranker": "reranking", "guard": "judging conversations"}
 HEAD = """\
 | id | hub | gated | variant | parameters | bf16 | context | cache | template | remarks |
 |---|---|---|---|--:|--:|--:|--:|---|---|"""
@@ -52,7 +53,8 @@ def document(catalog: Catalog) -> str:
     """The text of docs/models.md, without the final line break."""
     kinds = {model_details.kind(model): model for model in catalog.models.values()}
     tasks = (
-        f"| {kind} | {', '.join(catalog.tasks_of(model)) or 'embeddings'} |" for kind, model in sorted(kinds.items())
+        f"| {kind} | {', '.join(catalog.tasks_of(model)) or WITHOUT_TASKS[model.variant]} |"
+        for kind, model in sorted(kinds.items())
     )
     introduction = INTRODUCTION.format(
         count=len(catalog.models),
@@ -116,6 +118,10 @@ def _remarks(catalog: Catalog, model: Model) -> Iterator[str]:
         yield "infill"
     if model.chat and model.chat.tools:
         yield "tools"
+    if model.vision:
+        yield "vision"
+    if model.thinking and model.thinking.default != "never":
+        yield {"always": "always thinks", "on": "thinks", "off": "thinks on request"}[model.thinking.default]
 
 
 def _notes(catalog: Catalog, family: Family) -> Iterator[str]:

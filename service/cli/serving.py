@@ -44,6 +44,8 @@ def check(fleet_file: Path | None) -> None:
     Console().print(table)
     for one in served.served:
         click.echo(f"{one.id}: {', '.join(one.addresses) or one.weights}")
+        if one.parser_choice:
+            click.echo(f"{one.id}: {one.parser_choice}")
     click.echo(f"{fleet_file or settings.fleet}: {len(served.served)} models, nothing wrong.")
 
 

@@ -34,6 +34,7 @@ class Case:
         )
         changed = {
             "hub": None, "path": self.model.id, "revision": None, "longest": None, "chat": None, "infill": None,
+            "vision": False, "thinking": None,
             "copies": (),
             "architecture": self.network.text_class or self.model.architecture, "dtype": "float32",
             "context": scaled_down.CONTEXT, "shape": self.shape, "tokens": scaled_tokens,
@@ -63,6 +64,9 @@ def cases(catalog: Catalog, ids: Iterable[str] | None = None) -> tuple[list[Case
         network = model.network
         if network and network.refused:
             skipped.append(Skipped(model.id, network.refused))
+            continue
+        if model.variant == "reranker":
+            skipped.append(Skipped(model.id, "a reranker gives scores, which are not compared"))
             continue
         shape = scaled_down.scale_down(network, model.shape, model.context) if network else None
         if network is None or shape is None:

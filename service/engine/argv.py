@@ -9,7 +9,9 @@ from service.catalog.engine_args import EngineValue
 from service.fleet.request_bounds import MAX_SEQUENCES
 from service.fleet.served_model import ServedModel
 
-DEFAULTS = ("max_num_queued_reqs", "disable_access_log_for_endpoints")  # the names of `defaults`
+DEFAULTS = ("max_num_queued_reqs", "disable_access_log_for_endpoints")  # the names of `defaults` for every model
+# One more for a model with a tool-call parser: the arguments of a call keep to the tool's schema.
+TOOL_DEFAULTS: dict[str, EngineValue] = {"tool_strict_level": "parameter"}
 # Flags that no release may lack: they hide the documentation pages and vLLM's version, and make `usage` complete.
 ALWAYS: dict[str, EngineValue] = {
     "disable_fastapi_docs": True,
@@ -76,6 +78,7 @@ def defaults(served: ServedModel, gateways: int) -> dict[str, EngineValue]:
         "max_num_queued_reqs": 2 * admitted,
         # They are polled every second, which would fill the engine's log.
         "disable_access_log_for_endpoints": "/metrics,/health",
+        **(TOOL_DEFAULTS if served.engine.get("tool_call_parser") else {}),
     }
 
 

@@ -10,9 +10,11 @@ MAX_RESPONSE_BYTES = 16 * 2**20  # a page of metrics has a hundred thousand, the
 
 
 def probe_request(served: ServedModel) -> tuple[str, bytes]:
-    """Path and body of the cheapest request that makes this model compute: one token, or one embedding."""
+    """Path and body of the cheapest request that makes this model compute: one token, embedding or score."""
     if served.variant == "embedding":
         return "/v1/embeddings", json.dumps({"model": served.id, "input": "1"}).encode()
+    if served.variant == "reranker":
+        return "/score", json.dumps({"model": served.id, "queries": "1", "documents": "1"}).encode()
     fields = {"model": served.id, "prompt": "1", "max_tokens": 1, "temperature": 0}
     return "/v1/completions", json.dumps(fields).encode()
 

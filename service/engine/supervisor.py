@@ -54,6 +54,8 @@ class Supervisor:
         assert settings.run_dir
         self._served, self._order, self._settings, self._run_dir = served, order, settings, settings.run_dir
         self._always_on = number < served.min_replicas
+        self._parser_choice = None if number else served.parser_choice  # once for all replicas
+        self._print_progress = print_progress
         self._engines = sum(1 for _ in fleet.replicas())
         self._startup = fleet.startup
         self._socket = state.socket_path(self._run_dir, order)
@@ -68,6 +70,8 @@ class Supervisor:
 
     def start(self) -> None:
         """Starts supervising in the background."""
+        if self._parser_choice:
+            self._print_progress(f"{self._status.state.replica}  {self._parser_choice}")
         self._show_pending()
         self._task = asyncio.create_task(keep_running("supervisor", self._supervise, self._failed))
 

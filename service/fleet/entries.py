@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from service.catalog import names
+from service.catalog import names, parsers
 from service.catalog.catalog import Catalog
-from service.catalog.chat_templates import template_for
+from service.catalog.chat_templates import own_template, template_for
 from service.catalog.engine_args import EngineValue
 from service.catalog.model import Chat, Model
 from service.catalog.names import Specialty, Variant
@@ -70,6 +71,12 @@ def served_model(entry: ModelEntry, file: FleetFile, catalog: Catalog, folder: P
         with mistakes_in("weights" if entry.weights else "model", weights):
             bundled = template_for(model.chat, Path(weights) if weights != model.hub else None)
         template = str(catalog.folder / "templates" / bundled) if bundled else None
+    written = {*file.engine, *entry.engine}
+    parser_choice = None
+    if known is None and model.chat and not entry.addresses:
+        files = Path(weights) if weights != model.hub else None
+        engine, parser_choice = _with_parsers(engine, written, files, template)
+    engine = _with_auto_tool_choice(engine, written)
     adapters = tuple(
         Adapter(id=adapter.id, path=_existing_path(adapter.path, folder, "adapters")) for adapter in entry.adapters
     )
@@ -93,7 +100,33 @@ def served_model(entry: ModelEntry, file: FleetFile, catalog: Catalog, folder: P
         engine=engine,
         optional_flags=frozenset({*file.optional_flags, *entry.optional_flags}),
         env={key: str(value) for key, value in {**file.env, **entry.env}.items()},
+        parser_choice=parser_choice,
     )
+
+
+def _with_parsers(
+    engine: dict[str, EngineValue], written: Collection[str], weights: Path | None, template: str | None
+) -> tuple[dict[str, EngineValue], str]:
+    """`engine` with the parsers that fit a chat model outside of the catalogue, and what to say about the choice.
+
+    They are chosen by the files in `weights` and by `template`, the file that conversations are rendered with instead
+    of the weights' own. `written` are the settings that the fleet file gives, which stay.
+    """
+    if template:
+        text = Path(template).read_text(encoding="utf-8", errors="replace") or None
+    else:
+        text = own_template(weights) if weights else None
+    chosen, said = parsers.choose(_network_class(weights) if weights else None, text)
+    given = ", ".join(key for key in parsers.KEYS if key in written)
+    return {**chosen, **engine}, f"{given} as the fleet file says; otherwise {said}" if given else said
+
+
+def _with_auto_tool_choice(engine: dict[str, EngineValue], written: Collection[str]) -> dict[str, EngineValue]:
+    """vLLM looks for calls in answers only if it is told to, and refuses to start if it then has no parser for them."""
+    if engine.get("tool_call_parser"):
+        return {"enable_auto_tool_choice": True, **engine}
+    unneeded = () if "enable_auto_tool_choice" in written else ("enable_auto_tool_choice",)
+    return {key: value for key, value in engine.items() if key not in unneeded}
 
 
 def _check_context(model: Model, engine: dict[str, EngineValue], env: dict[str, str | int]) -> None:
@@ -144,7 +177,7 @@ def _specialty(entry: ModelEntry, variant: Variant, default: Specialty | None) -
 
 
 def _is_chat_tuned(variant: Variant, specialty: Specialty | None) -> bool:
-    return variant in ("chat", "instruct") or specialty == "instruct"
+    return variant in ("chat", "instruct", "guard") or specialty == "instruct"
 
 
 def _model_outside_catalogue(entry: ModelEntry, folder: Path) -> Model:
@@ -178,11 +211,22 @@ def _model_outside_catalogue(entry: ModelEntry, folder: Path) -> Model:
 
 
 def _configured_context(weights: Path) -> int | None:
-    try:
-        length = json.loads((weights / "config.json").read_text()).get("max_position_embeddings")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None  # the engine reports a broken config.json when it starts
+    length = _config(weights).get("max_position_embeddings")
     return length if isinstance(length, int) and length > 0 else None
+
+
+def _network_class(weights: Path) -> str | None:
+    names = _config(weights).get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+
+
+def _config(weights: Path) -> dict[str, Any]:
+    """The configuration in a folder of weights; empty if it has none."""
+    try:
+        content = json.loads((weights / "config.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}  # the engine reports a broken config.json when it starts
+    return content if isinstance(content, dict) else {}
 
 
 def _is_path(text: str) -> bool:

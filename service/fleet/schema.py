@@ -1,6 +1,6 @@
 """The schema of the fleet file: its keys, their types and bounds. docs/fleet.md explains each."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
@@ -11,7 +11,7 @@ from service.catalog.names import Specialty, Variant
 from service.config.strict_yaml import Frozen
 
 # Names that a request may give instead of a model's, so that no model or alias may have them.
-RESERVED = ("base", "chat", "instruct", "code", "embedding", "auto")
+RESERVED = (*get_args(Variant), "auto")
 
 KV_CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"  # bounds the KV cache of vLLM's CPU build
 

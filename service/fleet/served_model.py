@@ -6,7 +6,7 @@ from pathlib import Path
 
 from service.catalog.engine_args import EngineValue
 from service.catalog.model import Capability, Model
-from service.catalog.names import Variant
+from service.catalog.names import POOLING, Variant
 from service.fleet.schema import Adapter, Timeouts
 
 
@@ -16,8 +16,8 @@ class ServedModel:
 
     `weights` is a directory or a hub id. `min_replicas` engines always run, and up to `max_replicas` under load; one
     above the minimum stops after `scale_down_after` seconds without demand. With `addresses` the engines are external:
-    Roundhouse does not start them. `max_in_flight` bounds the sequences at one replica, `max_queued` the requests that
-    wait for one.
+    Roundhouse does not start them. `parser_choice` says which of vLLM's parsers were chosen for a model outside of the
+    catalogue, and why. `max_in_flight` bounds the sequences at one replica, `max_queued` the requests that wait.
     """
 
     id: str
@@ -39,6 +39,7 @@ class ServedModel:
     engine: dict[str, EngineValue] = field(default_factory=dict)
     optional_flags: frozenset[str] = frozenset()
     env: dict[str, str] = field(default_factory=dict)
+    parser_choice: str | None = None
 
     @property
     def variant(self) -> Variant:
@@ -63,4 +64,4 @@ class ServedModel:
     def capabilities(self) -> frozenset[Capability]:
         """The kinds of request that it can answer; a chat template given in the fleet file adds chat."""
         own = self.model.capabilities
-        return own | {"chat"} if self.chat_template and self.variant != "embedding" else own
+        return own | {"chat"} if self.chat_template and self.variant not in POOLING else own

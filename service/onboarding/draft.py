@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from service.architectures.parameters import count_parameters, missing_sizes
 from service.architectures.parse_config import ModelConfigError, parse_architecture, parse_context, parse_shape
 from service.architectures.registry import ARCHITECTURES
 from service.architectures.shape import Shape
-from service.catalog import names
-from service.catalog.names import Specialty, Variant
+from service.catalog import names, parsers
+from service.catalog.names import POOLING, Specialty, Variant
 from service.onboarding.model_files import ModelFiles, OnboardingError
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -49,8 +49,8 @@ def draft(overrides: Overrides, files: ModelFiles) -> EntryDraft:
     variant = overrides.variant or name.variant
     if variant is None:
         raise OnboardingError(
-            f"no variant can be derived from '{overrides.source}': give base, chat, instruct, code or embedding with "
-            "--variant"
+            f"no variant can be derived from '{overrides.source}': give {', '.join(get_args(Variant)[:-1])} or "
+            f"{get_args(Variant)[-1]} with --variant"
         )
     specialty = overrides.specialty or name.specialty if variant == "code" else None
     missing = ["licence: not in the files; add 'licence:' to the entry"]
@@ -61,9 +61,12 @@ def draft(overrides: Overrides, files: ModelFiles) -> EntryDraft:
         fields["specialty"] = specialty
     _add_network(fields, files, missing)
     _add_tokens(fields, files, missing)
-    if variant in ("chat", "instruct") or specialty == "instruct":
+    if variant in ("chat", "instruct", "guard") or specialty == "instruct":
         fields["chat"] = {"template": overrides.template} if overrides.template else {}
-        if not overrides.template and not files.has_template:
+        chosen, _ = parsers.choose(parse_architecture(files.config), files.template)
+        if chosen and not overrides.template:
+            fields["engine"] = chosen
+        if not overrides.template and files.template is None:
             missing.append(
                 "chat template: the files have none, so chat requests would be refused; give a file under "
                 "models/templates/ with --template"
@@ -126,7 +129,7 @@ def _add_tokens(fields: dict[str, Any], files: ModelFiles, missing: list[str]) -
     bos = next(_token_ids(config.get("bos_token_id")), None)
     if bos is not None or eos:
         fields["tokens"] = ({"bos": bos} if bos is not None else {}) | ({"eos": list(eos)} if eos else {})
-    if not eos and fields["variant"] != "embedding":
+    if not eos and fields["variant"] not in POOLING:
         missing.append("end-of-text token: neither in config.json nor in generation_config.json")
 
 

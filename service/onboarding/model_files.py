@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from service.catalog.chat_templates import own_template
 from service.weights import tensors
 
 CONFIG, TOKENIZER, GENERATION = "config.json", "tokenizer_config.json", "generation_config.json"
@@ -32,12 +33,15 @@ class Tensors:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The parsed files of a model's folder; `tensors` is None if there are no weights, only metadata files."""
+    """The parsed files of a model's folder.
+
+    `template` is the text of its chat template, if it has one; `tensors` is None if there are no weights.
+    """
 
     config: dict[str, Any]
     tokenizer: dict[str, Any]
     generation: dict[str, Any]
-    has_template: bool
+    template: str | None
     tensors: Tensors | None
 
 
@@ -52,7 +56,7 @@ def read_model_files(folder: Path) -> ModelFiles:
         config=_read_object(folder / CONFIG),
         tokenizer=tokenizer,
         generation=_read_object(folder / GENERATION),
-        has_template=bool(tokenizer.get("chat_template")) or any((folder / name).is_file() for name in TEMPLATES),
+        template=own_template(folder),
         tensors=_read_headers(sorted(folder.glob("*.safetensors"))),
     )
 

@@ -105,7 +105,8 @@ def row_of(
         return Row(gpu, form, None, None, None, why)
     found = fit(model, gpu, form, degree, demand) if degree else smallest(model, gpu, form, demand, users or 1)
     if found is None:
-        return Row(gpu, form, None, None, None, "the size of the weights is unknown")
+        what = "its architecture" if model.network is None else "the size of the weights"
+        return Row(gpu, form, None, None, None, f"{what} is unknown")
     bound = speed(model, found, demand, users)
     why = found.why or ("vLLM does not run it" if model.network and model.network.refused else None)
     if why is None and users and found.requests is not None and found.requests < users:
@@ -131,5 +132,5 @@ def _remarks(model: Model) -> Iterable[str]:
         yield model.note
     for copy in model.copies:
         yield f"Quantised with {copy.quantization}: {copy.hub}."
-    if "int4" in forms(model) and not any(copy.quantization in ("awq", "gptq") for copy in model.copies):
+    if "int4" in forms(model) and not any(copy.quantization in ("awq", "gptq", "w4a16") for copy in model.copies):
         yield "int4 needs an AWQ or GPTQ copy, which the catalogue lacks; fp8 needs none, vLLM quantises while loading."

@@ -25,6 +25,10 @@ BITS: Mapping[Form, float] = MappingProxyType(
     {"bf16": 16.0, "fp8": 8.0, "int4": 4 + (SCALE_BITS + ZERO_BITS) / GROUP, "mxfp4": 4 + MX_SCALE_BITS / MX_GROUP}
 )
 UNQUANTISED_BYTES = 2  # per weight
+# The form of weights that are published quantised; vLLM loads them as they are.
+PUBLISHED_FORMS: Mapping[str, Form] = MappingProxyType({"fp8": "fp8", "int4": "int4", "mxfp4": "mxfp4"})
+# Checkpoints that are published in int4 have only their experts in it, in groups of 32 with one scale each.
+PUBLISHED_INT4_BITS = 4 + SCALE_BITS / 32
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"bfloat16": 2, "float16": 2, "float32": 4})
 
 
@@ -69,7 +73,7 @@ def parts(model: Model) -> Parts | None:
     share = (shape.num_experts_per_tok or 1) / (shape.num_local_experts or 1)
     experts = round(unused / (1 - share)) if unused else 0
     table = (shape.vocab_size or 0) * (shape.hidden_size or 0)
-    lookup = (model.context or 0) * (shape.hidden_size or 0) if network.learned_positions else 0
+    lookup = network.positions(model.context or 0) * (shape.hidden_size or 0)
     if network.attention == "encoder":
         lookup, head = lookup + table, 0
     else:
@@ -79,8 +83,8 @@ def parts(model: Model) -> Parts | None:
 
 def published_bytes(model: Model) -> int | None:
     """Bytes of the published weights; None if their number or type is unknown."""
-    if model.dtype == "mxfp4":
-        return weight_bytes(model, "mxfp4")
+    if form := PUBLISHED_FORMS.get(model.dtype or ""):
+        return weight_bytes(model, form)
     found = parts(model)
     count = found.total if found else model.parameters
     return count * DTYPE_BYTES[model.dtype] if count and model.dtype else None
@@ -90,7 +94,8 @@ def forms(model: Model) -> tuple[Form, ...]:
     """The forms in which vLLM can load the model's weights, the most exact first."""
     if model.network and model.network.attention == "encoder":
         return ("bf16",)  # too small for quantization to matter
-    return ("mxfp4",) if model.dtype == "mxfp4" else ("bf16", "fp8", "int4")
+    published = PUBLISHED_FORMS.get(model.dtype or "")
+    return (published,) if published else ("bf16", "fp8", "int4")
 
 
 def weight_bytes(model: Model, form: Form, tensor_parallel: int = 1) -> int | None:
@@ -102,9 +107,9 @@ def weight_bytes(model: Model, form: Form, tensor_parallel: int = 1) -> int | No
     if found is None:
         # In bf16 all weights have the same size, so their number is enough.
         return model.parameters * UNQUANTISED_BYTES // tensor_parallel if model.parameters and form == "bf16" else None
-    quantised = found.experts if form == "mxfp4" else found.experts + found.rest
+    quantised = found.experts if _only_experts(model, form) else found.experts + found.rest
     unquantised = found.total - quantised + _padding(model) + _replicated(model, tensor_parallel)
-    return int((unquantised * UNQUANTISED_BYTES + quantised * BITS[form] / 8) / tensor_parallel)
+    return int((unquantised * UNQUANTISED_BYTES + quantised * _bits(model, form) / 8) / tensor_parallel)
 
 
 def read_bytes(model: Model, form: Form, tensor_parallel: int, tokens: int) -> float | None:
@@ -117,8 +122,9 @@ def read_bytes(model: Model, form: Form, tensor_parallel: int, tokens: int) -> f
     if found is None:
         return None
     read = found.experts * (1 - (1 - found.share) ** tokens) if found.share < 1 else found.experts
-    unquantised, quantised = (found.head + found.rest, read) if form == "mxfp4" else (found.head, read + found.rest)
-    return (unquantised * UNQUANTISED_BYTES + quantised * BITS[form] / 8) / tensor_parallel
+    only_experts = _only_experts(model, form)
+    unquantised, quantised = (found.head + found.rest, read) if only_experts else (found.head, read + found.rest)
+    return (unquantised * UNQUANTISED_BYTES + quantised * _bits(model, form) / 8) / tensor_parallel
 
 
 def why_not(form: Form, gpu: Gpu) -> str | None:
@@ -128,6 +134,16 @@ def why_not(form: Form, gpu: Gpu) -> str | None:
     if form == "mxfp4" and not gpu.mxfp4:
         return f"vLLM's MXFP4 kernels need a newer GPU than {gpu.name}"
     return None
+
+
+def _only_experts(model: Model, form: Form) -> bool:
+    """Whether this form quantises nothing but experts."""
+    return form == "mxfp4" or model.dtype == form == "int4"
+
+
+def _bits(model: Model, form: Form) -> float:
+    """Bits per quantised weight."""
+    return PUBLISHED_INT4_BITS if model.dtype == form == "int4" else BITS[form]
 
 
 def _padding(model: Model) -> int:

@@ -6,6 +6,7 @@ This is the roofline model, with the vendor's peak figures and no other losses; 
 from dataclasses import dataclass
 
 from service.catalog.model import Model
+from service.catalog.names import POOLING
 from service.planner.blocks import layers, token_bytes
 from service.planner.memory import Demand, Fit, batch_limits
 from service.planner.quantization import Parts, parts, read_bytes
@@ -32,7 +33,7 @@ def speed(model: Model, fit: Fit, demand: Demand, users: int | None = None) -> S
     if found is None or model.network is None or fit.why:
         return None
     prefill = _prefill(model, found, fit, demand)
-    if model.network.attention == "encoder" or model.variant == "embedding":
+    if model.network.attention == "encoder" or model.variant in POOLING:
         return Speed(0, None, None, None, prefill)
     capacity = max(1, int(fit.requests or 1))
     batch = min(capacity, users or capacity, batch_limits(fit.gpu)[1])

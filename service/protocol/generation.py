@@ -17,7 +17,7 @@ from service.protocol.requests import (
 )
 from service.protocol.streams import Dialect
 
-Kind = Literal["chat", "completion", "infill", "embedding"]
+Kind = Literal["chat", "completion", "infill", "embedding", "rerank"]
 
 # What `auto` takes for code: a Markdown fence, or a line that begins like one of a program. Any prompt is searched, so
 # the search must be linear: it looks for newlines, the indent is matched possessively and within its line, and only the

@@ -6,6 +6,7 @@ docs/routing.md documents the rules; it is generated from the cases that test th
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from service.catalog.catalog import Catalog
 from service.catalog.model import Capability
@@ -21,13 +22,16 @@ PREFERENCES: dict[Kind, tuple[Variant, ...]] = {
     "completion": ("base", "code", "instruct", "chat"),
     "infill": ("code", "base", "instruct", "chat"),
     "embedding": ("embedding",),
+    "rerank": ("reranker",),
 }
 UNSUPPORTED_BECAUSE: dict[Kind, str] = {
     "chat": "a conversation: it has no chat template",
     "completion": "text generation: it gives embeddings only",
     "infill": "'suffix': it cannot fill in the middle",
     "embedding": "embeddings: it generates text",
+    "rerank": "reranking: it gives no relevance scores",
 }
+RERANKER_ONLY = "it gives relevance scores only"
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def resolve(requested: str, requirements: Requirements, fleet: Fleet, catalog: C
     family = [served for served in fleet.served if requested in _family_names(served)]
     if family:
         return _best_of_family(family, requirements, requested, fleet)
-    if requested in ("base", "chat", "instruct", "code", "embedding"):
+    if requested in get_args(Variant):
         return _by_variants([requested], requirements, f"variant {requested}", requested, fleet)
     if requested.startswith("task:"):
         name = requested.removeprefix("task:")
@@ -96,20 +100,25 @@ def _unsupported(subject: str, requirements: Requirements, fleet: Fleet, request
     siblings = [served for served in capable if served.family == requested.family]
     names = ", ".join(f"'{served.id}'" for served in (siblings or capable)[:3])
     advice = f"Use {names}." if names else "No model served here can do that."
-    message = f"{subject} cannot serve {UNSUPPORTED_BECAUSE[requirements.kind]}. {advice}"
+    request, _, because = UNSUPPORTED_BECAUSE[requirements.kind].partition(": ")
+    if requested.variant == "reranker":
+        because = RERANKER_ONLY
+    message = f"{subject} cannot serve {request}: {because}. {advice}"
     return ApiError(ErrorCode.UNSUPPORTED_FOR_MODEL, message, "model")
 
 
-def _ranked(models: Iterable[ServedModel], kind: Kind) -> list[ServedModel]:
-    """The models that support `kind`, those of the preferred variant first."""
-    order = PREFERENCES[kind]
+def _ranked(models: Iterable[ServedModel], kind: Kind, *more: Variant) -> list[ServedModel]:
+    """The models that support `kind`, those of the preferred variant first, and those of the variants `more` last."""
+    order = (*PREFERENCES[kind], *more)
     # The sort is stable: models of one variant stay in the fleet's order.
     capable = (served for served in models if served.variant in order and _supports(served, kind))
     return sorted(capable, key=lambda served: order.index(served.variant))
 
 
 def _best_of_family(family: Sequence[ServedModel], requirements: Requirements, requested: str, fleet: Fleet) -> Target:
-    candidates = _ranked(family, requirements.kind)
+    # A guard judges texts instead of answering, so it serves a family's name only where the family has nothing else.
+    guards = all(served.variant == "guard" for served in family)
+    candidates = _ranked(family, requirements.kind, *(("guard",) if guards else ()))
     if not candidates:
         raise _unsupported(f"'{requested}', as served here,", requirements, fleet, family[0])
     best = candidates[0]
@@ -149,6 +158,8 @@ def auto_variants(requirements: Requirements) -> tuple[str, tuple[Variant, ...]]
     """The reason and the variants that `auto` tries for a request, best first."""
     if requirements.kind == "embedding":
         return "embeddings", ("embedding",)
+    if requirements.kind == "rerank":
+        return "reranking", PREFERENCES["rerank"]
     if requirements.kind == "infill":
         return "a suffix", PREFERENCES["infill"]
     if requirements.kind == "completion":

@@ -7,6 +7,7 @@ import pytest
 from service.architectures import scaled_down
 from service.architectures.config import config
 from service.architectures.parameters import count_parameters
+from service.architectures.registry import Architecture
 from service.architectures.shape import RopeScaling, Shape
 from service.catalog.model import Model
 from tests.support.fleets import CATALOG
@@ -23,27 +24,26 @@ def config_of(model: Model, shape: Shape, context: int) -> dict[str, Any]:
     return config(model.architecture or "", model.network, shape, context)
 
 
-def parameters_in_transformers(fields: dict[str, Any], encoder: bool) -> int:
+def parameters_in_transformers(fields: dict[str, Any], network: Architecture) -> int:
     """The number of parameters of the network that transformers builds; no memory is allocated for them."""
     import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    encoder = AutoModelForSequenceClassification if network.outputs else AutoModel
+    auto = encoder if network.attention == "encoder" else AutoModelForCausalLM
     with torch.device("meta"):
-        network = (AutoModel if encoder else AutoModelForCausalLM).from_config(
-            AutoConfig.for_model(**fields, pad_token_id=0)
-        )
-    return sum(parameter.numel() for parameter in network.parameters())
+        built = auto.from_config(AutoConfig.for_model(**fields, pad_token_id=0))
+    return sum(parameter.numel() for parameter in built.parameters())
 
 
 @pytest.mark.parametrize("model", DISTINCT.values(), ids=lambda model: model.id)
 def test_transformers_builds_a_network_with_as_many_parameters_as_counted(model: Model) -> None:
     assert model.network and model.context
-    encoder = model.network.attention == "encoder"
     small = scaled_down.scale_down(model.network, model.shape, model.context)
     assert small
     for shape, context in ((model.shape, model.context), (small, scaled_down.CONTEXT)):
         counted = count_parameters(model.network, shape, context)
-        assert parameters_in_transformers(config_of(model, shape, context), encoder) == counted
+        assert parameters_in_transformers(config_of(model, shape, context), model.network) == counted
 
 
 def test_config_names_the_class_of_the_text_decoder() -> None:

@@ -10,7 +10,9 @@ from service.architectures.registry import ARCHITECTURES
 from service.catalog.model import Model
 from tests.support.fleets import CATALOG
 
-WITH_NETWORK = [model for model in CATALOG.models.values() if model.network and model.context]
+WITH_NETWORK = [
+    model for model in CATALOG.models.values() if model.network and model.context and model.shape.num_attention_heads
+]
 LLAMA = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
     "intermediate_size": 11008, "vocab_size": 32000, "max_position_embeddings": 4096, "rope_theta": 10000.0,
@@ -35,6 +37,11 @@ def test_parsing_a_written_config_gives_the_same_shape(model: Model) -> None:
         expected.setdefault("num_key_value_heads", expected["num_attention_heads"])
         expected.setdefault("head_dim", expected["hidden_size"] // expected["num_attention_heads"])
     assert parsed(fields) == expected
+
+
+def test_positions_before_the_text_are_not_part_of_the_context() -> None:
+    assert parse_context({"architectures": ["XLMRobertaModel"], "max_position_embeddings": 8194}) == 8192
+    assert parse_context({"architectures": ["SomethingElse"], "max_position_embeddings": 8194}) == 8194
 
 
 def test_absent_sizes_stay_unknown() -> None:

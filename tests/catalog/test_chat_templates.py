@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.catalog.chat_templates import generation_config, template_for
+from service.catalog.chat_templates import generation_config, own_template, template_for
 from service.catalog.model import Chat, Model, Tokens
 
 FALLBACK = Chat(fallback="chatml.jinja")
@@ -34,6 +34,27 @@ def test_fallback_is_only_used_for_weights_without_a_template(
     for name, content in files.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     assert template_for(chat, tmp_path) == template
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ({}, None),
+        ({"chat_template.jinja": "x", "tokenizer_config.json": '{"chat_template": "y"}'}, "x"),
+        ({"tokenizer_config.json": '{"chat_template": "y"}'}, "y"),
+        ({"chat_template.json": '{"chat_template": "z"}'}, "z"),
+        (
+            {"tokenizer_config.json": '{"chat_template": [{"name": "rag", "template": "r"}, '
+                                      '{"name": "default", "template": "d"}]}'},
+            "d",
+        ),
+        ({"tokenizer_config.json": '{"chat_template": [{"name": "tool_use", "template": "t"}]}'}, "t"),
+    ],
+)  # fmt: skip
+def test_text_of_the_weights_own_template(files: dict[str, str], text: str | None, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    assert own_template(tmp_path) == text
 
 
 def test_fallback_is_not_used_if_the_folder_is_unknown(tmp_path: Path) -> None:

@@ -31,6 +31,18 @@ EXPECTED: dict[str, dict[Order, tuple[str, str]]] = {
             "<|fim_prefix|><|fim_suffix|><|fim_middle|>",
         ),
     },
+    "qwen3-coder": {
+        "prefix_first": (
+            "<|im_start|>system\nYou are a code completion assistant.<|im_end|>\n<|im_start|>user\n"
+            "<|fim_prefix|>def f(x):\n    <|fim_suffix|>\n    return y<|fim_middle|><|im_end|>\n"
+            "<|im_start|>assistant\n",
+            "<|im_start|>system\nYou are a code completion assistant.<|im_end|>\n<|im_start|>user\n"
+            "<|fim_prefix|><|fim_suffix|><|fim_middle|><|im_end|>\n<|im_start|>assistant\n",
+        ),
+    },
+    "codestral": {
+        "prefix_first": ("[SUFFIX]\n    return y[PREFIX]def f(x):\n    ", "[SUFFIX][PREFIX]"),
+    },
     "deepseek-coder": {
         "prefix_first": (
             "<\uff5cfim\u2581begin\uff5c>def f(x):\n    <\uff5cfim\u2581hole\uff5c>\n    return y"

@@ -70,6 +70,7 @@ def test_list_marks() -> None:
         ("zephyr-7b-alpha", "licence unknown"),
         ("grok-1", "not in vLLM"),
         ("code-llama-7b", "infill"),
+        ("qwen3.5-27b", "vision"),
     ):
         (line,) = (line for line in lines if model_id in line.split())
         assert mark in line
@@ -173,6 +174,12 @@ def test_show_accepts_hub_ids_of_models_and_copies() -> None:
         ("mixtral-8x7b-instruct-v0.1", "system messages: merged into the first user message"),
         ("qwen3-8b", "template from the weights, or chatml.jinja if they have none"),
         ("gpt-oss-20b", "template vLLM's own format"),
+        ("gemma-4-31b-it", "supports chat, completion, vision"),
+        ("qwen3-8b", 'unless a request says otherwise; chat_template_kwargs {"enable_thinking": false} changes that'),
+        ("qwen3-4b-instruct-2507", "thinks never"),
+        ("gpt-oss-20b", "unless a request says otherwise; reasoning_effort: low, medium, high"),
+        ("bge-reranker-v2-m3", "supports rerank"),
+        ("kimi-k2-instruct", "1.0T parameters"),
         ("starcoder2-7b", "Starcoder2ForCausalLM, through vLLM's transformers backend"),
         ("bge-small-en-v1.5", "suited for -"),
         ("llama-2-13b-chat", "requested as llama-2-13b-chat, llama-2, llama-2-13b, chat, task:dialogue, task:support,"),

@@ -168,7 +168,8 @@ def test_a_licence_that_forbids_commercial_use_is_remarked_or_ruled_out() -> Non
     [
         (
             (),
-            "give a MODEL; or, to rank the catalogue, a --variant (base, chat, instruct, code, embedding) or a --task",
+            "give a MODEL; or, to rank the catalogue, a --variant (base, chat, instruct, code, embedding, reranker, "
+            "guard) or a --task",
         ),
         ((), f"({', '.join(CATALOG.tasks)}), as in\n  {planning.EXAMPLE}"),
         (("--gpu", "H100"), "give a MODEL; or, to rank the catalogue,"),

@@ -83,6 +83,15 @@ def test_the_whole_command_of_an_embedded_model(tmp_path: Path) -> None:
         ("model: llama-2-7b\nengine: {allowed: [a, 2]}", "--allowed", ["a", "2"]),
         ("model: llama-2-7b\nengine: {speculative_config: {num: 3}}", "--speculative-config", ['{"num": 3}']),
         ("model: llama-2-7b\nengine: {quantization: null}", "--quantization", None),
+        ("model: qwen3-8b", "--tool-call-parser", ["hermes"]),
+        ("model: qwen3-8b", "--tool-strict-level", ["parameter"]),
+        ("model: qwen3-8b\nengine: {tool_strict_level: auto}", "--tool-strict-level", ["auto"]),
+        ("model: llama-2-7b", "--tool-strict-level", None),
+        ("model: qwen3-8b\nengine: {tool_call_parser: null}", "--tool-strict-level", None),
+        ("model: qwen3-8b\nengine: {tool_call_parser: null}", "--enable-auto-tool-choice", None),
+        ("model: qwen3-8b\nengine: {reasoning_parser: null}", "--reasoning-parser", None),
+        ("model: qwen3-4b-instruct-2507", "--reasoning-parser", None),
+        ("model: llama-2-7b-chat\nengine: {tool_call_parser: pythonic}", "--enable-auto-tool-choice", []),
     ],
 )
 def test_a_setting_becomes_a_flag(tmp_path: Path, entry: str, flag: str, values: list[str] | None) -> None:
@@ -110,8 +119,17 @@ def test_flags_that_the_gateway_relies_on_are_always_set(tmp_path: Path, name: s
     assert name in RESERVED_FLAGS
 
 
+def test_releases_without_strict_tools_still_start(tmp_path: Path) -> None:
+    served = only(tmp_path, "model: qwen3-8b")
+    assert "--tool-strict-level" in optional_flags(served)
+    unknown = frozenset({"--tool-strict-level"})
+    assert "--tool-strict-level" not in argv(served, [], SOCKET, 1, unknown=unknown)
+    chosen = only(tmp_path, "model: qwen3-8b\nengine: {tool_strict_level: function}")
+    assert "--tool-strict-level" not in optional_flags(chosen)
+
+
 def test_default_flags_are_not_reserved() -> None:
-    assert not set(defaults(ServedModel("x", CATALOG.models["pebble-chat"], "pebble", "/x", None), 1)) & {
+    assert not set(defaults(ServedModel("x", CATALOG.models["qwen3-8b"], "qwen3", "/x", None), 1)) & {
         *ALWAYS,
         *RESERVED_FLAGS,
     }

@@ -183,6 +183,16 @@ async def test_phases_from_start_to_ready(start_fleet: StartFleet) -> None:
     assert "Starting vLLM server" in log
 
 
+async def test_the_choice_of_parsers_is_printed_once_for_all_replicas(start_fleet: StartFleet, tmp_path: Path) -> None:
+    text = json.dumps({"models": [{"model": "./tune-chat", "min_replicas": 0, "max_replicas": 2}]})
+    (tmp_path / "tune-chat").mkdir()
+    fleet = start_fleet(text)
+    (line,) = [line for line in fleet.output if "tool_call_parser" in line]
+    assert line.startswith(
+        "tune-chat-0  no tool_call_parser and no reasoning_parser, for no chat template of it is here"
+    )
+
+
 async def test_it_is_ready_only_after_a_successful_probe(start_fleet: StartFleet) -> None:
     fleet = start_fleet(fleet_text("mute"))
     await until(lambda: fleet.state().phase == "waiting for its first token")

@@ -1,5 +1,6 @@
 """Loading the fleet file: the served models that it yields, and the messages about its mistakes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -270,6 +271,76 @@ def test_capabilities_follow_from_variant_and_specialty(tmp_path: Path, entry: s
 def test_overriding_with_equal_values_changes_nothing(tmp_path: Path) -> None:
     entry = "model: code-llama-7b-instruct\nvariant: code\nspecialty: instruct"
     assert only(tmp_path, entry).model == CATALOG.models["code-llama-7b-instruct"]
+
+
+# Parsers of models outside of the catalogue
+
+HERMES = '<tool_call>{"name": {{ name }}}</tool_call>'
+SWITCHED = HERMES + "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
+
+
+def weights_with(folder: Path, template: str | None, network: str = "Qwen3ForCausalLM") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": [network]}))
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+
+
+PARSED = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes", "reasoning_parser": "qwen3"}
+
+
+@pytest.mark.parametrize(
+    ("template", "entry", "engine"),
+    [
+        (SWITCHED, "model: ./tune-chat", PARSED),
+        (HERMES, "model: ./tune-chat", {key: PARSED[key] for key in ("enable_auto_tool_choice", "tool_call_parser")}),
+        (None, "model: ./tune-chat", {}),
+        # What the fleet file says stays.
+        (SWITCHED, "model: ./tune-chat\nengine: {reasoning_parser: null}", {**PARSED, "reasoning_parser": None}),
+        (SWITCHED, "model: ./tune-chat\nengine: {tool_call_parser: xlam}", {**PARSED, "tool_call_parser": "xlam"}),
+        (
+            SWITCHED,
+            "model: ./tune-chat\nengine: {tool_call_parser: null}",
+            {"tool_call_parser": None, "reasoning_parser": "qwen3"},
+        ),
+        (
+            SWITCHED,
+            "model: ./tune-chat\nengine: {enable_auto_tool_choice: false}",
+            {**PARSED, "enable_auto_tool_choice": False},
+        ),
+        # Its own template is not what renders conversations.
+        (SWITCHED, "model: ./tune-chat\nchat_template: ./empty.jinja", {}),
+        # None for what does not converse, or runs elsewhere.
+        (SWITCHED, "model: ./tune-base", {}),
+        (SWITCHED, 'model: ./tune-chat\naddresses: ["engines:8000"]', {}),
+    ],
+)
+def test_parsers_follow_from_the_files_of_a_model(
+    tmp_path: Path, template: str | None, entry: str, engine: dict[str, object]
+) -> None:
+    for name in ("tune-chat", "tune-base"):
+        weights_with(tmp_path / name, template)
+    assert only(tmp_path, entry).engine == engine
+
+
+def test_the_choice_of_parsers_is_explained(tmp_path: Path) -> None:
+    weights_with(tmp_path / "tune-chat", SWITCHED)
+    chosen = only(tmp_path, "model: ./tune-chat").parser_choice
+    assert chosen and chosen.startswith("tool_call_parser hermes (by the chat template) and reasoning_parser qwen3")
+    given = only(tmp_path, "model: ./tune-chat\nengine: {tool_call_parser: xlam}").parser_choice
+    assert given and given.startswith("tool_call_parser as the fleet file says; otherwise ")
+    remote = only(tmp_path, "model: org/tune-chat").parser_choice
+    assert remote and "'roundhouse pull' fetches the files" in remote
+    assert only(tmp_path, "model: qwen3-8b").parser_choice is None
+    assert only(tmp_path, "model: ./tune-base").parser_choice is None
+
+
+def test_a_folder_of_the_same_name_as_a_repository_is_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights_with(tmp_path / "org" / "tune-chat", SWITCHED)
+    monkeypatch.chdir(tmp_path)
+    assert only(tmp_path, "model: org/tune-chat").engine == {}
 
 
 def test_the_family_falls_back_to_the_id(tmp_path: Path) -> None:

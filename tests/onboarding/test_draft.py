@@ -59,7 +59,7 @@ def test_overrides_take_precedence_over_the_name() -> None:
         (with_config(architectures=["Phi3SmallForCausalLM"]), "vLLM removed Phi3SmallForCausalLM"),
         (with_config(vocab_size=None), "config.json does not give vocab_size"),
         (with_config(max_position_embeddings=None), "context length"),
-        (replace(PEBBLE, has_template=False), "chat template"),
+        (replace(PEBBLE, template=None), "chat template"),
         (replace(PEBBLE, config={**PEBBLE.config, "eos_token_id": None}, generation={}), "end-of-text token"),
         (with_config(intermediate_size=512), "the files have 918656"),
     ],
@@ -96,3 +96,12 @@ def test_error_if_only_the_user_can_give_it(overrides: Overrides, problem: str) 
 def test_contradictory_config_is_an_error() -> None:
     with pytest.raises(OnboardingError, match="cannot share"):
         draft(OVERRIDES, with_config(num_key_value_heads=3))
+
+
+def test_parsers_follow_from_the_chat_template() -> None:
+    hermes = replace(PEBBLE, template='<tool_call>{"name": {{ name }}}</tool_call>')
+    overrides = Overrides("org/x-7b-chat", False)
+    assert draft(overrides, hermes).fields["engine"] == {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+    assert "engine" not in draft(replace(overrides, template="llama-2.jinja"), hermes).fields
+    assert "engine" not in draft(Overrides("org/x-7b-base", False), hermes).fields
+    assert "engine" not in draft(overrides, PEBBLE).fields

@@ -8,6 +8,7 @@ from unittest.mock import patch
 from click.testing import CliRunner
 
 from service.catalog.model import Model
+from service.catalog.names import POOLING
 from service.cli import planning
 from service.config.settings import Settings
 from service.planner.gpus import Gpu
@@ -152,7 +153,7 @@ def _rows() -> Iterator[str]:
 
 
 def _writes(model: Model) -> bool:
-    return model.variant != "embedding"
+    return model.variant not in POOLING
 
 
 def _card(model: Model, form: Form) -> str:

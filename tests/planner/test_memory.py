@@ -104,7 +104,8 @@ def test_every_model_of_known_shape_fits_some_gpu(model: Model) -> None:
     demand = Demand(min(model.context or 1024, 4096))
     for form in forms(model):
         found = [smallest(model, gpu, form, demand) for gpu in KNOWN.values()]
-        if not unknown(model):
+        # How its weights are published is not known, and a trillion of them in bfloat16 fits no node.
+        if not unknown(model) and model.id != "kimi-k2.6":
             assert any(one and one.why is None for one in found)
         assert all(one is None or one.overhead > 0 for one in found)
 

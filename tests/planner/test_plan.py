@@ -44,6 +44,14 @@ def test_unknown_sizes_are_named(model: Model) -> None:
         ("falcon-7b", 8_192),
         ("deepseek-coder-v2-lite-base", 31_104),
         ("gpt-2", 36_864),
+        ("glm-4.5", 376_832),
+        ("glm-4.7-flash", 54_144),
+        ("deepseek-v3-0324", 70_272),
+        ("kimi-k2.5", 70_272),
+        ("minimax-m2", 253_952),
+        ("olmo-3-7b-instruct", 524_288),
+        ("smollm3-3b", 73_728),
+        ("ministral-3-8b-instruct-2512", 139_264),
     ],
 )
 def test_kv_cache_bytes_per_token(name: str, token: int) -> None:
@@ -63,6 +71,12 @@ def test_unsupported_architecture_is_planned_with_the_reason() -> None:
     rows = plan(model, [KNOWN["H200"]], Demand(8192))
     assert {row.why for row in rows} == {"vLLM does not run it"}
     assert all(row.fit and row.fit.degree > 1 for row in rows)
+
+
+def test_unknown_architecture_is_the_reason_although_the_weights_are_known() -> None:
+    (row, *_) = plan(MODELS["qwen3.5-27b"], [KNOWN["H100"]], Demand(8192))
+    assert row.why == "its architecture is unknown"
+    assert memory_requirement(MODELS["qwen3.5-27b"], Demand(8192)).weights["bf16"] == 2 * 27_356_728_560
 
 
 def test_remarks_name_quantised_copies_or_their_absence() -> None:

@@ -73,6 +73,22 @@ COPIES: list[tuple[str, Form, float]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("name", "form", "gigabytes"),
+    [
+        # 671 billion parameters at a byte each, embeddings and head at two.
+        ("deepseek-v3-0324", "fp8", 672.9),
+        # A trillion in experts at 4.5 bits, the rest at 16.
+        ("kimi-k2.5", "int4", 594.6),
+        ("gpt-oss-20b", "mxfp4", 13.8),
+    ],
+)
+def test_quantised_weights_are_loaded_as_published(name: str, form: Form, gigabytes: float) -> None:
+    model = MODELS[name]
+    assert forms(model) == (form,)
+    assert (published_bytes(model) or 0) / 1e9 == pytest.approx(gigabytes, rel=0.01)
+
+
 @pytest.mark.parametrize(("name", "form", "size"), COPIES)
 def test_int4_size_equals_that_of_published_copies(name: str, form: Form, size: float) -> None:
     found = weight_bytes(MODELS[name], form)

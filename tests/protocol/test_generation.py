@@ -44,7 +44,7 @@ def text(content: str) -> dict[str, str]:
 
 def test_the_cases_cover_every_endpoint_and_kind() -> None:
     assert set(MINIMAL) == set(ENDPOINTS)
-    assert {requirements(path).kind for path in MINIMAL} | {"infill"} == set(get_args(Kind))
+    assert {requirements(path).kind for path in MINIMAL} | {"infill", "rerank"} == set(get_args(Kind))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ To regenerate the document: python -m tests.routing.cases > docs/routing.md
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import get_args
 
+from service.catalog.names import Variant
 from service.protocol.generation import GENERATION, Kind, Requirements
 from service.routing.resolve import PREFERENCES, UNSUPPORTED_BECAUSE, auto_variants
 from tests.support.fleets import CATALOG
@@ -69,6 +71,25 @@ aliases:
 models:
   - model: BAAI/bge-small-en-v1.5
 """,
+    "judges": """\
+models:
+  - model: llama-guard-3-8b
+  - model: gpt-oss-safeguard-20b
+    family: gpt-oss
+  - model: gpt-oss-20b
+  - model: llama-guard-3-1b
+    family: bge
+  - model: bge-m3
+  - model: bge-reranker-v2-m3
+  - model: qwen3-reranker-8b
+defaults:
+  reranker: qwen3-reranker-8b
+""",
+    "guards": """\
+models:
+  - model: qwen3guard-gen-8b
+  - model: qwen3-reranker-0.6b
+""",
     "templated": """\
 models:
   - model: llama-2-7b
@@ -106,6 +127,7 @@ COMPLETION = Requirements("completion")
 CODE_COMPLETION = Requirements("completion", contents=("```",))
 INFILL = Requirements("infill")
 EMBEDDING = Requirements("embedding")
+RERANK = Requirements("rerank")
 
 
 def unsupported(*suggestions: str) -> ExpectedError:
@@ -154,6 +176,13 @@ CASES: tuple[Case, ...] = (
          unsupported("llama-2-7b-chat", "sorskootllm-v2-13b-instruct", "code-llama-13b-instruct")),
     Case(ID, "mixed", "bge-small-en-v1.5", COMPLETION,
          unsupported("code-llama-13b-instruct", "code-llama-34b", "sorskootllm-v2-13b-instruct")),
+    # A guard answers whoever asks for it; a reranker answers no conversation, and no other model reranks.
+    Case(ID, "judges", "llama-guard-3-8b", CHAT, "llama-guard-3-8b", "id"),
+    Case(ID, "judges", "bge-reranker-v2-m3", RERANK, "bge-reranker-v2-m3", "id"),
+    Case(ID, "judges", "bge-reranker-v2-m3", CHAT, unsupported("gpt-oss-20b")),
+    Case(ID, "judges", "bge-reranker-v2-m3", EMBEDDING, unsupported("bge-m3")),
+    Case(ID, "judges", "gpt-oss-20b", RERANK, unsupported("bge-reranker-v2-m3", "qwen3-reranker-8b")),
+    Case(ID, "guards", "qwen3-reranker-0.6b", COMPLETION, unsupported()),
     # An alias stands for one id, and supports the same requests.
     Case(ALIAS, "pebble", "gpt-4o-mini", CHAT, "pebble-chat", "alias of pebble-chat"),
     Case(ALIAS, "pebble", "claude-haiku", MULTI_TURN, "pebble-chat", "alias of pebble-chat"),
@@ -187,6 +216,12 @@ CASES: tuple[Case, ...] = (
     Case(FAMILY, "defaults", "llama-2", CHAT, "llama-2-70b-chat", "family llama-2, chat fits chat"),
     Case(FAMILY, "defaults", "code-llama", INFILL, "code-llama-7b", "family code-llama, code fits infill"),
     Case(FAMILY, "templated", "llama-2", CHAT, "llama-2-7b", "family llama-2, base fits chat"),
+    # A guard serves a family's name only where the family has nothing else.
+    Case(FAMILY, "judges", "gpt-oss", CHAT, "gpt-oss-20b", "family gpt-oss, instruct fits chat"),
+    Case(FAMILY, "judges", "bge", CHAT, unsupported("gpt-oss-20b")),
+    Case(FAMILY, "judges", "llama-guard", CHAT, "llama-guard-3-8b", "family llama-guard, guard fits chat"),
+    Case(FAMILY, "judges", "bge", RERANK, "bge-reranker-v2-m3", "family bge, reranker fits rerank"),
+    Case(FAMILY, "judges", "bge", EMBEDDING, "bge-m3", "family bge, embedding fits embedding"),
     # A variant is resolved to its default in the fleet file, or else to the first model that supports the request.
     Case(VARIANT, "pebble", "chat", CHAT, "pebble-chat", "variant chat"),
     Case(VARIANT, "pebble", "instruct", CHAT, "pebble-instruct", "variant instruct"),
@@ -204,6 +239,11 @@ CASES: tuple[Case, ...] = (
     Case(VARIANT, "defaults", "code", INFILL, "code-llama-7b", "variant code"),
     Case(VARIANT, "defaults", "code", CHAT, "code-llama-7b-instruct", "variant code"),
     Case(VARIANT, "code", "code", CHAT, "code-llama-7b-instruct", "variant code"),
+    Case(VARIANT, "judges", "guard", CHAT, "llama-guard-3-8b", "variant guard"),
+    Case(VARIANT, "judges", "reranker", RERANK, "qwen3-reranker-8b", "variant reranker"),
+    Case(VARIANT, "judges", "reranker", CHAT, unsupported("gpt-oss-20b")),
+    Case(VARIANT, "pebble", "reranker", RERANK, unknown()),
+    Case(VARIANT, "pebble", "guard", CHAT, unknown()),
     # A task stands for the variants in models/tasks.yaml, best first.
     Case(TASK, "pebble", "task:summarization", CHAT, "pebble-instruct", "task summarization"),
     Case(TASK, "pebble", "task:summarization", COMPLETION, "pebble-instruct", "task summarization"),
@@ -253,6 +293,10 @@ CASES: tuple[Case, ...] = (
     Case(AUTO, "code", "auto", CHAT, "code-llama-7b-instruct", "auto: a single instruction"),
     Case(AUTO, "llama", "auto", CODE_COMPLETION, "llama-2-7b", "auto: code in the prompt"),
     Case(AUTO, "llama", "auto", INFILL, unsupported()),
+    Case(AUTO, "judges", "auto", CHAT, "gpt-oss-20b", "auto: a single instruction"),
+    Case(AUTO, "judges", "auto", RERANK, "qwen3-reranker-8b", "auto: reranking"),
+    Case(AUTO, "guards", "auto", CHAT, unknown()),
+    Case(AUTO, "guards", "auto", MULTI_TURN, unknown()),
     Case(AUTO, "templated", "auto", CHAT, "llama-2-7b", "auto: a single instruction"),
     Case(AUTO, "embeddings", "auto", CHAT, unknown()),
     # Unknown names are never guessed.
@@ -299,6 +343,9 @@ A model fits if it [supports the request](#what-a-request-requires-of-a-model). 
 A model is never substituted silently. If `model` is an id, an adapter or an alias, the request is served by that model
 or not at all. If that model does not support the request, the response is `400 unsupported_for_model`, and its message
 suggests up to three served models that do: of the same family if there are any, otherwise of any family.
+
+A guard judges conversations instead of answering them. So it serves only requests that ask for it: by id, by alias, by
+the variant `guard`, or by a family of which nothing but guards is served.
 
 ## What a request requires of a model
 
@@ -368,6 +415,7 @@ Each row is a test. The [fleet files](#fleet-files) follow at the end.
 
 CONDITIONS: tuple[tuple[str, Requirements], ...] = (
     ("`/v1/embeddings`", EMBEDDING),
+    ("reranking", RERANK),
     ("a completion with `suffix`", INFILL),
     ("a completion with code in its prompt", CODE_COMPLETION),
     ("any other completion", COMPLETION),
@@ -381,6 +429,7 @@ KINDS: dict[Kind, str] = {
     "completion": "a completion",
     "infill": "a completion with `suffix`",
     "embedding": "embeddings",
+    "rerank": "reranking",
 }
 
 
@@ -421,7 +470,7 @@ def document() -> str:
     )
     rules = ((condition, *auto_variants(requirements)) for condition, requirements in CONDITIONS)
     introduction = INTRODUCTION.format(
-        variants=quoted(tuple(dict.fromkeys(variant for tried in PREFERENCES.values() for variant in tried))),
+        variants=quoted(get_args(Variant)),
         endpoints="\n".join(endpoints()),
         preferences="\n".join(preferences),
         auto="\n".join(f"| {condition} | {quoted(tried)} | auto: {reason} |" for condition, reason, tried in rules),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from service.errors import ApiError
 from service.fleet.fleet import Fleet
 from service.fleet.schema import RESERVED
-from service.protocol.generation import Requirements
+from service.protocol.generation import Kind, Requirements
 from service.routing.resolve import PREFERENCES, auto_variants, resolve
 from tests.routing.cases import CASES, CONDITIONS, FLEETS, Case, ExpectedError, document
 from tests.support import fleets
@@ -102,6 +102,21 @@ def test_an_id_is_resolved_to_that_model_or_an_error(served: dict[str, Fleet], n
                 assert kind not in served_model.capabilities
             else:
                 assert target.served is served_model
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "because"),
+    [
+        ("bge-reranker-v2-m3", "chat", "a conversation: it gives relevance scores only. Use 'gpt-oss-20b'."),
+        ("bge-reranker-v2-m3", "embedding", "embeddings: it gives relevance scores only. Use 'bge-m3'."),
+        ("gpt-oss-20b", "rerank", "reranking: it gives no relevance scores. Use 'bge-reranker-v2-m3', 'qwen3-reranker"),
+        ("bge-m3", "rerank", "reranking: it gives no relevance scores. Use 'bge-reranker-v2-m3'."),
+    ],
+)
+def test_what_a_reranker_cannot_do(served: dict[str, Fleet], name: str, kind: Kind, because: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        resolve(name, Requirements(kind), served["judges"], CATALOG)
+    assert f"cannot serve {because}" in caught.value.message
 
 
 @pytest.mark.parametrize("first", ["llama-2-7b-chat", "llama-2-13b-chat"])
