@@ -36,8 +36,8 @@ def texts(request: Json) -> list[str]:
 
 def _text(item: object) -> str:
     if isinstance(item, dict):
-        content = item.get("content", "")
-        return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
+        content = item.get("content") or ""
+        return content if isinstance(content, str) else " ".join(part.get("text") or "" for part in content)
     return str(item)
 
 
