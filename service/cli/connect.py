@@ -101,7 +101,8 @@ def _open_webui(service: Service) -> str:
 
 
 def _llm(service: Service) -> str:
-    models = [{"model_id": model, "model_name": model, "api_base": service.openai} for model in service.models]
+    able = {"supports_tools": True, "supports_schema": True}  # else it does not send them, whatever the model can do
+    models = [{"model_id": model, "model_name": model, "api_base": service.openai, **able} for model in service.models]
     return yaml.safe_dump(models, sort_keys=False)
 
 

@@ -128,3 +128,10 @@ def test_a_client_without_a_file_has_a_command(url: str) -> None:
     result = run("cline", "--url", url, "--write")
     assert result.exit_code == 1
     assert "has no settings file. Run the command" in result.output
+
+
+def test_llm_is_told_that_models_take_tools_and_schemas(url: str) -> None:
+    """It sends neither to a model of which its settings do not say so."""
+    rows = yaml.safe_load(run("llm", "--url", url).stdout)
+    assert [row["model_id"] for row in rows] == ["pebble-chat", "pebble-base"]
+    assert all(row["supports_tools"] and row["supports_schema"] for row in rows)

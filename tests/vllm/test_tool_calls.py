@@ -45,7 +45,7 @@ def engine_with_tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real
         yield engine
 
 
-CASES = [(path, stream, {}) for path in BODIES for stream in (False, True)]
+CASES: list[tuple[str, bool, dict[str, Any]]] = [(path, stream, {}) for path in BODIES for stream in (False, True)]
 CASES.append(("/v1/chat/completions", True, {"stream_options": {"include_usage": True}}))
 
 
