@@ -1,5 +1,6 @@
 """A gateway with a scripted engine, and a desk for the program that uses it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from tests.fake_engine import FakeEngine
 from tests.support.gateways import RunningGateway
 
 FLEET = """
-models: [{model: pebble-chat}]
-aliases: {claude-sonnet-5: pebble-chat, gpt-5: pebble-chat, gpt-5.5: pebble-chat}
+models: [{model: qwen3-8b}]
+aliases: {claude-sonnet-5: qwen3-8b, gpt-5: qwen3-8b, gpt-5.5: qwen3-8b}
 """
-CONTEXT = 200_000  # tokens
+CONTEXT = 40_960  # tokens, as the catalogue says
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,5 +38,7 @@ def engine(gateway: RunningGateway) -> FakeEngine:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk.at(tmp_path)
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    own = Desk.at(tmp_path)
+    yield own
+    own.clear()

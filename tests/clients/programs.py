@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.fleets import ROOT
@@ -77,6 +78,13 @@ class Desk:
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
         return Done(process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace"))
+
+    def clear(self) -> None:
+        """Kills what programs have left running for their next start."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("HOME") == str(self.home):
+                    process.kill()
 
     async def connect(self, client: str, url: str, *options: str) -> Done:
         """`roundhouse connect`, as a user calls it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.cli.connect import CLIENTS
+from tests.clients.conftest import CONTEXT
 from tests.clients.programs import CLIENT, NODE, Desk, node
 from tests.fake_engine import Call, FakeEngine, Script
 from tests.support.gateways import RunningGateway
@@ -59,7 +60,7 @@ CONTINUE = Agent(
     two("Bash", "command", lambda work: call("Write", filepath=str(work / "hello.txt"), content="hello\n")),
 )  # fmt: skip
 CLINE = Agent(
-    "cline", "/v1/chat/completions", ("cline", "-P", "openai", "-m", "pebble-chat", "--auto-approve", "true"),
+    "cline", "/v1/chat/completions", ("cline", "-P", "openai", "-m", "qwen3-8b", "--auto-approve", "true"),
     lambda work: (
         call("run_commands", commands=["echo one > ran.txt"]),
         call("run_commands", commands=["echo hello > hello.txt"]),
@@ -111,3 +112,18 @@ async def test_opencode_over_another_api(package: str, gateway: RunningGateway, 
     settings = desk.home / str(CLIENTS[OPENCODE.name].file)
     settings.write_text(settings.read_text().replace("@ai-sdk/openai-compatible", package))
     await do_task(replace(OPENCODE, path=APIS[package]), gateway, engine, desk)
+
+
+async def test_claude_code_shortens_its_conversation_in_time(
+    gateway: RunningGateway, engine: FakeEngine, desk: Desk
+) -> None:
+    """It has been told how long the context is; each turn takes a third of that."""
+    await connect(CLAUDE.name, desk, gateway)
+    engine.agent = Script((), END)
+    text = "Summarise: " + "word " * (CONTEXT // 3)
+    for more in ((), ("--continue",), ("--continue",)):
+        done = await desk.run(node("claude"), "-p", *more, text)
+        assert done.status == 0, done
+        assert END in done.stdout
+    assert {line["outcome"] for line in gateway.lines} == {"complete"}
+    assert {seen.json["max_tokens"] for seen in gateway.seen} == {CONTEXT // 4}

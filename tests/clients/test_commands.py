@@ -52,9 +52,7 @@ async def test_llm_calls_a_tool_and_goes_on(
 ) -> None:
     engine.agent = Script((Call("write_file", json.dumps({"path": "hello.txt", "content": "hello\n"})),), END)
     assert (await desk.connect("llm", url(gateway), "--write")).status == 0
-    done = await desk.run(
-        python("llm"), "-m", "pebble-chat", "--key", "none", "--functions", WRITE_FILE, *options, TASK
-    )
+    done = await desk.run(python("llm"), "-m", "qwen3-8b", "--key", "none", "--functions", WRITE_FILE, *options, TASK)
     assert done.status == 0, done
     assert done.stdout.strip() == END
     assert (desk.work / "hello.txt").read_text() == "hello\n"
@@ -80,7 +78,7 @@ generation_kwargs: {{until: ["a1", "b2", "c3", "d4"], max_gen_toks: 4}}
 metric_list: [{{metric: exact_match}}]
 """
     )
-    arguments = f"model=pebble-chat,base_url={url(gateway)}/v1/completions,tokenizer={TOKENIZER},num_concurrent=1"
+    arguments = f"model=qwen3-8b,base_url={url(gateway)}/v1/completions,tokenizer={TOKENIZER},num_concurrent=1"
     done = await desk.run(
         python("lm_eval"), "run", "--model", "local-completions", "--model_args", arguments,
         "--include_path", str(desk.work), "--tasks", "echo", OPENAI_API_KEY="none", **OFFLINE,
@@ -98,7 +96,7 @@ metric_list: [{{metric: exact_match}}]
 async def test_vllm_bench_serve_measures(backend: str, gateway: RunningGateway, desk: Desk) -> None:
     path = "/v1/completions" if backend == "openai" else "/v1/chat/completions"
     options = {
-        "--backend": backend, "--base-url": url(gateway), "--endpoint": path, "--model": "pebble-chat",
+        "--backend": backend, "--base-url": url(gateway), "--endpoint": path, "--model": "qwen3-8b",
         "--tokenizer": TOKENIZER, "--dataset-name": "random", "--random-input-len": "8", "--random-output-len": "4",
         "--num-prompts": "4",
     }  # fmt: skip

@@ -64,7 +64,7 @@ SAID = {"whole": END, "streamed": END, "again": END, "structured": "Paris"}
 async def test_a_library_runs_a_loop(library: Library, gateway: RunningGateway, engine: FakeEngine, desk: Desk) -> None:
     call = Call("write_file", json.dumps({"path": str(desk.work / "hello.txt"), "content": "hello\n"}))
     engine.agent = Task((call,), END)
-    done = await desk.run(*library.command, f"http://127.0.0.1:{gateway.port}", "pebble-chat")
+    done = await desk.run(*library.command, f"http://127.0.0.1:{gateway.port}", "qwen3-8b")
     print([(line["endpoint"], line["status"], line["code"]) for line in gateway.lines])
     assert done.status == 0, done
     wanted = {f"{api} {what}: {SAID[what]}" for api in library.apis for what in ("whole", "streamed", *library.more)}

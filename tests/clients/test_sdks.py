@@ -29,7 +29,7 @@ async def chat(url: str, stream: bool, write: Write) -> str:
     tools: list[Any] = [{"type": "function", "function": {"name": "write_file", "parameters": SCHEMA}}]
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", http_client=http) as client:
         while True:
-            request: dict[str, Any] = {"model": "pebble-chat", "messages": messages, "tools": tools}
+            request: dict[str, Any] = {"model": "qwen3-8b", "messages": messages, "tools": tools}
             if stream:
                 async with client.chat.completions.stream(**request) as events:
                     answer: Any = await events.get_final_completion()
@@ -52,7 +52,7 @@ async def responses(url: str, stream: bool, write: Write) -> str:
     tools: list[Any] = [{"type": "function", "name": "write_file", "parameters": SCHEMA, "strict": False}]
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", http_client=http) as client:
         while True:
-            request: dict[str, Any] = {"model": "pebble-chat", "input": items, "tools": tools, "store": False}
+            request: dict[str, Any] = {"model": "qwen3-8b", "input": items, "tools": tools, "store": False}
             if stream:
                 async with client.responses.stream(**request) as events:
                     answer: Any = await events.get_final_response()
@@ -76,7 +76,7 @@ async def messages(url: str, stream: bool, write: Write) -> str:
     async with anthropic.AsyncAnthropic(base_url=url, api_key="none", http_client=http) as client:
         while True:
             request: dict[str, Any] = {
-                "model": "pebble-chat", "max_tokens": LIMIT, "messages": turns, "tools": tools,
+                "model": "qwen3-8b", "max_tokens": LIMIT, "messages": turns, "tools": tools,
             }  # fmt: skip
             if stream:
                 async with client.messages.stream(**request) as events:

@@ -73,12 +73,17 @@ def malformed(path: str, media: str, body: bytes) -> Refusal | None:
     return None
 
 
+def limit(request: Json) -> int:
+    """The tokens that an answer may have at most; 0 if the request does not say."""
+    names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+    return next((request[name] for name in names if request.get(name)), 0)
+
+
 def unfit(path: str, request: Json, model: str, variant: str, context: int) -> Refusal | None:
     """Why this model cannot do what a well-formed request asks for."""
-    limit = request.get("max_tokens") or request.get("max_output_tokens") or 0
-    tokens = count(request)
-    if (asked := request.get("model", model)) != model:
-        message = f"The model `{asked}` does not exist."
+    asked, tokens = limit(request), count(request)
+    if (other := request.get("model", model)) != model:
+        message = f"The model `{other}` does not exist."
         if path == "/v1/embeddings":
             return 404, error(message, "NotFoundError", None, 404)
         message += f" Valid aliases: {model}."
@@ -102,11 +107,11 @@ def unfit(path: str, request: Json, model: str, variant: str, context: int) -> R
             " length of the input prompt."
         )
         return _bad(message, "input_tokens", context + 1)
-    if limit > context:
+    if asked > context:
         message = (
-            f"max_tokens={limit} cannot be greater than max_model_len={context}. Please request fewer output tokens."
+            f"max_tokens={asked} cannot be greater than max_model_len={context}. Please request fewer output tokens."
         )
-        return _bad(message, "max_tokens", limit)
+        return _bad(message, "max_tokens", asked)
     return None
 
 

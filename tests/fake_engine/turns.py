@@ -15,8 +15,7 @@ PIECE = 9  # characters of what a script says that are one token
 def begin(request: Json, model: str, context: int, finish: str | None, agent: Script | None) -> Turn:
     """The answer to the request; `finish` is the reason to end that a fault asks for, `context` is in tokens."""
     tool = None
-    asked = request.get("max_output_tokens") or request.get("max_tokens")
-    limit = asked or context - requests.count(request)
+    limit = requests.limit(request) or context - requests.count(request)
     if agent:
         reply = agent.reply(request)
         tool, said = (reply.name, reply.arguments) if isinstance(reply, Call) else (None, reply)
