@@ -127,3 +127,15 @@ async def test_claude_code_shortens_its_conversation_in_time(
         assert END in done.stdout
     assert {line["outcome"] for line in gateway.lines} == {"complete"}
     assert {seen.json["max_tokens"] for seen in gateway.seen} == {CONTEXT // 4}
+
+
+async def test_claude_code_answers_after_a_schema(gateway: RunningGateway, engine: FakeEngine, desk: Desk) -> None:
+    """It makes a tool of the schema."""
+    await connect(CLAUDE.name, desk, gateway)
+    engine.agent = Script((call("StructuredOutput", city="Paris"),), END)
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    options = ("--output-format", "json", "--json-schema", json.dumps(schema))
+    done = await desk.run(node("claude"), "-p", *options, "Which city?")
+    assert done.status == 0, done
+    assert json.loads(done.stdout)["structured_output"] == {"city": "Paris"}
+    assert {line["outcome"] for line in gateway.lines} == {"complete"}
