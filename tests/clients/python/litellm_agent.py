@@ -13,11 +13,12 @@ TOOL = {"type": "function", "function": FUNCTION}
 PROVIDERS = {
     "chat": {"model": f"openai/{MODEL}", "api_base": f"{URL}/v1"},
     "vllm": {"model": f"hosted_vllm/{MODEL}", "api_base": f"{URL}/v1"},
-    "messages": {"model": f"anthropic/{MODEL}", "api_base": URL},
+    # Of a model that it does not know it asks for 128,000 tokens.
+    "messages": {"model": f"anthropic/{MODEL}", "api_base": URL, "max_tokens": 1000},
 }
 
 
-def ask(messages: list, stream: bool, **provider: str) -> litellm.Message:
+def ask(messages: list, stream: bool, **provider: str | int) -> litellm.Message:
     """One turn, whatever way it comes."""
     answer = litellm.completion(messages=messages, tools=[TOOL], api_key="none", stream=stream, **provider)
     if stream:
