@@ -76,9 +76,15 @@ build/clients/%/.installed: requirements/%.lock
 	$(@D)/bin/python -m pip install --quiet --no-deps --require-hashes -r $<
 	@touch $@
 
-tests/%/node_modules/.package-lock.json: tests/%/package-lock.json
-	@command -v npm >/dev/null || { echo "Tests with programs for Node need Node 20 or later with npm; on Debian: apt-get install nodejs npm"; exit 2; }
-	cd tests/$* && npm ci --no-audit --no-fund
+$(NODE): tests/node/package-lock.json
+	@command -v npm >/dev/null || { echo "The Node SDK test needs Node 18 or later with npm; on Debian: apt-get install nodejs npm"; exit 2; }
+	cd tests/node && npm ci --no-audit --no-fund
+	@touch $@
+
+# Not `npm ci`: it refuses a lock without the binaries of other systems, which not every registry has.
+tests/clients/node/node_modules/.package-lock.json: tests/clients/node/package-lock.json
+	@command -v npm >/dev/null || { echo "The clients need Node 20 or later with npm; on Debian: apt-get install nodejs npm"; exit 2; }
+	cd tests/clients/node && npm install --no-save --no-audit --no-fund
 	@touch $@
 
 lint: $(TESTS)  ## Check style
