@@ -8,16 +8,17 @@ STAMP  := $(VENV)/.installed-$(DEVICE)
 TESTS  := $(VENV)/.installed-tests
 BENTOFILE := $(if $(filter cuda,$(DEVICE)),deploy/bento/cuda.yaml,bentofile.yaml)
 NODE   := tests/node/node_modules/.package-lock.json
+CLIENTS := build/clients/clients/.installed build/clients/clients-aider/.installed tests/clients/node/node_modules/.package-lock.json
 MINUTES := 25
 MUTANTS_MINUTES := 15
 MUTANTS_SEED := 1
 export BENTOML_DO_NOT_TRACK := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve bento test test-fast coverage mutants lint types check gpu docs lock clean
+.PHONY: help install serve bento test test-fast coverage mutants test-clients lint types check gpu docs lock clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  DEVICE=cpu|cuda forces the choice of vLLM build (found here: $(DEVICE)); ROUNDHOUSE_FLEET names another fleet file"
 
 install: $(STAMP)  ## Create .venv and install what serving needs, pinned
@@ -52,14 +53,14 @@ bento: $(STAMP)  ## Build a Bento with the run-time packages of DEVICE
 test: $(TESTS) $(NODE)  ## Lint, type-check and run every test, real vLLM included
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "not clients"
 
 test-fast: $(TESTS)  ## The tests that need neither an engine nor a whole service: under 4 minutes
-	$(BIN)/pytest -n 2 -m "not engine and not slow"
+	$(BIN)/pytest -n 2 -m "not engine and not slow and not clients"
 
 coverage: $(TESTS)  ## Which branches of service/ the tests without an engine take: the table, and build/coverage
 	rm -rf build/coverage && mkdir -p build/coverage
-	$(BIN)/pytest -n 2 -m "not engine" --cov --cov-report= --cov-fail-under=0
+	$(BIN)/pytest -n 2 -m "not engine and not clients" --cov --cov-report= --cov-fail-under=0
 	@$(BIN)/coverage html --quiet --fail-under=0 -d build/coverage/html
 	@$(BIN)/coverage report --sort=cover > build/coverage/report.txt; status=$$?; \
 	  head -n 17 build/coverage/report.txt; grep -A 2 '^TOTAL' build/coverage/report.txt; exit $$status
@@ -67,9 +68,23 @@ coverage: $(TESTS)  ## Which branches of service/ the tests without an engine ta
 mutants: $(TESTS)  ## Change the pure packages a little, MUTANTS_MINUTES (15) long, and list what no test notices
 	$(BIN)/python -m tests.mutants --minutes $(MUTANTS_MINUTES) --seed $(MUTANTS_SEED)
 
+test-clients: $(TESTS) $(CLIENTS)  ## Run coding agents and libraries of today against the gateway (installs 3 GB; Python 3.11 or 3.12)
+	$(BIN)/pytest tests/clients
+
+build/clients/%/.installed: requirements/%.lock
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --no-deps --require-hashes -r $<
+	@touch $@
+
 $(NODE): tests/node/package-lock.json
 	@command -v npm >/dev/null || { echo "The Node SDK test needs Node 18 or later with npm; on Debian: apt-get install nodejs npm"; exit 2; }
 	cd tests/node && npm ci --no-audit --no-fund
+	@touch $@
+
+# Not `npm ci`: it refuses a lock without the binaries of other systems, which not every registry has.
+tests/clients/node/node_modules/.package-lock.json: tests/clients/node/package-lock.json
+	@command -v npm >/dev/null || { echo "The clients need Node 20 or later with npm; on Debian: apt-get install nodejs npm"; exit 2; }
+	cd tests/clients/node && npm install --no-save --no-audit --no-fund
 	@touch $@
 
 lint: $(TESTS)  ## Check style
@@ -99,5 +114,5 @@ lock:  ## Resolve the pinned versions again (needs uv: pip install uv)
 	requirements/lock
 
 clean:  ## Remove what was installed and built
-	rm -rf $(VENV) build dist mutants .pytest_cache .mypy_cache .ruff_cache tests/node/node_modules *.egg-info
+	rm -rf $(VENV) build dist mutants .pytest_cache .mypy_cache .ruff_cache tests/node/node_modules tests/clients/node/node_modules *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

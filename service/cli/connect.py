@@ -3,7 +3,7 @@
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,32 @@ from typing import Any
 import click
 import yaml
 
+MAX_OUTPUT = 32_000  # tokens: more than that no client asks for by itself
 NO_KEY = "none"  # clients refuse to start without a key, also where the service asks for none
 
 
 @dataclass(frozen=True)
 class Service:
-    """Where a client connects to: the address without a path, the key, and the models, the preferred one first."""
+    """Where a client connects to: the address without a path, the key, and the models, the preferred one first.
+
+    `contexts` has the context length of a model, in tokens, where it is known. A client that does not know it shortens
+    its conversations too late, and asks for more output than there is room for.
+    """
 
     url: str
     key: str
     models: tuple[str, ...]
+    contexts: Mapping[str, int]
 
     @property
     def openai(self) -> str:
         """The base URL for OpenAI's libraries."""
         return f"{self.url}/v1"
+
+    def limits(self, model: str) -> tuple[int, int] | None:
+        """The context of a model, and how much of it an answer may take; tokens. None if it is not known."""
+        context = self.contexts.get(model)
+        return (context, min(context // 4, MAX_OUTPUT)) if context else None
 
 
 @dataclass(frozen=True)
@@ -57,12 +68,16 @@ def _claude(service: Service) -> str:
         "ANTHROPIC_DEFAULT_HAIKU_MODEL": model,
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
+    if limits := service.limits(model):
+        variables["CLAUDE_CODE_MAX_CONTEXT_TOKENS"], variables["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] = map(str, limits)
     return _json({"env": variables})
 
 
 def _codex(service: Service) -> str:
+    limits = service.limits(service.models[0])
+    window = f"model_context_window = {limits[0]}\n" if limits else ""
     return (
-        f'model = "{service.models[0]}"\nmodel_provider = "roundhouse"\n\n[model_providers.roundhouse]\n'
+        f'model = "{service.models[0]}"\nmodel_provider = "roundhouse"\n{window}\n[model_providers.roundhouse]\n'
         f'name = "Roundhouse"\nbase_url = "{service.openai}"\nwire_api = "responses"\n'
         f'http_headers = {{ Authorization = "Bearer {service.key}" }}\n'
     )
@@ -73,16 +88,23 @@ def _opencode(service: Service) -> str:
         "npm": "@ai-sdk/openai-compatible",
         "name": "Roundhouse",
         "options": {"baseURL": service.openai, "apiKey": service.key},
-        "models": {model: {"name": model} for model in service.models},
+        "models": {model: {"name": model} | _opencode_limit(service, model) for model in service.models},
     }
     return _json({"provider": {"roundhouse": provider}, "model": f"roundhouse/{service.models[0]}"})
 
 
+def _opencode_limit(service: Service, model: str) -> dict[str, Any]:
+    limits = service.limits(model)
+    return {"limit": dict(zip(("context", "output"), limits, strict=True))} if limits else {}
+
+
 def _continue(service: Service) -> str:
-    models = [
-        {"name": model, "provider": "openai", "model": model, "apiBase": service.openai, "apiKey": service.key}
-        for model in service.models
-    ]
+    models = []
+    for model in service.models:
+        row = {"name": model, "provider": "openai", "model": model, "apiBase": service.openai, "apiKey": service.key}
+        limits = service.limits(model)
+        options = dict(zip(("contextLength", "maxTokens"), limits, strict=True)) if limits else {}
+        models.append(row | ({"defaultCompletionOptions": options} if options else {}))
     return yaml.safe_dump({"name": "Roundhouse", "version": "1.0.0", "schema": "v1", "models": models}, sort_keys=False)
 
 
@@ -101,7 +123,8 @@ def _open_webui(service: Service) -> str:
 
 
 def _llm(service: Service) -> str:
-    models = [{"model_id": model, "model_name": model, "api_base": service.openai} for model in service.models]
+    able = {"supports_tools": True, "supports_schema": True}  # else it does not send them, whatever the model can do
+    models = [{"model_id": model, "model_name": model, "api_base": service.openai, **able} for model in service.models]
     return yaml.safe_dump(models, sort_keys=False)
 
 
@@ -149,7 +172,8 @@ def connect(client: str, url: str, key: str, model: str | None, write: bool) -> 
     if model and model not in served:
         raise click.ClickException(f"{url} does not serve '{model}'. It serves {', '.join(served)}.")
     models = tuple(dict.fromkeys([model, *served] if model else served))
-    text = chosen.settings(Service(url, key, models))
+    contexts = {name: length for name, length in served.items() if length}
+    text = chosen.settings(Service(url, key, models, contexts))
     if not write:
         click.echo(f"# ~/{chosen.file}" if chosen.file else "# a command", err=True)
         click.echo(text, nl=False)
@@ -162,13 +186,14 @@ def connect(client: str, url: str, key: str, model: str | None, write: bool) -> 
         click.echo(chosen.advice, err=True)
 
 
-def _served(url: str, key: str) -> list[str]:
-    """The ids that the service lists: those of generating models first."""
+def _served(url: str, key: str) -> dict[str, int | None]:
+    """The ids that the service lists, those of models that can chat first, and their context lengths in tokens."""
     request = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             rows = json.load(answer)["data"]
-        return [row["id"] for row in sorted(rows, key=lambda row: "chat" not in row["capabilities"])]
+        ordered = sorted(rows, key=lambda row: "chat" not in row["capabilities"])
+        return {row["id"]: row.get("context_length") for row in ordered}
     except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError) as error:
         raise click.ClickException(f"no Roundhouse answers at {url}: {error}") from None
 

@@ -16,8 +16,8 @@ from service.cli.__main__ import main
 from service.cli.connect import CLIENTS, Client
 
 ROWS = [
-    {"id": "pebble-base", "capabilities": ["completion"]},
-    {"id": "pebble-chat", "capabilities": ["chat", "completion"]},
+    {"id": "pebble-base", "capabilities": ["completion"], "context_length": None},
+    {"id": "pebble-chat", "capabilities": ["chat", "completion"], "context_length": 40_960},
 ]
 
 
@@ -128,3 +128,29 @@ def test_a_client_without_a_file_has_a_command(url: str) -> None:
     result = run("cline", "--url", url, "--write")
     assert result.exit_code == 1
     assert "has no settings file. Run the command" in result.output
+
+
+def test_llm_is_told_that_models_take_tools_and_schemas(url: str) -> None:
+    """It sends neither to a model of which its settings do not say so."""
+    rows = yaml.safe_load(run("llm", "--url", url).stdout)
+    assert [row["model_id"] for row in rows] == ["pebble-chat", "pebble-base"]
+    assert all(row["supports_tools"] and row["supports_schema"] for row in rows)
+
+
+WITH_CONTEXT = [client for client in CLIENTS if client in ("claude", "codex", "opencode", "continue")]
+
+
+@pytest.mark.parametrize("client", WITH_CONTEXT)
+def test_a_client_is_told_the_context_of_the_model(client: str, url: str) -> None:
+    """An answer may take a quarter of it; Codex asks for no length."""
+    printed = run(client, "--url", url).stdout
+    assert "40960" in printed
+    assert ("10240" in printed) == (client != "codex")
+
+
+@pytest.mark.parametrize("client", WITH_CONTEXT)
+def test_of_a_context_that_is_not_known_nothing_is_said(client: str, url: str) -> None:
+    printed = run(client, "--url", url, "--model", "pebble-base").stdout
+    first = printed.partition("pebble-chat")[0]
+    assert "None" not in printed and "null" not in printed
+    assert "40960" not in first and "10240" not in first

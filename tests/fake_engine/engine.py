@@ -2,16 +2,15 @@
 
 import asyncio
 import time
-import uuid
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal
 
-from tests.fake_engine import bodies, requests
+from tests.fake_engine import bodies, requests, turns
 from tests.fake_engine.bodies import Cut, Json
+from tests.fake_engine.scripts import Script
 from tests.fake_engine.shapes import Chat, Completion, Message, Response, Shape, Turn
 from tests.fake_engine.wire import Fault, Line, Seen, Wire, hang_up
 
@@ -38,8 +37,8 @@ class FakeEngine:
     `gap` is the seconds before each token, `slots` how many requests run at once, `queue` how many sequences may run or
     wait, as `--max-num-queued-reqs` bounds them. `prefill` is the seconds for each token of a prompt; prompts are read
     one after the other, and until its turn comes a request waits. `always` befalls every request that is work and for
-    which nothing was scripted. `requests` holds what the engine was asked, and `looks` how often somebody looked at
-    what it serves and does.
+    which nothing was scripted. It echoes, or says what the script of an `agent` has next. `context` is in tokens.
+    `requests` holds what the engine was asked, and `looks` how often somebody looked at what it serves and does.
     """
 
     def __init__(
@@ -55,6 +54,8 @@ class FakeEngine:
         self.model, self.variant, self.gap, self.prefill, self.queue = model, variant, gap, prefill, queue
         posts = {EMBEDDINGS, "/tokenize"} if variant == "embedding" else {*SHAPES, *COUNTING}
         self._paths = {"GET": {"/health", "/v1/models", "/metrics"}, "POST": posts}
+        self.context = CONTEXT
+        self.agent: Script | None = None
         self.always = Fault()
         self.requests: list[Seen] = []
         self.looks: list[Seen] = []
@@ -188,7 +189,7 @@ class FakeEngine:
             series = bodies.metrics(self.model, self.running, self.waiting, self.totals)
             await wire.answer(200, series, "text/plain; version=1.0.0; charset=utf-8")
         else:
-            await wire.answer(200, bodies.dumps(bodies.models(self.model, CONTEXT, int(time.time()))))
+            await wire.answer(200, bodies.dumps(bodies.models(self.model, self.context, int(time.time()))))
 
     async def _reply(self, seen: Seen, line: Line, wire: Wire) -> None:
         """Refuses a request, counts its tokens, or lets it run."""
@@ -196,14 +197,14 @@ class FakeEngine:
         refusal = requests.malformed(path, seen.headers.get("content-type", ""), seen.body)
         early = refusal is not None
         request: Json = {} if early else seen.json
-        refusal = refusal or requests.unfit(path, request, self.model, self.variant, CONTEXT)
+        refusal = refusal or requests.unfit(path, request, self.model, self.variant, self.context)
         if refusal is None and path in WORKING:
             refusal = self._refusal(requests.sequences(request))
         if refusal is not None:
             status, body = refusal
             await wire.answer(status, bodies.dumps(body if early or status == 500 else bodies.dialect(path, body)))
         elif path in COUNTING:
-            await wire.answer(200, bodies.dumps(bodies.counted(path, requests.count(request), CONTEXT)))
+            await wire.answer(200, bodies.dumps(bodies.counted(path, requests.count(request), self.context)))
         elif path == EMBEDDINGS:
             async with self._slot(line, request):
                 await self._embed(request, line, wire)
@@ -265,7 +266,7 @@ class FakeEngine:
 
     async def _run(self, path: str, request: Json, line: Line, wire: Wire) -> None:
         shape = SHAPES[path]()
-        turn = self._turn(request, wire.fault.finish)
+        turn = turns.begin(request, self.model, self.context, wire.fault.finish, self.agent)
         gap = self.gap if wire.fault.gap is None else wire.fault.gap
         self.totals["prompt"] += turn.prompt
         refusal = requests.late(path, request)
@@ -291,24 +292,6 @@ class FakeEngine:
             await line.pause(gap)
         self.totals["stop"] += 1
         await wire.answer(200, bodies.dumps(bodies.embedded(self.model, requests.texts(request), int(time.time()))))
-
-    def _turn(self, request: Json, finish: str | None) -> Turn:
-        """Makes up an answer of at most as many tokens as the request allows and the context holds."""
-        prompt = requests.count(request)
-        limit = request.get("max_output_tokens") or request.get("max_tokens")
-        room = min(limit or CONTEXT, CONTEXT - prompt)
-        said = requests.texts(request)[-1].split() or ["ok"]
-        words = [word if number == 0 else f" {word}" for number, word in enumerate(said)]
-        # The token that ends an answer is generated, and counted, like any other.
-        spoken = list(islice(cycle(words), room)) if request.get("ignore_eos") else [*words, ""][:room]
-        finish = finish or ("stop" if spoken[-1] == "" else "length")
-        if finish == "abort":
-            spoken = []
-        usage = bool((request.get("stream_options") or {}).get("include_usage"))
-        identity = uuid.uuid4().hex[:16]
-        return Turn(
-            identity, self.model, int(time.time()), prompt, tuple(spoken), finish, usage, limit, request.get("text")
-        )
 
     async def _tokens(self, turn: Turn, line: Line, gap: float) -> AsyncIterator[str]:
         """Says the turn word by word; leaves off when the engine dies."""

@@ -53,8 +53,8 @@ def texts(request: Json) -> list[str]:
 
 def _text(item: object) -> str:
     if isinstance(item, dict):
-        content = item.get("content", "")
-        return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
+        content = item.get("content") or ""
+        return content if isinstance(content, str) else " ".join(part.get("text") or "" for part in content)
     return str(item)
 
 
@@ -101,9 +101,15 @@ def malformed(path: str, media: str, body: bytes) -> Refusal | None:
     return None
 
 
+def limit(request: Json) -> int:
+    """The tokens that an answer may have at most; 0 if the request does not say."""
+    names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+    return next((request[name] for name in names if request.get(name)), 0)
+
+
 def unfit(path: str, request: Json, model: str, variant: str, context: int) -> Refusal | None:
     """Why this model cannot do what a well-formed request asks for."""
-    limit_field, limit = _limit(path, request)
+    field, most = _limit(path, request)
     # Texts to embed are prompts of their own, and messages one together.
     tokens = max([len(text.split()) + 1 for text in texts(request)]) if path == "/v1/embeddings" else count(request)
     if (asked := request.get("model", model)) != model:
@@ -139,11 +145,9 @@ def unfit(path: str, request: Json, model: str, variant: str, context: int) -> R
             " length of the input prompt."
         )
         return _bad(message, "input_tokens", context + 1)
-    if limit > context:
-        message = (
-            f"{limit_field}={limit} cannot be greater than max_model_len={context}. Please request fewer output tokens."
-        )
-        return _bad(message, limit_field, limit)
+    if most > context:
+        message = f"{field}={most} cannot be greater than max_model_len={context}. Please request fewer output tokens."
+        return _bad(message, field, most)
     return None
 
 

@@ -1,5 +1,6 @@
 """The answers of the generating endpoints of vLLM 0.32, key for key: whole, and as the events of a stream."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -10,7 +11,10 @@ from tests.fake_engine.bodies import DONE, Json, data, named
 
 @dataclass
 class Turn:
-    """One answer in the making. `prompt` and `said` count tokens; `words` is all there is to say, a token each."""
+    """One answer in the making. `prompt` and `said` count tokens; `words` is all there is to say, a token each.
+
+    With a `tool` the words are the arguments of a call of that tool; `tools` and `choice` are those of the request.
+    """
 
     id: str
     model: str
@@ -22,10 +26,18 @@ class Turn:
     limit: int | None = None
     form: Json | None = None  # what the Responses API was asked for as `text`
     said: int = 0
+    tool: str | None = None
+    tools: tuple[Json, ...] = ()
+    choice: Any = None
 
     @property
     def text(self) -> str:
         return "".join(self.words[: self.said])
+
+    @property
+    def call(self) -> str:
+        """The id of the call."""
+        return f"chatcmpl-tool-{self.id}"
 
 
 FORM: Json = {"description": None, "strict": None}  # what the engine adds to a format of texts
@@ -60,6 +72,9 @@ class Chat:
     def whole(self, turn: Turn) -> Json:
         extra = ("refusal", "annotations", "audio", "function_call", "reasoning")
         message = {"role": "assistant", "content": turn.text} | dict.fromkeys(extra)
+        if turn.tool:
+            function = {"name": turn.tool, "arguments": turn.text}
+            message |= {"content": None, "tool_calls": [{"id": turn.call, "type": "function", "function": function}]}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": turn.finish}
         after = ("prompt_logprobs", "prompt_token_ids", "prompt_text", "kv_transfer_params", "ec_transfer_params")
         return {
@@ -73,16 +88,27 @@ class Chat:
     def opening(self, turn: Turn) -> list[bytes]:
         choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
         after = {"prompt_token_ids": None, "prompt_text": None}
-        return [data(self._head(turn) | {"choices": [choice]} | after)]
+        begun = [data(self._head(turn) | {"choices": [choice]} | after)]
+        if turn.tool:
+            call = {"id": turn.call, "type": "function", "index": 0, "function": {"name": turn.tool}}
+            begun.append(self._chunk(turn, {"content": None, "tool_calls": [call]}, last=False))
+        return begun
 
     def token(self, turn: Turn, text: str, last: bool) -> bytes:
-        choice = {"index": 0, "delta": {"content": text}, "logprobs": None}
-        choice |= {"finish_reason": turn.finish, "stop_reason": None} if last else {"finish_reason": None}
-        return data(self._head(turn) | {"choices": [choice | {"token_ids": None}]})
+        if turn.tool:
+            call = {"index": 0, "function": {"arguments": text}}
+            return self._chunk(turn, {"content": None, "tool_calls": [call]}, last=False)
+        return self._chunk(turn, {"content": text}, last)
 
     def closing(self, turn: Turn) -> list[bytes]:
+        end = [self._chunk(turn, {}, last=True)] if turn.tool else []
         last = self._head(turn) | {"choices": [], "usage": usage(turn, created_cache_tokens=0)}
-        return [data(last), DONE] if turn.usage else [DONE]
+        return [*end, *([data(last)] if turn.usage else []), DONE]
+
+    def _chunk(self, turn: Turn, delta: Json, last: bool) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None}
+        choice |= {"finish_reason": turn.finish, "stop_reason": None} if last else {"finish_reason": None}
+        return data(self._head(turn) | {"choices": [choice | {"token_ids": None}]})
 
     def _head(self, turn: Turn, kind: str = "chat.completion.chunk") -> Json:
         return {"id": f"chatcmpl-{turn.id}", "object": kind, "created": turn.created, "model": turn.model}
@@ -136,32 +162,48 @@ class Response:
         return [
             *begun,
             self._event("output_item.added", item=self._item(turn, "in_progress"), output_index=0),
-            self._event("content_part.added", **self._at(turn), part=self._part("", [])),
+            *([] if turn.tool else [self._event("content_part.added", **self._at(turn), part=self._part("", []))]),
         ]
 
     def token(self, turn: Turn, text: str, last: bool) -> bytes:
+        if turn.tool:
+            return self._event("function_call_arguments.delta", **self._of_call(turn), delta=text)
         return self._event("output_text.delta", **self._at(turn), delta=text, logprobs=[])
 
     def closing(self, turn: Turn) -> list[bytes]:
         if not turn.words:
             return [self._event("completed", response=self._response(turn, "completed", []))]
+        arguments = {"arguments": turn.text, "name": turn.tool}
         return [
-            self._event("output_text.done", **self._at(turn), logprobs=[], text=turn.text),
-            self._event("content_part.done", **self._at(turn), part=self._part(turn.text, None)),
+            *(
+                [self._event("function_call_arguments.done", **self._of_call(turn), **arguments)]
+                if turn.tool
+                else [
+                    self._event("output_text.done", **self._at(turn), logprobs=[], text=turn.text),
+                    self._event("content_part.done", **self._at(turn), part=self._part(turn.text, None)),
+                ]
+            ),
             self._event("output_item.done", item=self._item(turn, "completed"), output_index=0),
             self._event("completed", response=self.whole(turn)),
         ]
 
-    def _event(self, name: str, **fields: Any) -> bytes:
+    def _event(self, name: str, /, **fields: Any) -> bytes:
         return named(fields | {"sequence_number": next(self._number), "type": f"response.{name}"})
 
     def _at(self, turn: Turn) -> Json:
         return {"content_index": 0, "item_id": f"msg_{turn.id}", "output_index": 0}
 
+    def _of_call(self, turn: Turn) -> Json:
+        return {"item_id": f"fc_{turn.id}", "output_index": 0}
+
     def _part(self, text: str, logprobs: list[Any] | None) -> Json:
         return {"annotations": [], "text": text, "type": "output_text", "logprobs": logprobs}
 
     def _item(self, turn: Turn, status: str) -> Json:
+        if turn.tool:
+            arguments = turn.text if status == "completed" else ""
+            call: Json = {"arguments": arguments, "call_id": turn.call, "name": turn.tool, "type": "function_call"}
+            return call | {"id": f"fc_{turn.id}"} | dict.fromkeys(("async", "caller", "namespace")) | {"status": status}
         parts = [self._part(turn.text, None)] if turn.said and status == "completed" else []
         item: Json = {"id": f"msg_{turn.id}", "content": parts, "role": "assistant", "status": status}
         return item | {"type": "message", "phase": None}
@@ -178,8 +220,8 @@ class Response:
             "output": output,
             "parallel_tool_calls": True,
             "temperature": 0.0,
-            "tool_choice": "none",
-            "tools": [],
+            "tool_choice": turn.choice or ("auto" if turn.tools else "none"),
+            "tools": [self._tool(tool) for tool in turn.tools],
             "top_p": 1.0,
             "background": False,
             "max_output_tokens": turn.limit,
@@ -196,6 +238,10 @@ class Response:
             **dict.fromkeys(("kv_transfer_params", "ec_transfer_params", "input_messages", "output_messages")),
         }
 
+    def _tool(self, tool: Json) -> Json:
+        unsaid = ("strict", "allowed_callers", "async", "defer_loading", "description", "output_schema")
+        return dict.fromkeys(unsaid) | tool if tool.get("type") == "function" else tool
+
     def _usage(self, turn: Turn) -> Json:
         into = {"cached_tokens": 0, "cache_write_tokens": 0, "input_tokens_per_turn": [], "cached_tokens_per_turn": []}
         tools = {"tool_output_tokens": 0, "output_tokens_per_turn": [], "tool_output_tokens_per_turn": []}
@@ -209,13 +255,13 @@ class Response:
 
 
 class Message:
-    STOP: Mapping[str, str] = {"length": "max_tokens", "stop": "end_turn"}
+    STOP: Mapping[str, str] = {"length": "max_tokens", "stop": "end_turn", "tool_calls": "tool_use"}
 
     def whole(self, turn: Turn) -> Json:
         head = {"id": f"chatcmpl-{turn.id}", "type": "message", "role": "assistant"}
         return {
             **head,
-            "content": [{"type": "text", "text": turn.text}],
+            "content": [self._block(turn) | ({"input": json.loads(turn.text)} if turn.tool else {"text": turn.text})],
             "model": turn.model,
             **({"stop_reason": self.STOP[turn.finish]} if turn.finish in self.STOP else {}),
             "usage": self._usage(turn),
@@ -225,11 +271,13 @@ class Message:
         message: Json = {"id": f"chatcmpl-{turn.id}", "type": "message", "role": "assistant", "content": []}
         message |= {"model": turn.model, "stop_reason": None, "stop_sequence": None}
         message["usage"] = {"input_tokens": turn.prompt, "output_tokens": 0}
-        block = {"type": "content_block_start", "content_block": {"type": "text", "text": ""}, "index": 0}
+        block = {"type": "content_block_start", "content_block": self._block(turn), "index": 0}
         return [named({"type": "message_start", "message": message}), *([named(block)] if turn.words else [])]
 
     def token(self, turn: Turn, text: str, last: bool) -> bytes:
-        return named({"type": "content_block_delta", "delta": {"type": "text_delta", "text": text}, "index": 0})
+        said = {"type": "text_delta", "text": text}
+        delta = {"type": "input_json_delta", "partial_json": text} if turn.tool else said
+        return named({"type": "content_block_delta", "delta": delta, "index": 0})
 
     def closing(self, turn: Turn) -> list[bytes]:
         delta = {"stop_reason": self.STOP.get(turn.finish, "end_turn"), "stop_sequence": None}
@@ -239,6 +287,11 @@ class Message:
             named({"type": "message_delta", "delta": delta, "usage": self._usage(turn)}),
             named({"type": "message_stop"}),
         ]
+
+    def _block(self, turn: Turn) -> Json:
+        if turn.tool:
+            return {"type": "tool_use", "id": turn.call, "name": turn.tool, "input": {}}
+        return {"type": "text", "text": ""}
 
     def _usage(self, turn: Turn) -> Json:
         counts = {"input_tokens": turn.prompt, "output_tokens": turn.said}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake_engine import FakeEngine, Fault
+from tests.fake_engine import Call, FakeEngine, Fault, Script
 from tests.support.waiting import until
 
 CHAT = {"model": "pebble-chat", "messages": [{"role": "user", "content": "one two three"}]}
@@ -185,3 +185,32 @@ async def test_deaths(how: Any, tmp_path: Path) -> None:
             data = b""
         assert (b"[DONE]" in data, ERROR in data) == (how != "kill", how == "core")
         idle.writer.close()
+
+
+TOOL = {"type": "function", "function": {"name": "run"}}
+SCRIPT = Script((Call("run", '{"n": 1}'), Call("other", "{}")), "done")
+
+
+@pytest.mark.parametrize(
+    ("request_body", "reply"),
+    [
+        ({"messages": [{"role": "user", "content": "x"}], "tools": [TOOL]}, SCRIPT.calls[0]),
+        ({"messages": [{"role": "user", "content": "x"}]}, "done"),
+        ({"messages": [{"role": "tool", "content": "1"}], "tools": [TOOL]}, "done"),
+        ({"messages": [{"role": "tool", "content": "1"}], "tools": [{"name": "other"}]}, SCRIPT.calls[1]),
+        ({"messages": [{"role": "user", "content": [{"type": "tool_result"}] * 2}], "tools": [TOOL]}, "done"),
+        ({"input": [{"type": "function_call_output"}], "tools": [{"type": "x"}, {"name": "other"}]}, SCRIPT.calls[1]),
+        ({"input": "x", "tools": [{"name": "run"}]}, SCRIPT.calls[0]),
+    ],
+)  # fmt: skip
+def test_a_script_makes_a_call_a_turn_and_then_ends(request_body: dict[str, Any], reply: Call | str) -> None:
+    assert SCRIPT.reply(request_body) == reply
+
+
+async def test_a_scripted_engine_calls_a_tool(engine: FakeEngine) -> None:
+    engine.agent = SCRIPT
+    peer = await connect(engine)
+    await peer.send(CHAT | {"tools": [TOOL]})
+    (choice,) = json.loads((await peer.rest()).partition(b"\r\n\r\n")[2])["choices"]
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "run", "arguments": '{"n": 1}'}
+    assert choice["finish_reason"] == "tool_calls"

@@ -12,6 +12,7 @@ from tests.support.fleets import ROOT
 
 FOLDER = ROOT / "requirements"
 RUN_TIME = ("gateway", "cpu", "cuda")
+CLIENTS = ("clients", "clients-aider")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 HASHES = r"(?P<hashes>(?: {4}--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)"
@@ -29,7 +30,7 @@ def required(*extras: str) -> list[Requirement]:
     return [Requirement(one) for one in [*PROJECT["dependencies"], *(line for name in extras for line in EXTRAS[name])]]
 
 
-@pytest.mark.parametrize("name", [*RUN_TIME, "test"])
+@pytest.mark.parametrize("name", [*RUN_TIME, "test", *CLIENTS])
 def test_every_line_is_a_pinned_package_with_hashes(name: str) -> None:
     """So pip checks all of them, and no address of an index is among it."""
     text = (FOLDER / f"{name}.lock").read_text()
@@ -51,6 +52,13 @@ def test_what_pyproject_requires_is_locked(extras: tuple[str, ...], locks: tuple
     pinned = {name: version for one in locks for name, version in lock(one).items()}
     for one in required(*extras):
         assert one.specifier.contains(pinned[canonicalize_name(one.name)]), one
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_clients_are_locked_as_they_are_named(name: str) -> None:
+    lines = [line for line in (FOLDER / f"{name}.in").read_text().splitlines() if not line.startswith("#")]
+    for one in map(Requirement, lines):
+        assert str(one.specifier) == f"=={lock(name)[canonicalize_name(one.name)]}", one
 
 
 @pytest.mark.parametrize("name", RUN_TIME)
