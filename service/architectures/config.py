@@ -31,7 +31,7 @@ FIXED_OPTIONS: dict[str, dict[str, Any]] = {
                       "num_nextn_predict_layers": 0},
     "minimax_m2": {"use_qk_norm": True, "qk_norm_type": "per_layer", "scoring_func": "sigmoid",
                    "use_routing_bias": True},
-    "xlm-roberta": {"type_vocab_size": 1, "hidden_act": "gelu"},
+    "xlm-roberta": {"type_vocab_size": 1, "hidden_act": "gelu", "position_embedding_type": "absolute"},
     "falcon": {"bias": False, "alibi": False, "parallel_attn": True},
     "qwen2": {"use_sliding_window": False},
     "qwen3": {"use_sliding_window": False, "attention_bias": False},

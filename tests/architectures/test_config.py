@@ -12,11 +12,13 @@ from service.architectures.shape import RopeScaling, Shape
 from service.catalog.model import Model
 from tests.support.fleets import CATALOG
 
+# One model of each network class, for each set of sizes and options that it is built from: building is slow.
 DISTINCT = {
-    (model.architecture, repr(model.shape)): model
+    (model.architecture, tuple(model.shape.model_dump(exclude_none=True)), model.shape.tie_word_embeddings,
+     model.shape.use_qk_norm, model.shape.num_key_value_heads == 1): model
     for model in CATALOG.models.values()
     if model.network and not model.network.refused and count_parameters(model.network, model.shape, model.context)
-}
+}  # fmt: skip
 
 
 def config_of(model: Model, shape: Shape, context: int) -> dict[str, Any]:

@@ -17,7 +17,10 @@ FOUND, _ = cases(CATALOG)
 FIRST = next(case for case in FOUND if "llama-2-7b" in case.models)
 # One case per day, since each starts an engine; tests/cli/test_adding.py runs a Llama every time.
 DAY = datetime.now(UTC).toordinal()
-CASE_OF_THE_DAY = FOUND[DAY % len(FOUND)]
+# Those that are known not to give the same tokens on vLLM's CPU build; docs/add-a-model.md says how they differ.
+UNEQUAL = {"glm-4.7-flash", "minimax-m2", "ministral-3-8b-instruct-2512"}
+EQUAL = [case for case in FOUND if case.name not in UNEQUAL]
+CASE_OF_THE_DAY = EQUAL[DAY % len(EQUAL)]
 REMOVED_MODEL = ("grok-1", "phi-3-small-8k-instruct")[DAY % 2]
 ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
