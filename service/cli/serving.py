@@ -113,7 +113,7 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
         with refused():
             run_dir.prepare(settings.run_dir)
     host, port = host or settings.host, port or settings.port
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

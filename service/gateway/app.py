@@ -50,7 +50,7 @@ class Gateway:
         self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)
         self.admission = Admission(settings, time.monotonic, random.random)
         self._relay = Relay(fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic)
-        self._endpoints = Endpoints(fleet, self.upstreams, self._relay, self.render_metrics, settings)
+        self._endpoints = Endpoints(fleet, self.upstreams, self._relay, self.render_metrics, self.is_ready, settings)
         self._activator = Activator(fleet)
         limited = LimitsMiddleware(self._endpoints, settings.max_header_bytes)
         self._record_middleware = RecordMiddleware(

@@ -25,19 +25,22 @@ MODELS = "/v1/models"
 class Endpoints:
     """The app behind the middleware. Its table maps path and method to a method of this class or to the relay.
 
-    `render_metrics` returns the page of the metrics.
+    `render_metrics` returns the page of the metrics, `is_ready` says whether the gateway should get traffic.
     """
 
     def __init__(
-        self, fleet: Fleet, upstreams: Upstreams, relay: Relay, render_metrics: Callable[[], bytes], settings: Settings
-    ) -> None:
+        self, fleet: Fleet, upstreams: Upstreams, relay: Relay, render_metrics: Callable[[], bytes],
+        is_ready: Callable[[], bool], settings: Settings,
+    ) -> None:  # fmt: skip
         self._fleet, self._upstreams, self._relay = fleet, upstreams, relay
-        self._render_metrics, self._settings = render_metrics, settings
+        self._render_metrics, self._is_ready, self._settings = render_metrics, is_ready, settings
         self.table: dict[str, dict[str, EndpointFunction]] = {
             **{endpoint.path: {"POST": self._generation(endpoint)} for endpoint in GENERATION},
             MODELS: {"GET": self._list_models},
             "/v1/route": {"POST": self._route},
             "/metrics": {"GET": self._show_metrics},
+            "/health": {"GET": self._show_health},
+            "/ping": {"GET": self._show_health},
         }
 
     def apply(self, fleet: Fleet) -> None:
@@ -117,6 +120,12 @@ class Endpoints:
             "reason": reason,
         }
         await respond_json(send, route)
+
+    async def _show_health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What load generators and balancers made for vLLM ask; the same as the probe `/readyz`."""
+        if not self._is_ready():
+            raise ApiError(ErrorCode.MODEL_UNAVAILABLE, "No model is ready. Try again later.", retry_after=1.0)
+        await respond(send, 200, b"")
 
     async def _show_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, 200, self._render_metrics(), [(b"content-type", CONTENT_TYPE_LATEST.encode())])

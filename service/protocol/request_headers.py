@@ -1,4 +1,4 @@
-"""The request headers that we read: tenant, priority, session, timeouts and idempotency key."""
+"""The request headers that we read: tenant, priority, session, timeouts, idempotency key, and clients' own sessions."""
 
 import math
 import re
@@ -12,6 +12,11 @@ from service.errors import ApiError, ErrorCode
 
 PREFIX = b"x-roundhouse-"
 IDEMPOTENCY = b"idempotency-key"
+# By which programs name a conversation of theirs; the first one counts. `x-correlation-id` is none of them: proxies set
+# another one for each request.
+CONVERSATIONS = (b"x-session-id", b"x-claude-code-session-id", b"x-session-affinity", b"session-id")
+AGENT = b"x-claude-code-agent-id"  # of a sub-agent, whose conversation is its own
+NAMING = frozenset((*CONVERSATIONS, AGENT))
 SHORTEST_HEARTBEAT = 0.1  # seconds
 PRINTABLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
@@ -21,7 +26,8 @@ class RequestOptions:
     """The options that one request sets in its headers. Times are float seconds; None means the default.
 
     `timeout` bounds the whole answer, queueing included. `sse_heartbeat_interval` is how often a stream that is queued
-    gets a comment.
+    gets a comment. `conversation` is the client program's own name for one, from a header that is not ours: what is not
+    short and printable is not used.
     """
 
     tenant: str | None = None
@@ -30,6 +36,7 @@ class RequestOptions:
     timeout: float | None = None
     sse_heartbeat_interval: float | None = None
     idempotency_key: str | None = None
+    conversation: str | None = None
 
 
 NO_OPTIONS = RequestOptions()
@@ -42,6 +49,7 @@ def parse_headers(headers: Iterable[tuple[bytes, bytes]]) -> RequestOptions:
     the two and the client the other, so neither may win.
     """
     values: dict[str, Any] | None = None
+    named: dict[bytes, str] | None = None
     for name, value in headers:
         if name.startswith(PREFIX) or name == IDEMPOTENCY:
             entry = PARSERS.get(name)
@@ -53,7 +61,19 @@ def parse_headers(headers: Iterable[tuple[bytes, bytes]]) -> RequestOptions:
             if entry[0] in values:
                 raise _invalid(name.decode(), "was sent more than once; send it once")
             values[entry[0]] = entry[1](name.decode(), value.decode("latin-1").strip())
+        elif name in NAMING:
+            named = named or {}
+            named.setdefault(name, value.decode("latin-1").strip())
+    if named:
+        values = {**(values or {}), "conversation": _conversation(named)}
     return RequestOptions(**values) if values else NO_OPTIONS
+
+
+def _conversation(named: Mapping[bytes, str]) -> str | None:
+    name = next((found for header in CONVERSATIONS if (found := named.get(header))), None)
+    if name and (agent := named.get(AGENT)):
+        name = f"{name} {agent}"
+    return name if name and PRINTABLE.fullmatch(name) else None
 
 
 def _text(name: str, text: str) -> str:

@@ -136,7 +136,9 @@ class Dispatcher:
         return POLICIES[served.policy](candidates, PolicyInput(upstream.request_count, self._affinity_key(call)))
 
     def _affinity_key(self, call: Call) -> int:
-        return key(call.request, call.tenant.id, call.options.session) if call.served.policy in KEYED_POLICIES else 0
+        if call.served.policy not in KEYED_POLICIES:
+            return 0
+        return key(call.request, call.tenant.id, call.options.session, call.options.conversation)
 
     def _candidates(self, call: Call, tried: Replica | None) -> list[Replica]:
         """The usable replicas with free capacity, or if none has any all usable ones; without `tried`."""

@@ -259,7 +259,7 @@ async def test_metrics_show_the_replicas(start: Start) -> None:
 
 PATHS = [
     *("/", "/v1", "/v1/chat", "/v1/chat/completions/", "/v1/files", "//v1/models", "/V1/models"),
-    *("/docs", "/openapi.json", "/health", "/tokenize", "/invocations", "/inference/v1/abort_requests"),
+    *("/docs", "/openapi.json", "/tokenize", "/invocations", "/inference/v1/abort_requests"),
 ]
 
 
@@ -303,3 +303,15 @@ async def test_head_gets_the_headers_of_get_and_no_body(path: str, start: Start)
     assert head.startswith(b"HTTP/1.1 200 ")
     assert f"content-type: {response.headers['content-type']}".encode() in head
     assert b"content-length: " in head and not body
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping"])
+async def test_health_is_that_of_the_gateway(path: str, start: Start) -> None:
+    gateway = await start(ONE)
+    for method in ("GET", "HEAD"):
+        answer = await gateway.http.request(method, path)
+        assert (answer.status_code, answer.content) == (200, b"")
+    gateway.gateway.start_draining()
+    answer = await gateway.http.get(path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")
+    assert answer.headers["retry-after"] == "1"
