@@ -35,6 +35,7 @@ def begin(request: Json, model: str, context: int, finish: str | None, agent: Sc
         tool=tool,
         tools=tuple(request.get("tools") or ()),
         choice=request.get("tool_choice"),
+        form=request.get("text"),
     )
 
 

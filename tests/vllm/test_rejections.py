@@ -1,5 +1,6 @@
 """What a client of the gateway gets when the real engine rejects its request, streamed or not."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -45,9 +46,10 @@ REJECTED: list[tuple[str, dict[str, Any], str, str | None, str]] = [
 
 
 @pytest.fixture
-def client(pebble: Service) -> httpx.Client:
+def client(pebble: Service) -> Iterator[httpx.Client]:
     """A client of the gateway."""
-    return httpx.Client(base_url=pebble.url, timeout=60, verify=False)
+    with httpx.Client(base_url=pebble.url, timeout=60, verify=False) as found:
+        yield found
 
 
 def ask(client: httpx.Client, path: str, **fields: Any) -> httpx.Response:
