@@ -1,14 +1,14 @@
 """A burst on this machine: on a fake engine, and through a gateway in front of it, by turns in one event loop."""
 
-import asyncio
+import os
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
-from io import StringIO
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from socket import create_server
 from statistics import median, quantiles
 from typing import Any
+from unittest import mock
 
 from bench.load import Answer, load
 from service.config.settings import Settings
@@ -47,9 +47,7 @@ async def burst(address: str) -> dict[str, float]:
     """All streams at once, each with its requests one after the other."""
     content = " ".join(["word"] * (PROMPT - 1))
     fields = {"model": MODEL, "messages": [{"role": "user", "content": content}], "max_tokens": ANSWER}
-    with redirect_stdout(StringIO()):  # the access log
-        seconds, answers = await load(address, STREAMS, [fields] * STREAMS * EACH)
-        await asyncio.sleep(0.1)
+    seconds, answers = await load(address, STREAMS, [fields] * STREAMS * EACH)
     return figures(seconds, answers)
 
 
@@ -69,6 +67,9 @@ async def gateway() -> AsyncIterator[tuple[str, str]]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(engine.listen(state.socket_path(run_dir, 0)))
             state.write(run_dir, EngineState(state.replica_id(MODEL, 0), MODEL, 0, "ready"))
+            nowhere = os.open(os.devnull, os.O_WRONLY)  # takes the access log
+            stack.callback(os.close, nowhere)
+            stack.enter_context(mock.patch.object(app, "STANDARD_OUTPUT", nowhere))
             one = app.Gateway(Settings(run_dir=run_dir), fleets.CATALOG, fleet)
             one.upstreams.refresh()
             listener = stack.enter_context(create_server(("127.0.0.1", 0)))

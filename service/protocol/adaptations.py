@@ -5,6 +5,8 @@ missing. Only a body that has such a part is taken apart. Pure.
 """
 
 import json
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 from service.protocol import validation_errors
@@ -20,6 +22,10 @@ INCLUDE = frozenset(
 )  # fmt: skip
 ADDITIONAL = "additional_tools"  # an input item that brings tools
 CLIENT_TOOLS = (None, "custom")  # the types of Anthropic's tools that the client runs and describes by a schema
+
+
+Members = Callable[[], dict[str, Any]]
+"""Gives the decoded body, which is decoded once and only if asked for."""
 
 
 class Adapted(NamedTuple):
@@ -38,18 +44,20 @@ def adapt(request: Body, body: bytes, reasons: bool) -> Adapted:
     Raises the 400 for an item that refers to a stored one.
     """
     if isinstance(request, CountRequest):
-        return _messages(request, body, reasons)
-    return _responses(request, body) if isinstance(request, ResponsesRequest) else UNCHANGED
+        return _messages(request, cache(lambda: json.loads(body)), reasons)
+    if isinstance(request, ResponsesRequest):
+        return _responses(request, cache(lambda: json.loads(body)))
+    return UNCHANGED
 
 
-def _messages(request: CountRequest, body: bytes, reasons: bool) -> Adapted:
+def _messages(request: CountRequest, members: Members, reasons: bool) -> Adapted:
     fields: dict[str, Any] = {}
     ignored: list[str] = []
     if request.thinking and request.thinking.type != "disabled" and not reasons:
         fields["thinking"] = None  # vLLM refuses it without a reasoning parser
         ignored.append("thinking")
     if any(tool.type not in CLIENT_TOOLS for tool in request.tools or ()):
-        tools = _members(body)["tools"]
+        tools = members()["tools"]
         kept = [tool for tool in tools if tool.get("type") in CLIENT_TOOLS]
         ignored += [f"tools[{index}]" for index, tool in enumerate(tools) if tool.get("type") not in CLIENT_TOOLS]
         fields["tools"] = kept or None
@@ -59,13 +67,13 @@ def _messages(request: CountRequest, body: bytes, reasons: bool) -> Adapted:
             ignored.append("tool_choice")
     if isinstance(request, MessagesRequest) and request.output_format is not None:
         # The name that structured outputs had in their beta.
-        members = _members(body)
-        fields["output_config"] = (members.get("output_config") or {}) | {"format": members["output_format"]}
+        config = members().get("output_config") or {}
+        fields["output_config"] = config | {"format": members()["output_format"]}
         fields["output_format"] = None
     return Adapted(fields, tuple(ignored))
 
 
-def _responses(request: ResponsesRequest, body: bytes) -> Adapted:
+def _responses(request: ResponsesRequest, members: Members) -> Adapted:
     fields: dict[str, Any] = {}
     ignored: list[str] = []
     include = request.include or []
@@ -80,13 +88,13 @@ def _responses(request: ResponsesRequest, body: bytes) -> Adapted:
             )
     lifted: list[dict[str, Any]] = []
     if any(item.type is None or item.type == ADDITIONAL for item in items):
-        given = _members(body)["input"]
+        given = members()["input"]
         lifted = [tool for item in given if item.get("type") == ADDITIONAL for tool in item.get("tools") or ()]
         fields["input"] = [
             {"type": "message", **item} if "role" in item else item for item in given if item.get("type") != ADDITIONAL
         ]
     if lifted or any(tool.type in ("custom", "namespace") for tool in request.tools or ()):
-        tools = [*(_members(body).get("tools") or ()), *lifted]
+        tools = [*(members().get("tools") or ()), *lifted]
         stripped = [_without_grammar(tool) for tool in tools]
         ignored += [f"tools[{index}].format" for index, tool in enumerate(tools) if stripped[index] != tool]
         if lifted or stripped != tools:
@@ -103,8 +111,3 @@ def _without_grammar(tool: dict[str, Any]) -> dict[str, Any]:
         }
     grammar = tool.get("type") == "custom" and isinstance(tool.get("format"), dict)
     return {name: value for name, value in tool.items() if name != "format"} if grammar else tool
-
-
-def _members(body: bytes) -> dict[str, Any]:
-    members: dict[str, Any] = json.loads(body)
-    return members

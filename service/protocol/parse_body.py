@@ -44,11 +44,12 @@ def parse_body(kind: type[Body], body: bytes, policy: FieldPolicy = FieldPolicy(
         except msgspec.ValidationError as error:
             if not validation_errors.is_unknown_field(error):
                 raise
-        members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        members = MEMBERS.decode(body)
         known = {name: value for name, value in members.items() if name in kind.__struct_fields__}
-        request = _decoder(kind).decode(_object(known))
+        accepted = msgspec.json.encode(known)
+        request = _decoder(kind).decode(accepted)
         passed, ignored = _sort_out(kind, members, policy)
-        return Parsed(request, _object(known | passed), ignored)
+        return Parsed(request, msgspec.json.encode(known | passed) if passed else accepted, ignored)
     except (ValueError, RecursionError) as error:
         raise validation_errors.api_error(error, kind) from None
 
@@ -67,10 +68,6 @@ def _sort_out(
             fields.check(kind, name, policy.refuse_unknown)
             ignored.append(name)
     return passed, tuple(ignored)
-
-
-def _object(members: dict[str, msgspec.Raw]) -> bytes:
-    return b"{" + b",".join(json.dumps(name).encode() + b":" + bytes(value) for name, value in members.items()) + b"}"
 
 
 def engine_body(body: bytes, request: Body, rewritten: dict[str, Any], streams: bool) -> bytes:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from service.errors import ApiError, ErrorCode
 from service.fleet.served_model import ServedModel
-from service.protocol.anthropic import CountRequest
 from service.protocol.redaction import redact
 from service.protocol.requests import Body
 from service.protocol.validation_reports import Problem, problem
@@ -106,11 +105,6 @@ class Rejected:
     request: Body
     body: bytes
 
-    @property
-    def anthropic(self) -> bool:
-        """Whether it came in Anthropic's API, whose clients read the words of some errors."""
-        return isinstance(self.request, CountRequest)
-
     @cached_property
     def fields(self) -> dict[str, Any] | None:
         """The decoded body, None if it is too large or nested too deeply to be searched."""
@@ -179,7 +173,7 @@ def reason(body: bytes, rejected: Rejected) -> str | None:
 
 def _prompt_error(found: TooLong, served: ServedModel, rejected: Rejected) -> ApiError:
     limit, tokens = found.limit, found.tokens
-    if rejected.anthropic:
+    if rejected.request.anthropic:
         exact = tokens and not found.least
         # A prompt as long as the context leaves no room for an answer.
         text = f"{tokens} tokens > {limit - (tokens == limit)} maximum" if exact else f"more than {limit} tokens"
@@ -196,7 +190,7 @@ def _prompt_error(found: TooLong, served: ServedModel, rejected: Rejected) -> Ap
 def _max_tokens_error(wanted: int, limit: int, served: ServedModel, rejected: Rejected) -> ApiError:
     request = rejected.request
     field = next((name for name in request.output_limit_fields if getattr(request, name)), "max_tokens")
-    if rejected.anthropic:
+    if rejected.request.anthropic:
         maximum = f"which is the maximum allowed number of output tokens for {request.model}"
         message = f"{field}: {wanted} > {limit}, {maximum}"
     else:

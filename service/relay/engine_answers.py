@@ -28,7 +28,7 @@ class ErrorTranslator:
         rejected = Rejected(call.request, call.body)
         call.record.reason = reason(body, rejected)
         tokens = None
-        if status == 400 and rejected.anthropic and (found := too_long(engine_error(body).message)):
+        if status == 400 and rejected.request.anthropic and (found := too_long(engine_error(body).message)):
             tokens = found.tokens if found.tokens and not found.least else await self._count(call, replica, rejected)
         return upstream_error(status, body, call.served, rejected, tokens)
 

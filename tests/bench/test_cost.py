@@ -172,7 +172,6 @@ def rival(tmp_path: Path) -> Rival:
     return one
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 def test_a_peer_is_measured_under_every_load(rival: Rival, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PEERS, "fake", rival.running)
@@ -192,7 +191,6 @@ def test_a_peer_is_measured_under_every_load(rival: Rival, tmp_path: Path, monke
     assert added == pytest.approx(one["fake"] - one["direct"])
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 def test_a_peer_has_its_own_core_and_ends(rival: Rival, tmp_path: Path) -> None:
     with peers.stub(CORES[1], tmp_path) as (port, pid):
@@ -213,7 +211,6 @@ def test_a_peer_that_does_not_answer_says_why(rival: Rival, tmp_path: Path) -> N
         pass
 
 
-@pytest.mark.slow
 def test_what_ends_a_process_ends_its_children(tmp_path: Path) -> None:
     # What a shell puts into the background does not hear Ctrl-C.
     with processes.running(["/bin/sh", "-c", "sleep 1000 & wait"], tmp_path / "log") as process:
@@ -259,7 +256,6 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 def test_the_service_is_measured_as_it_is_served(tmp_path: Path) -> None:
     done = run("bench/cost/run", "--only", "direct", "--only", "roundhouse", "--seconds", "0.5",
@@ -273,7 +269,6 @@ def test_the_service_is_measured_as_it_is_served(tmp_path: Path) -> None:
     assert table.drawn(found["peers"]) in done.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 def test_memory_is_sampled_until_all_is_asked(tmp_path: Path) -> None:
     done = run("bench/cost/memory", "--requests", "500", "--slice", "0.2", "--json", str(tmp_path / "memory.json"))

@@ -13,8 +13,6 @@ from bench.gpu.results import Result
 from service.config.paths import ROOT
 from tests.support.services import PATIENCE, descendants_of, wait_for
 
-pytestmark = pytest.mark.slow
-
 STAND_IN = f"/usr/bin/env PYTHONPATH={ROOT} {sys.executable} -m tests.support.stand_in"
 SPLIT, SLEEP, PLAIN = (f"llama-2-7b-chat+{one}" for one in ("split", "sleep", "no-prefix-cache"))
 

@@ -192,7 +192,6 @@ def test_a_soak_is_clean_when_nothing_was_lost_or_left(what: str) -> None:
     assert not clean(fine | {what: 1})
 
 
-@pytest.mark.slow
 def test_a_short_soak_through_the_whole_service(tmp_path: Path) -> None:
     command = [str(ROOT / "bench/soak"), "--minutes", "0.2", "--seed", "5", "--every", "2", "--clients", "6"]
     command += ["--json", str(tmp_path / "soak.json"), "--keep", str(tmp_path / "logs")]

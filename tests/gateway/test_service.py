@@ -4,8 +4,6 @@ import asyncio
 import gc
 import importlib
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +22,7 @@ from service.config.settings import Settings
 from service.fleet import fleet
 from service.server.asgi import Receive, Scope, Send
 from tests.support.waiting import until
+from tests.support.workers import text_after_one_was_killed
 
 
 @pytest.fixture(autouse=True)
@@ -200,12 +199,5 @@ print(gateway.render_metrics().decode())
 
 
 def test_a_killed_worker_leaves_no_gauges(tmp_path: Path) -> None:
-    command, pipe = [sys.executable, "-c", WORKER, str(tmp_path)], subprocess.PIPE
-    workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) for _ in range(2)]
-    for worker in workers:
-        assert worker.stdout
-        assert int(worker.stdout.readline()) == worker.pid
-    workers[0].kill()
-    workers[0].communicate()
-    text, _ = workers[1].communicate("\n")
+    _, text = text_after_one_was_killed(WORKER, tmp_path)
     assert 'roundhouse_demand{model="pebble-chat"} 7.0' in text, "not twice"

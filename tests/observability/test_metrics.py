@@ -1,7 +1,5 @@
 """Every declared metric is emitted, and no other; clients cannot create time series."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import prometheus_client
@@ -13,7 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from service.observability.metrics import GAP_BUCKETS, UNKNOWN, GapHistogram, Metrics
 from service.observability.record import Record
-from tests.support.fleets import ROOT
+from tests.support.workers import text_after_one_was_killed
 
 CHAT = "/v1/chat/completions"
 
@@ -179,16 +177,8 @@ print(metrics.text().decode())
 
 
 def test_gauges_of_a_killed_worker_disappear_and_its_counts_stay(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WORKER, str(tmp_path)]
-    pipe = subprocess.PIPE
-    workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) for _ in range(2)]
-    for worker in workers:
-        assert worker.stdout
-        assert int(worker.stdout.readline()) == worker.pid
-    workers[0].kill()
-    workers[0].communicate()
-    text, _ = workers[1].communicate("\n")
+    killed, text = text_after_one_was_killed(WORKER, tmp_path)
     assert 'roundhouse_demand{model="m"} 7.0' in text
     assert 'roundhouse_requests_in_flight{model="m"} 7.0' in text
     assert 'roundhouse_retries_total{model="m"} 2.0' in text
-    assert not list(tmp_path.glob(f"gauge_*_{workers[0].pid}.db"))
+    assert not list(tmp_path.glob(f"gauge_*_{killed}.db"))

@@ -109,17 +109,7 @@ class Machine(RuleBasedStateMachine):
     def repeat(self, which: int, reads: bool, turns: int | None) -> None:
         """Sends a request with an idempotency key once more, whatever its outcome."""
         one = self.keyed[which % len(self.keyed)]
-        self.gateway.submit(
-            model=one.model,
-            tenant=one.tenant,
-            priority=one.priority,
-            streamed=one.streamed,
-            timeout=one.timeout,
-            key=one.key,
-            fields=one.fields,
-            reads=reads,
-        )
-        self.run_turns(turns)
+        self._submit_again(one, one.fields, turns, reads=reads)
 
     @precondition(lambda self: self.keyed)
     @rule(which=which, turns=turns)
@@ -127,6 +117,10 @@ class Machine(RuleBasedStateMachine):
         """Sends another request with an idempotency key that stands for one already."""
         one = self.keyed[which % len(self.keyed)]
         messages = [{"role": "user", "content": f"another {len(self.gateway.oracle.clients)}"}]
+        self._submit_again(one, {**one.fields, "messages": messages}, turns)
+
+    def _submit_again(self, one: SimulatedClient, fields: dict[str, Any], turns: int | None, **more: Any) -> None:
+        """Sends a request with the key of another one."""
         self.gateway.submit(
             model=one.model,
             tenant=one.tenant,
@@ -134,7 +128,8 @@ class Machine(RuleBasedStateMachine):
             streamed=one.streamed,
             timeout=one.timeout,
             key=one.key,
-            fields={**one.fields, "messages": messages},
+            fields=fields,
+            **more,
         )
         self.run_turns(turns)
 
