@@ -122,7 +122,8 @@ def main() -> None:
     found = codes()
     tried = {name: found[name] for name in sorted(sample) if found[name] is not UNTRIED}
     if not tried:
-        sys.exit(f"mutmut tried none of {len(sample)}:\n{said[-4000:]}")
+        failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR", "E  "))]
+        sys.exit("\n".join([f"mutmut tried none of {len(sample)}; of its own run of the tests:", *failed]))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("\n".join(report(tried, len(names), options.seed, options.minutes)) + "\n", encoding="utf-8")
     print(options.out.read_text(encoding="utf-8").partition("\n## ")[0])
