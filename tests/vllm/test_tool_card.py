@@ -1,0 +1,14 @@
+"""docs/tool-calls.md says what the installed vLLM makes of each family's tool calls."""
+
+import pytest
+
+from tests.support.fleets import ROOT
+from tests.vllm.tool_card import document
+
+pytestmark = pytest.mark.slow  # importing vLLM takes many seconds, the readings half a minute
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")
+def test_document_is_current() -> None:
+    assert document() + "\n" == (ROOT / "docs" / "tool-calls.md").read_text(encoding="utf-8"), "run: make docs"
