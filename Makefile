@@ -99,7 +99,7 @@ check: $(STAMP)  ## Validate catalogue and fleet without starting anything
 gpu: $(STAMP)  ## Measure what the fleet does on this machine's GPU in MINUTES (25), and write docs/gpu.md
 	bench/gpu/run --minutes $(MINUTES) && bench/gpu/report
 
-docs: $(TESTS)  ## Regenerate what is generated: models/schema.json, docs/{configuration,errors,compatibility,routing,http,models,choosing,gpu}.md
+docs: $(TESTS)  ## Regenerate what is generated: models/schema.json, docs/{configuration,errors,compatibility,routing,http,models,choosing,tool-calls,gpu}.md
 	$(BIN)/python -m service.catalog.catalog > models/schema.json
 	$(BIN)/python -m service.config.reference > docs/configuration.md
 	$(BIN)/python -m service.cli.error_reference > docs/errors.md
@@ -108,6 +108,7 @@ docs: $(TESTS)  ## Regenerate what is generated: models/schema.json, docs/{confi
 	$(BIN)/python -m tests.server.http_cases > docs/http.md
 	$(BIN)/python -m service.cli.reference > docs/models.md
 	$(BIN)/python -m tests.planner.choosing > docs/choosing.md
+	$(BIN)/python -m tests.vllm.tool_card > docs/tool-calls.md
 	$(BIN)/python -m bench.gpu.report
 
 lock:  ## Resolve the pinned versions again (needs uv: pip install uv)
