@@ -18,6 +18,7 @@ from service.protocol.parse_body import FieldPolicy, parse_body
 from service.protocol.requests import Body, ChatRequest
 from tests.protocol.test_generation import CHAT, COMPLETIONS, COUNT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES
 from tests.protocol.test_requests import body, rejection
+from tests.support.each import each
 
 SDKS: dict[str, tuple[type, ...]] = {
     CHAT: (chat_create_params.CompletionCreateParamsStreaming,),
@@ -56,7 +57,7 @@ def test_every_field_of_the_sdks_is_decided(path: str) -> None:
     assert not fields - known(ENDPOINTS[path].body)
 
 
-@pytest.mark.parametrize(("kind", "name", "rule"), ROWS, ids=lambda part: getattr(part, "__name__", str(part)[:20]))
+@each(("kind", "name", "rule"), ROWS, ids=lambda part: getattr(part, "__name__", str(part)[:20]))
 def test_no_field_is_both_read_and_sorted_out(kind: type[Body], name: str, rule: Any) -> None:
     assert name not in kind.__struct_fields__
     assert rule.why[0].islower()
@@ -86,7 +87,7 @@ def test_a_rule_decides_what_becomes_of_a_field(path: str) -> None:
         assert json.loads(passed.body)[name] == {"a": 1}
 
 
-@pytest.mark.parametrize("recorded", CLIENTS, ids=lambda recorded: recorded["client"])
+@each("recorded", CLIENTS, ids=lambda recorded: recorded["client"])
 def test_what_todays_clients_send_is_taken(recorded: dict[str, Any]) -> None:
     kind, raw = ENDPOINTS[recorded["path"]].body, json.dumps(recorded["body"]).encode()
     if param := REFUSED.get(recorded["client"]):
