@@ -28,6 +28,7 @@ def test_a_name_is_in_its_file(name: str, path: str) -> None:
     assert re.search(rf"^\s*(?:(?:async )?def |class )?{name}\b", (ROOT / path).read_text(), re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_works(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
