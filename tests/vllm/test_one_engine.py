@@ -1,14 +1,29 @@
-"""The fake engine calls tools as vLLM does: the same events, the same whole answers."""
+"""One real engine without a service: it calls tools, hangs, recovers, and dies.
 
+A real engine takes half a minute to start, so the tests share it and run in this order.
+"""
+
+import asyncio
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fake_engine import Call, FakeEngine, Script
+from service.config.settings import Settings
+from service.transport.pool import ConnectionPool
+from service.upstreams.remote import RemoteEngine
+from service.upstreams.replica import Replica
+from service.upstreams.upstream import Upstream
+from tests.fake_engine import Call, FakeEngine, Fault, Script
+from tests.support import fleets
+from tests.support.waiting import PATIENCE
 from tests.vllm.conftest import MODEL, RealEngine, running
+from tests.vllm.test_deaths import core_stopped_then_killed, same
 from tests.vllm.transcript import ask
 
 pytestmark = pytest.mark.engine
@@ -39,10 +54,10 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def engine_with_tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
     settings: dict[str, Any] = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
-    with running(MODEL, tmp_path_factory.mktemp("tools"), **settings, tool_strict_level="parameter") as engine:
-        yield engine
+    with running(MODEL, tmp_path_factory.mktemp("tools"), **settings, tool_strict_level="parameter") as started:
+        yield started
 
 
 CASES: list[tuple[str, bool, dict[str, Any]]] = [(path, stream, {}) for path in BODIES for stream in (False, True)]
@@ -50,14 +65,76 @@ CASES.append(("/v1/chat/completions", True, {"stream_options": {"include_usage":
 
 
 @pytest.mark.parametrize(("path", "stream", "options"), CASES)
-async def test_a_tool_is_called_as_vllm_calls_it(
-    path: str, stream: bool, options: dict[str, Any], engine_with_tools: RealEngine, tmp_path: Path
+async def test_the_fake_engine_calls_a_tool_as_vllm_does(
+    path: str, stream: bool, options: dict[str, Any], engine: RealEngine, tmp_path: Path
 ) -> None:
     body = BODIES[path] | {"stream": stream} | options
-    real = await ask(engine_with_tools.socket, "POST", path, body)
+    real = await ask(engine.socket, "POST", path, body)
     fake = FakeEngine(MODEL)
     fake.agent = Script((Call("run", json.dumps(ARGUMENTS)),), "done")
     async with fake.listen(tmp_path / "fake.sock"):
         assert await ask(tmp_path / "fake.sock", "POST", path, body) == real
     assert real.status == 200
     assert "tool_use" in str(real.body) or "function" in str(real.body)
+
+
+HANG_TIMEOUT = 6.0  # seconds
+
+
+class Watched:
+    """The engine as the gateway sees one that somebody else has started."""
+
+    def __init__(self, engine: RealEngine, folder: Path) -> None:
+        upstream = Upstream(fleets.only(folder, f"model: {MODEL}\naddresses: ['{engine.socket}']"))
+        self.replica, self._pool = Replica("chat", str(engine.socket)), ConnectionPool()
+        settings = Settings(hang_timeout=HANG_TIMEOUT)
+        self._remote = RemoteEngine(self.replica, upstream, settings, self._pool, time.monotonic, lambda: None)
+
+    async def until(self, condition: str, recheck: bool = False) -> str:
+        """Polls every half second until the engine is in this condition; returns the reason."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.replica.state or self.replica.state.condition != condition:
+            assert time.monotonic() < deadline, self.replica.state
+            await self.poll(recheck)
+            await asyncio.sleep(0.5)
+        return self.replica.state.reason or ""
+
+    async def poll(self, recheck: bool = False) -> None:
+        await self._remote.poll(recheck)
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+@pytest.fixture
+def watched(engine: RealEngine, tmp_path: Path) -> Iterator[Watched]:
+    found = Watched(engine, tmp_path)
+    yield found
+    found.close()
+
+
+async def test_it_starts_hangs_and_recovers(engine: RealEngine, watched: Watched) -> None:
+    assert await watched.until("ready") == ""
+    await watched.poll()
+    assert watched.replica.stats and watched.replica.stats.tokens > 0
+    os.kill(core := engine.core(), signal.SIGSTOP)
+    assert "it hangs" in await watched.until("failed")
+    os.kill(core, signal.SIGCONT)
+    await watched.until("ready")
+    assert watched.replica.state and watched.replica.state.restarts == 1
+
+
+async def test_its_core_is_stopped_and_then_killed(engine: RealEngine, watched: Watched, tmp_path: Path) -> None:
+    await watched.until("ready")
+    fake, core = FakeEngine(MODEL, gap=0.01), engine.core()
+
+    def stop() -> None:
+        fake.always = Fault(finish="abort")
+
+    async with fake.listen(tmp_path / "fake.sock"):
+        ended = await core_stopped_then_killed(tmp_path / "fake.sock", stop, lambda: fake.die("core"))
+    actual = await core_stopped_then_killed(
+        engine.socket, lambda: os.kill(core, signal.SIGTERM), lambda: os.kill(core, signal.SIGKILL)
+    )
+    same(ended, actual)
+    assert await watched.until("failed", recheck=True)
