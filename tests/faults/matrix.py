@@ -4,7 +4,7 @@ CONNECTIONS, ANSWERS = "tests/faults/test_connections.py", "tests/faults/test_an
 CLIENTS, OVERLOAD = "tests/faults/test_clients.py", "tests/faults/test_overload.py"
 MACHINE, RELAY = "tests/faults/test_machine_troubles.py", "tests/relay/test_faults.py"
 WAITING, ENDING = "tests/relay/test_waiting.py", "tests/relay/test_ending.py"
-REAL, SUPERVISOR = "tests/vllm/test_one_engine.py", "tests/engine/test_supervisor.py"
+REAL, SUPERVISOR = "tests/vllm/test_deaths.py", "tests/engine/test_supervisor.py"
 
 MATRIX: dict[str, tuple[str, ...]] = {
     # an engine is killed within a stream; its core dies and its API server lives on
@@ -13,7 +13,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
         f"{RELAY}::test_stream_broken_between_two_events_ends_with_one_error_event",
         f"{RELAY}::test_an_engine_that_crashes_fails_only_its_own_streams",
         f"{CONNECTIONS}::test_a_reset_within_streams_hurts_only_those_there",
-        f"{REAL}::test_its_core_is_stopped_and_then_killed",
+        f"{REAL}::test_core_stopped_then_killed",
     ),
     # it is killed before the first byte
     "F2": (
@@ -28,7 +28,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
     "F4": (
         f"{CONNECTIONS}::test_a_hung_engine_that_says_it_is_healthy",
         f"{RELAY}::test_a_stream_that_stalls_ends_with_a_timeout_event",
-        f"{REAL}::test_it_starts_hangs_and_recovers",
+        "tests/vllm/test_one_engine.py::test_it_starts_hangs_recovers_and_dies",
         "tests/engine/test_watchdog.py::test_a_hung_engine_core_is_detected",
     ),
     # connections that are half open or swallow everything

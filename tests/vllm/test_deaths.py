@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine, Fault
 from tests.vllm.conftest import MODEL, running
 from tests.vllm.test_contract import BODIES
 from tests.vllm.transcript import RawExchange, Transcript, ask
@@ -86,5 +86,21 @@ async def test_no_template_then_drain_then_kill(tmp_path: Path) -> None:
             real.socket,
             lambda: os.kill(real.pid, signal.SIGTERM),
             lambda: os.kill(real.pid, signal.SIGKILL),
+        )
+    same(ended, actual)
+
+
+async def test_core_stopped_then_killed(tmp_path: Path) -> None:
+    fake = FakeEngine(MODEL, gap=0.01)
+
+    def stop() -> None:
+        fake.always = Fault(finish="abort")
+
+    async with fake.listen(tmp_path / "fake.sock"):
+        ended = await core_stopped_then_killed(tmp_path / "fake.sock", stop, lambda: fake.die("core"))
+    with running(MODEL, tmp_path) as real:
+        core = real.core()
+        actual = await core_stopped_then_killed(
+            real.socket, lambda: os.kill(core, signal.SIGTERM), lambda: os.kill(core, signal.SIGKILL)
         )
     same(ended, actual)

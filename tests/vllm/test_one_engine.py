@@ -19,11 +19,10 @@ from service.transport.pool import ConnectionPool
 from service.upstreams.remote import RemoteEngine
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
-from tests.fake_engine import Call, FakeEngine, Fault, Script
+from tests.fake_engine import Call, FakeEngine, Script
 from tests.support import fleets
 from tests.support.waiting import PATIENCE
 from tests.vllm.conftest import MODEL, RealEngine, running
-from tests.vllm.test_deaths import core_stopped_then_killed, same
 from tests.vllm.transcript import ask
 
 pytestmark = pytest.mark.engine
@@ -81,60 +80,29 @@ async def test_the_fake_engine_calls_a_tool_as_vllm_does(
 HANG_TIMEOUT = 6.0  # seconds
 
 
-class Watched:
-    """The engine as the gateway sees one that somebody else has started."""
+async def test_it_starts_hangs_recovers_and_dies(engine: RealEngine, tmp_path: Path) -> None:
+    upstream = Upstream(fleets.only(tmp_path, f"model: {MODEL}\naddresses: ['{engine.socket}']"))
+    replica = Replica("chat", str(engine.socket))
+    transport, settings = ConnectionPool(), Settings(hang_timeout=HANG_TIMEOUT)
+    remote = RemoteEngine(replica, upstream, settings, transport, time.monotonic, lambda: None)
 
-    def __init__(self, engine: RealEngine, folder: Path) -> None:
-        upstream = Upstream(fleets.only(folder, f"model: {MODEL}\naddresses: ['{engine.socket}']"))
-        self.replica, self._pool = Replica("chat", str(engine.socket)), ConnectionPool()
-        settings = Settings(hang_timeout=HANG_TIMEOUT)
-        self._remote = RemoteEngine(self.replica, upstream, settings, self._pool, time.monotonic, lambda: None)
-
-    async def until(self, condition: str, recheck: bool = False) -> str:
+    async def until(condition: str, recheck: bool = False) -> str:
         """Polls every half second until the engine is in this condition; returns the reason."""
         deadline = time.monotonic() + PATIENCE
-        while not self.replica.state or self.replica.state.condition != condition:
-            assert time.monotonic() < deadline, self.replica.state
-            await self.poll(recheck)
+        while not replica.state or replica.state.condition != condition:
+            assert time.monotonic() < deadline, replica.state
+            await remote.poll(recheck)
             await asyncio.sleep(0.5)
-        return self.replica.state.reason or ""
+        return replica.state.reason or ""
 
-    async def poll(self, recheck: bool = False) -> None:
-        await self._remote.poll(recheck)
-
-    def close(self) -> None:
-        self._pool.close()
-
-
-@pytest.fixture
-def watched(engine: RealEngine, tmp_path: Path) -> Iterator[Watched]:
-    found = Watched(engine, tmp_path)
-    yield found
-    found.close()
-
-
-async def test_it_starts_hangs_and_recovers(engine: RealEngine, watched: Watched) -> None:
-    assert await watched.until("ready") == ""
-    await watched.poll()
-    assert watched.replica.stats and watched.replica.stats.tokens > 0
+    assert await until("ready") == ""
+    await remote.poll(recheck=False)
+    assert replica.stats and replica.stats.tokens > 0
     os.kill(core := engine.core(), signal.SIGSTOP)
-    assert "it hangs" in await watched.until("failed")
+    assert "it hangs" in await until("failed")
     os.kill(core, signal.SIGCONT)
-    await watched.until("ready")
-    assert watched.replica.state and watched.replica.state.restarts == 1
-
-
-async def test_its_core_is_stopped_and_then_killed(engine: RealEngine, watched: Watched, tmp_path: Path) -> None:
-    await watched.until("ready")
-    fake, core = FakeEngine(MODEL, gap=0.01), engine.core()
-
-    def stop() -> None:
-        fake.always = Fault(finish="abort")
-
-    async with fake.listen(tmp_path / "fake.sock"):
-        ended = await core_stopped_then_killed(tmp_path / "fake.sock", stop, lambda: fake.die("core"))
-    actual = await core_stopped_then_killed(
-        engine.socket, lambda: os.kill(core, signal.SIGTERM), lambda: os.kill(core, signal.SIGKILL)
-    )
-    same(ended, actual)
-    assert await watched.until("failed", recheck=True)
+    await until("ready")
+    assert replica.state and replica.state.restarts == 1
+    os.kill(core, signal.SIGKILL)
+    assert await until("failed", recheck=True)
+    transport.close()
