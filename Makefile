@@ -56,7 +56,7 @@ test: $(TESTS) $(NODE)  ## Lint, type-check and run every test, real vLLM includ
 	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "not clients"
 
 test-fast: $(TESTS)  ## The tests that need neither an engine nor a whole service: under 4 minutes
-	$(BIN)/pytest -n 2 -m "not engine and not slow and not clients"
+	$(BIN)/pytest -n 2 -m "not engine and not slow and not clients" --hypothesis-profile quick
 
 coverage: $(TESTS)  ## Which branches of service/ the tests without an engine take: the table, and build/coverage
 	rm -rf build/coverage && mkdir -p build/coverage

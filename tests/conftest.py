@@ -18,6 +18,7 @@ pytest_plugins = ("tests.support.event_loop", "tests.support.scheduling", "tests
 
 # How long an example takes says nothing on a machine that is busy.
 settings.register_profile("untimed", deadline=None)
+settings.register_profile("quick", settings.get_profile("untimed"), max_examples=20)  # `make test-fast`
 settings.load_profile("untimed")
 
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import pytest
-
+from tests.support.each import each
 from tests.support.fleets import ROOT
 
 SERVICE = ROOT / "service"
@@ -23,7 +22,7 @@ MUTATORS = {
     "sort", "reverse", "appendleft", "popleft",
 }  # fmt: skip
 
-every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: name_of(path))
+every_file = each("path", FILES, ids=lambda path: name_of(path))
 
 
 def name_of(path: Path) -> str:

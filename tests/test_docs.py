@@ -3,11 +3,10 @@
 import re
 from pathlib import Path
 
-import pytest
-
 from service.config.settings import VARIABLES
 from service.errors import ANTHROPIC_TYPES, ErrorCode
 from service.observability.metrics import Metrics
+from tests.support.each import each
 from tests.support.fleets import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -15,7 +14,7 @@ MODULE_ROOTS = [ROOT, *(ROOT / name for name in ("service", "tests", "bench", "b
 # Names that a kubelet sets, which docs/configuration.md says are ignored.
 KUBELET = {"ROUNDHOUSE_SERVICE_HOST"}
 
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+every_page = each("page", PAGES, ids=lambda page: page.name)
 
 
 def metric_names() -> set[str]:

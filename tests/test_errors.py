@@ -10,23 +10,25 @@ import pytest
 from service import errors
 from service.errors import ANTHROPIC_TYPES, ApiError, ErrorCode, anthropic_body, openai_body, whole_seconds
 from service.server.request import STATUS_LINES
+from tests.support.each import each
 from tests.support.fleets import ROOT
+from tests.test_architecture import tree
 
 SOURCES = [path for path in sorted((ROOT / "service").rglob("*.py")) if path != Path(errors.__file__)]
-every_code = pytest.mark.parametrize("code", ErrorCode)
-every_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+every_code = each("code", ErrorCode)
+every_source = each("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
 def used(path: Path) -> Iterator[str]:
     """The names of the codes that a file's code mentions."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ErrorCode":
             yield node.attr
 
 
 def codes_given(path: Path) -> Iterator[ast.expr]:
     """What a file's calls of ApiError give as the code."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ApiError":
             named = [one.value for one in node.keywords if one.arg == "code"]
             yield (node.args or named)[0]
@@ -75,7 +77,7 @@ def test_the_types_are_those_of_the_libraries() -> None:
 
 
 @every_code
-@pytest.mark.parametrize("param", [None, "stop"])
+@each("param", [None, "stop"])
 def test_in_openais_envelope(code: ErrorCode, param: str | None) -> None:
     error = ApiError(code, "Oops.", param)
     fields = {"message": str(error), "type": code.type, "param": param, "code": code.value}

@@ -10,6 +10,7 @@ from service.architectures.parameters import count_parameters
 from service.architectures.registry import Architecture
 from service.architectures.shape import RopeScaling, Shape
 from service.catalog.model import Model
+from tests.support.each import by_id, each
 from tests.support.fleets import CATALOG
 
 # One model of each network class, for each set of sizes and options that it is built from: building is slow.
@@ -38,7 +39,8 @@ def parameters_in_transformers(fields: dict[str, Any], network: Architecture) ->
     return sum(parameter.numel() for parameter in built.parameters())
 
 
-@pytest.mark.parametrize("model", DISTINCT.values(), ids=lambda model: model.id)
+@pytest.mark.slow
+@each("model", DISTINCT.values(), ids=by_id)
 def test_transformers_builds_a_network_with_as_many_parameters_as_counted(model: Model) -> None:
     assert model.network and model.context
     small = scaled_down.scale_down(model.network, model.shape, model.context)

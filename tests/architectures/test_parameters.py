@@ -6,6 +6,7 @@ from service.architectures.parameters import count_parameters, missing_sizes
 from service.architectures.registry import ARCHITECTURES
 from service.architectures.shape import Shape
 from service.catalog.model import Model
+from tests.support.each import by_id, each
 from tests.support.fleets import CATALOG
 
 COUNTED = [
@@ -15,7 +16,7 @@ COUNTED = [
 ]
 
 
-@pytest.mark.parametrize("model", COUNTED, ids=lambda model: model.id)
+@each("model", COUNTED, ids=by_id)
 def test_count_equals_parameters_of_the_catalogue(model: Model) -> None:
     assert model.network
     assert count_parameters(model.network, model.shape, model.context) == model.parameters

@@ -8,6 +8,7 @@ from service.architectures.config import config
 from service.architectures.parse_config import ModelConfigError, parse_architecture, parse_context, parse_shape
 from service.architectures.registry import ARCHITECTURES
 from service.catalog.model import Model
+from tests.support.each import by_id, each
 from tests.support.fleets import CATALOG
 
 WITH_NETWORK = [
@@ -24,7 +25,7 @@ def parsed(fields: dict[str, Any]) -> dict[str, Any]:
     return parse_shape(fields, ARCHITECTURES[parse_architecture(fields)]).model_dump(exclude_none=True)
 
 
-@pytest.mark.parametrize("model", WITH_NETWORK, ids=lambda model: model.id)
+@each("model", WITH_NETWORK, ids=by_id)
 def test_parsing_a_written_config_gives_the_same_shape(model: Model) -> None:
     assert model.network and model.context
     fields = config(model.architecture or "", model.network, model.shape, model.context)

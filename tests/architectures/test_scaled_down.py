@@ -5,6 +5,7 @@ import pytest
 from service.architectures import scaled_down
 from service.architectures.shape import Shape
 from service.catalog.model import Model
+from tests.support.each import by_id, each
 from tests.support.fleets import CATALOG
 
 SCALED_DOWN = {
@@ -16,9 +17,7 @@ KEPT = (
     "num_local_experts", "num_experts_per_tok", "tie_word_embeddings", "rope_theta", "sliding_window_pattern",
     "kv_lora_rank", "partial_rotary_factor", "n_shared_experts", "first_k_dense_replace",
 )  # fmt: skip
-every_model = pytest.mark.parametrize(
-    "model", [CATALOG.models[model_id] for model_id in SCALED_DOWN], ids=lambda model: model.id
-)
+every_model = each("model", [CATALOG.models[model_id] for model_id in SCALED_DOWN], ids=by_id)
 
 
 def query_heads_per_kv_head(shape: Shape) -> int:

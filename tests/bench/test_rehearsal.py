@@ -13,7 +13,7 @@ from service.config.paths import ROOT
 from tests.support.fleets import CATALOG
 
 MINUTES = 10.0  # it takes less than three on two idle cores, but machines are shared
-SPLIT, SLEEP = "llama-2-7b-chat+split", "llama-2-7b-chat+sleep"
+SPLIT = "llama-2-7b-chat+split"
 
 
 @pytest.mark.engine
@@ -21,8 +21,8 @@ def test_the_kit_from_the_first_engine_to_the_report(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PYTHON", sys.executable)
     folder = tmp_path / "results" / "rehearsal"
     command = [str(ROOT / "bench/gpu/run"), "--rehearse", "--minutes", str(MINUTES), "--out", str(folder)]
-    # The third setup differs by one flag only, and test_run.py has it with stand-ins.
-    command += ["--only", SPLIT, "--only", SLEEP]
+    # The other setups differ by a flag each, and test_run.py has them with stand-ins.
+    command += ["--only", SPLIT]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=800)
     assert done.returncode == 0, done.stderr
     found = {one.experiment: one for one in results.read_results(folder)}
@@ -30,7 +30,7 @@ def test_the_kit_from_the_first_engine_to_the_report(tmp_path: Path, monkeypatch
     # A slow machine leaves the least valuable for another run, and says which.
     left = re.search(r"left for another run, for want of time: (.*)", done.stderr)
     rest = left[1].split(", ") if left else []
-    assert {*found, *rest} == {one.id for one in scaled_down(CATALOG) if one.setup.name in (SPLIT, SLEEP)}
+    assert {*found, *rest} == {one.id for one in scaled_down(CATALOG) if one.setup.name == SPLIT}
     needed = ("start", "short", "long", "shared", "batching", "bounds", "prefix", "chunked", "split")
     assert {f"{SPLIT}/{one}": found[f"{SPLIT}/{one}"].reason for one in needed} == {
         f"{SPLIT}/{one}": None for one in needed
@@ -43,9 +43,6 @@ def test_the_kit_from_the_first_engine_to_the_report(tmp_path: Path, monkeypatch
     if theirs := found.get(f"{SPLIT}/vllm-bench"):
         assert theirs.reason is None
         assert {row["via"] for row in theirs.figures["loads"] if row["tokens_per_s"] > 0} == {"direct", "service"}
-    if asleep := found.get(f"{SLEEP}/sleep"):
-        assert asleep.reason
-        assert "Sleep mode is not supported" in asleep.reason, "vLLM's own words on a CPU"
 
     report.main(["--results", str(folder.parent), "--page", str(tmp_path / "gpu.md")])
     page = (tmp_path / "gpu.md").read_text()

@@ -15,6 +15,7 @@ from service.catalog import names
 from service.catalog.catalog import Catalog, load
 from service.catalog.model import Family, Model
 from service.config.strict_yaml import ConfigError
+from tests.support.each import by_id, each
 from tests.support.fleets import CATALOG, ROOT
 
 MODELS = ROOT / "models"
@@ -353,8 +354,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "smollm3": ("smollm3-3b",),
 }  # fmt: skip
 HUB_MODELS = [model for model in CATALOG.models.values() if model.hub]
-every_model = pytest.mark.parametrize("model", CATALOG.models.values(), ids=lambda model: model.id)
-every_hub_model = pytest.mark.parametrize("model", HUB_MODELS, ids=lambda model: model.id)
+every_model = each("model", CATALOG.models.values(), ids=by_id)
+every_hub_model = each("model", HUB_MODELS, ids=by_id)
 
 
 def test_catalogue_has_exactly_these_models(catalog: Catalog) -> None:
@@ -545,7 +546,7 @@ def test_models_without_an_own_template_in_the_catalogue() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@each(
     ("model_id", "stop", "stop_token_ids"),
     [
         ("code-llama-70b-instruct", (), (32015,)),

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.catalog.test_templates import render
+from tests.support.each import each
 from tests.support.mistral_prompts import (
     ADD,
     GOLDEN,
@@ -23,7 +24,7 @@ from tests.support.mistral_prompts import (
 
 RECORDED = yaml.safe_load(GOLDEN.read_text(encoding="utf-8"))
 CASES = [(version, name) for version in VERSIONS for name in conversations(version)]
-every_case = pytest.mark.parametrize(("version", "name"), CASES)
+every_case = each(("version", "name"), CASES)
 
 
 @every_case
@@ -77,7 +78,7 @@ STRUCTURES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("content", [*NUMBERS, *WORDS, *STRINGS, *STRUCTURES])
+@each("content", [*NUMBERS, *WORDS, *STRINGS, *STRUCTURES])
 def test_tool_result_is_its_json_value_or_a_string(content: str) -> None:
     assert written(content) == wanted(content)
 
@@ -91,7 +92,7 @@ def _value(source: random.Random, depth: int = 0) -> Any:
     return rows if source.random() < 0.5 else {f"{text}{index}": row for index, row in enumerate(rows)}
 
 
-@pytest.mark.parametrize("seed", range(100))
+@each("seed", range(100))
 def test_any_tool_result_is_its_json_value_or_a_string(seed: int) -> None:
     """Values as encoders write them, and the same with a character too many or too few."""
     source = random.Random(seed)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.catalog.names import Specialty, Variant, parse
+from tests.support.each import each
 
 IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 
@@ -151,7 +152,7 @@ OTHERS: list[Row] = [
 ]
 
 
-@pytest.mark.parametrize(("text", "family", "version", "size", "variant", "specialty"), HUB + OTHERS)
+@each(("text", "family", "version", "size", "variant", "specialty"), HUB + OTHERS)
 def test_parts_of_a_name(
     text: str,
     family: str,

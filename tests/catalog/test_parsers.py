@@ -3,6 +3,7 @@
 import pytest
 
 from service.catalog.parsers import FORMATS, choose
+from tests.support.each import each
 
 QUESTION = "{%- for m in messages %}{{- '<|im_start|>' + m.role + m.content }}{%- endfor %}"
 PROMPT = "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
@@ -34,7 +35,7 @@ PYTHONIC = "{{- '[func_name1(params_name1=params_value1)]' }}"
 MISTRAL = "{{- '[TOOL_CALLS]' }}"
 
 
-@pytest.mark.parametrize(
+@each(
     ("architecture", "template", "tools", "reasoning"),
     [
         # Models that never think get no parser for thoughts, though their templates strip them from old answers.

@@ -18,6 +18,7 @@ from service.catalog.model import Model
 from service.fleet.served_model import ServedModel
 from service.protocol.requests import ChatRequest
 from service.protocol.upstream_errors import Rejected, upstream_error
+from tests.support.each import each
 from tests.support.fleets import CATALOG, ROOT, only
 
 Message = dict[str, Any]
@@ -43,8 +44,8 @@ RESULT: Message = {"role": "tool", "content": "3 ", "tool_call_id": CALL["id"]}
 USING: list[Message] = [{"role": "user", "content": "What is 1 + 2?"}, CALLING, RESULT]
 CONVERSATIONS = {"one": TURNS[:1], "system": [SYSTEM, *TURNS[:1]], "three": TURNS}
 
-every_template = pytest.mark.parametrize("template", GOLDEN)
-every_one_of_ours = pytest.mark.parametrize("template", OURS)
+every_template = each("template", GOLDEN)
+every_one_of_ours = each("template", OURS)
 
 
 def render(template: str, messages: list[Message], **options: Any) -> str:
@@ -97,7 +98,7 @@ def test_catalogue_declares_folded_system_messages() -> None:
 
 
 @every_template
-@pytest.mark.parametrize("name", CONVERSATIONS)
+@each("name", CONVERSATIONS)
 def test_rendered_prompt(template: str, name: str) -> None:
     assert render(template, CONVERSATIONS[name]) == GOLDEN[template][name]
 
@@ -120,7 +121,7 @@ def test_continue_final_message(template: str) -> None:
 
 
 @every_one_of_ours
-@pytest.mark.parametrize("name", CONVERSATIONS)
+@each("name", CONVERSATIONS)
 def test_no_bos_if_the_tokenizer_adds_it(template: str, name: str) -> None:
     golden = GOLDEN[template]
     bos = golden.get("bos", "") if golden.get("writes_bos", True) else ""
@@ -166,10 +167,8 @@ def test_two_tool_calls_and_results(template: str) -> None:
     assert prompt.count("three") == 2
 
 
-@pytest.mark.parametrize("template", [name for name in OURS if name not in TOOLED])
-@pytest.mark.parametrize(
-    ("messages", "tools"), [(TURNS, TOOLS), ([TURNS[0], CALLING], None), ([*TURNS[:2], RESULT], None)]
-)
+@each("template", [name for name in OURS if name not in TOOLED])
+@each(("messages", "tools"), [(TURNS, TOOLS), ([TURNS[0], CALLING], None), ([*TURNS[:2], RESULT], None)])
 def test_template_without_tools_rejects_them(template: str, messages: list[Message], tools: Any) -> None:
     with pytest.raises(TemplateError, match="This model has no tools: leave out"):
         render(template, messages, tools=tools)
@@ -200,8 +199,8 @@ OUT_OF_ORDER: list[tuple[list[Message], str]] = [
 ]
 
 
-@pytest.mark.parametrize("template", [name for name in OURS if GOLDEN[name].get("turns")])
-@pytest.mark.parametrize(("messages", "problem"), OUT_OF_ORDER)
+@each("template", [name for name in OURS if GOLDEN[name].get("turns")])
+@each(("messages", "problem"), OUT_OF_ORDER)
 def test_roles_out_of_order_are_rejected(template: str, messages: list[Message], problem: str) -> None:
     if template == "mistral-v7.jinja" and not any(message["role"] == "user" for message in messages):
         problem = "no user message"
@@ -236,7 +235,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
 
 
 @every_one_of_ours
-@pytest.mark.parametrize(
+@each(
     "messages",
     [*(messages for messages, _ in OUT_OF_ORDER), [SYSTEM], [TURNS[0], RESULT], [TURNS[0], CALLING, RESULT], USING],
 )

@@ -88,6 +88,7 @@ def test_small_weights_are_compared_themselves(folder: Path) -> None:
     assert "mine" in catalog.load(folder).models
 
 
+@pytest.mark.slow
 def test_model_that_the_engine_cannot_run_is_not_added(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken-base"
     shutil.copytree(CODE, broken)

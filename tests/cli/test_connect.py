@@ -41,7 +41,7 @@ def service() -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     with service() as address:
         yield address

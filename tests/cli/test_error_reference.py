@@ -1,9 +1,8 @@
 """docs/errors.md says what the table of error codes says."""
 
-import pytest
-
 from service.cli.error_reference import SECTIONS, document
 from service.errors import ErrorCode
+from tests.support.each import each
 from tests.support.fleets import ROOT
 
 WRITTEN = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
@@ -13,7 +12,7 @@ def test_the_page_is_up_to_date() -> None:
     assert document() + "\n" == WRITTEN, "run: make docs"
 
 
-@pytest.mark.parametrize("code", ErrorCode)
+@each("code", ErrorCode)
 def test_every_code_has_one_row(code: ErrorCode) -> None:
     assert WRITTEN.count(f"\n| `{code}` | {code.status} | `{code.type}` | ") == 1
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from service.cli import planning
 from service.cli.__main__ import main
 from service.config.settings import VARIABLES, Settings
+from service.planner import gpus
 from service.planner.gpus import load
 from service.planner.quantization import forms, unknown
 from tests.support.fleets import CATALOG, ROOT
@@ -20,11 +21,12 @@ GPUS = load(ROOT / "deploy/gpus.yaml")
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No settings from the environment, a terminal wide enough for every table, and a catalogue that is read once."""
+    """No settings from the environment, a terminal wide enough for every table, and our files read once."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(planning, "settings_and_catalog", lambda: (Settings(), CATALOG))
+    monkeypatch.setattr(gpus, "load", lambda file: GPUS if file == planning.GPUS else load(file))
 
 
 def run(*words: str | Path) -> Result:

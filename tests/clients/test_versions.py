@@ -7,6 +7,7 @@ import pytest
 
 from service.cli.connect import CLIENTS
 from tests.clients.programs import NODE
+from tests.support.each import each
 from tests.support.fleets import ROOT
 
 PAGE = (ROOT / "docs/clients.md").read_text(encoding="utf-8")
@@ -28,7 +29,7 @@ def from_npm() -> dict[str, str]:
     return dict(json.loads((NODE / "package.json").read_text())["dependencies"])
 
 
-@pytest.mark.parametrize(("package", "release"), NAMED)
+@each(("package", "release"), NAMED)
 def test_a_release_is_the_pinned_one(package: str, release: str) -> None:
     assert pinned()[package] == release
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
 from service.config.paths import ROOT
 from service.config.settings import VARIABLES, Settings, summary, variable
 from service.config.strict_yaml import ConfigError
+from tests.support.each import each
 
 FIELDS = Settings.model_fields
 # What each kind of setting may be given, and what becomes of it.
@@ -18,7 +18,7 @@ GIVEN: dict[Any, tuple[str, object]] = {
     FIELDS["run_dir"].annotation: ("a/b", Path("a/b")),
 }  # fmt: skip
 
-every_setting = pytest.mark.parametrize("name", FIELDS)
+every_setting = each("name", FIELDS)
 
 
 def numbers(*kinds: type) -> list[str]:
@@ -45,10 +45,9 @@ def test_each_setting_can_be_set_and_is_described(name: str) -> None:
     assert summary(name).endswith("."), "a sentence"
 
 
-@pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
-def test_a_default_is_within_its_own_bounds(field: FieldInfo) -> None:
-    name = next(name for name, one in FIELDS.items() if one is field)
-    text = str(field.default or "")
+@every_setting
+def test_a_default_is_within_its_own_bounds(name: str) -> None:
+    text = str(FIELDS[name].default or "")
     assert Settings.from_environ({variable(name): text}) == Settings()
 
 
@@ -71,15 +70,15 @@ def test_an_empty_variable_is_an_unset_one(name: str) -> None:
     assert Settings.from_environ({variable(name): ""}) == Settings()
 
 
-@pytest.mark.parametrize("name", numbers(int, float))
-@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf", "-inf", "1e999", "0x10", "1 2"])
+@each("name", numbers(int, float))
+@each("text", ["soon", "0", "-1", "nan", "inf", "-inf", "1e999", "0x10", "1 2"])
 def test_a_number_is_positive_and_finite(name: str, text: str) -> None:
     (problem,) = problems({variable(name): text})
     assert problem.startswith(f"environment: {variable(name)}: Input should be ")
     assert f"(found '{text}')" in problem
 
 
-@pytest.mark.parametrize("name", numbers(int))
+@each("name", numbers(int))
 def test_a_count_is_whole(name: str) -> None:
     (problem,) = problems({variable(name): "1.5"})
     assert "valid integer" in problem

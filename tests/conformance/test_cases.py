@@ -1,8 +1,7 @@
 """The conformance cases, and which models each covers."""
 
-import pytest
-
 from service.conformance.cases import Case, cases
+from tests.support.each import each
 from tests.support.fleets import CATALOG
 
 FOUND, SKIPPED = cases(CATALOG)
@@ -41,7 +40,7 @@ def test_cases_of_given_models_only() -> None:
     assert [entry.model for entry in skipped] == ["grok-1"]
 
 
-@pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
+@each("case", FOUND, ids=lambda case: case.name)
 def test_scaled_down_model_is_a_valid_entry(case: Case) -> None:
     model = case.scaled_down()
     assert type(model).model_validate(model.model_dump()) == model

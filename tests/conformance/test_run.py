@@ -11,6 +11,7 @@ from service.config.settings import Settings
 from service.conformance import run
 from service.conformance.cases import Case, cases
 from tests.engine.test_supervisor import PROGRAM
+from tests.support.each import each
 from tests.support.fleets import CATALOG
 
 FOUND, _ = cases(CATALOG)
@@ -100,7 +101,7 @@ def test_vector_difference() -> None:
     assert run.vector_difference([1.0, 0.1], [1.0, 0.0]) == "the cosine similarity of the vectors is 0.9950"
 
 
-@pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
+@each("case", FOUND, ids=lambda case: case.name)
 def test_prompts_exceed_the_sliding_window_and_stay_in_the_vocabulary(case: Case) -> None:
     first, _ = run.prompts(case.shape.vocab_size or 1)
     assert len(first) > SLIDING_WINDOW
@@ -108,7 +109,7 @@ def test_prompts_exceed_the_sliding_window_and_stay_in_the_vocabulary(case: Case
     assert max(first) < (case.shape.vocab_size or 0)
 
 
-@pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
+@each("case", FOUND, ids=lambda case: case.name)
 def test_engine_gets_the_settings_of_the_catalogue(case: Case) -> None:
     served = run.served_model(case.scaled_down(), Path("weights"), {})
     kept = {key: value for key, value in case.model.engine.items() if key not in run.LEFT_OUT}

@@ -23,6 +23,7 @@ from service.fleet.request_bounds import MAX_SEQUENCES
 from service.fleet.served_model import ServedModel
 from service.transport.pool import IDLE_TIMEOUT
 from service.upstreams.limit import ceiling
+from tests.support.each import each
 from tests.support.fleets import CATALOG, ROOT, only
 
 SOCKET = Path("/run/e0.sock")
@@ -61,7 +62,7 @@ def test_the_whole_command_of_an_embedded_model(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@each(
     ("entry", "flag", "values"),
     [
         ("model: llama-2-7b", "--model", ["meta-llama/Llama-2-7b-hf"]),

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from service.config.settings import Settings
-from service.engine import demand, engine_stats, gateway_registry, memory_check, readiness, state, supervisor
+from service.engine import demand, engine_stats, gateway_registry, memory_check, readiness, state, supervisor, watchdog
 from service.engine.command import child_environment
 from service.engine.engine_stats import EngineStats
 from service.engine.probe import probe_request
@@ -213,10 +213,10 @@ async def test_a_bound_socket_alone_is_not_ready(start_fleet: StartFleet) -> Non
 
 
 async def test_a_start_beyond_the_start_timeout_fails(start_fleet: StartFleet) -> None:
-    fleet = start_fleet(fleet_text("mute"), start_timeout=5.0)
+    fleet = start_fleet(fleet_text("mute"), start_timeout=3.0)
     await until(lambda: fleet.state().restarts == 1, f"a restart (output: {fleet.output})")
     (reason,) = {line for line in fleet.shown() if line.startswith("failed")}
-    assert "not ready within 5 s of its start: the probe request got status 500" in reason
+    assert "not ready within 3 s of its start: the probe request got status 500" in reason
     fleet.unblock()
     assert (await fleet.until("ready")).restarts >= 1
 
@@ -528,8 +528,11 @@ HUNG = "it hangs: no progress for 1 s (probe request: no byte for "
 @pytest.mark.parametrize(
     ("number", "metrics"), [(signal.SIGUSR1, "metrics unchanged)"), (signal.SIGSTOP, "metrics: no byte for ")]
 )
-async def test_a_hung_engine_is_restarted(number: signal.Signals, metrics: str, start_fleet: StartFleet) -> None:
+async def test_a_hung_engine_is_restarted(
+    number: signal.Signals, metrics: str, start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Either its core alone hangs, and `/health` still answers 200, or all of it."""
+    monkeypatch.setattr(watchdog, "SCRAPE", Deadlines(connect=1, first_byte=0.5, idle=0.5, total=0.5))
     fleet = start_fleet(hang_timeout=1.0)
     first = await fleet.until("ready")
     assert first.pid

@@ -28,7 +28,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
     "F4": (
         f"{CONNECTIONS}::test_a_hung_engine_that_says_it_is_healthy",
         f"{RELAY}::test_a_stream_that_stalls_ends_with_a_timeout_event",
-        "tests/vllm/test_remote.py::test_an_engine_starts_hangs_recovers_and_dies",
+        "tests/vllm/test_one_engine.py::test_it_starts_hangs_recovers_and_dies",
         "tests/engine/test_watchdog.py::test_a_hung_engine_core_is_detected",
     ),
     # connections that are half open or swallow everything

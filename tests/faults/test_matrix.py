@@ -2,9 +2,8 @@
 
 import ast
 
-import pytest
-
 from tests.faults.matrix import MATRIX
+from tests.support.each import each
 from tests.support.fleets import ROOT
 
 
@@ -12,7 +11,7 @@ def test_every_row_is_there() -> None:
     assert list(MATRIX) == [f"F{number}" for number in range(1, 24)]
 
 
-@pytest.mark.parametrize(("row", "nodes"), MATRIX.items(), ids=MATRIX.keys())
+@each(("row", "nodes"), MATRIX.items())
 def test_its_tests_exist(row: str, nodes: tuple[str, ...]) -> None:
     assert nodes, row
     for node in nodes:

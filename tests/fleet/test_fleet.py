@@ -13,6 +13,7 @@ from service.fleet.schema import RESERVED
 from service.fleet.served_model import ServedModel
 from service.weights import manifest
 from service.weights.manifest import Manifest
+from tests.support.each import each
 from tests.support.fleets import CATALOG, ROOT, load, only, write
 
 FINE_TUNE = "SorskootLLM-v2-13b-instruct"
@@ -124,8 +125,8 @@ def test_a_mistake_is_reported_with_file_line_and_key(tmp_path: Path, text: str,
     assert found[0].startswith(problem.replace("{folder}", str(tmp_path)))
 
 
-@pytest.mark.parametrize("key", RESERVED_FLAGS)
-@pytest.mark.parametrize("parent", ["models[0].engine", "engine"])
+@each("key", RESERVED_FLAGS)
+@each("parent", ["models[0].engine", "engine"])
 def test_flags_that_roundhouse_sets_are_refused(tmp_path: Path, key: str, parent: str) -> None:
     indent = "    " if parent.startswith("models") else ""
     found = problems(

@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from _bentoml_impl.server import allocator
 from starlette.testclient import TestClient
 
 from bench.processes import free_port
@@ -126,6 +125,8 @@ GPUS = "models:\n  - {model: llama-2-7b-chat, gpus: 2, min_replicas: 2}\n  - {mo
 
 
 def test_each_replica_gets_its_own_gpus(gateway: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from _bentoml_impl.server import allocator  # an import that takes a second
+
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(allocator, "system_resources", lambda: {"cpu": 8, allocator.NVIDIA_GPU: [0, 1, 2, 3, 4]})
     built = built_service(gateway, GPUS, tmp_path)
@@ -198,6 +199,7 @@ print(gateway.render_metrics().decode())
 """
 
 
+@pytest.mark.slow
 def test_a_killed_worker_leaves_no_gauges(tmp_path: Path) -> None:
     _, text = text_after_one_was_killed(WORKER, tmp_path)
     assert 'roundhouse_demand{model="pebble-chat"} 7.0' in text, "not twice"

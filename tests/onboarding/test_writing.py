@@ -14,9 +14,9 @@ from tests.support.fleets import ROOT
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the catalogue's folder, with links to the embedded weights and the templates."""
-    for file in (ROOT / "models").glob("*.yaml"):
-        shutil.copy(file, tmp_path)
+    """A small catalogue: one family and the tasks, with links to the embedded weights and the templates."""
+    for name in ("pebble.yaml", "tasks.yaml"):
+        shutil.copy(ROOT / "models" / name, tmp_path)
     for name in ("pebble", "templates"):
         (tmp_path / name).symlink_to(ROOT / "models" / name)
     return tmp_path

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from service.cli.__main__ import main
+from tests.support.each import each
 from tests.support.fleets import ROOT
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -17,16 +18,17 @@ PATHS = sorted(set(re.findall(FOLDERS + r"[\w./-]*\w/?(?![\w<])", PAGE)))
 COMMANDS = re.findall(r"^ *(roundhouse .+)$", PAGE, re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@each("path", PATHS)
 def test_a_path_exists(path: str) -> None:
     assert (ROOT / path).exists()
 
 
-@pytest.mark.parametrize(("name", "path"), NAMED, ids=lambda text: text)
+@each(("name", "path"), NAMED, ids=lambda text: text)
 def test_a_name_is_in_its_file(name: str, path: str) -> None:
     assert re.search(rf"^\s*(?:(?:async )?def |class )?{name}\b", (ROOT / path).read_text(), re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_works(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

@@ -32,6 +32,7 @@ from service.cli.__main__ import main
 results = [CliRunner().invoke(main, words) for words in json.loads(sys.argv[1])]
 print(json.dumps([(one.exit_code, one.output) for one in results]))
 """
+pytestmark = pytest.mark.slow
 NEEDS_LINUX = "Error: {} needs Linux, whose kernel supervises the engines, and this is darwin.\n"
 COMMANDS = {
     ("list",): (0, "pebble-chat"),

@@ -14,6 +14,7 @@ from service.architectures.shape import Shape
 from service.catalog.model import Model
 from service.fleet import fleet
 from service.planner.blocks import Blocks, blocks, layers, missing, token_bytes
+from tests.support.each import by_id, each
 from tests.support.fleets import CATALOG, ROOT
 from tests.support.services import Service
 
@@ -103,7 +104,7 @@ def test_missing_size_is_named_and_gives_no_blocks(key: str) -> None:
     assert blocks(model, GIB, 16, 4096) is None
 
 
-@pytest.mark.parametrize("model", CACHED, ids=lambda model: model.id)
+@each("model", CACHED, ids=by_id)
 def test_every_model_of_known_shape_has_blocks(model: Model) -> None:
     found = blocks(model, 64 * GIB, 16, model.opening_context or 4096)
     assert found

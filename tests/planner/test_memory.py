@@ -8,6 +8,7 @@ from service.catalog.model import Model
 from service.planner.memory import COMMUNICATION_BYTES, Demand, degrees, fit, overhead_bytes, smallest, why_indivisible
 from service.planner.quantization import Form, forms, unknown
 from tests.planner.test_gpus import KNOWN
+from tests.support.each import by_id, each
 from tests.support.fleets import CATALOG, ROOT
 
 MODELS = CATALOG.models
@@ -99,7 +100,7 @@ def test_smallest_takes_a_whole_node_if_none_holds_the_users() -> None:
     assert (found.requests or 0) < 1000
 
 
-@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.id)
+@each("model", MODELS.values(), ids=by_id)
 def test_every_model_of_known_shape_fits_some_gpu(model: Model) -> None:
     demand = Demand(min(model.context or 1024, 4096))
     for form in forms(model):

@@ -8,10 +8,11 @@ from service.planner.memory import Demand
 from service.planner.plan import memory_requirement, plan
 from service.planner.quantization import forms, unknown
 from tests.planner.test_gpus import KNOWN
+from tests.support.each import by_id, each
 from tests.support.fleets import CATALOG
 
 MODELS = CATALOG.models
-every_model = pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.id)
+every_model = each("model", MODELS.values(), ids=by_id)
 
 
 @every_model
@@ -35,7 +36,7 @@ def test_unknown_sizes_are_named(model: Model) -> None:
 
 
 # 2 (keys and values) x layers x KV heads x head size x 2 bytes.
-@pytest.mark.parametrize(
+@each(
     ("name", "token"),
     [
         ("llama-2-13b", 819_200),

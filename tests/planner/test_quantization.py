@@ -20,13 +20,14 @@ from service.planner.quantization import (
     why_not,
 )
 from tests.planner.test_gpus import KNOWN
+from tests.support.each import by_id, each
 from tests.support.fleets import CATALOG
 
 MODELS = CATALOG.models
 COUNTED = [model for model in MODELS.values() if not unknown(model)]
 EMBEDDED = [model for model in MODELS.values() if model.path]
 
-every_counted = pytest.mark.parametrize("model", COUNTED, ids=lambda model: model.id)
+every_counted = each("model", COUNTED, ids=by_id)
 
 
 def tensor_bytes(folder: Path) -> int:

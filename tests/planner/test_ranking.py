@@ -10,6 +10,7 @@ from service.catalog.model import Family, Licence, Model
 from service.catalog.names import Variant
 from service.planner.ranking import GRADES, READABLE, RankedModel, RankingCriteria, rank, task_of
 from tests.planner.test_gpus import KNOWN
+from tests.support.each import each
 from tests.support.fleets import CATALOG
 
 BASE = CATALOG.models["llama-2-7b-chat"]
@@ -61,7 +62,7 @@ def test_the_order_is_as_it_says(required: RankingCriteria) -> None:
             assert one.speed.each is None or one.speed.each >= READABLE
 
 
-@pytest.mark.parametrize("task", CATALOG.tasks)
+@each("task", CATALOG.tasks)
 def test_every_task_is_ranked_among_its_own_variants(task: str) -> None:
     found = {one.model.variant for one in ranked("H100", subject=task).values()}
     assert found

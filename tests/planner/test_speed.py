@@ -9,6 +9,7 @@ from service.planner.memory import Demand, Fit, smallest
 from service.planner.quantization import forms, parts, unknown
 from service.planner.speed import Speed, speed
 from tests.planner.test_gpus import KNOWN
+from tests.support.each import by_id, each
 from tests.support.fleets import CATALOG
 
 MODELS = CATALOG.models
@@ -40,7 +41,7 @@ def test_mixture_of_experts_reads_only_the_active_experts() -> None:
     assert mixture.alone > 2 * dense.alone
 
 
-@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.id)
+@each("model", MODELS.values(), ids=by_id)
 def test_batching_slows_each_stream_and_raises_the_total(model: Model) -> None:
     demand = Demand(min(model.context or 1024, 2048))
     found = smallest(model, KNOWN["B200"], forms(model)[0], demand)

@@ -11,6 +11,7 @@ from service.protocol.parse_body import parse_body, with_fields
 from tests.protocol.test_fields import CLIENTS
 from tests.protocol.test_generation import CHAT, COUNT, ENDPOINTS, MESSAGES, RESPONSES
 from tests.protocol.test_requests import body
+from tests.support.each import each
 
 FUNCTION = {"type": "function", "name": "f", "parameters": {}}
 CUSTOM = {"type": "custom", "name": "c", "format": {"type": "grammar", "syntax": "lark", "definition": "start: /a/"}}
@@ -74,7 +75,7 @@ def test_a_reference_to_a_stored_item_is_refused_with_what_to_do() -> None:
     assert "store: false" in caught.value.message
 
 
-@pytest.mark.parametrize("recorded", CLIENTS, ids=lambda recorded: recorded["client"])
+@each("recorded", CLIENTS, ids=lambda recorded: recorded["client"])
 def test_an_adapted_body_needs_no_more_changes(recorded: dict[str, Any]) -> None:
     kind, raw = ENDPOINTS[recorded["path"]].body, json.dumps(recorded["body"]).encode()
     try:

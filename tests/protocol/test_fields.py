@@ -5,12 +5,6 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from anthropic.types import message_count_tokens_params, message_create_params
-from anthropic.types.beta import message_count_tokens_params as beta_count_tokens_params
-from anthropic.types.beta import message_create_params as beta_create_params
-from openai.types import completion_create_params, embedding_create_params
-from openai.types.chat import completion_create_params as chat_create_params
-from openai.types.responses import response_create_params
 
 from service.protocol.fields import ACTED, RULES, header_value, label
 from service.protocol.generation import GENERATION
@@ -18,18 +12,8 @@ from service.protocol.parse_body import FieldPolicy, parse_body
 from service.protocol.requests import Body, ChatRequest
 from tests.protocol.test_generation import CHAT, COMPLETIONS, COUNT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES
 from tests.protocol.test_requests import body, rejection
+from tests.support.each import each
 
-SDKS: dict[str, tuple[type, ...]] = {
-    CHAT: (chat_create_params.CompletionCreateParamsStreaming,),
-    COMPLETIONS: (completion_create_params.CompletionCreateParamsStreaming,),
-    RESPONSES: (response_create_params.ResponseCreateParamsStreaming,),
-    EMBEDDINGS: (embedding_create_params.EmbeddingCreateParams,),
-    MESSAGES: (message_create_params.MessageCreateParamsStreaming, beta_create_params.MessageCreateParamsStreaming),
-    COUNT: (
-        message_count_tokens_params.MessageCountTokensParams,
-        beta_count_tokens_params.MessageCountTokensParams,
-    ),
-}
 # A body as each client sends it, with other words in it: {"client": …, "path": …, "body": …} in each line.
 CLIENTS = [json.loads(line) for line in (Path(__file__).parent / "recorded/clients.jsonl").read_text().splitlines()]
 # What of a client's body is refused, and why that is right.
@@ -44,19 +28,42 @@ def known(kind: type[Body]) -> set[str]:
     return {*kind.__struct_fields__, *RULES[kind]}
 
 
-def test_every_endpoint_has_a_table() -> None:
+@pytest.fixture(scope="module")
+def sdks() -> dict[str, tuple[type, ...]]:
+    """What the SDKs can send to each endpoint; importing both takes seconds."""
+    from anthropic.types import message_count_tokens_params, message_create_params
+    from anthropic.types.beta import message_count_tokens_params as beta_count_tokens_params
+    from anthropic.types.beta import message_create_params as beta_create_params
+    from openai.types import completion_create_params, embedding_create_params
+    from openai.types.chat import completion_create_params as chat_create_params
+    from openai.types.responses import response_create_params
+
+    return {
+        CHAT: (chat_create_params.CompletionCreateParamsStreaming,),
+        COMPLETIONS: (completion_create_params.CompletionCreateParamsStreaming,),
+        RESPONSES: (response_create_params.ResponseCreateParamsStreaming,),
+        EMBEDDINGS: (embedding_create_params.EmbeddingCreateParams,),
+        MESSAGES: (message_create_params.MessageCreateParamsStreaming, beta_create_params.MessageCreateParamsStreaming),
+        COUNT: (
+            message_count_tokens_params.MessageCountTokensParams,
+            beta_count_tokens_params.MessageCountTokensParams,
+        ),
+    }
+
+
+def test_every_endpoint_has_a_table(sdks: dict[str, tuple[type, ...]]) -> None:
     assert list(RULES) == [ENDPOINTS[path].body for path in (CHAT, COMPLETIONS, RESPONSES, COUNT, MESSAGES, EMBEDDINGS)]
-    assert set(SDKS) == {endpoint.path for endpoint in GENERATION}
+    assert set(sdks) == {endpoint.path for endpoint in GENERATION}
 
 
-@pytest.mark.parametrize("path", SDKS)
-def test_every_field_of_the_sdks_is_decided(path: str) -> None:
+@each("path", ENDPOINTS)
+def test_every_field_of_the_sdks_is_decided(path: str, sdks: dict[str, tuple[type, ...]]) -> None:
     """A new release's new field fails here until somebody decides what becomes of it."""
-    fields = {name for kind in SDKS[path] for name in get_type_hints(kind)}
+    fields = {name for kind in sdks[path] for name in get_type_hints(kind)}
     assert not fields - known(ENDPOINTS[path].body)
 
 
-@pytest.mark.parametrize(("kind", "name", "rule"), ROWS, ids=lambda part: getattr(part, "__name__", str(part)[:20]))
+@each(("kind", "name", "rule"), ROWS, ids=lambda part: getattr(part, "__name__", str(part)[:20]))
 def test_no_field_is_both_read_and_sorted_out(kind: type[Body], name: str, rule: Any) -> None:
     assert name not in kind.__struct_fields__
     assert rule.why[0].islower()
@@ -86,7 +93,7 @@ def test_a_rule_decides_what_becomes_of_a_field(path: str) -> None:
         assert json.loads(passed.body)[name] == {"a": 1}
 
 
-@pytest.mark.parametrize("recorded", CLIENTS, ids=lambda recorded: recorded["client"])
+@each("recorded", CLIENTS, ids=lambda recorded: recorded["client"])
 def test_what_todays_clients_send_is_taken(recorded: dict[str, Any]) -> None:
     kind, raw = ENDPOINTS[recorded["path"]].body, json.dumps(recorded["body"]).encode()
     if param := REFUSED.get(recorded["client"]):

@@ -7,6 +7,7 @@ import pytest
 
 from service.protocol.generation import GENERATION, Kind, Requirements
 from service.protocol.parse_body import parse_body
+from tests.support.each import each
 
 ENDPOINTS = {endpoint.path: endpoint for endpoint in GENERATION}
 CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"
@@ -62,7 +63,7 @@ def test_kind_of_a_minimal_request(path: str, kind: Kind) -> None:
     assert facts(requirements(path)) == facts(Requirements(kind))
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "fields", "expected"),
     [
         (COMPLETIONS, {"suffix": "x"}, Requirements("infill")),
@@ -96,7 +97,7 @@ def test_requirements_of_a_request(path: str, fields: dict[str, Any], expected: 
     assert facts(requirements(path, **fields)) == facts(expected)
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "is_code"),
     [
         ("def f(x):", True),

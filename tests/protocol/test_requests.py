@@ -22,6 +22,7 @@ from tests.protocol.test_generation import (
     TOOL,
     turn,
 )
+from tests.support.each import each
 
 # A valid value for every field of every endpoint; keys with a path are for that endpoint only.
 GOOD: dict[str, Any] = {
@@ -133,14 +134,14 @@ def rejection(path: str, raw: bytes, extra_fields: tuple[str, ...] = ()) -> ApiE
 # Fields
 
 
-@pytest.mark.parametrize(("path", "field"), FIELDS, ids=lambda part: part.removeprefix("/v1/"))
+@each(("path", "field"), FIELDS, ids=lambda part: part.removeprefix("/v1/"))
 def test_every_field_is_accepted(path: str, field: str) -> None:
     value = GOOD.get(f"{path} {field}", GOOD[field])
     fields = {field: value} | WITH.get(field, {}) | WITH.get(f"{path} {field}", {})
     parse_body(ENDPOINTS[path].body, body(path, **fields))
 
 
-@pytest.mark.parametrize(("path", "field"), FIELDS, ids=lambda part: part.removeprefix("/v1/"))
+@each(("path", "field"), FIELDS, ids=lambda part: part.removeprefix("/v1/"))
 def test_a_missing_required_field_is_named(path: str, field: str) -> None:
     if field not in MINIMAL[path]:
         return
@@ -149,10 +150,8 @@ def test_a_missing_required_field_is_named(path: str, field: str) -> None:
 
 
 # Including names that occur in validators' own error paths, and unusual ones.
-@pytest.mark.parametrize("path", ENDPOINTS)
-@pytest.mark.parametrize(
-    "name", ["best_off", "guided_json", "str", "TextPart", "foo-bar", "a b", "0", "", "模型", "x" * 999]
-)
+@each("path", ENDPOINTS)
+@each("name", ["best_off", "guided_json", "str", "TextPart", "foo-bar", "a b", "0", "", "模型", "x" * 999])
 def test_an_unknown_field_is_rejected_by_name(path: str, name: str) -> None:
     error = rejection(path, body(path, **{name: 1}))
     assert (error.param, error.code) == (name[:64], "unknown_parameter")
@@ -161,7 +160,7 @@ def test_an_unknown_field_is_rejected_by_name(path: str, name: str) -> None:
     assert error.message == (anthropic if path in (MESSAGES, COUNT) else openai)
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "fields", "param", "code", "part"),
     [
         (CHAT, {"temperature": "hot"}, "temperature", "invalid_value", "should be a number, not a string"),
@@ -281,12 +280,12 @@ BROKEN = [
 AFTER = [b" {}", b",", b"}", b"\x00"]
 
 
-with_and_without_extra_fields = pytest.mark.parametrize("extra_fields", [(), ("messages", "a")], ids=["none", "extra"])
+with_and_without_extra_fields = each("extra_fields", [(), ("messages", "a")])
 
 
 @with_and_without_extra_fields
-@pytest.mark.parametrize("raw", BROKEN, ids=lambda raw: repr(raw[:20]))
-@pytest.mark.parametrize("path", ENDPOINTS)
+@each("raw", BROKEN, ids=lambda raw: repr(raw[:20]))
+@each("path", ENDPOINTS)
 def test_a_body_that_is_no_json_object_is_rejected(path: str, raw: bytes, extra_fields: tuple[str, ...]) -> None:
     error = rejection(path, raw, extra_fields)
     assert (error.code, error.param) == ("invalid_json", None), error.message
@@ -294,8 +293,8 @@ def test_a_body_that_is_no_json_object_is_rejected(path: str, raw: bytes, extra_
 
 
 @with_and_without_extra_fields
-@pytest.mark.parametrize("after", AFTER)
-@pytest.mark.parametrize("path", ENDPOINTS)
+@each("after", AFTER)
+@each("path", ENDPOINTS)
 def test_bytes_after_the_object_are_rejected(path: str, after: bytes, extra_fields: tuple[str, ...]) -> None:
     error = rejection(path, body(path) + after, extra_fields)
     assert (error.code, error.param) == ("invalid_json", None), error.message
@@ -303,7 +302,7 @@ def test_bytes_after_the_object_are_rejected(path: str, after: bytes, extra_fiel
 
 
 @with_and_without_extra_fields
-@pytest.mark.parametrize("path", ENDPOINTS)
+@each("path", ENDPOINTS)
 def test_deeply_nested_lists_are_rejected(path: str, extra_fields: tuple[str, ...]) -> None:
     field = next(name for name in ("messages", "prompt", "input") if name in MINIMAL[path])
     depth = b"[" * 200_000 + b"]" * 200_000
@@ -312,7 +311,7 @@ def test_deeply_nested_lists_are_rejected(path: str, extra_fields: tuple[str, ..
 
 
 # What is forwarded unread may have any contents and size, but must be a JSON object.
-@pytest.mark.parametrize(
+@each(
     ("tool", "code"),
     [
         (b"{}", None),
@@ -334,7 +333,7 @@ def test_deeply_nested_lists_are_rejected(path: str, extra_fields: tuple[str, ..
     ids=lambda part: repr(part[:20]) if isinstance(part, bytes) else part,
 )
 @with_and_without_extra_fields
-@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, COUNT])
+@each("path", [CHAT, RESPONSES, MESSAGES, COUNT])
 def test_opaque_objects_must_be_json_objects(
     path: str, tool: bytes, code: str | None, extra_fields: tuple[str, ...]
 ) -> None:

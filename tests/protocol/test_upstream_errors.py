@@ -14,6 +14,7 @@ from service.fleet.served_model import ServedModel
 from service.protocol.generation import GENERATION
 from service.protocol.requests import Body
 from service.protocol.upstream_errors import MAX_SEARCHED, Rejected, reason, upstream_error
+from tests.support.each import each
 from tests.support.fleets import only
 
 RECORDED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "recorded/rejections.json").read_text())
@@ -113,7 +114,7 @@ def test_every_recorded_rejection_has_its_words() -> None:
     assert {row["name"] for row in RECORDED} == SAID.keys()
 
 
-@pytest.mark.parametrize("row", RECORDED, ids=lambda row: row["name"])
+@each("row", RECORDED, ids=lambda row: row["name"])
 def test_a_rejection_says_what_to_change_and_names_the_clients_field(row: dict[str, Any], served: ServedModel) -> None:
     code, param, part = SAID[row["name"]]
     given, answer = rejected(row["path"], **row["request"]), json.dumps(row["answer"]).encode()
@@ -182,7 +183,7 @@ ERRORS: list[tuple[int, bytes, int, str, str | None, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("engine_status", "body", "status", "code", "param", "part"), ERRORS)
+@each(("engine_status", "body", "status", "code", "param", "part"), ERRORS)
 def test_an_engine_error_is_translated(
     served: ServedModel, engine_status: int, body: bytes, status: int, code: str, param: str | None, part: str
 ) -> None:
@@ -195,8 +196,8 @@ SECRET = "my secret prompt number 4711"
 PLACES = "/srv/weights/secret http://10.0.0.7:8000/secret secret.host:8000 ~/.cache/secret"
 
 
-@pytest.mark.parametrize("status", [400, 404, 413, 422, 429, 500, 503])
-@pytest.mark.parametrize(
+@each("status", [400, 404, 413, 422, 429, 500, 503])
+@each(
     "body",
     [
         error(SECRET),

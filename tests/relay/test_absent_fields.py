@@ -25,20 +25,21 @@ def nullable(case: Case) -> Iterator[str]:
         yield field.name
 
 
-NULLS = [(case, name) for case in CASES for name in nullable(case) if name not in case.fields]
-
-
 def got(gateway: RunningGateway) -> dict[str, Any]:
     """The last body that an engine got."""
     return dict(gateway.seen[-1].json)
 
 
-@pytest.mark.parametrize(("case", "name"), NULLS, ids=label)
-async def test_null_is_absent(case: Case, name: str, start: Start) -> None:
+@pytest.mark.parametrize("case", CASES, ids=label)
+async def test_null_is_absent(case: Case, start: Start) -> None:
     gateway = await start(HOUSE)
-    response = await gateway.post(case.path, case.body() | {name: None})
-    assert response.status_code == 200, response.text
-    assert got(gateway).get(name) is None or name in ("stop", "chat_template_kwargs")  # which have values of ours
+    for name in nullable(case):
+        if name in case.fields:
+            continue
+        response = await gateway.post(case.path, case.body() | {name: None})
+        assert response.status_code == 200, (name, response.text)
+        # Two have values of ours.
+        assert got(gateway).get(name) is None or name in ("stop", "chat_template_kwargs"), name
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=label)

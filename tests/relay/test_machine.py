@@ -299,7 +299,7 @@ def test_invariants_hold_whatever_happens(tmp_path: Path) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=80,
+            max_examples=settings().max_examples * 4 // 5,
             stateful_step_count=40,
             derandomize=True,
             suppress_health_check=list(HealthCheck),

@@ -14,6 +14,7 @@ from service.protocol.generation import Kind, Requirements
 from service.routing.resolve import PREFERENCES, auto_variants, resolve
 from tests.routing.cases import CASES, CONDITIONS, FLEETS, Case, ExpectedError, document
 from tests.support import fleets
+from tests.support.each import each
 from tests.support.fleets import CATALOG, ROOT
 
 
@@ -22,7 +23,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fleet]:
     return {name: fleets.load(tmp_path_factory.mktemp(name), text) for name, text in FLEETS.items()}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.fleet}: {case.requested} for {case.requirements.kind}")
+@each("case", CASES, ids=lambda case: f"{case.fleet}: {case.requested} for {case.requirements.kind}")
 def test_case(case: Case, served: dict[str, Fleet]) -> None:
     fleet = served[case.fleet]
     if isinstance(case.expected, str):

@@ -20,6 +20,7 @@ PATH = "/v1/completions"
 TIMEOUT = httpx.Timeout(START_TIMEOUT)
 T = TypeVar("T")
 POLL_INTERVAL = 0.1  # seconds; engines that start need every core
+STREAM = 300  # tokens of a stream that runs on while its engine, or the other, fails: seconds
 BOTH = (0, 1)  # the engines of MODEL, by their number and their order in the fleet
 
 
@@ -91,7 +92,9 @@ class Pair:
         return await self.http.post(PATH, json=completion(prompt, tokens), headers=header_names(headers))
 
     @asynccontextmanager
-    async def stream(self, prompt: str, tokens: int = 900, model: str = MODEL, **headers: str) -> AsyncIterator[Stream]:
+    async def stream(
+        self, prompt: str, tokens: int = STREAM, model: str = MODEL, **headers: str
+    ) -> AsyncIterator[Stream]:
         """A streamed completion; leaving the context before its end disconnects the client."""
         options = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
         fields = completion(prompt, tokens) | options

@@ -4,9 +4,11 @@ All tests share one service and run in this order; each first waits until the en
 """
 
 import asyncio
+import itertools
 import random
 import shutil
 import signal
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from statistics import mean
@@ -21,7 +23,7 @@ from tests.vllm.conftest import MODEL
 from tests.vllm.pair import (
     BOTH,
     PATH,
-    POLL_INTERVAL,
+    STREAM,
     TIMEOUT,
     Pair,
     Stream,
@@ -97,7 +99,7 @@ async def test_an_api_server_is_killed(pair: Pair) -> None:
         await lost.read_to_end()
         assert lost.error_code == "upstream_error"
         await kept.read_to_end()
-        assert kept.is_complete(900)
+        assert kept.is_complete(STREAM)
     await pair.until_printed(f"{MODEL}-{lost.replica}  failed, starts again in 1 s, the engine was killed by signal 9")
     assert not alive(before)
 
@@ -121,7 +123,7 @@ async def test_an_engine_core_is_stopped_and_then_killed(pair: Pair) -> None:
     After the core's death it ends them with an error event and [DONE]. The gateway treats both as failures.
     """
     await pair.until_healthy()
-    async with pair.stream("stop, one", 1000) as one, pair.stream("stop, two", 1000) as two:
+    async with pair.stream("stop, one") as one, pair.stream("stop, two") as two:
         lost, kept = await by_engine(one, two)
         socket, core = pair.service.socket_of(lost.replica), pair.core(lost.replica)
         core.terminate()
@@ -139,7 +141,7 @@ async def test_an_engine_core_is_stopped_and_then_killed(pair: Pair) -> None:
         assert lost.error_code == "upstream_error"
         assert all([is_complete(await pair.ask(f"dead {number}"), 8) for number in range(8)])
         await kept.read_to_end()
-        assert kept.is_complete(1000)
+        assert kept.is_complete(STREAM)
     await pair.until_printed("the engine ended with exit status 0: EngineDeadError")
 
 
@@ -165,7 +167,7 @@ async def test_truncated_weights(pair: Pair) -> None:
 
 async def test_clients_that_disconnect_free_the_engine(pair: Pair) -> None:
     made = await pair.until_idle()
-    async with pair.stream("disconnect") as stream:
+    async with pair.stream("disconnect", 900) as stream:
         await stream.read_events(5)
     response = asyncio.create_task(pair.ask("disconnect", 900))
     await until(partial(pair.metric, "roundhouse_requests_in_flight"), 1.0)
@@ -221,23 +223,30 @@ async def test_a_deadline_frees_the_engine(pair: Pair) -> None:
 
 
 async def test_requests_for_ten_times_the_engines_capacity(pair: Pair) -> None:
-    """The queue is in the gateway, the engines are kept busy, and every request whose client stays is answered."""
+    """The queue is in the gateway, the engines are kept busy, and every request is answered.
+
+    The limits may still be high: they grow where requests leave before an engine has read them. So each client asks
+    again until the limits have fallen.
+    """
     await pair.until_healthy()
-    responses = [asyncio.create_task(pair.ask(f"overload {number}", 900)) for number in range(80)]
-    while await pair.metric("roundhouse_requests_queued") <= 60:
-        assert not all(response.done() for response in responses)
-        await asyncio.sleep(POLL_INTERVAL)
-    running, waiting = [], []
-    for _ in range(10):
-        pages = [await pair.engine_metrics(number) for number in BOTH]
-        running += [metric_sum(page, "vllm:num_requests_running") for page in pages]
-        waiting += [metric_sum(page, "vllm:num_requests_waiting") for page in pages]
-    assert await pair.metric("roundhouse_requests_queued") > 0, "they were sampled under overload"
-    assert mean(waiting) < 3
-    assert mean(running) > 3
-    for response in responses[20:]:
-        response.cancel()
-    assert all(is_complete(answer, 900) for answer in await asyncio.gather(*responses[:20]))
+    seen = asyncio.Event()
+
+    async def client(number: int) -> None:
+        for count in itertools.count():
+            assert is_complete(await pair.ask(f"overload {number}, {count}", 40), 40)
+            if seen.is_set():
+                return
+
+    async with asyncio.TaskGroup() as clients:
+        for number in range(80):
+            clients.create_task(client(number))
+        queued, running, waiting = 0.0, deque[float](maxlen=20), deque[float](maxlen=20)
+        while queued < 60 or len(running) < 20 or mean(running) <= 3 or mean(waiting) >= 3:
+            queued = await pair.metric("roundhouse_requests_queued")
+            pages = [await pair.engine_metrics(number) for number in BOTH]
+            running += [metric_sum(page, "vllm:num_requests_running") for page in pages]
+            waiting += [metric_sum(page, "vllm:num_requests_waiting") for page in pages]
+        seen.set()
     await pair.until_idle()
 
 
@@ -276,11 +285,14 @@ async def converse(pair: Pair, name: str) -> tuple[list[set[str]], float]:
     return engines, cached / prompts
 
 
-# Rolling restarts
+# Restarts
 
 
-async def test_a_rolling_restart_under_load(pair: Pair) -> None:
-    """Each BentoML worker of an engine gets SIGTERM and is respawned, one after the other; no request fails."""
+async def test_a_restart_under_load(pair: Pair) -> None:
+    """The BentoML worker of an engine gets SIGTERM and is respawned; no request fails.
+
+    `tests/end_to_end/test_lifecycle.py` restarts one engine after the other, with stand-ins.
+    """
     await pair.until_healthy()
     stopped = asyncio.Event()
 
@@ -301,14 +313,13 @@ async def test_a_rolling_restart_under_load(pair: Pair) -> None:
 
     async with asyncio.TaskGroup() as group:
         clients = [group.create_task(client(number)) for number in range(3)]
-        for number in BOTH:
-            before, worker = pair.engine_state(number).pid, worker_of(pair.service, number)
-            worker.terminate()
-            await pair.until_state(number, lambda state: state.condition == "stopping")
-            await pair.until_state(number, lambda state: state.condition == "stopped")
-            after = await pair.until_state(number, lambda state: state.condition == "ready")
-            assert after.pid != before
-            await until(pair.ready_engines, list(BOTH))
+        before, worker = pair.engine_state(1).pid, worker_of(pair.service, 1)
+        worker.terminate()
+        await pair.until_state(1, lambda state: state.condition == "stopping")
+        await pair.until_state(1, lambda state: state.condition == "stopped")
+        after = await pair.until_state(1, lambda state: state.condition == "ready")
+        assert after.pid != before
+        await until(pair.ready_engines, list(BOTH))
         stopped.set()
     assert all(client.result() for client in clients)
 
@@ -333,7 +344,7 @@ async def test_an_engine_core_hangs(pair: Pair) -> None:
         meanwhile = [asyncio.create_task(pair.ask(f"meanwhile {number}")) for number in range(4)]
         assert (await ask(socket, "GET", "/health")).status == 200
         await kept.read_to_end()
-        assert kept.is_complete(900)
+        assert kept.is_complete(STREAM)
         await pair.until_printed(f"it hangs: no progress for {HANG_TIMEOUT:g} s (probe request: no byte for ")
         await lost.read_to_end()
         assert lost.error_code == "upstream_error"

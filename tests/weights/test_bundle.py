@@ -329,6 +329,7 @@ def test_the_project_without_version_control(
     assert "does not contain the project's source" in result.output
 
 
+@pytest.mark.slow
 def test_wheels_are_downloaded_by_pip(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a folder of wheels: pip's own configuration says where from."""
     (tmp_path / "index").mkdir()

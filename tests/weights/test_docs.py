@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.fleets import ROOT
 
 PAGE = (ROOT / "docs/weights.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_work_in_their_order(tmp_path: Path) -> None:
     blocks = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
     assert len(blocks) >= 5
