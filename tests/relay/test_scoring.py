@@ -25,7 +25,12 @@ RERANK = {"model": "ranker", "query": "red apples", "documents": DOCUMENTS}
 SCORE = {"model": "ranker", "text_1": "red apples", "text_2": ["red", "blue"]}
 TOKENIZE = {"model": "ranker", "prompt": "one two"}
 DETOKENIZE = {"model": "ranker", "tokens": [3, 4]}
-BODIES = {"/rerank": RERANK, "/score": SCORE, "/tokenize": TOKENIZE, "/detokenize": DETOKENIZE}
+BODIES: dict[str, dict[str, Any]] = {
+    "/rerank": RERANK,
+    "/score": SCORE,
+    "/tokenize": TOKENIZE,
+    "/detokenize": DETOKENIZE,
+}
 EVERY = [(path, BODIES[endpoint.path]) for path, endpoint in PATHS.items() if endpoint.path in BODIES]
 
 
