@@ -6,7 +6,7 @@ object counts as its `text`.
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
@@ -33,6 +33,7 @@ class Scoring(Body, kw_only=True):
     prompt_name: ClassVar[str] = "A query with one of its documents"
     private_fields: ClassVar[tuple[str, ...]] = ("user",)
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
     max_tokens_per_query: Annotated[int, Meta(ge=0, le=2**31)] | None = None
     max_tokens_per_doc: Annotated[int, Meta(ge=0, le=2**31)] | None = None
     instruction: Text | None = None
