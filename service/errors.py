@@ -134,7 +134,7 @@ class ErrorCode(StrEnum):
     UNSUPPORTED_FOR_MODEL = (
         "unsupported_for_model", 400,
         "The model is served but cannot do this: a conversation without a chat template, `suffix` without infilling, "
-        "embeddings with a model that generates text, or the reverse.",
+        "embeddings or reranking with a model that generates text, or the reverse.",
         "Use one of the models that the message names.",
     )
     UNSUPPORTED_INFILL_ORDER = (

@@ -41,7 +41,10 @@ def document() -> str:
 
 
 def _section(endpoint: Endpoint) -> Iterator[str]:
-    yield from (f"## `{endpoint.path}`\n", HEAD)
+    yield f"## `{endpoint.path}`\n"
+    if endpoint.aliases:
+        yield f"Also at {' and '.join(f'`{path}`' for path in endpoint.aliases)}.\n"
+    yield HEAD
     acted = ACTED[endpoint.body]
     info: Any = inspect.type_info(endpoint.body)
     for field in info.fields:

@@ -75,7 +75,10 @@ def route(name: str, endpoint: str, suffix: bool, turns: int, code: bool, tools:
     """Say which served model a requested NAME leads to, and why."""
     _, known, served = configured(fleet_file)
     completion: Kind = "infill" if suffix else "completion"
-    kinds: dict[str, Kind] = {"/v1/completions": completion, "/v1/embeddings": "embedding"}
+    kinds: dict[str, Kind] = {
+        "/v1/completions": completion, "/v1/embeddings": "embedding", "/rerank": "rerank", "/score": "rerank",
+        "/tokenize": "tokens", "/detokenize": "tokens",
+    }  # fmt: skip
     need = Requirements(kinds.get(endpoint, "chat"), turns, tools, contents=(FENCE,) if code else ())
     try:
         target = resolve(name, need, served, known)

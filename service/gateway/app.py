@@ -20,6 +20,7 @@ from service.gateway.endpoints import Endpoints
 from service.gateway.middleware import ErrorMiddleware, LimitsMiddleware, RecordMiddleware
 from service.gateway.scale_to_zero import Activator
 from service.gateway.sites import SiteMiddleware, allowed_hosts
+from service.gateway.versions import Versions
 from service.observability.background import keep_running
 from service.observability.log_writer import LogWriter
 from service.observability.metrics import Metrics
@@ -50,7 +51,10 @@ class Gateway:
         self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)
         self.admission = Admission(settings, time.monotonic, random.random)
         self._relay = Relay(fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic)
-        self._endpoints = Endpoints(fleet, self.upstreams, self._relay, self.render_metrics, self.is_ready, settings)
+        self._endpoints = Endpoints(
+            fleet, self.upstreams, self._relay, Versions(self.upstreams, self.transport), self.render_metrics,
+            self.is_ready, settings,
+        )  # fmt: skip
         self._activator = Activator(fleet)
         limited = LimitsMiddleware(self._endpoints, settings.max_header_bytes)
         self._record_middleware = RecordMiddleware(

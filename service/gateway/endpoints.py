@@ -12,8 +12,10 @@ from service.fleet.fleet import Fleet
 from service.gateway.middleware import is_anthropic
 from service.gateway.model_list import anthropic_list, anthropic_model, model_rows
 from service.gateway.request_body import read_json_body
-from service.protocol.generation import GENERATION, Endpoint
+from service.gateway.versions import Versions
+from service.protocol.generation import PATHS, Endpoint
 from service.protocol.parse_body import FieldPolicy, parse_body
+from service.protocol.scoring import SIDES
 from service.relay.relay import Relay
 from service.server.asgi import Receive, Scope, Send, extension_of, respond, respond_json
 from service.upstreams.upstreams import Upstreams
@@ -29,18 +31,20 @@ class Endpoints:
     """
 
     def __init__(
-        self, fleet: Fleet, upstreams: Upstreams, relay: Relay, render_metrics: Callable[[], bytes],
-        is_ready: Callable[[], bool], settings: Settings,
+        self, fleet: Fleet, upstreams: Upstreams, relay: Relay, versions: Versions,
+        render_metrics: Callable[[], bytes], is_ready: Callable[[], bool], settings: Settings,
     ) -> None:  # fmt: skip
-        self._fleet, self._upstreams, self._relay = fleet, upstreams, relay
+        self._fleet, self._upstreams, self._relay, self._versions = fleet, upstreams, relay, versions
         self._render_metrics, self._is_ready, self._settings = render_metrics, is_ready, settings
         self.table: dict[str, dict[str, EndpointFunction]] = {
-            **{endpoint.path: {"POST": self._generation(endpoint)} for endpoint in GENERATION},
+            **{path: {"POST": self._generation(endpoint)} for path, endpoint in PATHS.items()},
+            "/": {"GET": self._greet},
             MODELS: {"GET": self._list_models},
             "/v1/route": {"POST": self._route},
             "/metrics": {"GET": self._show_metrics},
             "/health": {"GET": self._show_health},
             "/ping": {"GET": self._show_health},
+            "/version": {"GET": self._show_version},
         }
 
     def apply(self, fleet: Fleet) -> None:
@@ -99,11 +103,11 @@ class Endpoints:
         except (ValueError, AttributeError, TypeError, RecursionError):
             text = "The body must be a JSON object: a request, and its 'endpoint' path."
             raise ApiError(ErrorCode.INVALID_JSON, text) from None
-        endpoint = next((candidate for candidate in GENERATION if candidate.path == path), None)
+        endpoint = PATHS.get(path) if isinstance(path, str) else None
         if endpoint is None:
-            paths = ", ".join(candidate.path for candidate in GENERATION)
-            raise ApiError(ErrorCode.INVALID_VALUE, f"'endpoint' must be one of {paths}.", "endpoint")
-        body = json.dumps({**ROUTE_DEFAULTS[path], **fields}).encode()
+            raise ApiError(ErrorCode.INVALID_VALUE, f"'endpoint' must be one of {', '.join(PATHS)}.", "endpoint")
+        replaced = ROUTE_ALTERNATIVES.get(endpoint.path, frozenset()) & fields.keys()
+        body = json.dumps({**({} if replaced else ROUTE_DEFAULTS[endpoint.path]), **fields}).encode()
         policy = FieldPolicy(self._fleet.extra_fields, self._fleet.refuse_unknown_fields)
         request, _, ignored = parse_body(endpoint.body, body, policy)
         target = self._relay.resolve(request, endpoint)
@@ -127,6 +131,13 @@ class Endpoints:
             raise ApiError(ErrorCode.MODEL_UNAVAILABLE, "No model is ready. Try again later.", retry_after=1.0)
         await respond(send, 200, b"")
 
+    async def _greet(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What clients ask to see whether anything answers at this address."""
+        await respond_json(send, {"service": "roundhouse", "models": MODELS})
+
+    async def _show_version(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await respond_json(send, await self._versions.read())
+
     async def _show_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, 200, self._render_metrics(), [(b"content-type", CONTENT_TYPE_LATEST.encode())])
 
@@ -139,4 +150,13 @@ ROUTE_DEFAULTS: dict[str, dict[str, Any]] = {
     "/v1/messages": {"messages": [{"role": "user", "content": ""}], "max_tokens": 1},
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": ""}]},
     "/v1/embeddings": {"input": "?"},
+    "/rerank": {"query": "?", "documents": ["?"]},
+    "/score": {"text_1": "?", "text_2": "?"},
+    "/tokenize": {"prompt": ""},
+    "/detokenize": {"tokens": []},
+}
+# The fields that an endpoint takes in place of those.
+ROUTE_ALTERNATIVES: dict[str, frozenset[str]] = {
+    "/score": frozenset(name for sides in SIDES[1:] for name in sides),
+    "/tokenize": frozenset({"messages"}),
 }

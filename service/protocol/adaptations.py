@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from service.protocol import validation_errors
 from service.protocol.anthropic import CountRequest, MessagesRequest
 from service.protocol.requests import Body, ResponsesRequest
+from service.protocol.scoring import RerankRequest, engine_documents
 
 # What a client can be given beside the output; vLLM refuses other values, which ask for nothing that is here.
 INCLUDE = frozenset(
@@ -47,6 +48,8 @@ def adapt(request: Body, body: bytes, reasons: bool) -> Adapted:
         return _messages(request, cache(lambda: json.loads(body)), reasons)
     if isinstance(request, ResponsesRequest):
         return _responses(request, cache(lambda: json.loads(body)))
+    if isinstance(request, RerankRequest):
+        return Adapted(engine_documents(request))
     return UNCHANGED
 
 

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from service.fleet.request_bounds import MAX_INPUTS, MAX_PAIRED_CHARS
 from service.protocol import validation_errors
 from service.protocol.anthropic import CountRequest, MessagesRequest
 from service.protocol.requests import Body, ChatRequest, CompletionRequest, EmbeddingsRequest, ResponsesRequest
+from service.protocol.scoring import SIDES, RerankRequest, ScoreRequest
+from service.protocol.tokenization import DetokenizeRequest, TokenizeRequest
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ _GENERATION = _rules(
     ("prompt_embeds", "tensors are not accepted from clients: send text or token ids"),
 )
 _TEMPLATE = _rules("refuse", ("chat_template", "the model's own chat template is used: leave it out"))
+_SCORING = {
+    **{name: _ENGINE[name] for name in ("cache_salt", "priority", "request_id", "mm_processor_kwargs")},
+    **_rules("refuse", ("padding", ENGINE_INTERNAL)),
+}
 
 RULES: Mapping[type[Body], Mapping[str, Rule]] = MappingProxyType(
     {
@@ -136,6 +143,18 @@ RULES: Mapping[type[Body], Mapping[str, Rule]] = MappingProxyType(
                 ("padding", ENGINE_INTERNAL),
             ),
         },
+        RerankRequest: {
+            **_SCORING,
+            **_rules("ignore", ("max_chunks_per_doc", "documents are not cut into chunks")),
+            **_rules(
+                "refuse",
+                ("rank_fields", "documents are ranked by their text alone: send as text what should count"),
+                ("return_embeddings", "a reranker gives no embeddings: leave it out"),
+            ),
+        },
+        ScoreRequest: _SCORING,
+        TokenizeRequest: {**_TEMPLATE, **{name: _ENGINE[name] for name in ("mm_processor_kwargs", "media_io_kwargs")}},
+        DetokenizeRequest: {},
     }
 )
 
@@ -144,6 +163,12 @@ _LIMIT = "bounds the answer; counted against rate limits"
 _STOP = "those of the model's prompt format are added"
 _USAGE = "usage is always asked of the engine, and shown if the client asked for it"
 _THINKING = "passed to a model that has a reasoning parser, otherwise ignored"
+_NO_STREAM = "accepted and dropped"
+_PAIRED = f"at most {MAX_PAIRED_CHARS} characters in all, the query counted once for each document"
+_SIDES = (
+    f"a string, or a list of at most {MAX_INPUTS}: as many as on the other side, or one of the first side for all; "
+    + " or ".join(f"`{first}` with `{second}`" for first, second in SIDES)
+)
 _SERVER_TOOLS = "tools that the vendor's servers run are left out and named as ignored"
 
 ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
@@ -191,6 +216,25 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
             "stop_sequences": _STOP,
         },
         EmbeddingsRequest: {**_ALL, "stream": "accepted if false"},
+        RerankRequest: {
+            **_ALL,
+            "stream": "accepted if false",
+            "query": _PAIRED,
+            "documents": f"at most {MAX_INPUTS} strings, or objects of which only `text` counts; see `query`",
+            "return_documents": "`false` leaves the documents out of the answer, which otherwise has them",
+        },
+        ScoreRequest: {
+            **_ALL,
+            "stream": "accepted if false",
+            **{name: _SIDES for sides in SIDES for name in sides},
+        },
+        TokenizeRequest: {
+            **_ALL,
+            "stream": _NO_STREAM,
+            "prompt": "passed; either this or `messages`",
+            "messages": "read to route the request, and passed; rendered by the model's chat template",
+        },
+        DetokenizeRequest: {**_ALL, "stream": _NO_STREAM},
     }
 )
 """What Roundhouse does with fields of a struct that it acts on, in words for the documentation."""

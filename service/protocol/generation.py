@@ -1,8 +1,9 @@
 """The generation endpoints: the body that each takes, its dialect, and what its requests require of a model."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from service.protocol.anthropic import AnthropicMessage, CountRequest, MessagesRequest
@@ -15,9 +16,11 @@ from service.protocol.requests import (
     Message,
     ResponsesRequest,
 )
+from service.protocol.scoring import RerankRequest, ScoreRequest, Scoring
 from service.protocol.streams import Dialect
+from service.protocol.tokenization import DetokenizeRequest, TokenizeRequest
 
-Kind = Literal["chat", "completion", "infill", "embedding", "rerank"]
+Kind = Literal["chat", "completion", "infill", "embedding", "rerank", "tokens"]
 
 # What `auto` takes for code: a Markdown fence, or a line that begins like one of a program. Any prompt is searched, so
 # the search must be linear: it looks for newlines, the indent is matched possessively and within its line, and only the
@@ -49,7 +52,8 @@ class Requirements(NamedTuple):
 class Endpoint:
     """One generation endpoint. `requirements` derives from a body what resolving its model takes.
 
-    Where it never `streams`, a body's `stream` is ignored.
+    Where it never `streams`, a body's `stream` is ignored. `aliases` are other paths of the same; engines are asked by
+    `path`.
     """
 
     path: str
@@ -57,6 +61,7 @@ class Endpoint:
     dialect: Dialect
     requirements: Callable[[Any], Requirements]
     streams: bool = True
+    aliases: tuple[str, ...] = ()
 
 
 def _chat(body: ChatRequest) -> Requirements:
@@ -86,6 +91,18 @@ def _embeddings(_: EmbeddingsRequest) -> Requirements:
     return Requirements("embedding")
 
 
+def _scores(_: Scoring) -> Requirements:
+    return Requirements("rerank")
+
+
+def _tokenize(body: TokenizeRequest) -> Requirements:
+    return Requirements("tokens") if body.messages is None else _conversation(body.messages, body.tools)
+
+
+def _detokenize(_: DetokenizeRequest) -> Requirements:
+    return Requirements("tokens")
+
+
 def _contains_code(content: Any) -> bool:
     if isinstance(content, str):
         start = content[:MAX_SEARCHED]
@@ -102,4 +119,12 @@ GENERATION = (
     Endpoint("/v1/messages", MessagesRequest, "messages", _messages),
     Endpoint("/v1/messages/count_tokens", CountRequest, "messages", _messages, streams=False),
     Endpoint("/v1/embeddings", EmbeddingsRequest, "openai", _embeddings, streams=False),
+    Endpoint("/rerank", RerankRequest, "openai", _scores, streams=False, aliases=("/v1/rerank", "/v2/rerank")),
+    Endpoint("/score", ScoreRequest, "openai", _scores, streams=False, aliases=("/v1/score",)),
+    Endpoint("/tokenize", TokenizeRequest, "openai", _tokenize, streams=False),
+    Endpoint("/detokenize", DetokenizeRequest, "openai", _detokenize, streams=False),
+)
+# Every path that a client may send such a request to.
+PATHS: Mapping[str, Endpoint] = MappingProxyType(
+    {path: endpoint for endpoint in GENERATION for path in (endpoint.path, *endpoint.aliases)}
 )

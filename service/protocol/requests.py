@@ -71,11 +71,12 @@ class Body(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
     """What all bodies have.
 
     `output_limit_fields` are those that limit the output tokens, in order of precedence. `anthropic` says whose words
-    an error has. `prompt_field` is the one that holds the prompt; `private_fields` are about the person at the client:
-    accepted, and not passed on.
+    an error has. `prompt_field` is the one that holds the prompt, which an error calls `prompt_name`; `private_fields`
+    are about the person at the client: accepted, and not passed on.
     """
 
     prompt_field: ClassVar[str] = "messages"
+    prompt_name: ClassVar[str] = "The prompt"
     private_fields: ClassVar[tuple[str, ...]] = ()
     output_limit_fields: ClassVar[tuple[str, ...]] = ()
     anthropic: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""One request can be several sequences for an engine: its prompts times its choices, or its texts to embed. Pure."""
+"""One request can be several sequences for an engine: its prompts times its choices, or its texts. Pure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,10 @@ from service.errors import ApiError
 from service.protocol import validation_errors
 from service.protocol.anthropic import CountRequest
 from service.protocol.requests import Body, CompletionRequest, EmbeddingsRequest, Sampling
+from service.protocol.scoring import Scoring
+from service.protocol.tokenization import DetokenizeRequest, TokenizeRequest
 
+TOKENS_ONLY = (CountRequest, TokenizeRequest, DetokenizeRequest)  # which need a tokenizer and no model
 DEFAULT_OUTPUT_TOKENS = 256  # of a sequence, assumed where a request does not limit them
 
 
@@ -20,7 +23,9 @@ def count_sequences(request: Body) -> int:
         return choices
     if isinstance(request, EmbeddingsRequest):
         return _count_prompts(request.input)
-    return 0 if type(request) is CountRequest else 1
+    if isinstance(request, Scoring):
+        return request.sequences
+    return 0 if type(request) in TOKENS_ONLY else 1
 
 
 def too_many_sequences(request: Body, sequences: int, bound: int) -> ApiError:
@@ -31,14 +36,20 @@ def too_many_sequences(request: Body, sequences: int, bound: int) -> ApiError:
 
 def _several(request: Body) -> str:
     """The field that makes a request several sequences."""
-    if isinstance(request, EmbeddingsRequest):
-        return "input"
+    if isinstance(request, EmbeddingsRequest | Scoring):
+        return request.prompt_field
     return "prompt" if isinstance(request, CompletionRequest) and _count_prompts(request.prompt) > 1 else "n"
 
 
 def estimate_output_tokens(request: Body) -> int:
     """The tokens that each of its sequences may generate, as far as the request limits them."""
-    return 0 if isinstance(request, EmbeddingsRequest) else request.output_limit or DEFAULT_OUTPUT_TOKENS
+    generates = not isinstance(request, EmbeddingsRequest | Scoring)
+    return request.output_limit or DEFAULT_OUTPUT_TOKENS if generates else 0
+
+
+def estimate_prompt_bytes(request: Body, body: bytes) -> float:
+    """The bytes that an engine reads for a request: a query that goes with many documents is read with each."""
+    return max(len(body), request.paired_chars) if isinstance(request, Scoring) else len(body)
 
 
 def _count_prompts(prompts: str | Sequence[Any]) -> int:

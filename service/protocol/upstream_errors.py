@@ -76,6 +76,10 @@ KNOWN = tuple(
             "'input' has a reasoning item with 'encrypted_content': leave it out.", "input",
         ),
         (
+            r"(max_tokens_per_(?:doc|query)) \((\d+)\) must be less than max_model_len \((\d+)\)",
+            "'{0}' is {1} and must be less than the context of '{model}', which is {2} tokens.", "{0}",
+        ),
+        (
             r"does not support Matryoshka embeddings",
             "The embeddings of '{model}' have one size only: leave 'dimensions' out.", "dimensions",
         ),
@@ -181,9 +185,10 @@ def _prompt_error(found: TooLong, served: ServedModel, rejected: Rejected) -> Ap
     elif tokens:
         least = "at least " if found.least else ""
         length = f"{least}{tokens} tokens and the context of '{served.id}' is {limit} tokens"
-        message = f"The prompt has {length}. Shorten it."
+        message = f"{rejected.request.prompt_name} has {length}. Shorten it."
     else:
-        message = f"The prompt is longer than the context of '{served.id}', which is {limit} tokens. Shorten it."
+        context = f"longer than the context of '{served.id}', which is {limit} tokens"
+        message = f"{rejected.request.prompt_name} is {context}. Shorten it."
     return ApiError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, message, rejected.request.prompt_field)
 
 

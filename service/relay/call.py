@@ -10,7 +10,7 @@ from service.fleet.served_model import ServedModel
 from service.observability.record import Record
 from service.protocol.request_headers import RequestOptions
 from service.protocol.requests import Body
-from service.protocol.sequences import estimate_output_tokens
+from service.protocol.sequences import estimate_output_tokens, estimate_prompt_bytes
 from service.protocol.streams import Dialect
 from service.relay.quarantine import fingerprint
 from service.routing.resolve import Target
@@ -54,8 +54,8 @@ class Call:
     `sequences` is how many an engine runs for it; 0 if it only counts tokens.
 
     `deadline` is in monotonic seconds, and so is `sent_at`, when an engine got the request: None while none has, and
-    again when that engine has refused it. `redact_stop_reason` is applied to complete events or a whole response body:
-    it removes stop reasons that the catalogue added (see `StopConditions`).
+    again when that engine has refused it. `redact` is applied to complete events or a whole response body: it
+    removes stop reasons that the catalogue added (see `StopConditions`), and documents that the client does not want.
     """
 
     request: Body
@@ -71,7 +71,7 @@ class Call:
     body: bytes
     ignored_fields: tuple[str, ...]
     upstream_request: bytes
-    redact_stop_reason: Callable[[bytes], bytes]
+    redact: Callable[[bytes], bytes]
     sequences: int
     deadline: float
     sent_at: float | None = None
@@ -100,7 +100,7 @@ class Call:
     @property
     def cost(self) -> float:
         """The estimated tokens of prompt and output, which rate limits and fair queueing are charged with."""
-        return len(self.body) / BYTES_PER_TOKEN + self._output_estimate
+        return self._prompt_estimate + self._output_estimate
 
     def tokens(self, now: float) -> float:
         """The tokens that an engine has spent on the request until `now`, whether or not it was completed.
@@ -111,7 +111,7 @@ class Call:
         if self.sent_at is None or not self.sequences:
             return 0
         record = self.record
-        prompt = record.prompt_tokens or len(self.body) / BYTES_PER_TOKEN
+        prompt = record.prompt_tokens or self._prompt_estimate
         if record.prompt_tokens or record.completion_tokens or record.streamed:
             return prompt + (record.completion_tokens or len(record.output_times))
         generated = (now - self.sent_at) * self.upstream.token_rate.value * self.sequences
@@ -122,6 +122,10 @@ class Call:
         if self.sent_at is not None and self.sequences and self.record.completion_tokens:
             tokens = self.record.completion_tokens / self.sequences
             self.upstream.token_rate.observe(tokens, last_output_at - self.sent_at)
+
+    @property
+    def _prompt_estimate(self) -> float:
+        return estimate_prompt_bytes(self.request, self.body) / BYTES_PER_TOKEN
 
     @property
     def _output_estimate(self) -> int:

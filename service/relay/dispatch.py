@@ -203,7 +203,7 @@ class Dispatcher:
             watcher = StreamWatcher(call.record, call.dialect, hide_usage=not call.request.wants_usage)
             events = await self._read_until_output(call, replica, exchange, watcher)
             return UpstreamResponse(replica, exchange, events, watcher, incarnation)
-        body = call.redact_stop_reason(await exchange.read_all(self._max_response_bytes))
+        body = call.redact(await exchange.read_all(self._max_response_bytes))
         responses.record_response(call.record, body)
         call.measure_rate(self._clock())
         return UpstreamResponse(replica, exchange, body, None, incarnation)
@@ -218,7 +218,7 @@ class Dispatcher:
                 data = await exchange.read()
                 if not data:
                     raise InvalidResponseError("it ended the stream before any output")
-                events += call.redact_stop_reason(watcher.feed(data, self._clock()))
+                events += call.redact(watcher.feed(data, self._clock()))
         except DeadlineError:
             raise
         except (TransportError, BrokenStreamError) as error:

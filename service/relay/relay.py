@@ -21,6 +21,7 @@ from service.protocol.generation import Endpoint
 from service.protocol.parse_body import FieldPolicy, engine_body, parse_body
 from service.protocol.requests import Body
 from service.protocol.rewrites import rewrites, stop_conditions
+from service.protocol.scoring import is_bare_ranking, without_documents
 from service.protocol.sequences import count_sequences, too_many_sequences
 from service.protocol.streams import BrokenStreamError, StreamWatcher
 from service.relay.call import Call, RequestTimeouts
@@ -134,7 +135,7 @@ class Relay:
             body=body,
             ignored_fields=ignored,
             upstream_request=post_request(endpoint.path, payload, record.request_id),
-            redact_stop_reason=stops.redact_stop_reason(dialect),
+            redact=without_documents if is_bare_ranking(request) else stops.redact_stop_reason(dialect),
             sequences=sequences,
             deadline=record.started + min(options.timeout or timeouts.unstreamed.total, timeouts.unstreamed.total),
         )
@@ -228,7 +229,7 @@ class Relay:
         self, call: Call, response: UpstreamResponse, watcher: StreamWatcher, headers: Headers, writer: ResponseWriter
     ) -> None:
         """Forwards the stream. Its status is sent first, so that from here on an error can only become an event."""
-        feed, redact, write_now, clock = watcher.feed, call.redact_stop_reason, writer.write_now, self._clock
+        feed, redact, write_now, clock = watcher.feed, call.redact, writer.write_now, self._clock
 
         def sink(raw: bytes) -> bool:
             events = redact(feed(raw, clock()))

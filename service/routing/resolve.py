@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import get_args
 
 from service.catalog.catalog import Catalog
-from service.catalog.model import Capability
 from service.catalog.names import Specialty, Variant
 from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
@@ -23,6 +22,7 @@ PREFERENCES: dict[Kind, tuple[Variant, ...]] = {
     "infill": ("code", "base", "instruct", "chat"),
     "embedding": ("embedding",),
     "rerank": ("reranker",),
+    "tokens": ("base", "code", "instruct", "chat", "embedding", "reranker", "guard"),
 }
 UNSUPPORTED_BECAUSE: dict[Kind, str] = {
     "chat": "a conversation: it has no chat template",
@@ -84,8 +84,9 @@ def _family_names(served: ServedModel) -> Iterator[str]:
         yield f"{served.family}-{served.model.size}"
 
 
-def _supports(served: ServedModel, kind: Capability) -> bool:
-    return kind in served.capabilities
+def _supports(served: ServedModel, kind: Kind) -> bool:
+    """Whether it can answer such a request; every model has a tokenizer, so `tokens` is no capability of its own."""
+    return kind == "tokens" or kind in served.capabilities
 
 
 def _checked(target: Target, requirements: Requirements, fleet: Fleet) -> Target:
@@ -160,6 +161,8 @@ def auto_variants(requirements: Requirements) -> tuple[str, tuple[Variant, ...]]
         return "embeddings", ("embedding",)
     if requirements.kind == "rerank":
         return "reranking", PREFERENCES["rerank"]
+    if requirements.kind == "tokens":
+        return "token ids", PREFERENCES["tokens"]
     if requirements.kind == "infill":
         return "a suffix", PREFERENCES["infill"]
     if requirements.kind == "completion":

@@ -12,7 +12,8 @@ from service.protocol.generation import GENERATION
 from tests.routing.cases import CASES, FLEETS, Case
 from tests.support.fleets import ROOT, write
 
-ENDPOINT = {"completion": "/v1/completions", "infill": "/v1/completions", "embedding": "/v1/embeddings"}
+ENDPOINT = {"completion": "/v1/completions", "infill": "/v1/completions", "embedding": "/v1/embeddings",
+            "rerank": "/rerank", "tokens": "/tokenize"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -117,11 +118,8 @@ def options(case: Case) -> list[str]:
     return ["--endpoint", endpoint, "--turns", str(need.turns), *(flag for flag, is_set in flags.items() if is_set)]
 
 
-# One case for each kind of request and outcome in a section. No endpoint reranks yet.
-DISTINCT = list(
-    {(case.section, case.requirements, type(case.expected)): case
-     for case in CASES if case.requirements.kind != "rerank"}.values()
-)  # fmt: skip
+# One case for each kind of request and outcome in a section.
+DISTINCT = list({(case.section, case.requirements, type(case.expected)): case for case in CASES}.values())
 
 
 @pytest.mark.parametrize(
@@ -141,7 +139,9 @@ def test_route_agrees_with_the_router(tmp_path: Path, case: Case) -> None:
 
 @pytest.mark.parametrize("endpoint", [one.path for one in GENERATION])
 def test_route_accepts_every_endpoint(endpoint: str) -> None:
-    assert run("route", "pebble", "--endpoint", endpoint).exit_code == (1 if endpoint == "/v1/embeddings" else 0)
+    assert run("route", "pebble", "--endpoint", endpoint).exit_code == (
+        1 if endpoint in ("/v1/embeddings", "/rerank", "/score") else 0
+    )
 
 
 def test_models_without_a_running_service() -> None:

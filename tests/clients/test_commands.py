@@ -107,3 +107,5 @@ async def test_vllm_bench_serve_measures(backend: str, gateway: RunningGateway, 
     results = dict(line.split(":") for line in done.stdout.splitlines() if line.startswith(("Successful", "Failed")))
     assert {name: int(count) for name, count in results.items()} == {"Successful requests": 4, "Failed requests": 0}
     assert gateway.seen[-1].json["ignore_eos"] is True
+    assert {line["status"] for line in gateway.lines} == {200}
+    assert "/tokenize" in {line["endpoint"] for line in gateway.lines}

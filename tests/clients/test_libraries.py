@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.programs import CLIENT, NODE, Desk, python
+from tests.conftest import Start
 from tests.fake_engine import Call, FakeEngine, Script
 from tests.fake_engine.bodies import Json
 from tests.fake_engine.scripts import tools
@@ -71,3 +72,11 @@ async def test_a_library_runs_a_loop(library: Library, gateway: RunningGateway, 
     assert wanted <= set(done.stdout.splitlines()), done
     assert (desk.work / "hello.txt").read_text() == "hello\n"
     assert {line["outcome"] for line in gateway.lines} == {"complete"}
+
+
+async def test_litellm_ranks_as_three_vendors_have_it(start: Start, desk: Desk) -> None:
+    gateway = await start("models: [{model: acme/tiny-reranker, id: ranker}]")
+    done = await desk.run(*program("litellm_rerank.py"), f"http://127.0.0.1:{gateway.port}", "ranker")
+    assert done.status == 0, done
+    assert {f"{api} ranked: [1, 2]" for api in ("hosted_vllm", "cohere", "jina_ai")} <= set(done.stdout.splitlines())
+    assert [line["endpoint"] for line in gateway.lines] == ["/rerank", "/v2/rerank", "/v1/rerank"]

@@ -88,10 +88,13 @@ def models(model: str, context: int, now: int) -> Json:
     return {"object": "list", "data": [entry | {"max_model_len": context, "permission": [permission]}]}
 
 
-def counted(path: str, tokens: int, context: int) -> Json:
-    """The answer of the endpoint at `path` that only counts."""
+def counted(path: str, request: Json, tokens: int, context: int) -> Json:
+    """The answer of the endpoint at `path` that only counts, or only turns text into tokens and back."""
     if path == "/tokenize":
-        return {"count": tokens, "max_model_len": context, "tokens": list(range(tokens)), "token_strs": None}
+        strings = [f"t{number}" for number in range(tokens)] if request.get("return_token_strs") else None
+        return {"count": tokens, "max_model_len": context, "tokens": list(range(tokens)), "token_strs": strings}
+    if path == "/detokenize":
+        return {"prompt": " ".join(f"t{token}" for token in request["tokens"])}
     return {"input_tokens": tokens, "context_management": {"original_input_tokens": tokens}}
 
 
@@ -105,6 +108,37 @@ def embedded(model: str, texts: list[str], now: int) -> Json:
     usage: Json = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
     usage |= dict.fromkeys(("prompt_tokens_details", "completion_tokens_details"))
     return {"id": "embd-0", "object": "list", "created": now, "model": model, "data": rows, "usage": usage}
+
+
+def relevance(query: str, document: str) -> float:
+    """The part of the document's words that the query has too."""
+    words = document.split()
+    return sum(word in query.split() for word in words) / (len(words) or 1)
+
+
+def _pair_tokens(pairs: list[tuple[str, str]]) -> int:
+    return sum(len(query.split()) + len(document.split()) for query, document in pairs)
+
+
+def reranked(model: str, pairs: list[tuple[str, str]], top_n: int) -> Json:
+    """The answer of `/rerank`, the best document first; all of them if `top_n` is 0."""
+    results = [
+        {"index": index, "document": {"text": pair[1], "multi_modal": None}, "relevance_score": relevance(*pair)}
+        for index, pair in enumerate(pairs)
+    ]
+    results.sort(key=lambda result: -float(str(result["relevance_score"])))
+    tokens = _pair_tokens(pairs)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"id": "score-0", "model": model, "usage": usage, "results": results[: top_n or None]}
+
+
+def scored(model: str, pairs: list[tuple[str, str]], now: int) -> Json:
+    """The answer of `/score`: the relevance of each pair."""
+    rows = [{"index": index, "object": "score", "score": relevance(*pair)} for index, pair in enumerate(pairs)]
+    tokens = _pair_tokens(pairs)
+    usage: Json = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
+    usage |= dict.fromkeys(("prompt_tokens_details", "completion_tokens_details"))
+    return {"id": "score-0", "object": "list", "created": now, "model": model, "data": rows, "usage": usage}
 
 
 def metrics(model: str, running: int, waiting: int, totals: Mapping[str, int]) -> bytes:

@@ -22,9 +22,11 @@ SHAPES: dict[str, Callable[[], Shape]] = {
     "/v1/responses": Response,
     "/v1/messages": Message,
 }
-COUNTING = {"/tokenize", "/v1/messages/count_tokens"}
+TOKENS = {"/tokenize", "/detokenize"}
+COUNTING = {*TOKENS, "/v1/messages/count_tokens"}
 EMBEDDINGS = "/v1/embeddings"
-WORKING = {*SHAPES, EMBEDDINGS}
+SCORING = {"/rerank", "/score"}
+WORKING = {*SHAPES, EMBEDDINGS, *SCORING}
 LOOKS = {"/v1/models", "/metrics"}
 
 Death = Literal["drain", "core", "kill"]
@@ -32,7 +34,8 @@ Death = Literal["drain", "core", "kill"]
 
 
 class FakeEngine:
-    """One engine with one model. The variant `base` has no chat template; `embedding` can do nothing but embed.
+    """One engine with one model. The variant `base` has no chat template; `embedding` can do nothing but embed, and
+    `reranker` nothing but score.
 
     `gap` is the seconds before each token, `slots` how many requests run at once, `queue` how many sequences may run or
     wait, as `--max-num-queued-reqs` bounds them. `prefill` is the seconds for each token of a prompt; prompts are read
@@ -52,9 +55,11 @@ class FakeEngine:
         queue: int | None = None,
     ) -> None:
         self.model, self.variant, self.gap, self.prefill, self.queue = model, variant, gap, prefill, queue
-        posts = {EMBEDDINGS, "/tokenize"} if variant == "embedding" else {*SHAPES, *COUNTING}
-        self._paths = {"GET": {"/health", "/v1/models", "/metrics"}, "POST": posts}
+        pooling = {"embedding": {EMBEDDINGS}, "reranker": SCORING}
+        posts = {*pooling[variant], *TOKENS} if variant in pooling else {*SHAPES, *COUNTING}
+        self._paths = {"GET": {"/health", "/v1/models", "/metrics", "/version"}, "POST": posts}
         self.context = CONTEXT
+        self.version = "0.32.0"
         self.agent: Script | None = None
         self.always = Fault()
         self.requests: list[Seen] = []
@@ -188,6 +193,8 @@ class FakeEngine:
         elif path == "/metrics":
             series = bodies.metrics(self.model, self.running, self.waiting, self.totals)
             await wire.answer(200, series, "text/plain; version=1.0.0; charset=utf-8")
+        elif path == "/version":
+            await wire.answer(200, bodies.dumps({"version": self.version}))
         else:
             await wire.answer(200, bodies.dumps(bodies.models(self.model, self.context, int(time.time()))))
 
@@ -204,10 +211,10 @@ class FakeEngine:
             status, body = refusal
             await wire.answer(status, bodies.dumps(body if early or status == 500 else bodies.dialect(path, body)))
         elif path in COUNTING:
-            await wire.answer(200, bodies.dumps(bodies.counted(path, requests.count(request), self.context)))
-        elif path == EMBEDDINGS:
+            await wire.answer(200, bodies.dumps(bodies.counted(path, request, requests.count(request), self.context)))
+        elif path == EMBEDDINGS or path in SCORING:
             async with self._slot(line, request):
-                await self._embed(request, line, wire)
+                await self._pool(path, request, line, wire)
         else:
             async with self._slot(line, request):
                 await self._run(path, request, line, wire)
@@ -285,13 +292,20 @@ class FakeEngine:
         else:
             await wire.answer(200, bodies.dumps(shape.whole(turn)))
 
-    async def _embed(self, request: Json, line: Line, wire: Wire) -> None:
-        """Answers with vectors; it takes as long as one token would."""
+    async def _pool(self, path: str, request: Json, line: Line, wire: Wire) -> None:
+        """Answers with vectors or scores; it takes as long as one token would."""
         gap = self.gap if wire.fault.gap is None else wire.fault.gap
         if gap:
             await line.pause(gap)
         self.totals["stop"] += 1
-        await wire.answer(200, bodies.dumps(bodies.embedded(self.model, requests.texts(request), int(time.time()))))
+        now = int(time.time())
+        if path == EMBEDDINGS:
+            answer = bodies.embedded(self.model, requests.texts(request), now)
+        elif path == "/rerank":
+            answer = bodies.reranked(self.model, requests.pairs(request), request.get("top_n") or 0)
+        else:
+            answer = bodies.scored(self.model, requests.pairs(request), now)
+        await wire.answer(200, bodies.dumps(answer))
 
     async def _tokens(self, turn: Turn, line: Line, gap: float) -> AsyncIterator[str]:
         """Says the turn word by word; leaves off when the engine dies."""

@@ -36,7 +36,12 @@ NEEDED = {
     "/v1/responses": ("input",),
     "/v1/messages": ("model", "messages", "max_tokens"),
     "/v1/messages/count_tokens": ("model", "messages"),
+    "/rerank": ("query", "documents"),
+    "/detokenize": ("tokens",),
 }
+# The names of both sides of a pair.
+SIDES = (("query", "documents"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"),
+         ("text_1", "text_2"))  # fmt: skip
 NUMBERS = {
     "temperature": ("float_parsing", "Input should be a valid number, unable to parse string as a number"),
     "max_tokens": ("int_parsing", "Input should be a valid integer, unable to parse string as an integer"),
@@ -58,8 +63,19 @@ def _text(item: object) -> str:
     return str(item)
 
 
+def pairs(request: Json) -> list[tuple[str, str]]:
+    """The pairs of query and document in a request to score them; none in any other."""
+    sides = next(((request[one], request[other]) for one, other in SIDES if one in request and other in request), None)
+    if sides is None:
+        return []
+    first, second = ([side] if isinstance(side, str) else side for side in sides)
+    return list(zip(first * len(second) if len(first) == 1 else first, second, strict=True))
+
+
 def sequences(request: Json) -> int:
     """How many sequences it runs for a request."""
+    if scored := pairs(request):
+        return len(scored)
     given = request.get("input") or request.get("prompt")
     many = isinstance(given, list) and bool(given) and isinstance(given[0], str | list)
     return (len(given) if many and given else 1) * int(request.get("n") or 1)
@@ -67,7 +83,7 @@ def sequences(request: Json) -> int:
 
 def count(request: Json) -> int:
     """The tokens of a request: its words, and one for each message that begins."""
-    said = texts(request)
+    said = texts(request) or [" ".join(pair) for pair in pairs(request)]
     return sum(len(text.split()) for text in said) + len(said)
 
 
@@ -91,6 +107,8 @@ def malformed(path: str, media: str, body: bytes) -> Refusal | None:
     for field in NEEDED.get(path, ()):
         if field not in request:
             return _invalid(f"body.{field}", "missing", "Field required", f"<dict of {len(request)} items>")
+    if path == "/rerank" and not all(isinstance(document, str) for document in request["documents"]):
+        return _invalid("body.documents", "string_type", "Input should be a valid string", "<list>")
     for field, (kind, text) in NULLS.get(path, {}).items():
         if field in request and request[field] is None:
             expected = {"ctx": {"expected": text.removeprefix("Input should be ")}} if kind == "literal_error" else {}
@@ -110,11 +128,12 @@ def limit(request: Json) -> int:
 def unfit(path: str, request: Json, model: str, variant: str, context: int) -> Refusal | None:
     """Why this model cannot do what a well-formed request asks for."""
     field, most = _limit(path, request)
-    # Texts to embed are prompts of their own, and messages one together.
-    tokens = max([len(text.split()) + 1 for text in texts(request)]) if path == "/v1/embeddings" else count(request)
+    # Texts to embed and pairs to score are prompts of their own, and messages one together.
+    prompts = texts(request) if path == "/v1/embeddings" else [" ".join(pair) for pair in pairs(request)]
+    tokens = max(len(text.split()) + 1 for text in prompts) if prompts else count(request)
     if (asked := request.get("model", model)) != model:
         message = f"The model `{asked}` does not exist."
-        if path == "/v1/embeddings":
+        if path in ("/v1/embeddings", "/rerank", "/score"):
             return 404, error(message, "NotFoundError", None, 404)
         message += f" Valid aliases: {model}."
         return 404, error(message, "NotFoundError", "model", 404)

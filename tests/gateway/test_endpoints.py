@@ -1,13 +1,15 @@
 """The endpoints beside generation: models, routes, metrics; and paths that do not exist."""
 
+from importlib import metadata
 from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.protocol.generation import GENERATION
+from service.protocol.generation import PATHS
 from tests.conftest import Start
+from tests.fake_engine import Fault
 from tests.support.exchanges import CHAT, COMPLETION, EXCHANGES
 from tests.support.gateways import HOUSE, ONE, TWO
 
@@ -173,6 +175,9 @@ async def test_route_shows_the_target(start: Start) -> None:
         ({"model": "auto", "endpoint": "/v1/embeddings"}, "embedder"),
         ({"model": "chat", "endpoint": "/v1/messages"}, "pebble-chat"),
         ({"model": "pebble", "endpoint": "/v1/responses"}, "pebble-chat"),
+        ({"model": "auto", "endpoint": "/tokenize"}, "pebble-base"),
+        ({"model": "auto", "endpoint": "/tokenize", "messages": [{"role": "user", "content": "x"}]}, "pebble-instruct"),
+        ({"model": "auto", "endpoint": "/detokenize"}, "pebble-base"),
     ],
 )
 async def test_route_follows_the_requests_content(fields: dict[str, Any], model: str, start: Start) -> None:
@@ -257,13 +262,13 @@ async def test_metrics_show_the_replicas(start: Start) -> None:
     assert states == {"ready": 1, "failed": 1, "starting": 0}
 
 
-PATHS = [
-    *("/", "/v1", "/v1/chat", "/v1/chat/completions/", "/v1/files", "//v1/models", "/V1/models"),
-    *("/docs", "/openapi.json", "/tokenize", "/invocations", "/inference/v1/abort_requests"),
+NO_PATHS = [
+    *("/v1", "/v1/chat", "/v1/chat/completions/", "/v1/files", "//v1/models", "/V1/models"),
+    *("/docs", "/openapi.json", "/v1/tokenize", "/tokenizer_info", "/invocations", "/inference/v1/abort_requests"),
 ]
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", NO_PATHS)
 async def test_unknown_paths_get_404(path: str, start: Start) -> None:
     gateway = await start(ONE)
     for method in ("GET", "POST", "DELETE"):
@@ -274,9 +279,9 @@ async def test_unknown_paths_get_404(path: str, start: Start) -> None:
 
 
 ALLOWED = [
-    *((endpoint.path, "POST") for endpoint in GENERATION),
+    *((path, "POST") for path in PATHS),
     ("/v1/route", "POST"),
-    *((path, "GET") for path in ("/v1/models", "/v1/models/pebble-chat", "/metrics")),
+    *((path, "GET") for path in ("/", "/v1/models", "/v1/models/pebble-chat", "/metrics", "/version")),
 ]
 METHODS = ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD")
 
@@ -303,6 +308,27 @@ async def test_head_gets_the_headers_of_get_and_no_body(path: str, start: Start)
     assert head.startswith(b"HTTP/1.1 200 ")
     assert f"content-type: {response.headers['content-type']}".encode() in head
     assert b"content-length: " in head and not body
+
+
+async def test_the_version_is_asked_of_each_start_of_an_engine_once(start: Start) -> None:
+    gateway = await start(TWO)
+    gateway.show(1, "failed")
+    page = (await gateway.http.get("/version")).json()
+    assert page == {"version": metadata.version("roundhouse"), "engines": {"pebble-chat": "0.32.0"}}
+    gateway.show(1, "ready")
+    gateway.engines[0].version, gateway.engines[1].version = "0.33.0", "0.34.0"
+    for _ in range(2):
+        assert (await gateway.http.get("/version")).json()["engines"] == {"pebble-chat": "0.32.0, 0.34.0"}
+    asked = [[seen.path for seen in engine.requests].count("/version") for engine in gateway.engines]
+    assert asked == [1, 1]
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b'{"version": 3}', b"\xff", b"x" * 100])
+async def test_an_engine_that_does_not_say_its_version_is_left_out(body: bytes, start: Start) -> None:
+    gateway = await start(ONE)
+    gateway.engines[0].script(Fault(status=200, body=body), path="/version")
+    assert (await gateway.http.get("/version")).json()["engines"] == {}
+    assert (await gateway.http.get("/version")).json()["engines"] == {"pebble-chat": "0.32.0"}
 
 
 @pytest.mark.parametrize("path", ["/health", "/ping"])

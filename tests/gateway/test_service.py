@@ -100,7 +100,12 @@ def bentoml_app(gateway: ModuleType) -> Any:
     return gateway.Gateway.to_asgi()
 
 
-@pytest.mark.parametrize("path", ["/", "/docs.json", "/schema.json", "/static_content/x", "/assets/x", "/v1/unknown"])
+def test_bentomls_own_page_is_not_served(gateway: ModuleType) -> None:
+    response = TestClient(bentoml_app(gateway), base_url="http://localhost").get("/")
+    assert response.json()["service"] == "roundhouse"
+
+
+@pytest.mark.parametrize("path", ["/docs.json", "/schema.json", "/static_content/x", "/assets/x", "/v1/unknown"])
 def test_bentomls_own_paths_get_404(gateway: ModuleType, path: str) -> None:
     response = TestClient(bentoml_app(gateway), base_url="http://localhost").get(path)
     assert response.status_code == 404

@@ -12,6 +12,7 @@ from tests.support.each import each
 ENDPOINTS = {endpoint.path: endpoint for endpoint in GENERATION}
 CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
+RERANK, SCORE, TOKENIZE, DETOKENIZE = "/rerank", "/score", "/tokenize", "/detokenize"
 MINIMAL: dict[str, dict[str, Any]] = {
     CHAT: {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
     COMPLETIONS: {"model": "m", "prompt": "hi"},
@@ -19,6 +20,10 @@ MINIMAL: dict[str, dict[str, Any]] = {
     MESSAGES: {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]},
     COUNT: {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
     EMBEDDINGS: {"model": "m", "input": "hi"},
+    RERANK: {"model": "m", "query": "hi", "documents": ["ho"]},
+    SCORE: {"model": "m", "text_1": "hi", "text_2": "ho"},
+    TOKENIZE: {"model": "m", "prompt": "hi"},
+    DETOKENIZE: {"model": "m", "tokens": [1]},
 }
 TOOL = {"type": "function", "function": {"name": "f"}}
 FENCE = "Explain:\n```\nx\n```"
@@ -45,7 +50,7 @@ def text(content: str) -> dict[str, str]:
 
 def test_the_cases_cover_every_endpoint_and_kind() -> None:
     assert set(MINIMAL) == set(ENDPOINTS)
-    assert {requirements(path).kind for path in MINIMAL} | {"infill", "rerank"} == set(get_args(Kind))
+    assert {requirements(path).kind for path in MINIMAL} | {"infill"} == set(get_args(Kind))
 
 
 @pytest.mark.parametrize(
@@ -57,6 +62,10 @@ def test_the_cases_cover_every_endpoint_and_kind() -> None:
         (MESSAGES, "chat"),
         (COUNT, "chat"),
         (EMBEDDINGS, "embedding"),
+        (RERANK, "rerank"),
+        (SCORE, "rerank"),
+        (TOKENIZE, "tokens"),
+        (DETOKENIZE, "tokens"),
     ],
 )
 def test_kind_of_a_minimal_request(path: str, kind: Kind) -> None:
@@ -91,6 +100,7 @@ def test_kind_of_a_minimal_request(path: str, kind: Kind) -> None:
         (MESSAGES, {"tools": [TOOL]}, Requirements("chat", tools=True)),
         (COUNT, {"messages": [turn("user", FENCE)]}, Requirements("chat", contents=[FENCE])),
         (EMBEDDINGS, {"input": "def f(): pass"}, Requirements("embedding")),
+        (TOKENIZE, {"prompt": None, "messages": [turn("user", FENCE)]}, Requirements("chat", contents=[FENCE])),
     ],
 )
 def test_requirements_of_a_request(path: str, fields: dict[str, Any], expected: Requirements) -> None:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,15 +11,20 @@ from hypothesis import strategies as st
 from service.errors import ApiError
 from service.protocol.generation import GENERATION
 from service.protocol.parse_body import FieldPolicy, parse_body
+from service.protocol.scoring import SIDES
 from tests.protocol.test_generation import (
     CHAT,
     COMPLETIONS,
     COUNT,
+    DETOKENIZE,
     EMBEDDINGS,
     ENDPOINTS,
     MESSAGES,
     MINIMAL,
+    RERANK,
     RESPONSES,
+    SCORE,
+    TOKENIZE,
     TOOL,
     turn,
 )
@@ -108,12 +114,34 @@ GOOD: dict[str, Any] = {
     "output_config": {"effort": "high"},
     "output_format": {"type": "json_schema", "schema": {}},
     "use_activation": True,
+    "query": "a",
+    f"{RERANK} documents": ["a", {"text": "b", "title": "c"}],
+    "top_n": 0,
+    "return_documents": False,
+    "max_tokens_per_query": 64,
+    "max_tokens_per_doc": 64,
+    "instruction": "Find what answers it.",
+    **{first: "a" for first, _ in SIDES},
+    **{second: ["a", "b"] for _, second in SIDES if second != "documents"},
+    f"{SCORE} documents": ["a", "b"],
+    f"{TOKENIZE} prompt": "a",
+    "return_token_strs": True,
+    "tokens": [0, 5],
 }
 WITH: dict[str, dict[str, Any]] = {
     "stream_options": {"stream": True},
     "infill_order": {"suffix": "c"},
-    f"{EMBEDDINGS} stream": {"stream": None},
+    **{f"{path} stream": {"stream": None} for path in (EMBEDDINGS, RERANK, SCORE)},
+    **{f"{SCORE} {first}": {"text_1": None, "text_2": None, second: "b"} for first, second in SIDES[1:]},
+    **{f"{SCORE} {second}": {"text_1": None, "text_2": None, first: "a"} for first, second in SIDES[1:]},
+    f"{TOKENIZE} messages": {"prompt": None},
 }
+REQUIRED = [
+    (endpoint.path, field.name)
+    for endpoint in GENERATION
+    for field in msgspec.structs.fields(endpoint.body)
+    if field.required
+]
 FIELDS = [(endpoint.path, field) for endpoint in GENERATION for field in endpoint.body.__struct_fields__]
 
 
@@ -141,10 +169,8 @@ def test_every_field_is_accepted(path: str, field: str) -> None:
     parse_body(ENDPOINTS[path].body, body(path, **fields))
 
 
-@each(("path", "field"), FIELDS, ids=lambda part: part.removeprefix("/v1/"))
+@each(("path", "field"), REQUIRED, ids=lambda part: part.removeprefix("/v1/"))
 def test_a_missing_required_field_is_named(path: str, field: str) -> None:
-    if field not in MINIMAL[path]:
-        return
     error = rejection(path, json.dumps({key: value for key, value in MINIMAL[path].items() if key != field}).encode())
     assert (error.param, error.code) == (field, "missing_required_parameter")
 
@@ -226,6 +252,23 @@ def test_an_unknown_field_is_rejected_by_name(path: str, name: str) -> None:
         (EMBEDDINGS, {"input": [[1], 1]}, "input", "invalid_value", "texts only, or token ids only"),
         (EMBEDDINGS, {"stream": True}, "stream", "invalid_value", "should be false"),
         (EMBEDDINGS, {"encoding_format": "hex"}, "encoding_format", "invalid_value", "should be 'base64' or 'float'"),
+        (RERANK, {"documents": []}, "documents", "invalid_value", "at least 1 item"),
+        (RERANK, {"documents": ["a"] * 2049}, "documents", "invalid_value", "at most 2048 items"),
+        (RERANK, {"documents": [{"image": "x"}]}, "documents[0].text", "missing_required_parameter", "is required"),
+        (RERANK, {"documents": ["a", 1]}, "documents[1]", "invalid_value", "a string or an object, not an integer"),
+        (RERANK, {"query": ""}, "query", "invalid_value", "at least 1 character"),
+        (RERANK, {"top_n": -1}, "top_n", "invalid_value", "at least 0"),
+        (RERANK, {"stream": True}, "stream", "invalid_value", "should be false"),
+        (RERANK, {"query": "q" * 2**14, "documents": ["a"] * 1024}, None, "invalid_request", "are 16778240 characters"),
+        (SCORE, {"text_1": ["a", "b"], "text_2": ["c"] * 3}, "text_1", "invalid_value", "it has 2 texts and 'text_2'"),
+        (SCORE, {"text_1": ["a"] * 2049}, "text_1", "invalid_value", "at most 2048 items"),
+        (SCORE, {"text_2": None}, None, "invalid_request", "text_1 and text_2, queries and documents"),
+        (SCORE, {"queries": "a"}, None, "invalid_request", "by the names of one pair"),
+        (TOKENIZE, {"messages": [turn("user")]}, None, "invalid_request", "either prompt, a string, or messages"),
+        (TOKENIZE, {"prompt": None}, None, "invalid_request", "either prompt, a string, or messages"),
+        (TOKENIZE, {"prompt": ["a"]}, "prompt", "invalid_value", "should be a string, not a list"),
+        (DETOKENIZE, {"tokens": [2**31]}, "tokens[0]", "invalid_value", "at most 2147483647"),
+        (DETOKENIZE, {"tokens": [1] * (2**20 + 1)}, "tokens", "invalid_value", "at most 1048576 items"),
     ],
 )  # fmt: skip
 def test_an_invalid_value_is_rejected_by_name(
@@ -304,7 +347,8 @@ def test_bytes_after_the_object_are_rejected(path: str, after: bytes, extra_fiel
 @with_and_without_extra_fields
 @each("path", ENDPOINTS)
 def test_deeply_nested_lists_are_rejected(path: str, extra_fields: tuple[str, ...]) -> None:
-    field = next(name for name in ("messages", "prompt", "input") if name in MINIMAL[path])
+    names = ("messages", "prompt", "input", "documents", "text_1", "tokens")
+    field = next(name for name in names if name in MINIMAL[path])
     depth = b"[" * 200_000 + b"]" * 200_000
     error = rejection(path, b'{"model":"m","%b":%b,"a":1}' % (field.encode(), depth), extra_fields)
     assert len(error.message) < 200

@@ -128,6 +128,7 @@ CODE_COMPLETION = Requirements("completion", contents=("```",))
 INFILL = Requirements("infill")
 EMBEDDING = Requirements("embedding")
 RERANK = Requirements("rerank")
+TOKENS = Requirements("tokens")
 
 
 def unsupported(*suggestions: str) -> ExpectedError:
@@ -183,6 +184,8 @@ CASES: tuple[Case, ...] = (
     Case(ID, "judges", "bge-reranker-v2-m3", EMBEDDING, unsupported("bge-m3")),
     Case(ID, "judges", "gpt-oss-20b", RERANK, unsupported("bge-reranker-v2-m3", "qwen3-reranker-8b")),
     Case(ID, "guards", "qwen3-reranker-0.6b", COMPLETION, unsupported()),
+    # Every model has a tokenizer.
+    Case(ID, "judges", "bge-reranker-v2-m3", TOKENS, "bge-reranker-v2-m3", "id"),
     # An alias stands for one id, and supports the same requests.
     Case(ALIAS, "pebble", "gpt-4o-mini", CHAT, "pebble-chat", "alias of pebble-chat"),
     Case(ALIAS, "pebble", "claude-haiku", MULTI_TURN, "pebble-chat", "alias of pebble-chat"),
@@ -221,6 +224,7 @@ CASES: tuple[Case, ...] = (
     Case(FAMILY, "judges", "bge", CHAT, unsupported("gpt-oss-20b")),
     Case(FAMILY, "judges", "llama-guard", CHAT, "llama-guard-3-8b", "family llama-guard, guard fits chat"),
     Case(FAMILY, "judges", "bge", RERANK, "bge-reranker-v2-m3", "family bge, reranker fits rerank"),
+    Case(FAMILY, "pebble", "pebble", TOKENS, "pebble-base", "family pebble, base fits tokens"),
     Case(FAMILY, "judges", "bge", EMBEDDING, "bge-m3", "family bge, embedding fits embedding"),
     # A variant is resolved to its default in the fleet file, or else to the first model that supports the request.
     Case(VARIANT, "pebble", "chat", CHAT, "pebble-chat", "variant chat"),
@@ -295,6 +299,7 @@ CASES: tuple[Case, ...] = (
     Case(AUTO, "llama", "auto", INFILL, unsupported()),
     Case(AUTO, "judges", "auto", CHAT, "gpt-oss-20b", "auto: a single instruction"),
     Case(AUTO, "judges", "auto", RERANK, "qwen3-reranker-8b", "auto: reranking"),
+    Case(AUTO, "pebble", "auto", TOKENS, "pebble-base", "auto: token ids"),
     Case(AUTO, "guards", "auto", CHAT, unknown()),
     Case(AUTO, "guards", "auto", MULTI_TURN, unknown()),
     Case(AUTO, "templated", "auto", CHAT, "llama-2-7b", "auto: a single instruction"),
@@ -415,7 +420,8 @@ Each row is a test. The [fleet files](#fleet-files) follow at the end.
 
 CONDITIONS: tuple[tuple[str, Requirements], ...] = (
     ("`/v1/embeddings`", EMBEDDING),
-    ("reranking", RERANK),
+    ("`/rerank` and `/score`", RERANK),
+    ("`/tokenize` of a text and `/detokenize`", TOKENS),
     ("a completion with `suffix`", INFILL),
     ("a completion with code in its prompt", CODE_COMPLETION),
     ("any other completion", COMPLETION),
@@ -430,6 +436,7 @@ KINDS: dict[Kind, str] = {
     "infill": "a completion with `suffix`",
     "embedding": "embeddings",
     "rerank": "reranking",
+    "tokens": "token ids or their text",
 }
 
 
@@ -457,15 +464,20 @@ def outcome(case: Case) -> str:
 
 def endpoints() -> Iterator[str]:
     completion = "a completion, or with `suffix` a fill-in-the-middle completion"
-    others = {"/v1/completions": completion, "/v1/embeddings": "embeddings"}
+    others = {
+        "/v1/completions": completion, "/v1/embeddings": "embeddings", "/rerank": "reranking", "/score": "reranking",
+        "/tokenize": "with `messages` a conversation, otherwise the token ids of a text",
+        "/detokenize": "the text of token ids",
+    }  # fmt: skip
     yield f"- {quoted(tuple(one.path for one in GENERATION if one.path not in others))}: a conversation."
     yield from (f"- `{path}`: {words}." for path, words in others.items())
 
 
 def document() -> str:
     """All of docs/routing.md."""
+    lacking = {kind: because.partition(": it ")[2] for kind, because in UNSUPPORTED_BECAUSE.items()}
     preferences = (
-        f"| {KINDS[kind]} | {UNSUPPORTED_BECAUSE[kind].partition(': it ')[2]} | {quoted(tuple(variants))} |"
+        f"| {KINDS[kind]} | {lacking.get(kind, '–')} | {quoted(tuple(variants))} |"
         for kind, variants in PREFERENCES.items()
     )
     rules = ((condition, *auto_variants(requirements)) for condition, requirements in CONDITIONS)

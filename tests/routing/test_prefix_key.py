@@ -13,6 +13,8 @@ from service.protocol.anthropic import CountRequest, MessagesRequest
 from service.protocol.generation import GENERATION
 from service.protocol.parse_body import parse_body
 from service.protocol.requests import Body, ChatRequest, CompletionRequest, EmbeddingsRequest, ResponsesRequest
+from service.protocol.scoring import RerankRequest, ScoreRequest
+from service.protocol.tokenization import DetokenizeRequest, TokenizeRequest
 from service.routing import prefix_key
 from service.routing.prefix_key import CHARS_PER_TOKEN, CONTEXT_CHARS, GREETING_CHARS, PREFIX_CHARS
 
@@ -145,7 +147,8 @@ def test_tenants_have_different_keys_of_64_bits(first: Body, _: Body, __: Body) 
 
 def test_every_generation_endpoint_has_a_key_where_prompts_are_cached() -> None:
     kinds = {endpoint.body for endpoint in GENERATION}
-    assert kinds == {type(first) for first, *_ in GROWING.values()} | {CountRequest, EmbeddingsRequest}
+    others = {CountRequest, EmbeddingsRequest, RerankRequest, ScoreRequest, TokenizeRequest, DetokenizeRequest}
+    assert kinds == {type(first) for first, *_ in GROWING.values()} | others
 
 
 def test_conversations_over_a_long_context_share_the_coarse_half() -> None:

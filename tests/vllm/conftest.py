@@ -47,10 +47,16 @@ def served_as_chat(model: str) -> ServedModel:
 
 @contextmanager
 def running(model: str, folder: Path, drain_timeout: int = 10, **engine: EngineValue) -> Iterator[RealEngine]:
-    """A ready engine with extra settings, its socket and log in `folder`; all its processes are killed afterwards."""
-    socket, log = folder / "engine.sock", folder / "engine.log"
+    """A ready engine of a model of the default fleet, with extra settings; see `engine_of`."""
     served = served_as_chat(model)
-    served = replace(served, engine={**served.engine, **engine})
+    with engine_of(replace(served, engine={**served.engine, **engine}), folder, drain_timeout) as started:
+        yield started
+
+
+@contextmanager
+def engine_of(served: ServedModel, folder: Path, drain_timeout: int = 10) -> Iterator[RealEngine]:
+    """A ready engine, its socket and log in `folder`; all its processes are killed afterwards."""
+    socket, log = folder / "engine.sock", folder / "engine.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             argv(served, program(""), socket, drain_timeout),

@@ -1,11 +1,23 @@
 """Every field of vLLM's own request models is decided, so that a new release's new field fails until somebody does."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from service.protocol.fields import RULES
-from tests.protocol.test_generation import CHAT, COMPLETIONS, COUNT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES
+from tests.protocol.test_generation import (
+    CHAT,
+    COMPLETIONS,
+    COUNT,
+    DETOKENIZE,
+    EMBEDDINGS,
+    ENDPOINTS,
+    MESSAGES,
+    RERANK,
+    RESPONSES,
+    SCORE,
+    TOKENIZE,
+)
 
 pytestmark = pytest.mark.slow  # importing vLLM takes many seconds
 
@@ -17,20 +29,26 @@ def test_every_field_of_vllms_requests_is_decided() -> None:
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
     from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
+    from vllm.entrypoints.pooling.scoring.protocol import RerankRequest, ScoreRequest
+    from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeRequest
 
-    models: dict[str, Any] = {
-        CHAT: ChatCompletionRequest,
-        COMPLETIONS: CompletionRequest,
-        RESPONSES: ResponsesRequest,
-        MESSAGES: AnthropicMessagesRequest,
-        COUNT: AnthropicCountTokensRequest,
-        EMBEDDINGS: EmbeddingCompletionRequest,
+    models: dict[str, tuple[Any, ...]] = {
+        CHAT: (ChatCompletionRequest,),
+        COMPLETIONS: (CompletionRequest,),
+        RESPONSES: (ResponsesRequest,),
+        MESSAGES: (AnthropicMessagesRequest,),
+        COUNT: (AnthropicCountTokensRequest,),
+        EMBEDDINGS: (EmbeddingCompletionRequest,),
+        RERANK: (RerankRequest,),
+        SCORE: get_args(ScoreRequest),
+        TOKENIZE: get_args(TokenizeRequest),
+        DETOKENIZE: (DetokenizeRequest,),
     }
     assert set(models) == set(ENDPOINTS)
     undecided = {
         (path, name)
-        for path, model in models.items()
-        for name in model.model_fields
+        for path, kinds in models.items()
+        for name in (field for kind in kinds for field in kind.model_fields)
         if name not in ENDPOINTS[path].body.__struct_fields__ and name not in RULES[ENDPOINTS[path].body]
     }
     assert not undecided
