@@ -202,6 +202,7 @@ class Relay:
             now,
             max(0.001, min(timeout, call.deadline - now)),
             max(1, call.sequences),
+            call.session,
         )
 
     async def _wait_in_queue(self, call: Call, slot: Slot, writer: ResponseWriter) -> None:
