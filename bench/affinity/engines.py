@@ -4,6 +4,7 @@ import asyncio
 import random
 import tempfile
 import urllib.request
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from service.transport.pool import ConnectionPool, Deadlines, get_request
 MODEL = "pebble-chat"
 POLICIES = ("round_robin", "prefix_affinity")
 START = 600.0  # seconds that the engines may take
+TEMPLATE = "template.jinja"
 BLOCK, BLOCKS = 32, 600  # tokens, and how many blocks of them an engine keeps: about all that half of the users said
 PATIENT = Deadlines(connect=5.0, first_byte=30.0, idle=30.0, total=60.0)
 SYSTEM = "You are a helpful assistant. Keep in mind what you are told and answer briefly."
@@ -41,36 +43,54 @@ class Chats:
 def measure(replicas: int = 2, chats: Chats | None = None) -> dict[str, Any]:
     """The hit rate under each of POLICIES, each with engines of its own that nobody has asked before."""
     chats = chats or Chats()
-    rates = {policy: uvloop.run(_hits(policy, replicas, chats)) for policy in POLICIES}
+    settings = {"num_gpu_blocks_override": BLOCKS, "max_model_len": 1024}
+    rates = {
+        policy: uvloop.run(hits(policy, replicas, settings, None, lambda address: _converse(address, chats)))
+        for policy in POLICIES
+    }
     blind, ours = (rates[policy]["hit_rate"] for policy in POLICIES)
     setup = {"model": MODEL, "replicas": replicas, "blocks": BLOCKS, "block_tokens": BLOCK}
     return {**setup, **asdict(chats), "policies": rates, "over_round_robin": round(ours / blind, 2)}
 
 
-async def _hits(policy: str, replicas: int, chats: Chats) -> dict[str, float]:
+async def hits(
+    policy: str,
+    replicas: int,
+    settings: dict[str, Any],
+    template: str | None,
+    talk: Callable[[str], Awaitable[None]],
+) -> dict[str, float]:
+    """What new engines had cached of the prompts that `talk` sends to the gateway, whose host:port it gets.
+
+    `settings` are the engines', and `template` is a chat template (Jinja) in place of the model's own.
+    """
     with tempfile.TemporaryDirectory(prefix="rh-") as folder:
         run_dir, fleet, port = Path(folder) / "run", Path(folder) / "fleet.yaml", processes.free_port()
         run_dir.mkdir()
-        fleet.write_text(yaml.safe_dump(_fleet(policy, replicas)))
+        fleet.write_text(yaml.safe_dump(_fleet(policy, replicas, settings, template is not None)))
+        (Path(folder) / TEMPLATE).write_text(template or "")
         log, environment = Path(folder) / "service.log", {"ROUNDHOUSE_RUN_DIR": str(run_dir)}
         with processes.running(processes.serve(fleet, port), log, environment=environment):
             await _until_ready(port, replicas, log)
             sockets = [str(state.socket_path(run_dir, number)) for number in range(replicas)]
             before = [await _counts(socket) for socket in sockets]
-            await _converse(f"127.0.0.1:{port}", chats)
+            await talk(f"127.0.0.1:{port}")
             after = [await _counts(socket) for socket in sockets]
     queries = [late[0] - early[0] for early, late in zip(before, after, strict=True)]
-    hits = sum(late[1] - early[1] for early, late in zip(before, after, strict=True))
-    largest = max(queries) / (sum(queries) / replicas)
-    return {"hit_rate": round(hits / sum(queries), 4), "prompt_tokens": sum(queries), "largest": round(largest, 3)}
+    cached = sum(late[1] - early[1] for early, late in zip(before, after, strict=True))
+    return {
+        "hit_rate": round(cached / sum(queries), 4),
+        "cached_tokens": cached,
+        "prompt_tokens": sum(queries),
+        "largest": round(max(queries) / (sum(queries) / replicas), 3),
+    }
 
 
-def _fleet(policy: str, replicas: int) -> dict[str, Any]:
-    engine = {
-        "enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 32,
-        "block_size": BLOCK, "num_gpu_blocks_override": BLOCKS,
-    }  # fmt: skip
+def _fleet(policy: str, replicas: int, settings: dict[str, Any], with_template: bool) -> dict[str, Any]:
+    engine = {"enforce_eager": True, "max_num_seqs": 32, "block_size": BLOCK, **settings}
     model = {"model": MODEL, "min_replicas": replicas, "policy": policy}
+    if with_template:
+        model["chat_template"] = TEMPLATE
     return {"models": [model], "engine": engine, "env": ENVIRONMENT}
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from msgspec import inspect
 
+from service.fleet.request_bounds import RequestBounds
+from service.protocol.bounded import bounded
 from service.protocol.fields import ACTED, RULES
 from service.protocol.generation import GENERATION, Endpoint
 from service.protocol.validation_errors import COMPARISONS, NAMES, UNITS
@@ -44,8 +46,10 @@ def _section(endpoint: Endpoint) -> Iterator[str]:
     yield from (f"## `{endpoint.path}`\n", HEAD)
     acted = ACTED[endpoint.body]
     info: Any = inspect.type_info(endpoint.body)
+    by_default: Any = inspect.type_info(bounded(endpoint.body, RequestBounds()))
+    passed = {field.name: ("passed", _values(field.type)) for field in by_default.fields}
     for field in info.fields:
-        what, values = ("acted on", acted[field.name]) if field.name in acted else ("passed", _values(field.type))
+        what, values = ("acted on", acted[field.name]) if field.name in acted else passed[field.name]
         if field.name in endpoint.body.private_fields:
             what, values = "dropped", "about the person at the client; engines do not need it"
         yield f"| `{field.name}`{' (required)' if field.required else ''} | {what} | {values} |"

@@ -13,7 +13,7 @@ from service.gateway.middleware import is_anthropic
 from service.gateway.model_list import anthropic_list, anthropic_model, model_rows
 from service.gateway.request_body import read_json_body
 from service.protocol.generation import GENERATION, Endpoint
-from service.protocol.parse_body import FieldPolicy, parse_body
+from service.protocol.parse_body import parse_body
 from service.relay.relay import Relay
 from service.server.asgi import Receive, Scope, Send, extension_of, respond, respond_json
 from service.upstreams.upstreams import Upstreams
@@ -104,8 +104,7 @@ class Endpoints:
             paths = ", ".join(candidate.path for candidate in GENERATION)
             raise ApiError(ErrorCode.INVALID_VALUE, f"'endpoint' must be one of {paths}.", "endpoint")
         body = json.dumps({**ROUTE_DEFAULTS[path], **fields}).encode()
-        policy = FieldPolicy(self._fleet.extra_fields, self._fleet.refuse_unknown_fields)
-        request, _, ignored = parse_body(endpoint.body, body, policy)
+        request, _, ignored = parse_body(endpoint.body, body, self._relay.field_policy)
         target = self._relay.resolve(request, endpoint)
         condition, reason = self._upstreams[target.served.id].condition()
         route = {

@@ -5,7 +5,7 @@ from typing import Any
 
 from service.errors import ApiError
 from service.protocol import validation_errors
-from service.protocol.anthropic import CountRequest
+from service.protocol.anthropic import CountRequest, MessagesRequest
 from service.protocol.requests import Body, CompletionRequest, EmbeddingsRequest, Sampling
 
 DEFAULT_OUTPUT_TOKENS = 256  # of a sequence, assumed where a request does not limit them
@@ -20,7 +20,7 @@ def count_sequences(request: Body) -> int:
         return choices
     if isinstance(request, EmbeddingsRequest):
         return _count_prompts(request.input)
-    return 0 if type(request) is CountRequest else 1
+    return 0 if isinstance(request, CountRequest) and not isinstance(request, MessagesRequest) else 1
 
 
 def too_many_sequences(request: Body, sequences: int, bound: int) -> ApiError:

@@ -19,7 +19,7 @@ from service.engine.argv import (
     unknown_flags,
 )
 from service.engine.command import child_environment
-from service.fleet.request_bounds import MAX_SEQUENCES
+from service.fleet.request_bounds import RequestBounds
 from service.fleet.served_model import ServedModel
 from service.transport.pool import IDLE_TIMEOUT
 from service.upstreams.limit import ceiling
@@ -195,7 +195,7 @@ def test_an_engine_takes_twice_what_the_gateways_admit(tmp_path: Path, entry: st
     assert defaults(served, gateways)["max_num_queued_reqs"] == bound
     command = argv(served, [], SOCKET, 1, gateways=gateways)
     assert command[command.index("--max-num-queued-reqs") + 1] == str(bound)
-    admitted = gateways * (ceiling(served, gateways) - 1 + MAX_SEQUENCES)
+    admitted = gateways * (ceiling(served, gateways) - 1 + RequestBounds().sequences)
     assert admitted < bound
     assert tuple(defaults(served, gateways)) == DEFAULTS
 

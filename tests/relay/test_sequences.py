@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.engine.argv import defaults
-from service.fleet.request_bounds import MAX_INPUTS
+from service.fleet.request_bounds import RequestBounds
 from tests.conftest import Start
 from tests.fake_engine import Fault
 from tests.support.exchanges import COMPLETION, EMBEDDING, Case
@@ -33,7 +33,7 @@ def inputs(count: int) -> dict[str, Any]:
     return EMBEDDING.body(input=["a"] * count)
 
 
-@pytest.mark.parametrize("count", [1024, 1025, MAX_INPUTS])
+@pytest.mark.parametrize("count", [1024, 1025, RequestBounds().inputs])
 async def test_an_idle_engine_embeds_as_many_texts_as_a_request_may_have(count: int, start: Start) -> None:
     gateway = await start(one())
     gateway.engines[0].queue = bound(gateway)
@@ -46,7 +46,7 @@ async def test_the_gateway_queues_what_the_engine_would_refuse(start: Start) -> 
     gateway = await start(one(", max_in_flight: 4"))
     engine = gateway.engines[0]
     engine.queue, engine.gap = bound(gateway), 0.01
-    sizes = [MAX_INPUTS, 1, 600, 1, MAX_INPUTS, 1, 600, 1, 1, 3] * 2
+    sizes = [RequestBounds().inputs, 1, 600, 1, RequestBounds().inputs, 1, 600, 1, 1, 3] * 2
     responses = await asyncio.gather(*(gateway.post(EMBEDDING.path, inputs(size)) for size in sizes))
     assert [response.status_code for response in responses] == [200] * len(sizes)
     assert engine.totals["max_num_queued_reqs"] == 0
