@@ -29,7 +29,8 @@ written for OpenAI's or Anthropic's own servers, or for vLLM.
 
 A field that no table has is ignored in the same way; with `unknown_fields: refuse` in the [fleet file](fleet.md) it is
 refused. `extra_fields` there passes fields of your choice to the engines, refused ones included. `null` counts as
-absent. Members of messages, content parts and tools that are not read here pass untouched.
+absent. Members of messages, content parts and tools that are not read here pass untouched. The tables give the default
+bounds of lists and numbers; `request_bounds` in the fleet file sets others.
 
 The endpoints below `/v1/messages` word their refusals as Anthropic's API does (`context: Extra inputs are not
 permitted`), since its clients read the words and repair their request.

@@ -201,6 +201,25 @@ def test_an_engine_takes_twice_what_the_gateways_admit(tmp_path: Path, entry: st
 
 
 @pytest.mark.parametrize(
+    ("bounds", "stops", "logprobs", "queued"),
+    [
+        (RequestBounds(), "16", None, 2 * (256 + 2048)),
+        (RequestBounds(stop=32, logprobs=20, sequences=4096), "40", None, 2 * (256 + 4096)),
+        (RequestBounds(logprobs=50, prompt_logprobs=100), "16", "100", 2 * (256 + 2048)),
+    ],
+)
+def test_an_engine_allows_what_a_request_may_ask_for(
+    tmp_path: Path, bounds: RequestBounds, stops: str, logprobs: str | None, queued: int
+) -> None:
+    served = replace(only(tmp_path, "model: pebble-chat"), request_bounds=bounds)
+    assert environment(served)["VLLM_MAX_STOP_STRINGS"] == stops
+    assert defaults(served, 1)["max_num_queued_reqs"] == queued
+    command = argv(served, [], SOCKET, 1)
+    assert ("--max-logprobs" in command) is (logprobs is not None)
+    assert logprobs is None or command[command.index("--max-logprobs") + 1] == logprobs
+
+
+@pytest.mark.parametrize(
     ("entry", "is_extended"),
     [
         ("model: code-llama-7b", False),

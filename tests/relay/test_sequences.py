@@ -98,3 +98,14 @@ async def test_a_full_engine_elsewhere_says_that_fewer_sequences_may_fit(start: 
     assert response.status_code == 503
     assert "It is 8 sequences for it: fewer at a time may fit earlier." in response.json()["error"]["message"]
     assert (await gateway.post(EMBEDDING.path, inputs(7))).status_code == 200
+
+
+async def test_the_bounds_of_a_fleet_are_held_before_an_engine_is_asked(start: Start) -> None:
+    gateway = await start("models: [{model: pebble-base}]\nrequest_bounds: {prompts: 2, stop: 10}")
+    refused = await gateway.post(COMPLETION.path, COMPLETION.body(prompt=["a"] * 3))
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")
+    routed = await gateway.post("/v1/route", COMPLETION.body(prompt=["a"] * 3) | {"endpoint": COMPLETION.path})
+    assert routed.status_code == 400
+    assert not gateway.seen
+    taken = await gateway.post(COMPLETION.path, COMPLETION.body(prompt=["a"] * 2, stop=["a"] * 10))
+    assert taken.status_code == 200
