@@ -20,7 +20,7 @@ from bench.load import PATIENT
 from service.transport.pool import ConnectionPool, post_request
 
 PATH = "/v1/messages"
-BLOCKS = 1200  # of 32 tokens: about half of what all conversations have at their end, and the shared beginning
+BLOCKS = 1000  # of 32 tokens: what all share at the beginning, and more than half of all the rest at the end
 CONTEXT = 32768  # tokens
 TEMPLATE = """\
 {%- for message in messages -%}
@@ -40,14 +40,19 @@ Headers = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Agents:
-    """So many conversations at a time, each of `turns` requests; lengths are characters."""
+    """So many conversations at a time, each of `turns` requests; lengths are characters, `pause` is mean seconds.
 
-    conversations: int = 8
+    A tool runs for a while between two turns. Without that the conversations ask in step, and taking replicas in turn
+    would give each of them the same one every time.
+    """
+
+    conversations: int = 6
     turns: int = 20
     system: int = 5000
     tools: int = 8
     tool: int = 600
     result: int = 200
+    pause: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -57,26 +62,20 @@ class Case:
     name: str
     policy: str
     every_turn: bool
-    headers: Callable[[dict[str, Any], int], Headers] = lambda body, number: ()
+    headers: Callable[[dict[str, Any]], Headers] = lambda body: ()
 
 
-def whole_opening(body: dict[str, Any], number: int) -> Headers:
+def whole_opening(body: dict[str, Any]) -> Headers:
     """A session by all of the opening, its first block too: as keys were before that block was left out."""
     opening = "".join(block["text"] for block in (*body["system"], *body["messages"][0]["content"]))
     return (f"x-roundhouse-session: {crc32(opening.encode()):08x}",)
 
 
-def client_session(body: dict[str, Any], number: int) -> Headers:
-    """The name that Claude Code has for its session."""
-    return (f"x-claude-code-session-id: {number}",)
-
-
 CASES = (
     Case("round_robin", "round_robin", every_turn=True),
-    Case("key of the whole opening, which changes every turn", "prefix_affinity", True, whole_opening),
-    Case("key of the whole opening, which changes every conversation", "prefix_affinity", False, whole_opening),
-    Case("key without the first block", "prefix_affinity", every_turn=True),
-    Case("key without the first block, and the client's session", "prefix_affinity", True, client_session),
+    Case("prefix_affinity", "prefix_affinity", every_turn=True),
+    Case("prefix_affinity, key with a first block that changes every turn", "prefix_affinity", True, whole_opening),
+    Case("prefix_affinity, key with a first block of each conversation", "prefix_affinity", False, whole_opening),
 )
 
 
@@ -103,8 +102,10 @@ async def _converse(address: str, case: Case, agents: Agents) -> None:
     transport = ConnectionPool()
 
     async def conversation(number: int) -> None:
+        rng = random.Random(-number)
         for body in requests(agents, number, case.every_turn):
-            await _ask(transport, address, body, case.headers(body, number))
+            await asyncio.sleep(rng.expovariate(1 / agents.pause))
+            await _ask(transport, address, body, case.headers(body))
 
     try:
         async with asyncio.TaskGroup() as group:
