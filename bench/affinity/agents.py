@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -20,8 +21,8 @@ from bench.load import PATIENT
 from service.transport.pool import ConnectionPool, post_request
 
 PATH = "/v1/messages"
-BLOCKS = 1000  # of 32 tokens: what all share at the beginning, and more than half of all the rest at the end
-CONTEXT = 32768  # tokens
+BLOCKS = 800  # of 32 tokens: what all share at the beginning, and more than half of all the rest at the end
+CONTEXT = 16384  # tokens
 TEMPLATE = """\
 {%- for message in messages -%}
 <|{{ message.role }}|>
@@ -49,10 +50,10 @@ class Agents:
     conversations: int = 6
     turns: int = 20
     system: int = 5000
-    tools: int = 8
-    tool: int = 600
-    result: int = 200
-    pause: float = 3.0
+    tools: int = 4
+    tool: int = 300
+    result: int = 150
+    pause: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -80,30 +81,33 @@ CASES = (
 
 
 def measure(agents: Agents | None = None, cases: tuple[Case, ...] = CASES) -> dict[str, Any]:
-    """Cached and prompt tokens of each case, each with two engines of its own that nobody has asked before."""
+    """Cached and prompt tokens of each case, at the same two engines; no two cases have texts in common."""
     agents = agents or Agents()
-    rows = {case.name: uvloop.run(_measured(case, agents)) for case in cases}
+    rows = uvloop.run(_measured(agents, cases))
     return {"model": engines.MODEL, "replicas": 2, "blocks": BLOCKS, **asdict(agents), "cases": rows}
 
 
-async def _measured(case: Case, agents: Agents) -> dict[str, float]:
+async def _measured(agents: Agents, cases: tuple[Case, ...]) -> dict[str, dict[str, float]]:
     settings = {
         "num_gpu_blocks_override": BLOCKS, "max_model_len": CONTEXT,
         "hf_overrides": {"max_position_embeddings": CONTEXT}, "tool_call_parser": "hermes",
     }  # fmt: skip
-    print(f"{case.name} …", flush=True)
-    hits = await engines.hits(case.policy, 2, settings, TEMPLATE, lambda address: _converse(address, case, agents))
-    print(json.dumps(hits), flush=True)
-    return hits
+    rows = {}
+    async with engines.running("least_load", 2, settings, TEMPLATE) as service:
+        for case in cases:
+            await service.change(case.policy)
+            rows[case.name] = await service.hits(partial(_converse, case, agents))
+            print(f"{case.name}: {json.dumps(rows[case.name])}", flush=True)
+    return rows
 
 
-async def _converse(address: str, case: Case, agents: Agents) -> None:
+async def _converse(case: Case, agents: Agents, address: str) -> None:
     """Has all conversations at once, each turn after the answer to the one before."""
     transport = ConnectionPool()
 
     async def conversation(number: int) -> None:
-        rng = random.Random(-number)
-        for body in requests(agents, number, case.every_turn):
+        rng = random.Random(number)
+        for body in requests(agents, case.name, number, case.every_turn):
             await asyncio.sleep(rng.expovariate(1 / agents.pause))
             await _ask(transport, address, body, case.headers(body))
 
@@ -127,11 +131,14 @@ async def _ask(transport: ConnectionPool, address: str, body: dict[str, Any], he
         raise RuntimeError(f"{address}: status {status}: {answer[-300:]!r}")
 
 
-def requests(agents: Agents, number: int, every_turn: bool) -> Iterator[dict[str, Any]]:
-    """The bodies of one conversation, turn by turn; its first block differs from every other one's."""
-    rng = random.Random(number)
-    common = {"model": engines.MODEL, "max_tokens": 1, "temperature": 0, "tools": _tools(agents)}
-    system = [_text(part) for part in ("You are an agent.", said(random.Random("system"), agents.system))]
+def requests(agents: Agents, about: str, number: int, every_turn: bool) -> Iterator[dict[str, Any]]:
+    """The bodies of one conversation, turn by turn; its first block differs from every other one's.
+
+    Conversations `about` the same have the system prompt and the tools in common, and others nothing.
+    """
+    rng = random.Random(f"{about} {number}")
+    common = {"model": engines.MODEL, "max_tokens": 1, "temperature": 0, "tools": _tools(agents, about)}
+    system = [_text(part) for part in (f"You are an agent for {about}.", said(random.Random(about), agents.system))]
     task = f"Tidy up the {rng.choice(NOUNS)} and the {rng.choice(NOUNS)}."
     reminder = "<system-reminder>\nAnswer briefly.\n</system-reminder>"
     messages: list[dict[str, Any]] = [{"role": "user", "content": [_text(reminder), _text(task)]}]
@@ -153,10 +160,15 @@ def said(rng: random.Random, length: int) -> str:
     return "".join(sentences)[:length]
 
 
-def _tools(agents: Agents) -> list[dict[str, Any]]:
+def _tools(agents: Agents, about: str) -> list[dict[str, Any]]:
+    rng = random.Random(f"{about} tools")
     schema = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
     return [
-        {"name": f"tool_{index}", "description": said(random.Random(index), agents.tool), "input_schema": schema}
+        {
+            "name": f"tool_{index}",
+            "description": said(rng, agents.tool),
+            "input_schema": schema,
+        }
         for index in range(agents.tools)
     ]
 

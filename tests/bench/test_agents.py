@@ -16,8 +16,8 @@ from service.routing.prefix_key import key
 AGENTS = Agents(turns=4)
 
 
-def bodies(number: int, every_turn: bool = True) -> list[dict[str, Any]]:
-    return list(requests(AGENTS, number, every_turn))
+def bodies(number: int, every_turn: bool = True, about: str = "one") -> list[dict[str, Any]]:
+    return list(requests(AGENTS, about, number, every_turn))
 
 
 def product_key(body: dict[str, Any]) -> int:
@@ -32,6 +32,7 @@ def test_a_turn_adds_a_call_and_its_result_to_what_was_said() -> None:
         assert (later["system"][1:], later["tools"]) == (earlier["system"][1:], earlier["tools"])
     assert bodies(1)[0]["system"][1:] == turns[0]["system"][1:]
     assert bodies(1)[0]["messages"] != turns[0]["messages"]
+    assert bodies(0, about="another")[0]["system"][1:] != turns[0]["system"][1:]
 
 
 @pytest.mark.parametrize("every_turn", [True, False])
