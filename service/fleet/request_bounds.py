@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from service.config.strict_yaml import Frozen
 
 ENGINE_LOGPROBS = 20  # that an engine gives at most, unless it is told otherwise
 CATALOGUE_STOPS = 8  # stop strings of a model's prompt format, beside those of a client
 
-Sequences = Annotated[int, Field(ge=1, le=2**20)]
+Count = Annotated[int, Field(ge=1, le=2**20)]
 Logprobs = Annotated[int, Field(ge=0, le=2**20)]
 
 
@@ -20,18 +20,18 @@ class RequestBounds(Frozen):
     for an engine, prompts times choices. `stop_characters` bounds the length of each of the `stop` strings.
     """
 
-    n: Sequences = 128
-    prompts: Sequences = 128
-    inputs: Sequences = 2048
-    sequences: Sequences = 2048
-    tools: PositiveInt = 512
+    n: Count = 128
+    prompts: Count = 128
+    inputs: Count = 2048
+    sequences: Count = 2048
+    tools: Count = 512
     stop: Annotated[int, Field(ge=1, le=1024)] = 8
-    stop_characters: PositiveInt = 256
-    stop_token_ids: PositiveInt = 64
-    logit_bias: PositiveInt = 1024
-    bad_words: PositiveInt = 128
-    allowed_token_ids: PositiveInt = 4096
-    logprob_token_ids: PositiveInt = 128
+    stop_characters: Count = 256
+    stop_token_ids: Count = 64
+    logit_bias: Count = 1024
+    bad_words: Count = 128
+    allowed_token_ids: Count = 4096
+    logprob_token_ids: Count = 128
     logprobs: Logprobs = ENGINE_LOGPROBS
     prompt_logprobs: Logprobs = ENGINE_LOGPROBS
 
