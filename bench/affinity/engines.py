@@ -85,7 +85,7 @@ class Engines:
 
     async def change(self, policy: str) -> None:
         """Has the gateway choose by another policy, while the engines run."""
-        reload = '"event":"reload"'
+        reload = '"event": "reload"'
         before = self.log.read_text(errors="replace").count(reload)
         self.write(policy)
         while self.log.read_text(errors="replace").count(reload) == before:  # noqa: ASYNC110  another process writes it

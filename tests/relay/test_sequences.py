@@ -109,3 +109,10 @@ async def test_the_bounds_of_a_fleet_are_held_before_an_engine_is_asked(start: S
     assert not gateway.seen
     taken = await gateway.post(COMPLETION.path, COMPLETION.body(prompt=["a"] * 2, stop=["a"] * 10))
     assert taken.status_code == 200
+
+
+async def test_lists_of_tokens_are_answered_by_either_of_two_replicas(start: Start) -> None:
+    gateway = await start("models: [{model: pebble-base, min_replicas: 2, policy: prefix_affinity}]")
+    response = await gateway.post(COMPLETION.path, COMPLETION.body(prompt=[[1, 2], [3]]))
+    assert response.status_code == 200
+    assert gateway.seen[0].json["prompt"] == [[1, 2], [3]]

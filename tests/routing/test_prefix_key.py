@@ -205,6 +205,13 @@ def test_token_ids_are_identified_by_as_much_as_text() -> None:
     assert fine(body(CompletionRequest, prompt=[8] * PREFIX_CHARS)) != fine(several[0])
 
 
+def test_a_list_of_token_lists_has_the_key_of_its_first() -> None:
+    tokens = list(range(CONTEXT_CHARS))
+    several = body(CompletionRequest, prompt=[tokens, [1, 2]])
+    assert key(several, "t") == key(body(CompletionRequest, prompt=tokens), "t")
+    assert key(several, "t") != key(body(CompletionRequest, prompt=[[1, 2], tokens]), "t")
+
+
 def test_a_session_replaces_the_prompt() -> None:
     assert key(chat(QUESTION), session="a") == key(chat(OTHER), session="a") != key(chat(QUESTION), session="b")
     assert key(chat(QUESTION), "ours", "a") != key(chat(QUESTION), "theirs", "a")

@@ -38,7 +38,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "128 texts": {"prompt": [text + choice for text in TEXTS for choice in CHOICES] * 16, **SCORED},
     "the most log probabilities": {"prompt": PAIRS, **SCORED, "logprobs": 20},
     "generation": {"prompt": [tokens(text) for text in TEXTS], **GENERATED},
-    "choices": {"prompt": [tokens(text) for text in TEXTS], **GENERATED, "n": 4},
+    "choices": {"prompt": [tokens(text) for text in TEXTS], **GENERATED, "temperature": 0.7, "n": 4},
 }
 
 
