@@ -30,15 +30,16 @@ def tokens(text: str) -> list[int]:
 
 
 PAIRS = [tokens(text + choice) for text in TEXTS for choice in CHOICES]
-REQUESTS: dict[str, dict[str, Any]] = {
-    "one prompt of tokens": {"prompt": PAIRS[:1], **SCORED},
-    "eight prompts of tokens": {"prompt": PAIRS, **SCORED},
-    "128 prompts of tokens": {"prompt": PAIRS * 16, **SCORED},
-    "one text": {"prompt": TEXTS[0] + CHOICES[0], **SCORED},
-    "128 texts": {"prompt": [text + choice for text in TEXTS for choice in CHOICES] * 16, **SCORED},
-    "the most log probabilities": {"prompt": PAIRS, **SCORED, "logprobs": 20},
-    "generation": {"prompt": [tokens(text) for text in TEXTS], **GENERATED},
-    "choices": {"prompt": [tokens(text) for text in TEXTS], **GENERATED, "temperature": 0.7, "n": 4},
+# How many choices the answer has, and the request.
+REQUESTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "one prompt of tokens": (1, {"prompt": PAIRS[:1], **SCORED}),
+    "eight prompts of tokens": (8, {"prompt": PAIRS, **SCORED}),
+    "128 prompts of tokens": (128, {"prompt": PAIRS * 16, **SCORED}),
+    "one text": (1, {"prompt": TEXTS[0] + CHOICES[0], **SCORED}),
+    "128 texts": (128, {"prompt": [text + choice for text in TEXTS for choice in CHOICES] * 16, **SCORED}),
+    "the most log probabilities": (8, {"prompt": PAIRS, **SCORED, "logprobs": 20}),
+    "generation": (4, {"prompt": [tokens(text) for text in TEXTS], **GENERATED}),
+    "choices": (4, {"prompt": tokens(TEXTS[0]), **GENERATED, "temperature": 0.7, "n": 4}),
 }
 
 
@@ -70,11 +71,9 @@ def likelihoods(answer: dict[str, Any]) -> list[float]:
 async def test_the_gateway_answers_what_the_engine_does(
     name: str, both: tuple[httpx.AsyncClient, httpx.AsyncClient]
 ) -> None:
-    fields = REQUESTS[name]
+    count, fields = REQUESTS[name]
     gateway, engine = [await ask(client, fields) for client in both]
-    prompts = fields["prompt"] if isinstance(fields["prompt"], list) else [fields["prompt"]]
-    assert len(gateway["choices"]) == len(prompts) * fields.get("n", 1)
-    assert [choice["index"] for choice in gateway["choices"]] == [*range(len(gateway["choices"]))]
+    assert [choice["index"] for choice in gateway["choices"]] == [*range(count)]
     texts = [[choice["text"] for choice in answer["choices"]] for answer in (gateway, engine)]
     assert texts[0] == texts[1]
     if "logprobs" in fields:
