@@ -144,8 +144,9 @@ def test_tenants_have_different_keys_of_64_bits(first: Body, _: Body, __: Body) 
 
 
 def test_every_generation_endpoint_has_a_key_where_prompts_are_cached() -> None:
-    kinds = {endpoint.body for endpoint in GENERATION}
-    assert kinds == {type(first) for first, *_ in GROWING.values()} | {CountRequest, EmbeddingsRequest}
+    kinds = {endpoint.body.__name__ for endpoint in GENERATION}
+    without = {CountRequest.__name__, EmbeddingsRequest.__name__}
+    assert kinds == {type(first).__name__ for first, *_ in GROWING.values()} | without
 
 
 def test_conversations_over_a_long_context_share_the_coarse_half() -> None:
