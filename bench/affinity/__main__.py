@@ -1,7 +1,8 @@
 """The gain of prefix-aware load balancing, and the cost of choosing a replica: `python -m bench.affinity`.
 
 Simulates 4 and 16 replicas with a prefix cache each under the gateway's own keys and policies, beside one replica that
-is as large as all of them. `--engines` instead asks two real engines through the gateway; it takes some minutes.
+is as large as all of them. `--engines` instead asks two real engines through the gateway, and `--agents` does so with
+the conversations of coding agents; both take some minutes.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.affinity import engines
+from bench.affinity import agents, engines
 from bench.affinity.prices import prices
 from bench.affinity.simulation import Simulation
 from bench.affinity.workloads import workloads
@@ -28,15 +29,17 @@ def main() -> None:
     summary, _, more = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(description=summary, epilog=more)
     parser.add_argument("--engines", action="store_true", help="real engines; needs about 5 GB of memory")
+    parser.add_argument("--agents", action="store_true", help="the same, with conversations of coding agents")
     parser.add_argument("--replicas", type=int, nargs="+", default=SIZES, help="how many of them are simulated")
     parser.add_argument("--requests", type=int, default=REQUESTS, help="of each simulated replica")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     stamp = {"machine": machine(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
     print(f"{stamp['machine']}, {stamp['date']}\n")
-    if asked.engines:
-        figures = {"engines": {**stamp, **engines.measure()}}
-        print(json.dumps(figures["engines"], indent=2))
+    if asked.engines or asked.agents:
+        name, measured = ("agents", agents.measure) if asked.agents else ("engines", engines.measure)
+        figures = {name: {**stamp, **measured()}}
+        print(json.dumps(figures[name], indent=2))
     else:
         rows = list(reported(simulated(asked.requests, asked.replicas)))
         costs = prices()

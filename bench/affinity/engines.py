@@ -4,6 +4,8 @@ import asyncio
 import random
 import tempfile
 import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from service.transport.pool import ConnectionPool, Deadlines, get_request
 MODEL = "pebble-chat"
 POLICIES = ("round_robin", "prefix_affinity")
 START = 600.0  # seconds that the engines may take
+RUN, TEMPLATE = "run", "template.jinja"  # names in the folder of a service
 BLOCK, BLOCKS = 32, 600  # tokens, and how many blocks of them an engine keeps: about all that half of the users said
 PATIENT = Deadlines(connect=5.0, first_byte=30.0, idle=30.0, total=60.0)
 SYSTEM = "You are a helpful assistant. Keep in mind what you are told and answer briefly."
@@ -41,36 +44,97 @@ class Chats:
 def measure(replicas: int = 2, chats: Chats | None = None) -> dict[str, Any]:
     """The hit rate under each of POLICIES, each with engines of its own that nobody has asked before."""
     chats = chats or Chats()
-    rates = {policy: uvloop.run(_hits(policy, replicas, chats)) for policy in POLICIES}
+    rates = {policy: uvloop.run(_chatted(policy, replicas, chats)) for policy in POLICIES}
     blind, ours = (rates[policy]["hit_rate"] for policy in POLICIES)
     setup = {"model": MODEL, "replicas": replicas, "blocks": BLOCKS, "block_tokens": BLOCK}
     return {**setup, **asdict(chats), "policies": rates, "over_round_robin": round(ours / blind, 2)}
 
 
-async def _hits(policy: str, replicas: int, chats: Chats) -> dict[str, float]:
+@dataclass(frozen=True)
+class Engines:
+    """Running engines of MODEL behind a gateway at `address`; the fleet file and `log` are in a folder of their own.
+
+    `settings` are the engines', and `template` is a chat template (Jinja) in place of the model's own.
+    """
+
+    folder: Path
+    replicas: int
+    settings: dict[str, Any]
+    template: str | None
+    port: int
+
+    @property
+    def address(self) -> str:
+        """The gateway's host:port."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """The output of the service."""
+        return self.folder / "service.log"
+
+    @property
+    def fleet(self) -> Path:
+        """The fleet file."""
+        return self.folder / "fleet.yaml"
+
+    def write(self, policy: str) -> None:
+        """Writes the fleet file."""
+        text = yaml.safe_dump(_fleet(policy, self.replicas, self.settings, self.template is not None))
+        self.fleet.write_text(text)
+
+    async def change(self, policy: str) -> None:
+        """Has the gateway choose by another policy, while the engines run."""
+        reload = '"event": "reload"'
+        before = self.log.read_text(errors="replace").count(reload)
+        self.write(policy)
+        while self.log.read_text(errors="replace").count(reload) == before:  # noqa: ASYNC110  another process writes it
+            await asyncio.sleep(0.2)
+
+    async def hits(self, talk: Callable[[str], Awaitable[None]]) -> dict[str, float]:
+        """What the engines had cached of the prompts that `talk` sends to the gateway, whose host:port it gets."""
+        sockets = [str(state.socket_path(self.folder / RUN, number)) for number in range(self.replicas)]
+        before = [await _counts(socket) for socket in sockets]
+        await talk(self.address)
+        after = [await _counts(socket) for socket in sockets]
+        queries = [late[0] - early[0] for early, late in zip(before, after, strict=True)]
+        cached = sum(late[1] - early[1] for early, late in zip(before, after, strict=True))
+        return {
+            "hit_rate": round(cached / sum(queries), 4),
+            "cached_tokens": cached,
+            "prompt_tokens": sum(queries),
+            "largest": round(max(queries) / (sum(queries) / self.replicas), 3),
+        }
+
+
+@asynccontextmanager
+async def running(
+    policy: str, replicas: int, settings: dict[str, Any], template: str | None = None
+) -> AsyncIterator[Engines]:
+    """New engines that nobody has asked before, all of them ready; see `Engines`."""
     with tempfile.TemporaryDirectory(prefix="rh-") as folder:
-        run_dir, fleet, port = Path(folder) / "run", Path(folder) / "fleet.yaml", processes.free_port()
-        run_dir.mkdir()
-        fleet.write_text(yaml.safe_dump(_fleet(policy, replicas)))
-        log, environment = Path(folder) / "service.log", {"ROUNDHOUSE_RUN_DIR": str(run_dir)}
-        with processes.running(processes.serve(fleet, port), log, environment=environment):
-            await _until_ready(port, replicas, log)
-            sockets = [str(state.socket_path(run_dir, number)) for number in range(replicas)]
-            before = [await _counts(socket) for socket in sockets]
-            await _converse(f"127.0.0.1:{port}", chats)
-            after = [await _counts(socket) for socket in sockets]
-    queries = [late[0] - early[0] for early, late in zip(before, after, strict=True)]
-    hits = sum(late[1] - early[1] for early, late in zip(before, after, strict=True))
-    largest = max(queries) / (sum(queries) / replicas)
-    return {"hit_rate": round(hits / sum(queries), 4), "prompt_tokens": sum(queries), "largest": round(largest, 3)}
+        engines = Engines(Path(folder), replicas, settings, template, processes.free_port())
+        (engines.folder / RUN).mkdir()
+        (engines.folder / TEMPLATE).write_text(template or "")
+        engines.write(policy)
+        environment = {"ROUNDHOUSE_RUN_DIR": str(engines.folder / RUN)}
+        command = processes.serve(engines.fleet, engines.port)
+        with processes.running(command, engines.log, environment=environment):
+            await _until_ready(engines.port, replicas, engines.log)
+            yield engines
 
 
-def _fleet(policy: str, replicas: int) -> dict[str, Any]:
-    engine = {
-        "enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 32,
-        "block_size": BLOCK, "num_gpu_blocks_override": BLOCKS,
-    }  # fmt: skip
+async def _chatted(policy: str, replicas: int, chats: Chats) -> dict[str, float]:
+    settings = {"num_gpu_blocks_override": BLOCKS, "max_model_len": 1024}
+    async with running(policy, replicas, settings) as engines:
+        return await engines.hits(lambda address: _converse(address, chats))
+
+
+def _fleet(policy: str, replicas: int, settings: dict[str, Any], with_template: bool) -> dict[str, Any]:
+    engine = {"enforce_eager": True, "max_num_seqs": 32, "block_size": BLOCK, **settings}
     model = {"model": MODEL, "min_replicas": replicas, "policy": policy}
+    if with_template:
+        model["chat_template"] = TEMPLATE
     return {"models": [model], "engine": engine, "env": ENVIRONMENT}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from service.admission.queue import Ticket
+from service.admission.flow import Ticket
 from service.admission.rate_limits import LimitExceeded, RateLimiter, TenantLimiter
 from service.admission.service_rate import retry_after
 from service.admission.slots import Capacity, Clock, Slot, SlotPool
@@ -34,13 +34,14 @@ class Admission:
         now: float,
         timeout: float | None = None,
         sequences: int = 1,
+        session: str | None = None,
     ) -> Slot:
         """Slots of the model, held at once or queued for at most `timeout` seconds (None: the fleet's or settings').
 
         `cost` is the estimate of the request's tokens, prompt and output, and `sequences` what it is for the engine, at
-        least 1. `capacity` is called for every later
-        admission too, so it must read the replicas each time. Raises 429 if the tenant is over a limit, and 503 if the
-        queue is full or the expected wait longer than the timeout.
+        least 1. The queued requests of one `session` of the tenant take turns with those of its others. `capacity` is
+        called for every later admission too, so it must read the replicas each time. Raises 429 if the tenant is over a
+        limit, and 503 if the queue is full or the expected wait longer than the timeout.
         """
         pool = self._pools.get(served.id) or self._open(served.id)
         pool.capacity = capacity
@@ -54,7 +55,7 @@ class Admission:
             slot = Slot(pool, limiter, cost, sequences)
             pool.acquire(sequences, now)
         else:
-            ticket = Ticket(tenant, priority, cost, sequences)
+            ticket = Ticket(tenant, priority, cost, sequences, session)
             if timeout is None:
                 timeout = served.timeouts.queue or self._timeout
             slot = Slot(pool, limiter, cost, sequences, ticket, now + timeout)

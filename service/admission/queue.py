@@ -4,31 +4,15 @@ Within a class it is start-time fair queueing: P. Goyal, H. Vin and H. Cheng, "S
 algorithm for integrated services packet switching networks", SIGCOMM 1996. Each tenant is a flow with a start tag,
 which advances by cost / weight for every request admitted; the flow with the lowest start tag is next. The cost, in
 tokens, is an estimate until the request has completed, and then corrected. A tenant is not charged for requests
-admitted while nothing was queued, and gains no credit while it is idle. Pure.
+admitted while nothing was queued, and gains no credit while it is idle. Within a flow the sessions of the tenant take
+turns, see `flow`. Pure.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import NamedTuple
 
+from service.admission.flow import Flow, Sessions, Ticket
 from service.auth.tenants import PRIORITIES, Priority, Tenant
-
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """A queued request. `cost` is its estimated tokens, above zero, `sequences` what it is for the engine.
-
-    The queue sets `number`, which counts arrivals, and `flow`, which the request is charged to.
-    """
-
-    tenant: Tenant
-    priority: Priority
-    cost: float
-    sequences: int = 1
-    number: int = 0
-    flow: "Flow | None" = None
 
 
 class Ahead(NamedTuple):
@@ -36,41 +20,6 @@ class Ahead(NamedTuple):
 
     requests: int
     sequences: int
-
-
-@dataclass(eq=False, slots=True)
-class Flow:
-    """The requests of one tenant in one class: `queued` in order of arrival, with the sums of `tokens` and `sequences`.
-
-    `start_tag` is the start tag of the next request. It never falls below `floor`, the virtual time of the class when
-    the tenant last queued its first request. `running` counts admitted requests that have not completed.
-    """
-
-    weight: float
-    start_tag: float
-    floor: float
-    queued: OrderedDict[Ticket, None] = field(default_factory=OrderedDict)
-    tokens: float = 0.0
-    sequences: int = 0
-    running: int = 0
-
-    def complete(self, cost: float, tokens: float) -> None:
-        """A running request has completed: corrects the `cost` that it was charged to the `tokens` that it took."""
-        self.running -= 1
-        self.start_tag = max(self.floor, self.start_tag + (tokens - cost) / self.weight)
-
-    def backlog(self) -> float:
-        """Queued requests per unit of weight."""
-        return len(self.queued) / self.weight
-
-    def before(self, ticket: Ticket) -> list[Ticket]:
-        """The queued requests of this flow that go before one of it."""
-        return list(takewhile(lambda other: other is not ticket, self.queued))
-
-    def starting_before(self, tag: float) -> int:
-        """How many queued requests have a start tag up to `tag`, if all of them cost the same."""
-        gap = tag - self.start_tag
-        return min(len(self.queued), 1 + int(gap * self.weight * len(self.queued) / self.tokens)) if gap >= 0 else 0
 
 
 class PriorityClass:
@@ -86,22 +35,18 @@ class PriorityClass:
         return (flow for flow in self.flows.values() if flow.queued)
 
     def push(self, ticket: Ticket) -> None:
-        """Queues a request behind those of its tenant."""
+        """Queues a request behind those of its tenant and session."""
         flow = self._flow(ticket.tenant)
         if not flow.queued:
             flow.start_tag, flow.floor = max(flow.start_tag, self.virtual_time), self.virtual_time
-        flow.queued[ticket] = None
-        flow.tokens += ticket.cost
-        flow.sequences += ticket.sequences
+        flow.queued.push(ticket)
         ticket.flow = flow
         self.length += 1
         self.sequences += ticket.sequences
 
     def remove(self, ticket: Ticket, flow: Flow) -> None:
         """Takes a request out; with the last one the accounts of all tenants are cleared."""
-        del flow.queued[ticket]
-        flow.tokens = flow.tokens - ticket.cost if flow.queued else 0.0
-        flow.sequences -= ticket.sequences
+        flow.queued.remove(ticket)
         self.length -= 1
         self.sequences -= ticket.sequences
         if not self.length:
@@ -112,16 +57,17 @@ class PriorityClass:
         self.virtual_time = max(self.virtual_time, flow.start_tag)
         flow.start_tag += ticket.cost / flow.weight
         flow.running += 1
+        flow.queued.rotate(ticket)
         self.remove(ticket, flow)
 
     def first(self) -> Ticket:
         """The next request: of the flow with the lowest start tag, and of equal ones the one that arrived first."""
-        heads = ((flow.start_tag, next(iter(flow.queued))) for flow in self.backlogged())
+        heads = ((flow.start_tag, flow.queued.first()) for flow in self.backlogged())
         return min(heads, key=lambda pair: (pair[0], pair[1].number))[1]
 
     def newest_of_longest(self) -> Ticket:
-        """The newest request of the flow with the longest backlog for its weight."""
-        return next(reversed(max(self.backlogged(), key=Flow.backlog).queued))
+        """The newest request of the longest session, in the flow with the longest backlog for its weight."""
+        return max(self.backlogged(), key=Flow.backlog).queued.newest_of_longest()
 
     def _flow(self, tenant: Tenant) -> Flow:
         flow = self.flows.get(tenant.id)
@@ -133,7 +79,7 @@ class PriorityClass:
                 if other.queued or other.running or other.start_tag > self.virtual_time
             }
             self.flows = kept
-            flow = kept[tenant.id] = Flow(tenant.weight, self.virtual_time, self.virtual_time)
+            flow = kept[tenant.id] = Flow(tenant.weight, self.virtual_time, self.virtual_time, Sessions())
         flow.weight = tenant.weight
         return flow
 
@@ -149,7 +95,7 @@ class Queue:
         return self._length
 
     def push(self, ticket: Ticket) -> None:
-        """Queues a request behind those of its tenant and class."""
+        """Queues a request behind those of its class, tenant and session."""
         self._count += 1
         ticket.number = self._count
         self._classes[ticket.priority].push(ticket)
@@ -179,17 +125,12 @@ class Queue:
     def ahead(self, ticket: Ticket) -> Ahead:
         """What is queued before this request, if no more arrive.
 
-        Exact where one tenant is queued; with several, the requests of each tenant are taken to be equal.
+        Exact where one session is queued. Otherwise the requests of each other session, and of each other tenant, are
+        taken to be equal.
         """
         flow = ticket.flow
         assert flow
-        if next(reversed(flow.queued)) is ticket:  # the newest of its flow, so the sums are known
-            requests, tokens = len(flow.queued) - 1, flow.tokens - ticket.cost
-            sequences = flow.sequences - ticket.sequences
-        else:
-            before = flow.before(ticket)
-            requests, tokens = len(before), sum(other.cost for other in before)
-            sequences = sum(other.sequences for other in before)
+        requests, tokens, sequences = flow.queued.before(ticket)
         start_tag = flow.start_tag + tokens / flow.weight
         *higher, own = self._down_to(ticket.priority)
         for one in higher:
@@ -197,21 +138,24 @@ class Queue:
         for other in own.backlogged():
             if other is not flow:
                 count = other.starting_before(start_tag)
-                requests, sequences = requests + count, sequences + count * other.sequences // len(other.queued)
+                requests, sequences = requests + count, sequences + count * other.queued.sequences // len(other.queued)
         return Ahead(requests, sequences)
 
     def to_drop(self, newcomer: Ticket) -> Ticket:
-        """The request to drop when the queue is too long: of the lowest class, the newest of the longest flow.
+        """The request to drop when the queue is too long: of the lowest class, the newest of the longest flow's longest
+        session.
 
-        It is `newcomer` itself where that is of the lowest class and no flow has a longer backlog for its weight.
+        It is `newcomer` itself where that is of the lowest class and no flow has a longer backlog for its weight, and
+        in its own flow no session has more queued.
         """
         assert newcomer.flow
         lowest = next(one for one in reversed(self._classes.values()) if one.length)
         newest = lowest.newest_of_longest()
         assert newest.flow
-        if newest.priority == newcomer.priority and newest.flow.backlog() <= newcomer.flow.backlog():
-            return newcomer
-        return newest
+        if newest.priority != newcomer.priority or newest.flow.backlog() > newcomer.flow.backlog():
+            return newest
+        longest = newcomer.flow.queued.newest_of_longest()
+        return longest if newcomer.flow.queued.is_longer(longest, newcomer) else newcomer
 
     def _down_to(self, priority: Priority) -> list[PriorityClass]:
         """The classes above this one, the highest first, and then this one."""

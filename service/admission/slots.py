@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from service.admission.queue import Queue, Ticket
+from service.admission.flow import Ticket
+from service.admission.queue import Queue
 from service.admission.rate_limits import TenantLimiter
 from service.admission.service_rate import ServiceRate, retry_after
 from service.errors import ApiError, ErrorCode

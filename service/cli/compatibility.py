@@ -5,6 +5,8 @@ from typing import Any
 
 from msgspec import inspect
 
+from service.fleet.request_bounds import RequestBounds
+from service.protocol.bounded import bounded
 from service.protocol.fields import ACTED, RULES
 from service.protocol.generation import GENERATION, Endpoint
 from service.protocol.validation_errors import COMPARISONS, NAMES, UNITS
@@ -27,7 +29,8 @@ written for OpenAI's or Anthropic's own servers, or for vLLM.
 
 A field that no table has is ignored in the same way; with `unknown_fields: refuse` in the [fleet file](fleet.md) it is
 refused. `extra_fields` there passes fields of your choice to the engines, refused ones included. `null` counts as
-absent. Members of messages, content parts and tools that are not read here pass untouched.
+absent. Members of messages, content parts and tools that are not read here pass untouched. The tables give the default
+bounds of lists and numbers; `request_bounds` in the fleet file sets others.
 
 The endpoints below `/v1/messages` word their refusals as Anthropic's API does (`context: Extra inputs are not
 permitted`), since its clients read the words and repair their request.
@@ -47,8 +50,10 @@ def _section(endpoint: Endpoint) -> Iterator[str]:
     yield HEAD
     acted = ACTED[endpoint.body]
     info: Any = inspect.type_info(endpoint.body)
+    by_default: Any = inspect.type_info(bounded(endpoint.body, RequestBounds()))
+    passed = {field.name: ("passed", _values(field.type)) for field in by_default.fields}
     for field in info.fields:
-        what, values = ("acted on", acted[field.name]) if field.name in acted else ("passed", _values(field.type))
+        what, values = ("acted on", acted[field.name]) if field.name in acted else passed[field.name]
         if field.name in endpoint.body.private_fields:
             what, values = "dropped", "about the person at the client; engines do not need it"
         yield f"| `{field.name}`{' (required)' if field.required else ''} | {what} | {values} |"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from service.catalog.engine_args import EngineValue
-from service.fleet.request_bounds import MAX_SEQUENCES
+from service.fleet.request_bounds import CATALOGUE_STOPS, ENGINE_LOGPROBS
 from service.fleet.served_model import ServedModel
 
 DEFAULTS = ("max_num_queued_reqs", "disable_access_log_for_endpoints")  # the names of `defaults` for every model
@@ -25,8 +25,6 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     # Seconds; longer than the gateway keeps idle connections, so that vLLM never closes one under a request.
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
-    # vLLM's default of four is all that a client may send; the model's own stop strings come on top.
-    "VLLM_MAX_STOP_STRINGS": "16",
     "PYTHONUNBUFFERED": "1",
 }
 
@@ -47,6 +45,7 @@ def argv(
         "uds": str(socket),
         "shutdown_timeout": int(drain_timeout),
         **defaults(served, gateways),
+        **_logprobs(served),
         **served.engine,
         **ALWAYS,
     }
@@ -73,7 +72,7 @@ def defaults(served: ServedModel, gateways: int) -> dict[str, EngineValue]:
     have its share of `max_in_flight` there, and one request beyond; twice as much leaves room for retries, and for what
     has been abandoned and is still being aborted.
     """
-    admitted = max(served.max_in_flight, gateways) + gateways * MAX_SEQUENCES
+    admitted = max(served.max_in_flight, gateways) + gateways * served.request_bounds.sequences
     return {
         "max_num_queued_reqs": 2 * admitted,
         # They are polled every second, which would fill the engine's log.
@@ -105,7 +104,15 @@ def environment(served: ServedModel) -> dict[str, str]:
     # Without it vLLM refuses a context beyond config.json's; the fleet file's check has bounded it by `longest`.
     extended = (served.context or 0) > (served.model.context or served.context or 0)
     long_context = {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"} if extended and served.model.longest else {}
-    return {**ENVIRONMENT, **offline, **long_context, **served.env}
+    # vLLM's default of four is fewer than a client may send; the model's own stop strings come on top.
+    stops = {"VLLM_MAX_STOP_STRINGS": str(served.request_bounds.stop + CATALOGUE_STOPS)}
+    return {**ENVIRONMENT, **stops, **offline, **long_context, **served.env}
+
+
+def _logprobs(served: ServedModel) -> dict[str, EngineValue]:
+    """The engine's own bound of log probabilities, where requests may ask for more than its default."""
+    most = served.request_bounds.most_logprobs
+    return {"max_logprobs": most} if most > ENGINE_LOGPROBS else {}
 
 
 def _flag(name: str, value: EngineValue) -> Iterator[str]:

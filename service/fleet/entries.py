@@ -101,6 +101,7 @@ def served_model(entry: ModelEntry, file: FleetFile, catalog: Catalog, folder: P
         optional_flags=frozenset({*file.optional_flags, *entry.optional_flags}),
         env={key: str(value) for key, value in {**file.env, **entry.env}.items()},
         parser_choice=parser_choice,
+        request_bounds=file.request_bounds,
     )
 
 

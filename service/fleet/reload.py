@@ -11,7 +11,9 @@ from service.fleet.served_model import ServedModel
 
 POLL_INTERVAL = 1.0  # seconds between two checks of the file
 # Fields of ServedModel that only the gateway uses, so that they may change while engines run.
-RELOADABLE = ("family", "scale_down_after", "policy", "max_in_flight", "max_queued", "timeouts", "aliases")
+RELOADABLE = (
+    "family", "scale_down_after", "policy", "max_in_flight", "max_queued", "timeouts", "aliases", "request_bounds"
+)  # fmt: skip
 FileVersion = tuple[int, int, int]
 
 

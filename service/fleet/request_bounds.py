@@ -1,7 +1,44 @@
-"""The most sequences that one request may be for an engine, by which requests are checked and engines are set."""
+"""How much one request may ask for, as the fleet file says: requests are checked and engines are set by it."""
 
-MAX_CHOICES = 128  # `n`
-MAX_PROMPTS = 128  # of a completion, each with its choices
-MAX_INPUTS = 2048  # texts to embed, or documents to score
-MAX_PAIRED_CHARS = 2**24  # of a query, once for each of its documents, and of these
-MAX_SEQUENCES = 2048
+from typing import Annotated
+
+from pydantic import Field
+
+from service.config.strict_yaml import Frozen
+
+ENGINE_LOGPROBS = 20  # that an engine gives at most, unless it is told otherwise
+CATALOGUE_STOPS = 8  # stop strings of a model's prompt format, beside those of a client
+
+Count = Annotated[int, Field(ge=1, le=2**20)]
+Logprobs = Annotated[int, Field(ge=0, le=2**20)]
+
+
+class RequestBounds(Frozen):
+    """The most of each that one request may have; docs/fleet.md explains each key.
+
+    `n`, `prompts` and `inputs` are choices, prompts of a completion and texts to embed, and `sequences` what they are
+    for an engine, prompts times choices. `inputs` is also the documents to score against a query, and
+    `paired_characters` those of all documents and of the query, which counts once for each of them.
+    `stop_characters` bounds the length of each of the `stop` strings.
+    """
+
+    n: Count = 128
+    prompts: Count = 128
+    inputs: Count = 2048
+    paired_characters: Annotated[int, Field(ge=1, le=2**32)] = 2**24
+    sequences: Count = 2048
+    tools: Count = 512
+    stop: Annotated[int, Field(ge=1, le=1024)] = 8
+    stop_characters: Count = 256
+    stop_token_ids: Count = 64
+    logit_bias: Count = 1024
+    bad_words: Count = 128
+    allowed_token_ids: Count = 4096
+    logprob_token_ids: Count = 128
+    logprobs: Logprobs = ENGINE_LOGPROBS
+    prompt_logprobs: Logprobs = ENGINE_LOGPROBS
+
+    @property
+    def most_logprobs(self) -> int:
+        """The log probabilities of one token that an engine must be able to give."""
+        return max(self.logprobs, self.prompt_logprobs)

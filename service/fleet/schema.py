@@ -9,6 +9,7 @@ from service.catalog.engine_args import EngineKey, EngineSettings
 from service.catalog.model import Identifier, Infill, ModelId
 from service.catalog.names import Specialty, Variant
 from service.config.strict_yaml import Frozen
+from service.fleet.request_bounds import RequestBounds
 
 # Names that a request may give instead of a model's, so that no model or alias may have them.
 RESERVED = (*get_args(Variant), "auto")
@@ -100,6 +101,7 @@ class FleetFile(Frozen):
     startup: Literal["auto", "parallel", "sequential"] = "auto"
     extra_fields: tuple[str, ...] = ()
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
+    request_bounds: RequestBounds = RequestBounds()
     tenants: dict[Identifier, TenantEntry] = Field(default_factory=dict)
     engine: EngineSettings = Field(default_factory=dict)
     optional_flags: tuple[EngineKey, ...] = ()

@@ -7,6 +7,7 @@ from pathlib import Path
 from service.catalog.engine_args import EngineValue
 from service.catalog.model import Capability, Model
 from service.catalog.names import POOLING, Variant
+from service.fleet.request_bounds import RequestBounds
 from service.fleet.schema import Adapter, Timeouts
 
 
@@ -18,6 +19,7 @@ class ServedModel:
     above the minimum stops after `scale_down_after` seconds without demand. With `addresses` the engines are external:
     Roundhouse does not start them. `parser_choice` says which of vLLM's parsers were chosen for a model outside of the
     catalogue, and why. `max_in_flight` bounds the sequences at one replica, `max_queued` the requests that wait.
+    `request_bounds` is how much one request may ask of an engine.
     """
 
     id: str
@@ -40,6 +42,7 @@ class ServedModel:
     optional_flags: frozenset[str] = frozenset()
     env: dict[str, str] = field(default_factory=dict)
     parser_choice: str | None = None
+    request_bounds: RequestBounds = RequestBounds()
 
     @property
     def variant(self) -> Variant:

@@ -14,7 +14,7 @@ from service.gateway.model_list import anthropic_list, anthropic_model, model_ro
 from service.gateway.request_body import read_json_body
 from service.gateway.versions import Versions
 from service.protocol.generation import PATHS, Endpoint
-from service.protocol.parse_body import FieldPolicy, parse_body
+from service.protocol.parse_body import parse_body
 from service.protocol.scoring import SIDES
 from service.relay.relay import Relay
 from service.server.asgi import Receive, Scope, Send, extension_of, respond, respond_json
@@ -108,8 +108,7 @@ class Endpoints:
             raise ApiError(ErrorCode.INVALID_VALUE, f"'endpoint' must be one of {', '.join(PATHS)}.", "endpoint")
         replaced = ROUTE_ALTERNATIVES.get(endpoint.path, frozenset()) & fields.keys()
         body = json.dumps({**({} if replaced else ROUTE_DEFAULTS[endpoint.path]), **fields}).encode()
-        policy = FieldPolicy(self._fleet.extra_fields, self._fleet.refuse_unknown_fields)
-        request, _, ignored = parse_body(endpoint.body, body, policy)
+        request, _, ignored = parse_body(endpoint.body, body, self._relay.field_policy)
         target = self._relay.resolve(request, endpoint)
         condition, reason = self._upstreams[target.served.id].condition()
         route = {

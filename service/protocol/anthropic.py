@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-from service.protocol.requests import AnyPart, Body, Fraction, OpaqueObject, StopList, Thinking, TokenCount, Tool, Tools
+from service.protocol.requests import AnyPart, Body, Fraction, OpaqueObject, Stop, Thinking, TokenCount, Tool
 
 
 class AnthropicMessage(Struct, gc=False):
@@ -20,7 +20,7 @@ class CountRequest(Body, kw_only=True):
     anthropic: ClassVar[bool] = True
     messages: Annotated[list[AnthropicMessage], Meta(min_length=1)]
     system: str | list[AnyPart] | None = None
-    tools: Tools | None = None
+    tools: list[Tool] | None = None
     tool_choice: Tool | None = None
     thinking: Thinking | None = None
     output_config: OpaqueObject | None = None
@@ -31,7 +31,7 @@ class MessagesRequest(CountRequest, kw_only=True):
     """`POST /v1/messages`."""
 
     max_tokens: TokenCount
-    stop_sequences: StopList | None = None
+    stop_sequences: list[Stop] | None = None
     temperature: Fraction | None = None
     top_k: Annotated[int, Meta(ge=0)] | None = None
     top_p: Fraction | None = None

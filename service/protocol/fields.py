@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from service.fleet.request_bounds import MAX_INPUTS, MAX_PAIRED_CHARS
+from service.fleet.request_bounds import RequestBounds
 from service.protocol import validation_errors
 from service.protocol.anthropic import CountRequest, MessagesRequest
 from service.protocol.requests import Body, ChatRequest, CompletionRequest, EmbeddingsRequest, ResponsesRequest
@@ -164,9 +164,10 @@ _STOP = "those of the model's prompt format are added"
 _USAGE = "usage is always asked of the engine, and shown if the client asked for it"
 _THINKING = "passed to a model that has a reasoning parser, otherwise ignored"
 _NO_STREAM = "accepted and dropped"
-_PAIRED = f"at most {MAX_PAIRED_CHARS} characters in all, the query counted once for each document"
+_BOUNDS = RequestBounds()
+_PAIRED = f"at most {_BOUNDS.paired_characters} characters in all, the query counted once for each document"
 _SIDES = (
-    f"a string, or a list of at most {MAX_INPUTS}: as many as on the other side, or one of the first side for all; "
+    f"a string, or a list of at most {_BOUNDS.inputs}: as many as on the other side, or one of the first side for all; "
     + " or ".join(f"`{first}` with `{second}`" for first, second in SIDES)
 )
 _SERVER_TOOLS = "tools that the vendor's servers run are left out and named as ignored"
@@ -220,7 +221,7 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
             **_ALL,
             "stream": "accepted if false",
             "query": _PAIRED,
-            "documents": f"at most {MAX_INPUTS} strings, or objects of which only `text` counts; see `query`",
+            "documents": f"at most {_BOUNDS.inputs} strings, or objects of which only `text` counts; see `query`",
             "return_documents": "`false` leaves the documents out of the answer, which otherwise has them",
         },
         ScoreRequest: {

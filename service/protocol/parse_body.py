@@ -1,26 +1,37 @@
 """Parses a body once; engines get the client's own bytes, with a few fields appended that replace earlier ones."""
 
 import json
-from collections.abc import Collection
-from functools import cache
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
 
+from service.fleet.request_bounds import RequestBounds
 from service.protocol import fields, validation_errors
+from service.protocol.bounded import bounded
 from service.protocol.requests import Body
 
 MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+Decoders = Mapping[type[Body], msgspec.json.Decoder[Body]]
+
+
+def decoders_for(bounds: RequestBounds) -> Decoders:
+    """The decoders of all kinds of bodies, for requests within `bounds`."""
+    return MappingProxyType({kind: msgspec.json.Decoder(bounded(kind, bounds)) for kind in fields.RULES})
+
+
 class FieldPolicy(NamedTuple):
-    """What the fleet file says about fields that an endpoint does not read.
+    """What the fleet file says about the fields of requests: those that an endpoint does not read, and bounds.
 
     `allowed` are passed to the engines unread (`extra_fields`); one that no table has is refused if `refuse_unknown`.
     """
 
     allowed: Collection[str] = ()
     refuse_unknown: bool = False
+    decoders: Decoders = decoders_for(RequestBounds())
 
 
 class Parsed(NamedTuple):
@@ -40,14 +51,14 @@ def parse_body(kind: type[Body], body: bytes, policy: FieldPolicy = FieldPolicy(
         if not body.isascii():
             body.decode()  # msgspec does not check the UTF-8 of what it skips
         try:
-            return Parsed(_decoder(kind).decode(body), body)
+            return Parsed(policy.decoders[kind].decode(body), body)
         except msgspec.ValidationError as error:
             if not validation_errors.is_unknown_field(error):
                 raise
         members = MEMBERS.decode(body)
         known = {name: value for name, value in members.items() if name in kind.__struct_fields__}
         accepted = msgspec.json.encode(known)
-        request = _decoder(kind).decode(accepted)
+        request = policy.decoders[kind].decode(accepted)
         passed, ignored = _sort_out(kind, members, policy)
         return Parsed(request, msgspec.json.encode(known | passed) if passed else accepted, ignored)
     except (ValueError, RecursionError) as error:
@@ -116,8 +127,3 @@ def _merged(sent: msgspec.Raw | None, ours: Any) -> Any:
         theirs = theirs if isinstance(theirs, list) else [theirs]
         return [*theirs, *(item for item in ours if item not in theirs)]
     return ours
-
-
-@cache
-def _decoder(kind: type[Body]) -> msgspec.json.Decoder[Body]:
-    return msgspec.json.Decoder(kind)

@@ -26,8 +26,8 @@ class RequestOptions:
     """The options that one request sets in its headers. Times are float seconds; None means the default.
 
     `timeout` bounds the whole answer, queueing included. `sse_heartbeat_interval` is how often a stream that is queued
-    gets a comment. `conversation` is the client program's own name for one, from a header that is not ours: what is not
-    short and printable is not used.
+    gets a comment. `client_session` and `client_agent` are the client program's own names for a session and a sub-agent
+    in it, from headers that are not ours: what is not short and printable is not used.
     """
 
     tenant: str | None = None
@@ -36,7 +36,14 @@ class RequestOptions:
     timeout: float | None = None
     sse_heartbeat_interval: float | None = None
     idempotency_key: str | None = None
-    conversation: str | None = None
+    client_session: str | None = None
+    client_agent: str | None = None
+
+    @property
+    def conversation(self) -> str | None:
+        """The client program's own name for one conversation: its session, or a sub-agent's part of it."""
+        agent = self.client_agent
+        return f"{self.client_session} {agent}" if self.client_session and agent else self.client_session
 
 
 NO_OPTIONS = RequestOptions()
@@ -65,14 +72,12 @@ def parse_headers(headers: Iterable[tuple[bytes, bytes]]) -> RequestOptions:
             named = named or {}
             named.setdefault(name, value.decode("latin-1").strip())
     if named:
-        values = {**(values or {}), "conversation": _conversation(named)}
+        session = next((found for header in CONVERSATIONS if (found := named.get(header))), None)
+        values = {**(values or {}), "client_session": _usable(session), "client_agent": _usable(named.get(AGENT))}
     return RequestOptions(**values) if values else NO_OPTIONS
 
 
-def _conversation(named: Mapping[bytes, str]) -> str | None:
-    name = next((found for header in CONVERSATIONS if (found := named.get(header))), None)
-    if name and (agent := named.get(AGENT)):
-        name = f"{name} {agent}"
+def _usable(name: str | None) -> str | None:
     return name if name and PRINTABLE.fullmatch(name) else None
 
 

@@ -1,6 +1,7 @@
 """Request bodies: the fields that are passed to engines, and their types; `fields` says what becomes of any other.
 
 The structs follow OpenAI's API reference, Anthropic's Messages API and vLLM's extensions of both; the limits are ours.
+How much of a thing a request may have is for the fleet to say, see `bounded`.
 Engines get the client's own bytes, so what a struct does not describe within a message, part or tool passes untouched,
 and every field is forwarded unless `rewrites` replaces it or it is one of `private_fields`, such as `user`.
 """
@@ -10,10 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta, Struct
 
 from service.catalog.infill import Order
-from service.fleet.request_bounds import MAX_CHOICES, MAX_INPUTS, MAX_PROMPTS, MAX_SEQUENCES
+from service.fleet.request_bounds import RequestBounds
 from service.protocol import validation_errors
 
-MAX_STOPS = 8  # of a client; the engine's bound of 16 leaves room for those of the catalogue
 TokenCount = Annotated[int, Meta(ge=1, le=2**31)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -22,10 +22,7 @@ ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Meta(min_length=1)]
 Text = Annotated[str, Meta(min_length=1)]
-Stop = Annotated[str, Meta(min_length=1, max_length=256)]
-StopList = Annotated[list[Stop], Meta(max_length=MAX_STOPS)]
-Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
-Logprobs = Annotated[int, Meta(ge=0, le=20)]  # vLLM's own bound
+Stop = Text
 
 
 class OpaqueObject(Struct, gc=False):
@@ -64,17 +61,15 @@ class Message(Struct, gc=False):
     content: str | list[AnyPart] | None = None
 
 
-Tools = Annotated[list[Tool], Meta(max_length=512)]
-
-
 class Body(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
     """What all bodies have.
 
     `output_limit_fields` are those that limit the output tokens, in order of precedence. `anthropic` says whose words
     an error has. `prompt_field` is the one that holds the prompt, which an error calls `prompt_name`; `private_fields`
-    are about the person at the client: accepted, and not passed on.
+    are about the person at the client: accepted, and not passed on. `bounds` is how much one may ask for.
     """
 
+    bounds: ClassVar[RequestBounds] = RequestBounds()
     prompt_field: ClassVar[str] = "messages"
     prompt_name: ClassVar[str] = "The prompt"
     private_fields: ClassVar[tuple[str, ...]] = ()
@@ -106,11 +101,11 @@ class Decoding(Body):
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: Stop | StopList | None = None
-    stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None
+    stop: Stop | list[Stop] | None = None
+    stop_token_ids: list[TokenId] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
+    logit_bias: dict[str, float] | None = None
     structured_outputs: OpaqueObject | None = None
     skip_special_tokens: bool | None = None
     user: str | None = None
@@ -122,12 +117,12 @@ class Sampling(Decoding):
     stream_options: StreamOptions | None = None
     max_tokens: TokenCount | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=2**31)] | None = None
-    n: Choices | None = None
+    n: int | None = None
     response_format: OpaqueObject | None = None
-    bad_words: Annotated[list[Text], Meta(max_length=128)] | None = None
-    allowed_token_ids: Annotated[list[TokenId], Meta(max_length=4096)] | None = None
-    logprob_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
-    prompt_logprobs: Logprobs | None = None
+    bad_words: list[Text] | None = None
+    allowed_token_ids: list[TokenId] | None = None
+    logprob_token_ids: list[TokenId] | None = None
+    prompt_logprobs: int | None = None
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
     truncation_side: Literal["left", "right"] | None = None
     add_special_tokens: bool | None = None
@@ -156,8 +151,8 @@ class ChatRequest(Sampling, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
-    top_logprobs: Logprobs | None = None
-    tools: Annotated[list[OpaqueObject], Meta(max_length=512)] | None = None
+    top_logprobs: int | None = None
+    tools: list[OpaqueObject] | None = None
     tool_choice: str | OpaqueObject | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
@@ -189,15 +184,15 @@ class CompletionRequest(Sampling, kw_only=True):
     suffix: str | None = None
     infill_order: Order | None = None
     echo: bool | None = None
-    logprobs: Logprobs | None = None
+    logprobs: int | None = None
     best_of: Literal[1] | None = None
 
     def __post_init__(self) -> None:
         Sampling.__post_init__(self)
-        _require_one_kind("prompt", self.prompt, MAX_PROMPTS)
+        _require_one_kind("prompt", self.prompt, min(self.bounds.prompts, self.bounds.sequences))
         prompts = 1 if isinstance(self.prompt, str) or isinstance(self.prompt[0], int) else len(self.prompt)
-        if prompts * (self.n or 1) > MAX_SEQUENCES:
-            text = f"it should be at most {MAX_SEQUENCES} divided by the number of prompts"
+        if prompts * (self.n or 1) > self.bounds.sequences:
+            text = f"it should be at most {self.bounds.sequences} divided by the number of prompts"
             raise validation_errors.invalid_value("n", text)
         if self.suffix is not None and not isinstance(self.prompt, str):
             raise validation_errors.contradiction("with suffix, prompt must be one string: the text before the gap.")
@@ -227,11 +222,11 @@ class ResponsesRequest(Decoding, kw_only=True):
     max_output_tokens: TokenCount | None = None
     text: OpaqueObject | None = None
     reasoning: OpaqueObject | None = None
-    tools: Tools | None = None
+    tools: list[Tool] | None = None
     tool_choice: str | OpaqueObject | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
-    top_logprobs: Logprobs | None = None
+    top_logprobs: int | None = None
     include_reasoning: bool | None = None
     chat_template_kwargs: OpaqueObject | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -265,7 +260,7 @@ class EmbeddingsRequest(Body, kw_only=True):
 
     def __post_init__(self) -> None:
         _require_false("stream", self.stream)
-        _require_one_kind("input", self.input, MAX_INPUTS)
+        _require_one_kind("input", self.input, min(self.bounds.inputs, self.bounds.sequences))
 
 
 def _require_false(name: str, value: bool | None) -> None:

@@ -10,7 +10,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-from service.fleet.request_bounds import MAX_INPUTS, MAX_PAIRED_CHARS
 from service.protocol import validation_errors
 from service.protocol.requests import Body, OpaqueObject, Text
 
@@ -21,8 +20,8 @@ class Document(Struct, gc=False):
     text: str
 
 
-Documents = Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_INPUTS)]
-Texts = Annotated[list[str], Meta(min_length=1, max_length=MAX_INPUTS)]
+Documents = Annotated[list[str | Document], Meta(min_length=1)]
+Texts = Annotated[list[str], Meta(min_length=1)]
 # The names that vLLM has for both sides of a pair.
 SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
 
@@ -60,11 +59,14 @@ class Scoring(Body, kw_only=True):
     def __post_init__(self) -> None:
         if self.stream:
             raise validation_errors.invalid_value("stream", "it should be false")
-        if self.paired_chars > MAX_PAIRED_CHARS:
+        most = min(self.bounds.inputs, self.bounds.sequences)
+        if self.sequences > most:
+            raise validation_errors.invalid_value(self.prompt_field, f"it should have at most {most} items")
+        if self.paired_chars > self.bounds.paired_characters:
             raise validation_errors.contradiction(
                 f"Query and documents are {self.paired_chars} characters together, where the query counts once for "
-                f"each document; {MAX_PAIRED_CHARS} are the most in one request. Send fewer documents, or a shorter "
-                "query."
+                f"each document; {self.bounds.paired_characters} are the most in one request. Send fewer documents, "
+                "or a shorter query."
             )
 
 

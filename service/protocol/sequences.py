@@ -5,7 +5,7 @@ from typing import Any
 
 from service.errors import ApiError
 from service.protocol import validation_errors
-from service.protocol.anthropic import CountRequest
+from service.protocol.anthropic import CountRequest, MessagesRequest
 from service.protocol.requests import Body, CompletionRequest, EmbeddingsRequest, Sampling
 from service.protocol.scoring import Scoring
 from service.protocol.tokenization import DetokenizeRequest, TokenizeRequest
@@ -25,7 +25,7 @@ def count_sequences(request: Body) -> int:
         return _count_prompts(request.input)
     if isinstance(request, Scoring):
         return request.sequences
-    return 0 if type(request) in TOKENS_ONLY else 1
+    return 0 if isinstance(request, TOKENS_ONLY) and not isinstance(request, MessagesRequest) else 1
 
 
 def too_many_sequences(request: Body, sequences: int, bound: int) -> ApiError:

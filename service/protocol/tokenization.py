@@ -15,7 +15,7 @@ class TokenizeRequest(Body, kw_only=True):
 
     prompt: str | None = None
     messages: Annotated[list[Message], Meta(min_length=1)] | None = None
-    tools: Annotated[list[OpaqueObject], Meta(max_length=512)] | None = None
+    tools: list[OpaqueObject] | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
     add_generation_prompt: bool | None = None

@@ -82,6 +82,15 @@ class Call:
         return self.target.served
 
     @property
+    def session(self) -> str | None:
+        """What takes turns with the tenant's other sessions in the queue: the client's own name for it, if it has one.
+
+        Sub-agents are of their agent's session.
+        """
+        options = self.options
+        return options.session or options.client_session or getattr(self.request, "prompt_cache_key", None)
+
+    @property
     def payload(self) -> bytes:
         """The body that an engine gets."""
         return self.upstream_request.partition(b"\r\n\r\n")[2]

@@ -18,7 +18,7 @@ from service.protocol import request_headers
 from service.protocol.adaptations import adapt
 from service.protocol.fields import header_value, label
 from service.protocol.generation import Endpoint
-from service.protocol.parse_body import FieldPolicy, engine_body, parse_body
+from service.protocol.parse_body import FieldPolicy, decoders_for, engine_body, parse_body
 from service.protocol.requests import Body
 from service.protocol.rewrites import rewrites, stop_conditions
 from service.protocol.scoring import is_bare_ranking, without_documents
@@ -60,7 +60,9 @@ class Relay:
     def apply(self, fleet: Fleet) -> None:
         """Applies a reloaded fleet to new requests; running ones are unaffected."""
         self._fleet = fleet
-        self._field_policy = FieldPolicy(fleet.extra_fields, fleet.refuse_unknown_fields)
+        self.field_policy = FieldPolicy(
+            fleet.extra_fields, fleet.refuse_unknown_fields, decoders_for(fleet.request_bounds)
+        )
         self._timeouts = {served.id: RequestTimeouts.of(served, self._settings) for served in fleet.served}
 
     @property
@@ -103,7 +105,7 @@ class Relay:
     def _parse(self, endpoint: Endpoint, body: bytes, headers: Headers, record: Record) -> Call:
         """Parses headers and body, and resolves tenant and model; raises ApiError for what is wrong."""
         options = request_headers.parse_headers(headers)
-        request, accepted, ignored = parse_body(endpoint.body, body, self._field_policy)
+        request, accepted, ignored = parse_body(endpoint.body, body, self.field_policy)
         record.requested, record.streamed = request.model, bool(request.stream) and endpoint.streams
         tenant = find_tenant(self._fleet.tenants, options.tenant)
         record.tenant = tenant.id
@@ -203,6 +205,7 @@ class Relay:
             now,
             max(0.001, min(timeout, call.deadline - now)),
             max(1, call.sequences),
+            call.session,
         )
 
     async def _wait_in_queue(self, call: Call, slot: Slot, writer: ResponseWriter) -> None:

@@ -85,9 +85,10 @@ def _prompt(prompt: str | list[Any], seed: int) -> int:
     if isinstance(first, str):
         prefix = _hash(first[:PREFIX_CHARS], seed)
         return _join(_hash(first[:CONTEXT_CHARS], seed), prefix) if len(first) >= CONTEXT_CHARS else _join(prefix, None)
-    prefix = _hash_tokens(prompt[: PREFIX_CHARS // CHARS_PER_TOKEN], seed)
+    tokens = first if isinstance(first, list) else prompt
+    prefix = _hash_tokens(tokens[: PREFIX_CHARS // CHARS_PER_TOKEN], seed)
     size = CONTEXT_CHARS // CHARS_PER_TOKEN
-    return _join(_hash_tokens(prompt[:size], seed), prefix) if len(prompt) >= size else _join(prefix, None)
+    return _join(_hash_tokens(tokens[:size], seed), prefix) if len(tokens) >= size else _join(prefix, None)
 
 
 def _items(request: ResponsesRequest) -> Iterator[Turn]:

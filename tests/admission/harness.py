@@ -56,10 +56,13 @@ class Harness:
         cost: float = 100,
         timeout: float | None = None,
         sequences: int = 1,
+        session: str | None = None,
     ) -> Slot:
         owner = Tenant(tenant) if isinstance(tenant, str) else tenant
         now = self.clock()
-        return self.admission.acquire(self.served, owner, priority, cost, self.capacity, now, timeout, sequences)
+        return self.admission.acquire(
+            self.served, owner, priority, cost, self.capacity, now, timeout, sequences, session
+        )
 
     def assign(self, slot: Slot) -> Slot:
         """Assigns an admitted request to the replica with the most capacity."""

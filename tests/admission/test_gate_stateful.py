@@ -58,10 +58,13 @@ class AdmissionMachine(RuleBasedStateMachine):
         cost=st.integers(0, 1000),
         timeout=st.sampled_from([1.0, 10.0, 600.0]),
         sequences=st.sampled_from([1, 1, 1, 2, 7]),
+        session=st.sampled_from([None, "a", "b"]),
     )
-    def acquire(self, tenant: Tenant, priority: Priority, cost: int, timeout: float, sequences: int) -> None:
+    def acquire(
+        self, tenant: Tenant, priority: Priority, cost: int, timeout: float, sequences: int, session: str | None
+    ) -> None:
         try:
-            slot = self.harness.acquire(tenant, priority, cost, timeout, sequences)
+            slot = self.harness.acquire(tenant, priority, cost, timeout, sequences, session)
         except ApiError as error:
             assert error.status in (429, 503)
             assert int(error.headers["retry-after"]) >= 1

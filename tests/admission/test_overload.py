@@ -37,6 +37,8 @@ class Source:
     priority: Priority = "default"
     overestimate: float = 1.0  # estimated cost / tokens taken
     size: float = 1.0  # mean service time / SERVICE_TIME
+    session: str | None = None
+    invents_sessions: bool = False  # another one for each request
 
 
 @dataclass
@@ -83,7 +85,13 @@ class Run:
         capacity: Callable[[], int] = lambda: sum(replica.capacity() for replica in self.replicas)  # noqa: E731
         try:
             with self.admission.acquire(
-                self.served, source.tenant, source.priority, tokens * source.overestimate, capacity, arrived
+                self.served,
+                source.tenant,
+                source.priority,
+                tokens * source.overestimate,
+                capacity,
+                arrived,
+                session=str(self.random.random()) if source.invents_sessions else source.session,
             ) as slot:
                 self.longest_queue = max(self.longest_queue, self.admission.queued(self.served.id))
                 while slot.is_queued and not await slot.wait_admitted(self.poll):
@@ -98,7 +106,8 @@ class Run:
             self.retry_after.append(int(error.headers["retry-after"]))
             return
         if arrived > WARM_UP:
-            self.queue_times.setdefault(f"{source.tenant.id} {source.priority}", []).append(queue_time)
+            for key in (f"{source.tenant.id} {source.priority}", f"{source.tenant.id} {source.session}"):
+                self.queue_times.setdefault(key, []).append(queue_time)
         if WARM_UP < self.clock() < DURATION:
             self.completed += 1
             self.tokens[source.tenant.id] += tokens
@@ -143,6 +152,23 @@ def test_noisy_tenant_delays_only_itself(served: ServedModel) -> None:
     assert p99[1] <= p99[0] + SERVICE_TIME
     assert together.p99_queue_time("noisy default") > 5 * SERVICE_TIME
     assert len(together.queue_times["quiet default"]) == pytest.approx(len(alone.queue_times["quiet default"]), rel=0.3)
+
+
+def test_agents_of_one_session_do_not_starve_the_chat_of_another(served: ServedModel) -> None:
+    """One tenant: a person's agents ask five times what the replicas take, another person chats."""
+    calm, agents = Source(0.1 * CAPACITY, session="chat"), Source(5 * CAPACITY, session="agents")
+    alone, together = Run(served)(calm), Run(served)(calm, agents)
+    assert together.p99_queue_time("x chat") <= alone.p99_queue_time("x chat") + SERVICE_TIME
+    assert together.p99_queue_time("x agents") > 5 * SERVICE_TIME
+    assert len(together.queue_times["x chat"]) == pytest.approx(len(alone.queue_times["x chat"]), rel=0.3)
+    mixed = Run(served)(replace(calm, session="agents"), agents)  # a control: without sessions the chat waits with them
+    assert mixed.p99_queue_time("x agents") > 5 * SERVICE_TIME
+
+
+def test_invented_sessions_gain_nothing_of_other_tenants(served: ServedModel) -> None:
+    honest = Source(2 * CAPACITY, Tenant("honest"), session="s")
+    run = Run(served)(honest, Source(2 * CAPACITY, Tenant("other"), invents_sessions=True))
+    assert run.tokens["honest"] / sum(run.tokens.values()) == pytest.approx(0.5, abs=0.06)
 
 
 def test_tenants_share_tokens_by_weight(served: ServedModel) -> None:

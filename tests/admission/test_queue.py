@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.admission.queue import PriorityClass, Queue, Ticket
+from service.admission.flow import Ticket
+from service.admission.queue import PriorityClass, Queue
 from service.auth.tenants import PRIORITIES, Priority, Tenant
 
 NAMES = st.sampled_from("abcd")

@@ -19,7 +19,7 @@ from service.engine.argv import (
     unknown_flags,
 )
 from service.engine.command import child_environment
-from service.fleet.request_bounds import MAX_SEQUENCES
+from service.fleet.request_bounds import RequestBounds
 from service.fleet.served_model import ServedModel
 from service.transport.pool import IDLE_TIMEOUT
 from service.upstreams.limit import ceiling
@@ -196,9 +196,28 @@ def test_an_engine_takes_twice_what_the_gateways_admit(tmp_path: Path, entry: st
     assert defaults(served, gateways)["max_num_queued_reqs"] == bound
     command = argv(served, [], SOCKET, 1, gateways=gateways)
     assert command[command.index("--max-num-queued-reqs") + 1] == str(bound)
-    admitted = gateways * (ceiling(served, gateways) - 1 + MAX_SEQUENCES)
+    admitted = gateways * (ceiling(served, gateways) - 1 + RequestBounds().sequences)
     assert admitted < bound
     assert tuple(defaults(served, gateways)) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("bounds", "stops", "logprobs", "queued"),
+    [
+        (RequestBounds(), "16", None, 2 * (256 + 2048)),
+        (RequestBounds(stop=32, logprobs=20, sequences=4096), "40", None, 2 * (256 + 4096)),
+        (RequestBounds(logprobs=50, prompt_logprobs=100), "16", "100", 2 * (256 + 2048)),
+    ],
+)
+def test_an_engine_allows_what_a_request_may_ask_for(
+    tmp_path: Path, bounds: RequestBounds, stops: str, logprobs: str | None, queued: int
+) -> None:
+    served = replace(only(tmp_path, "model: pebble-chat"), request_bounds=bounds)
+    assert environment(served)["VLLM_MAX_STOP_STRINGS"] == stops
+    assert defaults(served, 1)["max_num_queued_reqs"] == queued
+    command = argv(served, [], SOCKET, 1)
+    assert ("--max-logprobs" in command) is (logprobs is not None)
+    assert logprobs is None or command[command.index("--max-logprobs") + 1] == logprobs
 
 
 @pytest.mark.parametrize(

@@ -478,6 +478,29 @@ unknown_fields: refuse
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("n: 0", "request_bounds.n: Input should be greater than or equal to 1 (found 0)"),
+        ("tools: many", "request_bounds.tools: Input should be a valid integer"),
+        ("promts: 4", "request_bounds.promts: unknown key"),
+        ("sequences: 2000000", "request_bounds.sequences: Input should be less than or equal to 1048576"),
+    ],
+)
+def test_request_bounds_are_checked(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, f"models: [{{model: pebble-chat}}]\nrequest_bounds:\n  stop: 4\n  {text}\n")
+    (found,) = caught.value.problems
+    assert f":4: {problem}" in found
+
+
+def test_request_bounds_are_those_of_every_model(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "models: [{model: pebble-chat}]\nrequest_bounds: {n: 4, tools: 1000}\n")
+    bounds = loaded.request_bounds
+    assert (bounds.n, bounds.tools, bounds.prompts) == (4, 1000, 128)
+    assert loaded.served[0].request_bounds == bounds
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy/fleets").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_shipped_fleet_files_are_valid(path: Path) -> None:
     assert fleet.load(path, CATALOG).served

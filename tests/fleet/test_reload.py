@@ -57,6 +57,12 @@ async def test_a_changed_file_is_applied_once(watched: WatchedFile) -> None:
     assert watched.reports == [[]]
 
 
+async def test_bounds_of_requests_change_while_engines_run(watched: WatchedFile) -> None:
+    await watched.write(f"{FIRST}\nrequest_bounds: {{n: 3}}")
+    assert watched.reports == [[]]
+    assert [one.request_bounds.n for one in watched.applied] == [3]
+
+
 async def test_a_file_that_is_still_being_written_is_not_read(watched: WatchedFile) -> None:
     watched.path.write_text(FIRST[:40])
     await watched.reload.poll()

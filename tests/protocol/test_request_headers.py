@@ -46,26 +46,30 @@ def test_each_header_sets_its_option(name: str, value: str, options: RequestOpti
 
 def test_all_headers_together() -> None:
     options = parse_headers([(name.encode(), value.encode()) for name, (value, _) in GOOD.items()])
-    assert [name for name, value in vars(options).items() if value is None] == ["conversation"]
+    assert [name for name, value in vars(options).items() if value is None] == ["client_session", "client_agent"]
 
 
 @pytest.mark.parametrize(
-    ("sent", "conversation"),
+    ("sent", "session", "conversation"),
     [
-        ({"session_id": "s"}, "s"),
-        ({"x_session_affinity": "a", "session_id": "s"}, "a"),
-        ({"session_id": "s", "x_session_id": " x "}, "x"),
-        ({"x_claude_code_session_id": "c"}, "c"),
-        ({"x_claude_code_session_id": "c", "x_claude_code_agent_id": "7"}, "c 7"),
-        ({"x_claude_code_agent_id": "7"}, None),
-        ({"x_correlation_id": "r"}, None),
-        ({"session_id": "x" * 256}, None),
-        ({"session_id": "\x01"}, None),
-        ({"session_id": ""}, None),
+        ({"session_id": "s"}, "s", "s"),
+        ({"x_session_affinity": "a", "session_id": "s"}, "a", "a"),
+        ({"session_id": "s", "x_session_id": " x "}, "x", "x"),
+        ({"x_claude_code_session_id": "c"}, "c", "c"),
+        ({"x_claude_code_session_id": "c", "x_claude_code_agent_id": "7"}, "c", "c 7"),
+        ({"x_claude_code_session_id": "c", "x_claude_code_agent_id": "7" * 256}, "c", "c"),
+        ({"x_claude_code_agent_id": "7"}, None, None),
+        ({"x_correlation_id": "r"}, None, None),
+        ({"session_id": "x" * 256}, None, None),
+        ({"session_id": "\x01"}, None, None),
+        ({"session_id": ""}, None, None),
     ],
 )
-def test_programs_name_their_conversations(sent: dict[str, str], conversation: str | None) -> None:
-    assert parse_headers(headers(**sent)) == RequestOptions(conversation=conversation)
+def test_programs_name_their_sessions_and_conversations(
+    sent: dict[str, str], session: str | None, conversation: str | None
+) -> None:
+    options = parse_headers(headers(**sent))
+    assert (options.client_session, options.conversation) == (session, conversation)
     assert parse_headers(headers(**sent, x_roundhouse_session="s")).session == "s"
 
 

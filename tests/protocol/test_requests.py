@@ -261,7 +261,7 @@ def test_an_unknown_field_is_rejected_by_name(path: str, name: str) -> None:
         (RERANK, {"stream": True}, "stream", "invalid_value", "should be false"),
         (RERANK, {"query": "q" * 2**14, "documents": ["a"] * 1024}, None, "invalid_request", "are 16778240 characters"),
         (SCORE, {"text_1": ["a", "b"], "text_2": ["c"] * 3}, "text_1", "invalid_value", "it has 2 texts and 'text_2'"),
-        (SCORE, {"text_1": ["a"] * 2049}, "text_1", "invalid_value", "at most 2048 items"),
+        (SCORE, {"text_2": ["a"] * 2049}, "text_2", "invalid_value", "at most 2048 items"),
         (SCORE, {"text_2": None}, None, "invalid_request", "text_1 and text_2, queries and documents"),
         (SCORE, {"queries": "a"}, None, "invalid_request", "by the names of one pair"),
         (TOKENIZE, {"messages": [turn("user")]}, None, "invalid_request", "either prompt, a string, or messages"),

@@ -199,6 +199,7 @@ class ObservedAdmission(Admission):
         now: float,
         queue_timeout: float | None = None,
         sequences: int = 1,
+        session: str | None = None,
     ) -> Slot:
         client, oracle = CURRENT_CLIENT.get(), self.oracle
         oracle.check_admissions()
@@ -207,7 +208,9 @@ class ObservedAdmission(Admission):
         oracle.expect(sequences == client.sequences, f"{client} is admitted as {sequences} sequences")
         free, queued = oracle.free(served.id), self.queued(served.id)
         try:
-            client.slot = super().acquire(served, tenant, priority, cost, capacity, now, queue_timeout, sequences)
+            client.slot = super().acquire(
+                served, tenant, priority, cost, capacity, now, queue_timeout, sequences, session
+            )
         except ApiError as error:
             oracle.rejected(client, error, queued)
             raise

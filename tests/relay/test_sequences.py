@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.engine.argv import defaults
-from service.fleet.request_bounds import MAX_INPUTS
+from service.fleet.request_bounds import RequestBounds
 from tests.conftest import Start
 from tests.fake_engine import Fault
 from tests.support.exchanges import COMPLETION, EMBEDDING, Case
@@ -33,7 +33,7 @@ def inputs(count: int) -> dict[str, Any]:
     return EMBEDDING.body(input=["a"] * count)
 
 
-@pytest.mark.parametrize("count", [1024, 1025, MAX_INPUTS])
+@pytest.mark.parametrize("count", [1024, 1025, RequestBounds().inputs])
 async def test_an_idle_engine_embeds_as_many_texts_as_a_request_may_have(count: int, start: Start) -> None:
     gateway = await start(one())
     gateway.engines[0].queue = bound(gateway)
@@ -46,7 +46,7 @@ async def test_the_gateway_queues_what_the_engine_would_refuse(start: Start) -> 
     gateway = await start(one(", max_in_flight: 4"))
     engine = gateway.engines[0]
     engine.queue, engine.gap = bound(gateway), 0.01
-    sizes = [MAX_INPUTS, 1, 600, 1, MAX_INPUTS, 1, 600, 1, 1, 3] * 2
+    sizes = [RequestBounds().inputs, 1, 600, 1, RequestBounds().inputs, 1, 600, 1, 1, 3] * 2
     responses = await asyncio.gather(*(gateway.post(EMBEDDING.path, inputs(size)) for size in sizes))
     assert [response.status_code for response in responses] == [200] * len(sizes)
     assert engine.totals["max_num_queued_reqs"] == 0
@@ -98,3 +98,21 @@ async def test_a_full_engine_elsewhere_says_that_fewer_sequences_may_fit(start: 
     assert response.status_code == 503
     assert "It is 8 sequences for it: fewer at a time may fit earlier." in response.json()["error"]["message"]
     assert (await gateway.post(EMBEDDING.path, inputs(7))).status_code == 200
+
+
+async def test_the_bounds_of_a_fleet_are_held_before_an_engine_is_asked(start: Start) -> None:
+    gateway = await start("models: [{model: pebble-base}]\nrequest_bounds: {prompts: 2, stop: 10}")
+    refused = await gateway.post(COMPLETION.path, COMPLETION.body(prompt=["a"] * 3))
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")
+    routed = await gateway.post("/v1/route", COMPLETION.body(prompt=["a"] * 3) | {"endpoint": COMPLETION.path})
+    assert routed.status_code == 400
+    assert not gateway.seen
+    taken = await gateway.post(COMPLETION.path, COMPLETION.body(prompt=["a"] * 2, stop=["a"] * 10))
+    assert taken.status_code == 200
+
+
+async def test_lists_of_tokens_are_answered_by_either_of_two_replicas(start: Start) -> None:
+    gateway = await start("models: [{model: pebble-base, min_replicas: 2, policy: prefix_affinity}]")
+    response = await gateway.post(COMPLETION.path, COMPLETION.body(prompt=[[1, 2], [3]]))
+    assert response.status_code == 200
+    assert gateway.seen[0].json["prompt"] == [[1, 2], [3]]

@@ -26,11 +26,11 @@ async def occupy(gateway: RunningGateway) -> Line:
     return line
 
 
-async def queue(gateway: RunningGateway, text: str, *headers: str, stream: bool = False) -> Line:
+async def queue(gateway: RunningGateway, text: str, *headers: str, stream: bool = False, **fields: str) -> Line:
     """Sends a request that is queued; returns once it is."""
     line = await gateway.connect()
     before = gateway.queued()
-    body = CHAT.body(stream) | {"messages": [{"role": "user", "content": text}]}
+    body = CHAT.body(stream) | {"messages": [{"role": "user", "content": text}], **fields}
     await line.post(CHAT.path, json.dumps(body).encode(), "connection: close", *headers)
     await until(lambda: gateway.queued() == before + 1)
     return line
@@ -81,6 +81,56 @@ async def test_a_noisy_tenant_delays_only_itself(start: Start) -> None:
     first.leave()
     assert [(await line.answer()).status for line in lines] == [200] * 9
     assert served(gateway)[1:].index("quiet") <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("x-roundhouse-session", "someone"),
+        ("x-session-id", "someone"),
+        ("x-claude-code-session-id", "someone"),
+        ("x-session-affinity", "someone"),
+        ("session-id", "someone"),
+    ],
+)
+async def test_sub_agents_of_one_session_do_not_delay_the_chat_of_another(name: str, value: str, start: Start) -> None:
+    gateway = await start(ONE_SLOT)
+    first = await occupy(gateway)
+    agents = [f"x-claude-code-agent-id: {number}" for number in range(8)]
+    lines = [await queue(gateway, "agent", f"{name}: {value}", agent) for agent in agents]
+    lines += [await queue(gateway, "chat", "x-claude-code-session-id: another"), await queue(gateway, "unnamed")]
+    first.leave()
+    assert [(await line.answer()).status for line in lines] == [200] * 10
+    assert served(gateway)[1:5] == ["agent", "chat", "unnamed", "agent"]
+
+
+async def test_prompt_cache_key_is_a_session_where_no_header_names_one(start: Start) -> None:
+    gateway = await start(ONE_SLOT)
+    first = await occupy(gateway)
+    lines = [await queue(gateway, text, prompt_cache_key=text) for text in "aaab"]
+    first.leave()
+    assert [(await line.answer()).status for line in lines] == [200] * 4
+    assert served(gateway)[1:] == ["a", "b", "a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "status", "code"),
+    [
+        ("x-roundhouse-session", 256, 400, "invalid_header"),
+        ("x-roundhouse-session", 65_536, 431, None),
+        ("x-claude-code-session-id", 65_536, 431, None),
+    ],
+)
+async def test_a_session_that_is_too_long_is_refused_and_reaches_no_engine(
+    name: str, size: int, status: int, code: str | None, start: Start
+) -> None:
+    gateway = await start(ONE_SLOT)
+    line = await gateway.connect()
+    await line.post(CHAT.path, json.dumps(CHAT.body()).encode(), "connection: close", f"{name}: {'s' * size}")
+    answer = await line.answer()
+    assert answer.status == status
+    assert code is None or code.encode() in answer.body
+    assert not gateway.seen
 
 
 async def test_request_beyond_max_queued_gets_503(start: Start) -> None:

@@ -1,0 +1,99 @@
+"""Bounds of a fleet are those that a request is checked by, and every one of them is."""
+
+from typing import Any
+
+import pytest
+
+from service.errors import ApiError
+from service.fleet.request_bounds import RequestBounds
+from service.protocol.parse_body import FieldPolicy, decoders_for, parse_body
+from service.protocol.sequences import count_sequences
+from tests.protocol.test_generation import (
+    CHAT,
+    COMPLETIONS,
+    COUNT,
+    EMBEDDINGS,
+    ENDPOINTS,
+    MESSAGES,
+    RERANK,
+    RESPONSES,
+    SCORE,
+    TOKENIZE,
+    TOOL,
+)
+from tests.protocol.test_requests import body
+
+# A bound of two, and a field of three that is within the default.
+CASES: list[tuple[str, str, dict[str, Any], str]] = [
+    ("n", CHAT, {"n": 3}, "n"),
+    ("n", COMPLETIONS, {"n": 3}, "n"),
+    ("prompts", COMPLETIONS, {"prompt": ["a"] * 3}, "prompt"),
+    ("inputs", EMBEDDINGS, {"input": ["a"] * 3}, "input"),
+    ("inputs", RERANK, {"documents": ["a"] * 3}, "documents"),
+    ("inputs", SCORE, {"text_2": ["a"] * 3}, "text_2"),
+    ("sequences", RERANK, {"documents": ["a"] * 3}, "documents"),
+    ("sequences", CHAT, {"n": 3}, "n"),
+    ("sequences", COMPLETIONS, {"prompt": [[1]] * 3}, "prompt"),
+    ("sequences", COMPLETIONS, {"prompt": [[1]] * 2, "n": 2}, "n"),
+    ("sequences", EMBEDDINGS, {"input": ["a"] * 3}, "input"),
+    ("tools", CHAT, {"tools": [TOOL] * 3}, "tools"),
+    ("tools", RESPONSES, {"tools": [TOOL] * 3}, "tools"),
+    ("tools", MESSAGES, {"tools": [TOOL] * 3}, "tools"),
+    ("tools", COUNT, {"tools": [TOOL] * 3}, "tools"),
+    ("tools", TOKENIZE, {"prompt": None, "messages": [{"role": "user", "content": "a"}], "tools": [TOOL] * 3}, "tools"),
+    ("stop", CHAT, {"stop": ["a"] * 3}, "stop"),
+    ("stop", MESSAGES, {"stop_sequences": ["a"] * 3}, "stop_sequences"),
+    ("stop_characters", COMPLETIONS, {"stop": "abc"}, "stop"),
+    ("stop_characters", COMPLETIONS, {"stop": ["abc"]}, "stop[0]"),
+    ("stop_token_ids", CHAT, {"stop_token_ids": [1] * 3}, "stop_token_ids"),
+    ("logit_bias", CHAT, {"logit_bias": {"1": 1, "2": 1, "3": 1}}, "logit_bias"),
+    ("bad_words", CHAT, {"bad_words": ["a"] * 3}, "bad_words"),
+    ("allowed_token_ids", CHAT, {"allowed_token_ids": [1] * 3}, "allowed_token_ids"),
+    ("logprob_token_ids", CHAT, {"logprob_token_ids": [1] * 3}, "logprob_token_ids"),
+    ("logprobs", COMPLETIONS, {"logprobs": 3}, "logprobs"),
+    ("logprobs", CHAT, {"top_logprobs": 3}, "top_logprobs"),
+    ("logprobs", RESPONSES, {"top_logprobs": 3}, "top_logprobs"),
+    ("prompt_logprobs", CHAT, {"prompt_logprobs": 3}, "prompt_logprobs"),
+]
+
+
+@pytest.mark.parametrize(("key", "path", "fields", "param"), CASES)
+def test_a_request_is_checked_by_the_bounds_of_the_fleet(
+    key: str, path: str, fields: dict[str, Any], param: str
+) -> None:
+    kind, raw = ENDPOINTS[path].body, body(path, **fields)
+    parse_body(kind, raw)
+    with pytest.raises(ApiError) as caught:
+        parse_body(kind, raw, FieldPolicy(decoders=decoders_for(RequestBounds(**{key: 2}))))
+    error = caught.value
+    assert (error.status, error.code, error.param) == (400, "invalid_value", param)
+    assert "2" in error.message
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [(RERANK, {"query": "abc", "documents": ["d", {"text": "e"}]}), (SCORE, {"text_1": "abc", "text_2": ["d", "e"]})],
+)
+def test_a_query_counts_once_for_each_of_its_documents(path: str, fields: dict[str, Any]) -> None:
+    kind, raw = ENDPOINTS[path].body, body(path, **fields)
+    parse_body(kind, raw, FieldPolicy(decoders=decoders_for(RequestBounds(paired_characters=8))))
+    with pytest.raises(ApiError, match=r"8 characters together.*; 7 are the most") as caught:
+        parse_body(kind, raw, FieldPolicy(decoders=decoders_for(RequestBounds(paired_characters=7))))
+    assert caught.value.status == 400
+
+
+def test_every_bound_has_a_case() -> None:
+    assert {key for key, *_ in CASES} | {"paired_characters"} == set(RequestBounds.model_fields)
+
+
+def test_more_than_the_defaults_can_be_allowed() -> None:
+    bounds = RequestBounds(n=200, sequences=400, tools=600, logprobs=50)
+    policy = FieldPolicy(decoders=decoders_for(bounds))
+    request = parse_body(ENDPOINTS[COMPLETIONS].body, body(COMPLETIONS, n=200, prompt=["a", "b"], logprobs=50), policy)
+    assert count_sequences(request.request) == 400
+    parse_body(ENDPOINTS[CHAT].body, body(CHAT, tools=[TOOL] * 600), policy)
+
+
+def test_messages_are_bounded_by_the_size_of_the_body_alone() -> None:
+    many = [{"role": "user", "content": "a"}] * 20_000
+    assert len(parse_body(ENDPOINTS[CHAT].body, body(CHAT, messages=many)).request.messages) == 20_000  # type: ignore[attr-defined]
