@@ -106,7 +106,7 @@ class Endpoints:
         body = json.dumps({**ROUTE_DEFAULTS[path], **fields}).encode()
         policy = FieldPolicy(self._fleet.extra_fields, self._fleet.refuse_unknown_fields)
         request, _, ignored = parse_body(endpoint.body, body, policy)
-        target = self._relay.resolve(request, endpoint)
+        target = self._relay.resolve(request, endpoint.requirements(request))
         condition, reason = self._upstreams[target.served.id].condition()
         route = {
             "requested": request.model,

@@ -7,11 +7,12 @@ and every field is forwarded unless `rewrites` replaces it or it is one of `priv
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from service.catalog.infill import Order
 from service.fleet.request_bounds import MAX_CHOICES, MAX_INPUTS, MAX_PROMPTS, MAX_SEQUENCES
 from service.protocol import validation_errors
+from service.protocol.parts import NOTHING, Part
 
 MAX_STOPS = 8  # of a client; the engine's bound of 16 leaves room for those of the catalogue
 TokenCount = Annotated[int, Meta(ge=1, le=2**31)]
@@ -51,17 +52,11 @@ class StreamOptions(Struct, gc=False):
     include_usage: bool | None = None
 
 
-class AnyPart(Struct, gc=False):
-    """A part of any type; only its text is read, if it has one."""
-
-    text: str | None = None
-
-
 class Message(Struct, gc=False):
     """A chat message, as clients write it or as they send a response back; templates decide about its role."""
 
     role: str
-    content: str | list[AnyPart] | None = None
+    content: str | list[Part] | None = None
 
 
 Tools = Annotated[list[Tool], Meta(max_length=512)]
@@ -209,11 +204,12 @@ class CompletionRequest(Sampling, kw_only=True):
 
 
 class Item(Struct, gc=False):
-    """One item of a Responses API input; those with a role are messages."""
+    """One item of a Responses API input; those with a role are messages, and the results of tools have an output."""
 
     type: str | None = None
     role: str | None = None
-    content: str | list[AnyPart] | None = None
+    content: str | list[Part] | None = None
+    output: Raw = NOTHING
 
 
 class ResponsesRequest(Decoding, kw_only=True):

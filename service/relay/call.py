@@ -1,6 +1,6 @@
 """One request as the relay processes it: parsed, resolved to a model, and with its timeouts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,6 +8,8 @@ from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
 from service.fleet.served_model import ServedModel
 from service.observability.record import Record
+from service.protocol.images import prompt_estimate
+from service.protocol.parts import Image
 from service.protocol.request_headers import RequestOptions
 from service.protocol.requests import Body
 from service.protocol.sequences import estimate_output_tokens
@@ -74,6 +76,7 @@ class Call:
     redact_stop_reason: Callable[[bytes], bytes]
     sequences: int
     deadline: float
+    images: Sequence[Image] = ()
     sent_at: float | None = None
 
     @property
@@ -100,7 +103,7 @@ class Call:
     @property
     def cost(self) -> float:
         """The estimated tokens of prompt and output, which rate limits and fair queueing are charged with."""
-        return len(self.body) / BYTES_PER_TOKEN + self._output_estimate
+        return self._prompt_estimate + self._output_estimate
 
     def tokens(self, now: float) -> float:
         """The tokens that an engine has spent on the request until `now`, whether or not it was completed.
@@ -111,7 +114,7 @@ class Call:
         if self.sent_at is None or not self.sequences:
             return 0
         record = self.record
-        prompt = record.prompt_tokens or len(self.body) / BYTES_PER_TOKEN
+        prompt = record.prompt_tokens or self._prompt_estimate
         if record.prompt_tokens or record.completion_tokens or record.streamed:
             return prompt + (record.completion_tokens or len(record.output_times))
         generated = (now - self.sent_at) * self.upstream.token_rate.value * self.sequences
@@ -122,6 +125,10 @@ class Call:
         if self.sent_at is not None and self.sequences and self.record.completion_tokens:
             tokens = self.record.completion_tokens / self.sequences
             self.upstream.token_rate.observe(tokens, last_output_at - self.sent_at)
+
+    @cached_property
+    def _prompt_estimate(self) -> float:
+        return prompt_estimate(len(self.body), BYTES_PER_TOKEN, self.images)
 
     @property
     def _output_estimate(self) -> int:
