@@ -53,7 +53,8 @@ class Endpoints:
         if functions is None and path.startswith(MODELS + "/"):
             functions = {"GET": self._show_model}
         if functions is None:
-            text = f"There is no endpoint {method} {path}. docs/architecture.md lists the endpoints."
+            why = ": audio is not taken here, send a transcript as text" if path.startswith("/v1/audio/") else ""
+            text = f"There is no endpoint {method} {path}{why}. docs/architecture.md lists the endpoints."
             raise ApiError(ErrorCode.UNKNOWN_URL, text)
         # The server leaves the body out of a response to HEAD.
         function = functions.get("GET" if method == "HEAD" else method)

@@ -7,7 +7,15 @@ from service.errors import ApiError, ErrorCode
 from service.fleet.image_bounds import ImageBounds
 from service.protocol.anthropic import CountRequest
 from service.protocol.image_headers import ImageError, read_header
-from service.protocol.parts import Image, images_of_blocks, images_of_output, images_of_parts
+from service.protocol.parts import (
+    NOTHING,
+    Image,
+    images_of_blocks,
+    images_of_output,
+    images_of_parts,
+    no_image,
+    only_text,
+)
 from service.protocol.requests import Body, ChatRequest, ResponsesRequest
 from service.protocol.validation_errors import wrong_value
 
@@ -27,6 +35,8 @@ def find_images(request: Body) -> list[Image]:
 def _images(request: Body) -> Iterator[Image]:
     kind = type(request)
     if isinstance(request, ChatRequest):
+        if only_text([message.content for message in request.messages]):
+            return
         for index, message in enumerate(request.messages):
             if isinstance(message.content, list):
                 yield from images_of_parts(kind, f"messages[{index}].content", message.content)
@@ -34,8 +44,11 @@ def _images(request: Body) -> Iterator[Image]:
         for index, item in enumerate(request.input):
             if isinstance(item.content, list):
                 yield from images_of_parts(kind, f"input[{index}].content", item.content)
-            yield from images_of_output(kind, f"input[{index}].output", item.output)
+            if item.output is not NOTHING:
+                yield from images_of_output(kind, f"input[{index}].output", item.output)
     elif isinstance(request, CountRequest):
+        if no_image([request.system, *[turn.content for turn in request.messages]]):
+            return
         if isinstance(request.system, list):
             yield from images_of_blocks(kind, "system", request.system)
         for index, turn in enumerate(request.messages):

@@ -4,7 +4,7 @@ vLLM fetches every URL that a part names, and decodes what it gets. So nothing b
 images only those whose data is in the request.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,6 +23,7 @@ REFUSED = {
     "audio_embeds": NO_TENSORS, "video_embeds": NO_TENSORS, "prompt_embeds": NO_TENSORS, "image_pil": NO_TENSORS,
     "file": NO_FILES, "input_file": NO_FILES,
 }  # fmt: skip
+PLAIN = frozenset(("text", "input_text", "output_text", "refusal", "thinking"))
 ELSEWHERE = "images are not fetched from anywhere, so send the data itself"
 
 
@@ -70,6 +71,18 @@ class Image(NamedTuple):
 
 
 PARTS, BLOCKS = msgspec.json.Decoder(list[Part]), msgspec.json.Decoder(list[Block])
+
+
+def only_text(contents: Iterable[Any]) -> bool:
+    """Whether all parts in the contents of messages are text without more ado, as most are."""
+    parts = (content for content in contents if type(content) is list)
+    return {part.type if part.uuid is NOTHING else None for content in parts for part in content} <= PLAIN
+
+
+def no_image(contents: Iterable[Any]) -> bool:
+    """Whether no block in the contents of messages is an image, or may hold one."""
+    kinds = {block.type for content in contents if type(content) is list for block in content}
+    return kinds.isdisjoint(("image", "tool_result"))
 
 
 def images_of_parts(kind: type, path: str, content: list[Part]) -> Iterator[Image]:
