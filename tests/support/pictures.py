@@ -7,10 +7,10 @@ from typing import Any
 from PIL import Image
 
 
-def picture(kind: str = "PNG", width: int = 3, height: int = 2, **options: Any) -> bytes:
-    """A red image file that Pillow writes."""
+def picture(kind: str = "PNG", width: int = 3, height: int = 2, colour: str = "red", **options: Any) -> bytes:
+    """An image file of one colour that Pillow writes."""
     with io.BytesIO() as file:
-        Image.new("RGB", (width, height), (255, 0, 0)).save(file, kind, **options)
+        Image.new("RGB", (width, height), colour).save(file, kind, **options)
         return file.getvalue()
 
 

@@ -16,7 +16,7 @@ from tests.support.services import ROOT, Service, serving
 pytestmark = pytest.mark.engine
 
 MODEL, PROMPT = "eye", "What is it?"
-COLOURS = {"red": picture(width=40, height=30), "grey": picture("JPEG", 30, 40, quality=20)}
+COLOURS = {"red": picture(width=40, height=30), "blue": picture("JPEG", 30, 40, "blue")}
 FLEET = """
 models:
   - model: {weights}
