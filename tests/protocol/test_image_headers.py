@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -44,7 +45,7 @@ FRAME = GIF[GIF.index(b",\0\0\0\0\3\0\2\0") : -1]
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (300, 5), (257, 1025)])
-def test_the_size_is_pillows(kind: str, options: dict[str, object], width: int, height: int) -> None:
+def test_the_size_is_pillows(kind: str, options: dict[str, Any], width: int, height: int) -> None:
     data = picture(kind, width, height, **options)
     assert read_header(data) == Header(f"image/{kind.lower()}", width, height)
 
