@@ -133,8 +133,8 @@ class ErrorCode(StrEnum):
     )
     UNSUPPORTED_FOR_MODEL = (
         "unsupported_for_model", 400,
-        "The model is served but cannot do this: a conversation without a chat template, `suffix` without infilling, "
-        "embeddings or reranking with a model that generates text, or the reverse.",
+        "The model is served but cannot do this: a conversation without a chat template, images with a text model, "
+        "`suffix` without infilling, embeddings or reranking with one that generates text, or the reverse.",
         "Use one of the models that the message names.",
     )
     UNSUPPORTED_INFILL_ORDER = (

@@ -9,6 +9,7 @@ from service.fleet.request_bounds import RequestBounds
 from service.protocol.bounded import bounded
 from service.protocol.fields import ACTED, RULES
 from service.protocol.generation import GENERATION, Endpoint
+from service.protocol.parts import REFUSED
 from service.protocol.validation_errors import COMPARISONS, NAMES, UNITS
 
 INTRODUCTION = """\
@@ -35,12 +36,27 @@ bounds of lists and numbers; `request_bounds` in the fleet file sets others.
 The endpoints below `/v1/messages` word their refusals as Anthropic's API does (`context: Extra inputs are not
 permitted`), since its clients read the words and repair their request.
 """
+PARTS = """\
+## Parts of messages
+
+Text passes, and so do images whose data is in the request, to a model that sees them: `image_url` in chat completions,
+`input_image` in responses, blocks of type `image` in messages, in the results of tools too. [Images](clients.md#images)
+says what is checked. In chat completions and responses every part needs a `type`, `uuid` is refused, and so are these:
+
+| type of the part | refused, because |
+|---|---|"""
 HEAD = "| field | what becomes of it | |\n|---|---|---|"
 
 
 def document() -> str:
     """All of docs/compatibility.md, without the last line break."""
-    return "\n".join([INTRODUCTION, *(line for endpoint in GENERATION for line in _section(endpoint))]).rstrip()
+    sections = (line for endpoint in GENERATION for line in _section(endpoint))
+    return "\n".join([INTRODUCTION, PARTS, *_refused_parts(), *sections]).rstrip()
+
+
+def _refused_parts() -> Iterator[str]:
+    yield from (f"| `{name}` | {why} |" for name, why in REFUSED.items())
+    yield ""
 
 
 def _section(endpoint: Endpoint) -> Iterator[str]:

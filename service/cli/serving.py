@@ -70,8 +70,11 @@ def _cache(one: ServedModel) -> str:
 @click.option("--turns", default=1, help="User turns of the conversation.")
 @click.option("--code", is_flag=True, help="As if the text looked like code.")
 @click.option("--tools", is_flag=True, help="As if the request brought tools.")
+@click.option("--images", is_flag=True, help="As if the request had images.")
 @fleet_option
-def route(name: str, endpoint: str, suffix: bool, turns: int, code: bool, tools: bool, fleet_file: Path | None) -> None:
+def route(
+    name: str, endpoint: str, suffix: bool, turns: int, code: bool, tools: bool, images: bool, fleet_file: Path | None
+) -> None:
     """Say which served model a requested NAME leads to, and why."""
     _, known, served = configured(fleet_file)
     completion: Kind = "infill" if suffix else "completion"
@@ -79,7 +82,7 @@ def route(name: str, endpoint: str, suffix: bool, turns: int, code: bool, tools:
         "/v1/completions": completion, "/v1/embeddings": "embedding", "/rerank": "rerank", "/score": "rerank",
         "/tokenize": "tokens", "/detokenize": "tokens",
     }  # fmt: skip
-    need = Requirements(kinds.get(endpoint, "chat"), turns, tools, contents=(FENCE,) if code else ())
+    need = Requirements(kinds.get(endpoint, "chat"), turns, tools, (FENCE,) if code else (), images)
     try:
         target = resolve(name, need, served, known)
     except ApiError as error:

@@ -12,6 +12,8 @@ from service.fleet.served_model import ServedModel
 DEFAULTS = ("max_num_queued_reqs", "disable_access_log_for_endpoints")  # the names of `defaults` for every model
 # One more for a model with a tool-call parser: the arguments of a call keep to the tool's schema.
 TOOL_DEFAULTS: dict[str, EngineValue] = {"tool_strict_level": "parameter"}
+# For a model that sees images: the gateway lets no URL pass but data: ones, and the engine would fetch no other either.
+VISION_DEFAULTS: dict[str, EngineValue] = {"allowed_media_domains": ["nothing.invalid"]}
 # Flags that no release may lack: they hide the documentation pages and vLLM's version, and make `usage` complete.
 ALWAYS: dict[str, EngineValue] = {
     "disable_fastapi_docs": True,
@@ -78,6 +80,7 @@ def defaults(served: ServedModel, gateways: int) -> dict[str, EngineValue]:
         # They are polled every second, which would fill the engine's log.
         "disable_access_log_for_endpoints": "/metrics,/health",
         **(TOOL_DEFAULTS if served.engine.get("tool_call_parser") else {}),
+        **(VISION_DEFAULTS if served.model.vision else {}),
     }
 
 

@@ -158,7 +158,7 @@ def _pulled_weights(repository: str, revision: EngineValue, store: Path | None) 
 
 def _with_overrides(known: Model, entry: ModelEntry) -> Model:
     """The catalogue's model with what the entry says otherwise."""
-    overrides = {key: value for key in ("variant", "version", "size", "context", "infill")
+    overrides = {key: value for key in ("variant", "version", "size", "context", "infill", "vision")
                  if (value := getattr(entry, key)) is not None}  # fmt: skip
     variant = entry.variant or known.variant
     specialty = _specialty(entry, variant, known.specialty)
@@ -166,7 +166,14 @@ def _with_overrides(known: Model, entry: ModelEntry) -> Model:
         # Another fine-tuning than the catalogue's: the entry decides whether it is a chat model.
         chat = (known.chat or Chat()) if _is_chat_tuned(variant, specialty) else None
         overrides |= {"specialty": specialty, "chat": chat}
-    return known.model_copy(update=overrides)
+    model = known.model_copy(update=overrides)
+    _require_chat(entry, model.chat)
+    return model
+
+
+def _require_chat(entry: ModelEntry, chat: Chat | None) -> None:
+    if entry.vision and chat is None and not entry.chat_template:
+        raise EntryError("vision", "images are parts of conversations, and this is no chat model")
 
 
 def _specialty(entry: ModelEntry, variant: Variant, default: Specialty | None) -> Specialty | None:
@@ -197,6 +204,8 @@ def _model_outside_catalogue(entry: ModelEntry, folder: Path) -> Model:
     if not (entry.id or name.slug):
         raise EntryError("model", f"no id can be made from the name '{entry.model}': add 'id:' to the entry")
     specialty = _specialty(entry, variant, name.specialty)
+    chat = Chat() if _is_chat_tuned(variant, specialty) else None
+    _require_chat(entry, chat)
     return Model(
         id=entry.id or name.slug,
         variant=variant,
@@ -206,8 +215,9 @@ def _model_outside_catalogue(entry: ModelEntry, folder: Path) -> Model:
         size=entry.size or name.size,
         specialty=specialty,
         context=entry.context,
-        chat=Chat() if _is_chat_tuned(variant, specialty) else None,
+        chat=chat,
         infill=entry.infill,
+        vision=entry.vision or False,
     )
 
 

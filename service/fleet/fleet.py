@@ -9,6 +9,7 @@ from service.catalog.catalog import Catalog
 from service.catalog.names import Variant
 from service.config.strict_yaml import ConfigError, Document
 from service.fleet.entries import EntryError, served_model
+from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
 from service.fleet.schema import RESERVED, FleetFile
 from service.fleet.served_model import ServedModel
@@ -21,7 +22,7 @@ class Fleet:
     `aliases` maps a name to the id of a model or adapter, `defaults` a variant to the id of the model that serves it.
     `startup` is *auto*, *parallel* or *sequential*. `extra_fields` are request fields that pass to vLLM unchecked;
     those that nobody knows are ignored, or refused if `refuse_unknown_fields`. `request_bounds` is how much one request
-    may ask for.
+    may ask for, and `images` bounds those of one.
     """
 
     served: tuple[ServedModel, ...]
@@ -32,6 +33,7 @@ class Fleet:
     refuse_unknown_fields: bool = False
     tenants: dict[str, Tenant] = field(default_factory=dict)
     request_bounds: RequestBounds = RequestBounds()
+    images: ImageBounds = ImageBounds()
 
     def __getitem__(self, model_id: str) -> ServedModel:
         for served in self.served:
@@ -81,6 +83,7 @@ def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
         refuse_unknown_fields=file.unknown_fields == "refuse",
         tenants={name: Tenant(id=name, **entry.model_dump()) for name, entry in file.tenants.items()},
         request_bounds=file.request_bounds,
+        images=file.images,
     )
 
 

@@ -9,6 +9,7 @@ from service.catalog.engine_args import EngineKey, EngineSettings
 from service.catalog.model import Identifier, Infill, ModelId
 from service.catalog.names import Specialty, Variant
 from service.config.strict_yaml import Frozen
+from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
 
 # Names that a request may give instead of a model's, so that no model or alias may have them.
@@ -76,6 +77,7 @@ class ModelEntry(Frozen):
     context: PositiveInt | None = None
     chat_template: str | None = None
     infill: Infill | None = None
+    vision: bool | None = None
     min_replicas: Annotated[int, Field(ge=0, le=64)] = 1
     max_replicas: Annotated[int, Field(ge=1, le=64)] | None = None
     scale_down_after: PositiveFloat = 300.0
@@ -102,6 +104,7 @@ class FleetFile(Frozen):
     extra_fields: tuple[str, ...] = ()
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
     request_bounds: RequestBounds = RequestBounds()
+    images: ImageBounds = ImageBounds()
     tenants: dict[Identifier, TenantEntry] = Field(default_factory=dict)
     engine: EngineSettings = Field(default_factory=dict)
     optional_flags: tuple[EngineKey, ...] = ()

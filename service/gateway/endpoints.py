@@ -57,7 +57,8 @@ class Endpoints:
         if functions is None and path.startswith(MODELS + "/"):
             functions = {"GET": self._show_model}
         if functions is None:
-            text = f"There is no endpoint {method} {path}. docs/architecture.md lists the endpoints."
+            why = ": audio is not taken here, send a transcript as text" if path.startswith("/v1/audio/") else ""
+            text = f"There is no endpoint {method} {path}{why}. docs/architecture.md lists the endpoints."
             raise ApiError(ErrorCode.UNKNOWN_URL, text)
         # The server leaves the body out of a response to HEAD.
         function = functions.get("GET" if method == "HEAD" else method)
@@ -109,7 +110,7 @@ class Endpoints:
         replaced = ROUTE_ALTERNATIVES.get(endpoint.path, frozenset()) & fields.keys()
         body = json.dumps({**({} if replaced else ROUTE_DEFAULTS[endpoint.path]), **fields}).encode()
         request, _, ignored = parse_body(endpoint.body, body, self._relay.field_policy)
-        target = self._relay.resolve(request, endpoint)
+        target = self._relay.resolve(request, endpoint.requirements(request))
         condition, reason = self._upstreams[target.served.id].condition()
         route = {
             "requested": request.model,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from service.protocol import validation_errors
 from service.protocol.anthropic import CountRequest, MessagesRequest
+from service.protocol.parts import images_without_detail
 from service.protocol.requests import Body, ResponsesRequest
 from service.protocol.scoring import RerankRequest, engine_documents
 
@@ -89,9 +90,12 @@ def _responses(request: ResponsesRequest, members: Members) -> Adapted:
             raise validation_errors.invalid_value(
                 f"input[{index}]", "nothing is stored here, so send the item itself; clients do with store: false"
             )
+    outputs = [index for index, item in enumerate(items) if images_without_detail(item.output)]
     lifted: list[dict[str, Any]] = []
-    if any(item.type is None or item.type == ADDITIONAL for item in items):
+    if outputs or any(item.type is None or item.type == ADDITIONAL for item in items):
         given = members()["input"]
+        for index in outputs:  # vLLM knows the default only for images in messages
+            given[index]["output"] = [_with_detail(part) for part in given[index]["output"]]
         lifted = [tool for item in given if item.get("type") == ADDITIONAL for tool in item.get("tools") or ()]
         fields["input"] = [
             {"type": "message", **item} if "role" in item else item for item in given if item.get("type") != ADDITIONAL
@@ -103,6 +107,10 @@ def _responses(request: ResponsesRequest, members: Members) -> Adapted:
         if lifted or stripped != tools:
             fields["tools"] = stripped
     return Adapted(fields, tuple(ignored))
+
+
+def _with_detail(part: dict[str, Any]) -> dict[str, Any]:
+    return {"detail": "auto", **part} if part.get("type") == "input_image" else part
 
 
 def _without_grammar(tool: dict[str, Any]) -> dict[str, Any]:

@@ -4,14 +4,15 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-from service.protocol.requests import AnyPart, Body, Fraction, OpaqueObject, Stop, Thinking, TokenCount, Tool
+from service.protocol.parts import Block
+from service.protocol.requests import Body, Fraction, OpaqueObject, Stop, Thinking, TokenCount, Tool
 
 
 class AnthropicMessage(Struct, gc=False):
     """A message of Anthropic's Messages API."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | list[AnyPart]
+    content: str | list[Block]
 
 
 class CountRequest(Body, kw_only=True):
@@ -19,7 +20,7 @@ class CountRequest(Body, kw_only=True):
 
     anthropic: ClassVar[bool] = True
     messages: Annotated[list[AnthropicMessage], Meta(min_length=1)]
-    system: str | list[AnyPart] | None = None
+    system: str | list[Block] | None = None
     tools: list[Tool] | None = None
     tool_choice: Tool | None = None
     thinking: Thinking | None = None

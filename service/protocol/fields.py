@@ -170,6 +170,7 @@ _SIDES = (
     f"a string, or a list of at most {_BOUNDS.inputs}: as many as on the other side, or one of the first side for all; "
     + " or ".join(f"`{first}` with `{second}`" for first, second in SIDES)
 )
+_MESSAGES = "read to route the request, images are checked, and passed"
 _SERVER_TOOLS = "tools that the vendor's servers run are left out and named as ignored"
 
 ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
@@ -177,7 +178,7 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
         ChatRequest: {
             **_ALL,
             "stream_options": _USAGE,
-            "messages": "read to route the request, and passed",
+            "messages": _MESSAGES,
             "max_tokens": _LIMIT,
             "max_completion_tokens": _LIMIT,
             "stop": _STOP,
@@ -196,7 +197,8 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
         },
         ResponsesRequest: {
             **_ALL,
-            "input": "items without `type` get the one they lack; references to stored items are refused",
+            "input": "items without `type` get the one they lack; images are checked; references to stored items are "
+            "refused",
             "tools": "a grammar for the input of a custom tool is left out and named as ignored",
             "include": "values that vLLM does not know are left out and named as ignored",
             "max_output_tokens": _LIMIT,
@@ -206,9 +208,10 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
             "conversation": "refused: nothing is stored, send the whole conversation",
             "background": "refused: send the request as long as it takes",
         },
-        CountRequest: {**_ALL, "tools": _SERVER_TOOLS, "thinking": _THINKING},
+        CountRequest: {**_ALL, "messages": _MESSAGES, "tools": _SERVER_TOOLS, "thinking": _THINKING},
         MessagesRequest: {
             **_ALL,
+            "messages": _MESSAGES,
             "tools": _SERVER_TOOLS,
             "tool_choice": "left out with the tool that it names",
             "thinking": _THINKING,

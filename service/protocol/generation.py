@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from service.protocol.anthropic import AnthropicMessage, CountRequest, MessagesRequest
+from service.protocol.images import find_images
 from service.protocol.requests import (
     Body,
     ChatRequest,
@@ -34,13 +35,15 @@ FIRST_CODE_LINE, LATER_CODE_LINE = re.compile(CODE_LINE), re.compile("\n" + CODE
 class Requirements(NamedTuple):
     """What a request requires of a model: its kind, and what `auto` decides by.
 
-    `turns` counts user messages, `contents` are the contents of all messages, or the prompt.
+    `turns` counts user messages, `contents` are the contents of all messages, or the prompt. `vision` says whether
+    there are images.
     """
 
     kind: Kind
     turns: int = 1
     tools: bool = False
     contents: Sequence[Any] = ()
+    vision: bool = False
 
     @property
     def code(self) -> bool:
@@ -50,7 +53,8 @@ class Requirements(NamedTuple):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One generation endpoint. `requirements` derives from a body what resolving its model takes.
+    """One generation endpoint. `requirements` derives from a body what resolving its model takes, or raises the 400 for
+    a part of a message that no engine may get.
 
     Where it never `streams`, a body's `stream` is ignored. `aliases` are other paths of the same; engines are asked by
     `path`.
@@ -65,7 +69,7 @@ class Endpoint:
 
 
 def _chat(body: ChatRequest) -> Requirements:
-    return _conversation(body.messages, body.tools)
+    return _conversation(body, body.messages)
 
 
 def _completion(body: CompletionRequest) -> Requirements:
@@ -75,16 +79,20 @@ def _completion(body: CompletionRequest) -> Requirements:
 def _responses(body: ResponsesRequest) -> Requirements:
     if isinstance(body.input, str):
         return Requirements("chat", 1, bool(body.tools), (body.input,))
-    return _conversation(body.input, body.tools)
+    return _conversation(body, body.input)
 
 
 def _messages(body: CountRequest) -> Requirements:
-    return _conversation(body.messages, body.tools)
+    return _conversation(body, body.messages)
 
 
-def _conversation(messages: Sequence[Message | AnthropicMessage | Item], tools: Sequence[Any] | None) -> Requirements:
+def _conversation(
+    body: ChatRequest | ResponsesRequest | CountRequest | TokenizeRequest,
+    messages: Sequence[Message | AnthropicMessage | Item],
+) -> Requirements:
     turns = [message.role for message in messages].count("user")
-    return Requirements("chat", turns, bool(tools), [message.content for message in messages])
+    contents = [message.content for message in messages]
+    return Requirements("chat", turns, bool(body.tools), contents, bool(find_images(body)))
 
 
 def _embeddings(_: EmbeddingsRequest) -> Requirements:
@@ -96,7 +104,7 @@ def _scores(_: Scoring) -> Requirements:
 
 
 def _tokenize(body: TokenizeRequest) -> Requirements:
-    return Requirements("tokens") if body.messages is None else _conversation(body.messages, body.tools)
+    return Requirements("tokens") if body.messages is None else _conversation(body, body.messages)
 
 
 def _detokenize(_: DetokenizeRequest) -> Requirements:

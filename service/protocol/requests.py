@@ -8,11 +8,12 @@ and every field is forwarded unless `rewrites` replaces it or it is one of `priv
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from service.catalog.infill import Order
 from service.fleet.request_bounds import RequestBounds
 from service.protocol import validation_errors
+from service.protocol.parts import NOTHING, Part
 
 TokenCount = Annotated[int, Meta(ge=1, le=2**31)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -48,17 +49,11 @@ class StreamOptions(Struct, gc=False):
     include_usage: bool | None = None
 
 
-class AnyPart(Struct, gc=False):
-    """A part of any type; only its text is read, if it has one."""
-
-    text: str | None = None
-
-
 class Message(Struct, gc=False):
     """A chat message, as clients write it or as they send a response back; templates decide about its role."""
 
     role: str
-    content: str | list[AnyPart] | None = None
+    content: str | list[Part] | None = None
 
 
 class Body(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
@@ -205,11 +200,12 @@ class CompletionRequest(Sampling, kw_only=True):
 
 
 class Item(Struct, gc=False):
-    """One item of a Responses API input; those with a role are messages."""
+    """One item of a Responses API input; those with a role are messages, and the results of tools have an output."""
 
     type: str | None = None
     role: str | None = None
-    content: str | list[AnyPart] | None = None
+    content: str | list[Part] | None = None
+    output: Raw = NOTHING
 
 
 class ResponsesRequest(Decoding, kw_only=True):

@@ -62,6 +62,14 @@ KNOWN = tuple(
         (r"'required' must be .* 'tools'", "'tool_choice' is 'required', which needs 'tools'.", "tool_choice"),
         (r"is not a multimodal model", "'{model}' takes text only: leave out images, audio and video.", PROMPT),
         (
+            r"At most (\d+) image\(s\) may be provided",
+            "'{model}' takes {0} images in one request at most: leave some out.", PROMPT,
+        ),
+        (
+            r"Failed to load image",
+            "Could not process image: its data is damaged or incomplete. Send the whole file, or leave it out.", PROMPT,
+        ),
+        (
             r"Invalid value for `tool_choice`",
             "'tool_choice' must be 'none', 'auto', 'required' or name a function.", "tool_choice",
         ),

@@ -50,21 +50,21 @@ def api_error(error: ValueError | RecursionError, kind: type) -> ApiError:
     if found := UNKNOWN_FIELD.fullmatch(problem):
         return unknown_field(kind, _field(path, found[1]))
     if found := MISSING_FIELD.fullmatch(problem):
-        name = _field(path, found[1])
-        text = f"{_dotted(name)}: Field required" if _is_anthropic(kind) else f"'{name}' is required."
-        return ApiError(ErrorCode.MISSING_REQUIRED_PARAMETER, text, name)
+        return missing_field(kind, _field(path, found[1]))
     if not path:
         return ApiError(ErrorCode.INVALID_JSON, "The body must be a JSON object.")
-    expected = _expected(problem, kind, path)
-    if _is_anthropic(kind):
-        text = f"{_dotted(path)}: {expected.replace('it should', 'Input should', 1)}"
-        return ApiError(ErrorCode.INVALID_VALUE, text, path)
-    return invalid_value(path, expected)
+    return wrong_value(kind, path, _expected(problem, kind, path))
 
 
 def is_unknown_field(error: ValidationError) -> bool:
     """Whether a body was not decoded because of a field that its struct does not have."""
     return UNKNOWN_FIELD.match(str(error)) is not None
+
+
+def missing_field(kind: type, name: str) -> ApiError:
+    """The 400 for a field that is required and was not sent."""
+    text = f"{_dotted(name)}: Field required" if _is_anthropic(kind) else f"'{name}' is required."
+    return ApiError(ErrorCode.MISSING_REQUIRED_PARAMETER, text, name)
 
 
 def unknown_field(kind: type, name: str) -> ApiError:
@@ -78,8 +78,15 @@ def unknown_field(kind: type, name: str) -> ApiError:
 def unsupported_field(kind: type, name: str, why: str) -> ApiError:
     """The 400 for a field that is known and refused; `why` gives the reason and the remedy."""
     if _is_anthropic(kind):
-        return ApiError(ErrorCode.UNSUPPORTED_PARAMETER, f"{name}: {EXTRA}: {why}", name)
+        return ApiError(ErrorCode.UNSUPPORTED_PARAMETER, f"{_dotted(name)}: {EXTRA}: {why}", name)
     return ApiError(ErrorCode.UNSUPPORTED_PARAMETER, f"'{name}' is not supported: {why}.", name)
+
+
+def wrong_value(kind: type, name: str, reason: str) -> ApiError:
+    """The 400 for a field of a `kind` with an invalid value; `reason` begins with "it should be" or "it is"."""
+    if _is_anthropic(kind):
+        return ApiError(ErrorCode.INVALID_VALUE, f"{_dotted(name)}: {reason.replace('it ', 'Input ', 1)}", name)
+    return invalid_value(name, reason)
 
 
 def invalid_value(name: str, reason: str) -> ApiError:

@@ -1,6 +1,6 @@
 """One request as the relay processes it: parsed, resolved to a model, and with its timeouts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,6 +8,8 @@ from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
 from service.fleet.served_model import ServedModel
 from service.observability.record import Record
+from service.protocol.images import prompt_estimate
+from service.protocol.parts import Image
 from service.protocol.request_headers import RequestOptions
 from service.protocol.requests import Body
 from service.protocol.sequences import estimate_output_tokens, estimate_prompt_bytes
@@ -74,6 +76,7 @@ class Call:
     redact: Callable[[bytes], bytes]
     sequences: int
     deadline: float
+    images: Sequence[Image] = ()
     sent_at: float | None = None
 
     @property
@@ -132,9 +135,9 @@ class Call:
             tokens = self.record.completion_tokens / self.sequences
             self.upstream.token_rate.observe(tokens, last_output_at - self.sent_at)
 
-    @property
+    @cached_property
     def _prompt_estimate(self) -> float:
-        return estimate_prompt_bytes(self.request, self.body) / BYTES_PER_TOKEN
+        return prompt_estimate(estimate_prompt_bytes(self.request, self.body), BYTES_PER_TOKEN, self.images)
 
     @property
     def _output_estimate(self) -> int:

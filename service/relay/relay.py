@@ -17,7 +17,8 @@ from service.observability.record import Record
 from service.protocol import request_headers
 from service.protocol.adaptations import adapt
 from service.protocol.fields import header_value, label
-from service.protocol.generation import Endpoint
+from service.protocol.generation import Endpoint, Requirements
+from service.protocol.images import check_images, find_images
 from service.protocol.parse_body import FieldPolicy, decoders_for, engine_body, parse_body
 from service.protocol.requests import Body
 from service.protocol.rewrites import rewrites, stop_conditions
@@ -98,9 +99,9 @@ class Relay:
         run = partial(self._run, call, receive)
         return self._idempotency.answer(identity, call.fingerprint, run, record, send, extra)
 
-    def resolve(self, request: Body, endpoint: Endpoint) -> Target:
+    def resolve(self, request: Body, requirements: Requirements) -> Target:
         """The served model for a request, with the reason; raises the 404 or 400 if there is none."""
-        return resolve(request.model, endpoint.requirements(request), self._fleet, self._catalog)
+        return resolve(request.model, requirements, self._fleet, self._catalog)
 
     def _parse(self, endpoint: Endpoint, body: bytes, headers: Headers, record: Record) -> Call:
         """Parses headers and body, and resolves tenant and model; raises ApiError for what is wrong."""
@@ -109,7 +110,8 @@ class Relay:
         record.requested, record.streamed = request.model, bool(request.stream) and endpoint.streams
         tenant = find_tenant(self._fleet.tenants, options.tenant)
         record.tenant = tenant.id
-        target = self.resolve(request, endpoint)
+        requirements = endpoint.requirements(request)
+        target = self.resolve(request, requirements)
         served, dialect = target.served, endpoint.dialect
         record.model, record.variant, record.family = target.name, served.variant, served.family
         record.route_reason = target.reason
@@ -140,6 +142,7 @@ class Relay:
             redact=without_documents if is_bare_ranking(request) else stops.redact_stop_reason(dialect),
             sequences=sequences,
             deadline=record.started + min(options.timeout or timeouts.unstreamed.total, timeouts.unstreamed.total),
+            images=find_images(request) if requirements.vision else (),
         )
 
     async def _run(self, call: Call, receive: Receive, send: Send, extra: ServerExtension | None) -> None:
@@ -162,6 +165,8 @@ class Relay:
 
     async def _process(self, call: Call, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
         self._dispatcher.check(call)
+        if call.images:
+            await asyncio.to_thread(check_images, call.images, self._fleet.images)
         with self._acquire_slot(call) as slot:
             if slot.is_queued:
                 await self._wait_in_queue(call, slot, writer)

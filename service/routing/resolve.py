@@ -55,8 +55,7 @@ def resolve(requested: str, requirements: Requirements, fleet: Fleet, catalog: C
         if any(requested == adapter.id for adapter in served.adapters):
             return _checked(Target(served, requested, f"adapter of {served.id}"), requirements, fleet)
     if requested in fleet.aliases:
-        target = resolve(fleet.aliases[requested], requirements, fleet, catalog)
-        return Target(target.served, target.name, f"alias of {target.name}")
+        return _of_alias(fleet.aliases[requested], requirements, fleet, catalog)
     family = [served for served in fleet.served if requested in _family_names(served)]
     if family:
         return _best_of_family(family, requirements, requested, fleet)
@@ -84,23 +83,41 @@ def _family_names(served: ServedModel) -> Iterator[str]:
         yield f"{served.family}-{served.model.size}"
 
 
-def _supports(served: ServedModel, kind: Kind) -> bool:
-    """Whether it can answer such a request; every model has a tokenizer, so `tokens` is no capability of its own."""
-    return kind == "tokens" or kind in served.capabilities
+def _of_alias(name: str, requirements: Requirements, fleet: Fleet, catalog: Catalog) -> Target:
+    """The target of an alias. A request with images goes to another model of its family if only that one sees them."""
+    target = resolve(name, requirements._replace(vision=False), fleet, catalog)
+    if supports(target.served, requirements):
+        return Target(target.served, target.name, f"alias of {target.name}")
+    family = [served for served in fleet.served if served.family == target.served.family]
+    seeing = _ranked(family, requirements)
+    if not seeing:
+        raise _unsupported(f"'{target.name}'", requirements, fleet, target.served)
+    return Target(seeing[0], seeing[0].id, f"alias of {target.name}, {seeing[0].id} of its family sees images")
+
+
+def supports(served: ServedModel, requirements: Requirements) -> bool:
+    """Whether a model can answer such requests; `tokens` is no capability, since every model has a tokenizer."""
+    if requirements.vision and "vision" not in served.capabilities:
+        return False
+    return requirements.kind == "tokens" or requirements.kind in served.capabilities
 
 
 def _checked(target: Target, requirements: Requirements, fleet: Fleet) -> Target:
-    if _supports(target.served, requirements.kind):
+    if supports(target.served, requirements):
         return target
     raise _unsupported(f"'{target.name}' (variant {target.served.variant})", requirements, fleet, target.served)
 
 
 def _unsupported(subject: str, requirements: Requirements, fleet: Fleet, requested: ServedModel) -> ApiError:
     """The 400 for `requested`; it recommends models of the same family, or any if the family has none."""
-    capable = _ranked(fleet.served, requirements.kind)
+    capable = _ranked(fleet.served, requirements)
     siblings = [served for served in capable if served.family == requested.family]
     names = ", ".join(f"'{served.id}'" for served in (siblings or capable)[:3])
     advice = f"Use {names}." if names else "No model served here can do that."
+    if requirements.vision and supports(requested, requirements._replace(vision=False)):
+        advice = f"Use {names}, or" if names else "No model served here does:"
+        message = f"{subject} does not support image input. {advice} leave the images out."
+        return ApiError(ErrorCode.UNSUPPORTED_FOR_MODEL, message, "model")
     request, _, because = UNSUPPORTED_BECAUSE[requirements.kind].partition(": ")
     if requested.variant == "reranker":
         because = RERANKER_ONLY
@@ -108,18 +125,18 @@ def _unsupported(subject: str, requirements: Requirements, fleet: Fleet, request
     return ApiError(ErrorCode.UNSUPPORTED_FOR_MODEL, message, "model")
 
 
-def _ranked(models: Iterable[ServedModel], kind: Kind, *more: Variant) -> list[ServedModel]:
-    """The models that support `kind`, those of the preferred variant first, and those of the variants `more` last."""
-    order = (*PREFERENCES[kind], *more)
+def _ranked(models: Iterable[ServedModel], requirements: Requirements, *more: Variant) -> list[ServedModel]:
+    """The models that can answer, those of the preferred variant first, and those of the variants `more` last."""
+    order = (*PREFERENCES[requirements.kind], *more)
     # The sort is stable: models of one variant stay in the fleet's order.
-    capable = (served for served in models if served.variant in order and _supports(served, kind))
+    capable = (served for served in models if served.variant in order and supports(served, requirements))
     return sorted(capable, key=lambda served: order.index(served.variant))
 
 
 def _best_of_family(family: Sequence[ServedModel], requirements: Requirements, requested: str, fleet: Fleet) -> Target:
     # A guard judges texts instead of answering, so it serves a family's name only where the family has nothing else.
     guards = all(served.variant == "guard" for served in family)
-    candidates = _ranked(family, requirements.kind, *(("guard",) if guards else ()))
+    candidates = _ranked(family, requirements, *(("guard",) if guards else ()))
     if not candidates:
         raise _unsupported(f"'{requested}', as served here,", requirements, fleet, family[0])
     best = candidates[0]
@@ -142,7 +159,7 @@ def _by_variants(
     if not models:
         listed = " or ".join(variants)
         raise _not_found(f"'{requested}' asks for a model of variant {listed}; none is served.{_hint('', fleet)}")
-    best = next((served for served in models if _supports(served, requirements.kind)), None)
+    best = next((served for served in models if supports(served, requirements)), None)
     if best is None:
         raise _unsupported(f"'{requested}', as served here,", requirements, fleet, models[0])
     return Target(best, best.id, reason)

@@ -113,7 +113,7 @@ def test_fleet_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def options(case: Case) -> list[str]:
     """The options that describe the request of a case."""
     need = case.requirements
-    flags = {"--suffix": need.kind == "infill", "--code": need.code, "--tools": need.tools}
+    flags = {"--suffix": need.kind == "infill", "--code": need.code, "--tools": need.tools, "--images": need.vision}
     endpoint = ENDPOINT.get(need.kind, "/v1/chat/completions")
     return ["--endpoint", endpoint, "--turns", str(need.turns), *(flag for flag, is_set in flags.items() if is_set)]
 

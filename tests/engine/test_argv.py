@@ -87,6 +87,7 @@ def test_the_whole_command_of_an_embedded_model(tmp_path: Path) -> None:
         ("model: qwen3-8b", "--tool-call-parser", ["hermes"]),
         ("model: qwen3-8b", "--tool-strict-level", ["parameter"]),
         ("model: qwen3-8b\nengine: {tool_strict_level: auto}", "--tool-strict-level", ["auto"]),
+        ("model: pebble-chat\nvision: true", "--allowed-media-domains", ["nothing.invalid"]),
         ("model: llama-2-7b", "--tool-strict-level", None),
         ("model: qwen3-8b\nengine: {tool_call_parser: null}", "--tool-strict-level", None),
         ("model: qwen3-8b\nengine: {tool_call_parser: null}", "--enable-auto-tool-choice", None),

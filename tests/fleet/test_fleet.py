@@ -49,6 +49,19 @@ def problems(folder: Path, text: str) -> list[str]:
             "3: optional_flags[0]: is set by Roundhouse: always 'none'",
         ),
         ("models:\n  - id: x", "2: models[0].model: is missing"),
+        (
+            "models:\n  - model: pebble-base\n    vision: true",
+            "3: models[0].vision: images are parts of conversations, and this is no chat model",
+        ),
+        (
+            "models:\n  - model: ./weights/some-base\n    vision: true",
+            "3: models[0].vision: images are parts of conversations, and this is no chat model",
+        ),
+        (
+            "models:\n  - model: pebble-chat\nimages: {max_pixels: 0}",
+            "3: images.max_pixels: Input should be greater than 0",
+        ),
+        ("models:\n  - model: pebble-chat\nimages: {max_size: 1}", "3: images.max_size: unknown key"),
         ("models:\n  - model: 3", "2: models[0].model: Input should be a valid string (found 3)"),
         ("models:\n  - model: pebble-chat\n    min_replicas: two", "3: models[0].min_replicas: Input should be"),
         ("models:\n  - model: pebble-chat\n    max_replicas: 0", "3: models[0].max_replicas: Input should be greater"),

@@ -268,6 +268,13 @@ NO_PATHS = [
 ]
 
 
+async def test_a_path_for_audio_says_why_it_does_not_exist(start: Start) -> None:
+    gateway = await start(ONE)
+    response = await gateway.post("/v1/audio/transcriptions", {})
+    assert response.status_code == 404
+    assert "audio is not taken here, send a transcript as text" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("path", NO_PATHS)
 async def test_unknown_paths_get_404(path: str, start: Start) -> None:
     gateway = await start(ONE)

@@ -9,7 +9,7 @@ from service.errors import ApiError
 from service.protocol.adaptations import UNCHANGED, Adapted, adapt
 from service.protocol.parse_body import parse_body, with_fields
 from tests.protocol.test_fields import CLIENTS
-from tests.protocol.test_generation import CHAT, COUNT, ENDPOINTS, MESSAGES, RESPONSES
+from tests.protocol.test_generation import CHAT, COUNT, ENDPOINTS, INPUT_IMAGE, MESSAGES, RESPONSES
 from tests.protocol.test_requests import body
 from tests.support.each import each
 
@@ -18,6 +18,8 @@ CUSTOM = {"type": "custom", "name": "c", "format": {"type": "grammar", "syntax":
 FREE = {"type": "custom", "name": "c"}
 TOOL = {"name": "t", "input_schema": {"type": "object"}}
 SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 5}
+TEXT = {"type": "input_text", "text": "a"}
+SEEN = {"type": "function_call_output", "call_id": "c", "output": [INPUT_IMAGE, TEXT]}
 MESSAGE = {"role": "assistant", "content": [{"type": "output_text", "text": "a"}]}
 
 
@@ -50,6 +52,8 @@ def adapted(path: str, reasons: bool = False, **fields: Any) -> Adapted:
         (RESPONSES, {"input": [{"type": "message", **MESSAGE}, {"type": "reasoning", "summary": []}]}, {}, ()),
         (RESPONSES, {"input": [MESSAGE, {"type": "message", "role": "user", "content": "b"}]},
          {"input": [{"type": "message", **MESSAGE}, {"type": "message", "role": "user", "content": "b"}]}, ()),
+        (RESPONSES, {"input": [SEEN]}, {"input": [{**SEEN, "output": [{"detail": "auto", **INPUT_IMAGE}, TEXT]}]}, ()),
+        (RESPONSES, {"input": [{**SEEN, "output": [{**INPUT_IMAGE, "detail": "low"}]}]}, {}, ()),
         (RESPONSES, {"tools": [FREE]}, {}, ()),
         (RESPONSES, {"tools": [FUNCTION, CUSTOM]}, {"tools": [FUNCTION, FREE]}, ("tools[1].format",)),
         (RESPONSES, {"tools": [{"type": "namespace", "name": "n", "tools": [CUSTOM]}]},

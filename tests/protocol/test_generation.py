@@ -26,6 +26,10 @@ MINIMAL: dict[str, dict[str, Any]] = {
     DETOKENIZE: {"model": "m", "tokens": [1]},
 }
 TOOL = {"type": "function", "function": {"name": "f"}}
+DATA = "data:image/png;base64,AAAA"  # the data of an image is not looked at to route a request
+IMAGE_URL = {"type": "image_url", "image_url": {"url": DATA}}
+INPUT_IMAGE = {"type": "input_image", "image_url": DATA}
+IMAGE_BLOCK = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
 FENCE = "Explain:\n```\nx\n```"
 
 
@@ -35,9 +39,9 @@ def requirements(path: str, **fields: Any) -> Requirements:
     return endpoint.requirements(parse_body(endpoint.body, json.dumps(MINIMAL[path] | fields).encode()).request)
 
 
-def facts(requirements: Requirements) -> tuple[Kind, int, bool, bool]:
+def facts(requirements: Requirements) -> tuple[Kind, int, bool, bool, bool]:
     """All that the requirements state, in a form that can be compared."""
-    return requirements.kind, requirements.turns, requirements.tools, requirements.code
+    return requirements.kind, requirements.turns, requirements.tools, requirements.code, requirements.vision
 
 
 def turn(role: str, content: Any = "hi") -> dict[str, Any]:
@@ -93,7 +97,19 @@ def test_kind_of_a_minimal_request(path: str, kind: Kind) -> None:
         (RESPONSES, {"input": FENCE}, Requirements("chat", contents=[FENCE])),
         (RESPONSES, {"input": [turn("user"), turn("user", [text(FENCE)])]}, Requirements("chat", 2, contents=[FENCE])),
         (RESPONSES, {"input": [{"type": "function_call_output", "output": "x"}]}, Requirements("chat", 0)),
-        (RESPONSES, {"input": [turn("user", [{}, {"type": "input_image"}])]}, Requirements("chat")),
+        (RESPONSES, {"input": [turn("user", [{"type": "refusal"}, INPUT_IMAGE])]}, Requirements("chat", vision=True)),
+        (
+            RESPONSES,
+            {"input": [{"type": "function_call_output", "output": [INPUT_IMAGE]}]},
+            Requirements("chat", 0, vision=True),
+        ),
+        (CHAT, {"messages": [turn("user", [text("hi"), IMAGE_URL])]}, Requirements("chat", vision=True)),
+        (MESSAGES, {"messages": [turn("user", [IMAGE_BLOCK])]}, Requirements("chat", vision=True)),
+        (
+            COUNT,
+            {"messages": [turn("user", [{"type": "tool_result", "content": [IMAGE_BLOCK]}])]},
+            Requirements("chat", vision=True),
+        ),
         (RESPONSES, {"tools": [TOOL]}, Requirements("chat", tools=True)),
         (MESSAGES, {"messages": [turn("user"), turn("assistant"), turn("user")]}, Requirements("chat", 2)),
         (MESSAGES, {"messages": [turn("user", [text(FENCE)])]}, Requirements("chat", contents=[FENCE])),

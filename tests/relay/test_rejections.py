@@ -11,6 +11,7 @@ from tests.fake_engine import Fault
 from tests.fake_engine.bodies import dumps, error
 from tests.support.exchanges import CHAT, COMPLETION, COUNT, MESSAGE, RESPONSE, TALKING, Case, error_in, label
 from tests.support.gateways import HOUSE, ONE, TWO, RunningGateway
+from tests.support.pictures import block, picture
 
 # A keyword that the engine finds unfit only after it has begun to stream.
 SCHEMA = {"type": "array", "uniqueItems": True, "items": {"const": "secret words"}}
@@ -95,7 +96,6 @@ AGENT: list[dict[str, Any]] = [
     {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}, CALL]},
     {"role": "user", "content": [RESULT]},
 ]
-IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
 
 
 async def ask(gateway: RunningGateway, case: Case, stream: bool, **fields: Any) -> str:
@@ -148,8 +148,8 @@ async def test_too_long_is_said_in_anthropics_words_with_the_true_count(case: Ca
 
 
 async def test_a_prompt_that_cannot_be_counted_is_too_long_without_a_number(start: Start) -> None:
-    gateway = await start(ONE)
-    with_image = [{"role": "user", "content": [{"type": "text", "text": WORDS}, IMAGE]}]
+    gateway = await start("models: [{model: pebble-chat, vision: true}]")
+    with_image = [{"role": "user", "content": [{"type": "text", "text": WORDS}, block(picture())]}]
     assert await ask(gateway, MESSAGE, False, messages=with_image) == "prompt is too long: more than 1024 tokens"
     assert not [seen for seen in gateway.engines[0].requests if seen.path == "/tokenize"]
     gateway.engines[0].script(Fault(status=500), path="/tokenize")

@@ -90,6 +90,16 @@ models:
   - model: qwen3guard-gen-8b
   - model: qwen3-reranker-0.6b
 """,
+    "images": """\
+models:
+  - model: llama-2-7b-chat
+  - model: pebble-chat
+  - model: pebble-instruct
+    vision: true
+aliases:
+  gpt-4o: pebble-chat
+  gpt-4o-mini: llama-2-7b-chat
+""",
     "templated": """\
 models:
   - model: llama-2-7b
@@ -123,6 +133,7 @@ CHAT = Requirements("chat")
 MULTI_TURN = Requirements("chat", turns=3)
 CODE_CHAT = Requirements("chat", contents=("```",))
 TOOL_CHAT = Requirements("chat", tools=True)
+IMAGES = Requirements("chat", vision=True)
 COMPLETION = Requirements("completion")
 CODE_COMPLETION = Requirements("completion", contents=("```",))
 INFILL = Requirements("infill")
@@ -186,7 +197,12 @@ CASES: tuple[Case, ...] = (
     Case(ID, "guards", "qwen3-reranker-0.6b", COMPLETION, unsupported()),
     # Every model has a tokenizer.
     Case(ID, "judges", "bge-reranker-v2-m3", TOKENS, "bge-reranker-v2-m3", "id"),
-    # An alias stands for one id, and supports the same requests.
+    # Only models that see images get any, whatever else they can do.
+    Case(ID, "images", "pebble-instruct", IMAGES, "pebble-instruct", "id"),
+    Case(ID, "images", "pebble-chat", IMAGES, unsupported("pebble-instruct")),
+    Case(ID, "images", "llama-2-7b-chat", IMAGES, unsupported("pebble-instruct")),
+    Case(ID, "pebble", "pebble-chat", IMAGES, unsupported()),
+    # An alias stands for one id, and supports the same requests; only images may go to another model of that family.
     Case(ALIAS, "pebble", "gpt-4o-mini", CHAT, "pebble-chat", "alias of pebble-chat"),
     Case(ALIAS, "pebble", "claude-haiku", MULTI_TURN, "pebble-chat", "alias of pebble-chat"),
     Case(ALIAS, "llama", "support-bot", CHAT, "llama-2-13b-chat", "alias of llama-2-13b-chat"),
@@ -195,6 +211,10 @@ CASES: tuple[Case, ...] = (
     Case(ALIAS, "defaults", "llama-2-13b", CHAT, "llama-2-70b-chat", "alias of llama-2-70b-chat"),
     Case(ALIAS, "llama", "writer", CHAT, unsupported("llama-2-13b-chat", "llama-2-7b-chat")),
     Case(ALIAS, "pebble", "gpt-4o-mini", INFILL, unsupported("pebble-code")),
+    Case(ALIAS, "images", "gpt-4o", CHAT, "pebble-chat", "alias of pebble-chat"),
+    Case(ALIAS, "images", "gpt-4o", IMAGES, "pebble-instruct",
+         "alias of pebble-chat, pebble-instruct of its family sees images"),
+    Case(ALIAS, "images", "gpt-4o-mini", IMAGES, unsupported("pebble-instruct")),
     # A family leaves the variant to the request, and the size to the order in the fleet file.
     Case(FAMILY, "pebble", "pebble", CHAT, "pebble-chat", "family pebble, chat fits chat"),
     Case(FAMILY, "pebble", "pebble", COMPLETION, "pebble-base", "family pebble, base fits completion"),
@@ -218,6 +238,8 @@ CASES: tuple[Case, ...] = (
     Case(FAMILY, "code", "code-llama", COMPLETION, "code-llama-7b", "family code-llama, code fits completion"),
     Case(FAMILY, "defaults", "llama-2", CHAT, "llama-2-70b-chat", "family llama-2, chat fits chat"),
     Case(FAMILY, "defaults", "code-llama", INFILL, "code-llama-7b", "family code-llama, code fits infill"),
+    Case(FAMILY, "images", "pebble", IMAGES, "pebble-instruct", "family pebble, instruct fits chat"),
+    Case(FAMILY, "images", "llama-2", IMAGES, unsupported("pebble-instruct")),
     Case(FAMILY, "templated", "llama-2", CHAT, "llama-2-7b", "family llama-2, base fits chat"),
     # A guard serves a family's name only where the family has nothing else.
     Case(FAMILY, "judges", "gpt-oss", CHAT, "gpt-oss-20b", "family gpt-oss, instruct fits chat"),
@@ -248,6 +270,7 @@ CASES: tuple[Case, ...] = (
     Case(VARIANT, "judges", "reranker", CHAT, unsupported("gpt-oss-20b")),
     Case(VARIANT, "pebble", "reranker", RERANK, unknown()),
     Case(VARIANT, "pebble", "guard", CHAT, unknown()),
+    Case(VARIANT, "images", "chat", IMAGES, unsupported("pebble-instruct")),
     # A task stands for the variants in models/tasks.yaml, best first.
     Case(TASK, "pebble", "task:summarization", CHAT, "pebble-instruct", "task summarization"),
     Case(TASK, "pebble", "task:summarization", COMPLETION, "pebble-instruct", "task summarization"),
@@ -280,6 +303,7 @@ CASES: tuple[Case, ...] = (
     Case(TASK, "pebble", "task:code-completion", CHAT, unsupported("pebble-chat", "pebble-instruct")),
     Case(TASK, "code", "task:summarization", CHAT, unknown()),
     Case(TASK, "pebble", "task:translation", CHAT, unknown()),
+    Case(TASK, "images", "task:dialogue", IMAGES, "pebble-instruct", "task dialogue"),
     # `auto` goes by the contents of the request.
     Case(AUTO, "pebble", "auto", CHAT, "pebble-instruct", "auto: a single instruction"),
     Case(AUTO, "pebble", "auto", MULTI_TURN, "pebble-chat", "auto: several turns"),
@@ -302,6 +326,7 @@ CASES: tuple[Case, ...] = (
     Case(AUTO, "pebble", "auto", TOKENS, "pebble-base", "auto: token ids"),
     Case(AUTO, "guards", "auto", CHAT, unknown()),
     Case(AUTO, "guards", "auto", MULTI_TURN, unknown()),
+    Case(AUTO, "images", "auto", IMAGES, "pebble-instruct", "auto: a single instruction"),
     Case(AUTO, "templated", "auto", CHAT, "llama-2-7b", "auto: a single instruction"),
     Case(AUTO, "embeddings", "auto", CHAT, unknown()),
     # Unknown names are never guessed.
@@ -346,8 +371,10 @@ A model fits if it [supports the request](#what-a-request-requires-of-a-model). 
 `Pebble-Chat` is not `pebble-chat`, and the name of a repository on the Hugging Face Hub is not an id.
 
 A model is never substituted silently. If `model` is an id, an adapter or an alias, the request is served by that model
-or not at all. If that model does not support the request, the response is `400 unsupported_for_model`, and its message
-suggests up to three served models that do: of the same family if there are any, otherwise of any family.
+or not at all, with one exception, which the reason tells: a request with images to an alias of a model that sees none
+goes to one of the same family that does. If no such model supports the request, the response is
+`400 unsupported_for_model`, and its message suggests up to three served models that do: of the same family if there are
+any, otherwise of any family.
 
 A guard judges conversations instead of answering them. So it serves only requests that ask for it: by id, by alias, by
 the variant `guard`, or by a family of which nothing but guards is served.
@@ -363,7 +390,8 @@ This depends on the endpoint alone:
 {preferences}
 
 Only models that support the request are considered. Conversations require a chat template; for a model without one the
-fleet file can set `chat_template`.
+fleet file can set `chat_template`. Conversations with images require a model that sees them: the catalogue says which
+do, and `vision` in the fleet file says so of a model that is not in it. [Images](clients.md#images) has the rest.
 
 Where several models have the same variant, the fleet file's `defaults` decide if `model` is a variant, a task or
 `auto`; otherwise, and always for families, the first one in the fleet file is chosen. So list the preferred size first.
@@ -447,6 +475,8 @@ def describe(requirements: Requirements) -> str:
         words += f", {requirements.turns} turns"
     if requirements.code:
         words += ", with code"
+    if requirements.vision:
+        words += ", with images"
     return words + (", with tools" if requirements.tools else "")
 
 
