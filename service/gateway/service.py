@@ -68,6 +68,9 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet]:
         catalog = catalogs.load(settings.models)
         fleet = fleets.load(settings.fleet, catalog, settings.weights)
         path = run_dir.prepare(settings.run_dir) if settings.run_dir else None
+        stored = settings.responses_dir
+        if stored:
+            stored = run_dir.private_folder(stored, "responses_dir")
     except ConfigError as error:
         sys.exit(f"Roundhouse cannot start:\n{error}")
     if path is None:
@@ -75,7 +78,7 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet]:
         path = Path(tempfile.mkdtemp(prefix="roundhouse-"))
         atexit.register(shutil.rmtree, path, ignore_errors=True)
     os.environ[RUN_DIR] = str(path)
-    return settings.model_copy(update={"run_dir": path}), catalog, fleet
+    return settings.model_copy(update={"run_dir": path, "responses_dir": stored}), catalog, fleet
 
 
 def forward_repeated_signals() -> None:

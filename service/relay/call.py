@@ -13,6 +13,7 @@ from service.protocol.requests import Body
 from service.protocol.sequences import estimate_output_tokens
 from service.protocol.streams import Dialect
 from service.relay.quarantine import fingerprint
+from service.relay.stored import Storing
 from service.routing.resolve import Target
 from service.transport.pool import Deadlines
 from service.upstreams.upstream import Upstream
@@ -56,6 +57,9 @@ class Call:
     `deadline` is in monotonic seconds, and so is `sent_at`, when an engine got the request: None while none has, and
     again when that engine has refused it. `redact_stop_reason` is applied to complete events or a whole response body:
     it removes stop reasons that the catalogue added (see `StopConditions`).
+
+    `storing` stores the response; `prefix_key` is that of the stored conversation which the request belongs to. Both
+    are None for most requests.
     """
 
     request: Body
@@ -75,11 +79,23 @@ class Call:
     sequences: int
     deadline: float
     sent_at: float | None = None
+    storing: Storing | None = None
+    prefix_key: int | None = None
 
     @property
     def served(self) -> ServedModel:
         """The model that the request was resolved to."""
         return self.target.served
+
+    def outgoing(self, events: bytes) -> bytes:
+        """Complete events of the engine as the client gets them."""
+        events = self.redact_stop_reason(events)
+        return self.storing.watch(events) if self.storing else events
+
+    @property
+    def in_background(self) -> bool:
+        """Whether it runs without its client."""
+        return self.storing is not None and self.storing.background
 
     @property
     def payload(self) -> bytes:

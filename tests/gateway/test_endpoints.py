@@ -277,6 +277,7 @@ ALLOWED = [
     *((endpoint.path, "POST") for endpoint in GENERATION),
     ("/v1/route", "POST"),
     *((path, "GET") for path in ("/v1/models", "/v1/models/pebble-chat", "/metrics")),
+    ("/v1/responses/resp_1/cancel", "POST"),
 ]
 METHODS = ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD")
 
