@@ -40,7 +40,7 @@ from service.observability.background import OnFailure
 from service.server.asgi import App, Receive, Scope, Send
 
 GC_THRESHOLD = 5_000  # new container objects before the garbage collector runs; Python's default is 700
-RUN_DIR = "ROUNDHOUSE_RUN_DIR"
+RUN_DIR, RESPONSES_DIR = "ROUNDHOUSE_RUN_DIR", "ROUNDHOUSE_RESPONSES_DIR"
 PROBES = ("/livez", "/readyz", "/healthz")
 
 
@@ -71,6 +71,7 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet]:
         stored = settings.responses_dir
         if stored:
             stored = run_dir.private_folder(stored, "responses_dir")
+            os.environ[RESPONSES_DIR] = str(stored)  # the workers run in another folder
     except ConfigError as error:
         sys.exit(f"Roundhouse cannot start:\n{error}")
     if path is None:
