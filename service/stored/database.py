@@ -64,7 +64,7 @@ class Database:
     def get(self, tenant: str, id: str) -> Body | None:
         """A stored response."""
         self._fail_abandoned()
-        query = "SELECT body FROM responses WHERE tenant = ? AND id = ?"
+        query = "SELECT body FROM responses JOIN bodies USING (number) WHERE tenant = ? AND id = ?"
         with self._file.transaction("DEFERRED") as connection:
             row = connection.execute(query, (tenant, id)).fetchone()
         return json.loads(row[0]) if row else None
@@ -136,15 +136,14 @@ class Database:
 
     def _insert(self, connection: sqlite3.Connection, response: NewResponse, owner: str | None) -> None:
         status = response.body["status"]
-        row = (
-            response.tenant, response.id, response.previous, status, owner, self._clock(), str(response.prefix_key),
-            encode(response.body),
-        )  # fmt: skip
+        key = str(response.prefix_key)  # it can be larger than SQLite's integers
         number = connection.execute(
-            "INSERT INTO responses (tenant, id, previous, status, owner, used, prefix_key, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row,
-        ).lastrowid  # fmt: skip
+            "INSERT INTO responses (tenant, id, previous, status, owner, used, prefix_key)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (response.tenant, response.id, response.previous, status, owner, self._clock(), key),
+        ).lastrowid
         assert number is not None
+        connection.execute("INSERT INTO bodies (number, body) VALUES (?, ?)", (number, encode(response.body)))
         self._insert_items(connection, number, response.tenant, response.items, output=False)
         self._insert_items(connection, number, response.tenant, response.outputs, output=True)
         # A conversation that goes on is not old.
@@ -166,11 +165,14 @@ class Database:
         """Gives a running response its new state; returns its number, or None where it is not running."""
         owner = "owner" if body["status"] in RUNNING else "NULL"
         row = connection.execute(
-            f"UPDATE responses SET status = ?, body = ?, used = ?, owner = {owner}"
+            f"UPDATE responses SET status = ?, used = ?, owner = {owner}"
             f" WHERE tenant = ? AND id = ? AND status IN {RUNNING} RETURNING number",
-            (body["status"], encode(body), self._clock(), tenant, id),
+            (body["status"], self._clock(), tenant, id),
         ).fetchone()
-        return int(row[0]) if row else None
+        if row is None:
+            return None
+        connection.execute("UPDATE bodies SET body = ? WHERE number = ?", (encode(body), row[0]))
+        return int(row[0])
 
     def _fail_abandoned(self) -> None:
         """Fails the responses that ran in processes which have ended."""
@@ -181,8 +183,8 @@ class Database:
             return
         with self._file.transaction() as connection:
             for owner in dead:
-                rows = connection.execute("SELECT tenant, id, body FROM responses WHERE owner = ?", (owner,)).fetchall()
-                for tenant, id, body in rows:
+                query = "SELECT tenant, id, body FROM responses JOIN bodies USING (number) WHERE owner = ?"
+                for tenant, id, body in connection.execute(query, (owner,)).fetchall():
                     self._update(connection, tenant, id, failed(json.loads(body), "server_error", STOPPED))
 
     def _evict(self, connection: sqlite3.Connection) -> None:

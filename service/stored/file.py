@@ -11,8 +11,10 @@ BUSY = 2.0  # seconds to wait for another process that writes
 SCHEMA = """
 CREATE TABLE responses (
   number INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, id TEXT NOT NULL, previous INTEGER,
-  status TEXT NOT NULL, owner TEXT, used REAL NOT NULL, prefix_key TEXT NOT NULL, body BLOB NOT NULL,
-  UNIQUE (tenant, id)
+  status TEXT NOT NULL, owner TEXT, used REAL NOT NULL, prefix_key TEXT NOT NULL, UNIQUE (tenant, id)
+);
+CREATE TABLE bodies (
+  number INTEGER PRIMARY KEY REFERENCES responses (number) ON DELETE CASCADE, body BLOB NOT NULL
 );
 CREATE INDEX responses_by_use ON responses (used);
 CREATE INDEX responses_by_owner ON responses (owner) WHERE owner IS NOT NULL;
