@@ -98,8 +98,10 @@ class Storing:
         """Stores a response that is going to run in the background; returns it as it is now."""
         status = "queued" if queued else "in_progress"
         self._body = unfinished(self._continuation.body, model, int(time.time()), status) | self._fields
-        await self._store.run(Database.begin, self._response(self._body))
-        self.begun = True
+        try:
+            await self._store.run(Database.begin, self._response(self._body))
+        finally:
+            self.begun = True  # after an error too: it may be stored late, and must not seem to run then
         return encode(self._body)
 
     async def start(self) -> None:

@@ -353,3 +353,22 @@ async def test_the_official_sdk(gateway: RunningGateway, sdk: "openai.AsyncOpenA
     assert (await sdk.responses.cancel(run.id)).status == "cancelled"
     with pytest.raises(openai.BadRequestError, match="not kept"):
         await sdk.responses.retrieve(two.id, stream=True)
+
+
+async def test_a_run_that_was_stored_too_late_has_failed(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client was told that it does not run."""
+    store = gateway.gateway._stored._opened()
+    begin, ids = Database.begin, []
+
+    def begin_late(database: Database, response: NewResponse) -> None:
+        begin(database, response)
+        ids.append(response.id)
+        raise sqlite3.OperationalError("too late")
+
+    monkeypatch.setattr(Database, "begin", begin_late)
+    answer = await ask(gateway, "x", background=True)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
+    assert (await store.run(Database.get, "a", ids[0]) or {})["status"] == "failed"
+    assert not gateway.seen
