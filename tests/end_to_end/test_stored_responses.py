@@ -1,6 +1,6 @@
 """Stored responses of the whole service: two gateway workers, a real engine, the official SDK, and a SIGKILL."""
 
-import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,11 +30,10 @@ def client_of(service: Service) -> "openai.OpenAI":
 
 def kill_all(service: Service) -> None:
     """SIGKILL to the service and to all that it started, as when a machine's memory is exhausted."""
-    for process in descendants_of(service.run_dir):
-        try:
-            process.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
+    first = psutil.Process(service.process.pid)  # it and its workers hide their environment behind a title
+    for process in [first, *first.children(recursive=True), *descendants_of(service.run_dir)]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     service.process.wait(PATIENCE)
 
 
