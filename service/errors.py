@@ -45,13 +45,11 @@ class ErrorCode(StrEnum):
         "Leave one of them out; the message names them.",
     )
     INVALID_JSON = (
-        "invalid_json", 400,
-        "The body is not valid JSON, not UTF-8, nested too deeply, or not a JSON object.",
+        "invalid_json", 400, "The body is not valid JSON, not UTF-8, nested too deeply, or not a JSON object.",
         "Fix the body; the message says what is wrong with it.",
     )
     MISSING_REQUIRED_PARAMETER = (
-        "missing_required_parameter", 400,
-        "A field that the endpoint requires is missing.",
+        "missing_required_parameter", 400, "A field that the endpoint requires is missing.",
         "Add the field that `param` names.",
     )
     UNKNOWN_PARAMETER = (
@@ -69,8 +67,7 @@ class ErrorCode(StrEnum):
         "Correct the field that `param` names; the message says what it should be.",
     )
     UNKNOWN_HEADER = (
-        "unknown_header", 400,
-        "There is an `x-roundhouse-…` header that does not exist.",
+        "unknown_header", 400, "There is an `x-roundhouse-…` header that does not exist.",
         "Use one of those that the message lists.",
     )
     INVALID_HEADER = (
@@ -79,8 +76,7 @@ class ErrorCode(StrEnum):
         "Correct the header that the message names.",
     )
     UNKNOWN_TENANT = (
-        "unknown_tenant", 400,
-        "`x-roundhouse-tenant` names a tenant that the fleet file does not have.",
+        "unknown_tenant", 400, "`x-roundhouse-tenant` names a tenant that the fleet file does not have.",
         "Send a tenant of the fleet file, or no such header.",
     )
     HOST_NOT_ALLOWED = (
@@ -94,24 +90,20 @@ class ErrorCode(StrEnum):
         "Where the page may use the gateway, add its host name to `ROUNDHOUSE_ALLOWED_HOSTS`.",
     )
     UNKNOWN_URL = (
-        "unknown_url", 404,
-        "There is no endpoint with this path.",
+        "unknown_url", 404, "There is no endpoint with this path.",
         "Check the base URL of the client: for OpenAI's libraries it ends in `/v1`, for Anthropic's it does not.",
     )
     METHOD_NOT_ALLOWED = (
-        "method_not_allowed", 405,
-        "The endpoint exists, but not with this method.",
+        "method_not_allowed", 405, "The endpoint exists, but not with this method.",
         "Use a method that the `Allow` header lists.",
     )
     REQUEST_TIMEOUT = (
-        "request_timeout", 408,
-        "The rest of the request body did not arrive in time.",
+        "request_timeout", 408, "The rest of the request body did not arrive in time.",
         "Send it again over a faster connection, or raise `ROUNDHOUSE_BODY_TIMEOUT`, or "
         "`ROUNDHOUSE_BODY_TOTAL_TIMEOUT`.",
     )
     REQUEST_TOO_LARGE = (
-        "request_too_large", 413,
-        "The body is larger than the gateway accepts.",
+        "request_too_large", 413, "The body is larger than the gateway accepts.",
         "Send less, or raise `ROUNDHOUSE_MAX_BODY_BYTES`.",
     )
     UNSUPPORTED_MEDIA_TYPE = (
@@ -120,15 +112,13 @@ class ErrorCode(StrEnum):
         "Send plain JSON with `Content-Type: application/json`.",
     )
     HEADERS_TOO_LARGE = (
-        "headers_too_large", 431,
-        "There are too many headers, or too many bytes of them.",
+        "headers_too_large", 431, "There are too many headers, or too many bytes of them.",
         "Send fewer (cookies are a common cause), or raise `ROUNDHOUSE_MAX_HEADER_BYTES`.",
     )
 
     # The model
     MODEL_NOT_FOUND = (
-        "model_not_found", 404,
-        "No served model has this name, variant or task.",
+        "model_not_found", 404, "No served model has this name, variant or task.",
         "Use a name that `GET /v1/models` lists; the message suggests the nearest ones.",
     )
     UNSUPPORTED_FOR_MODEL = (
@@ -138,8 +128,7 @@ class ErrorCode(StrEnum):
         "Use one of the models that the message names.",
     )
     UNSUPPORTED_INFILL_ORDER = (
-        "unsupported_infill_order", 400,
-        "The model was not trained on this `infill_order`.",
+        "unsupported_infill_order", 400, "The model was not trained on this `infill_order`.",
         "Send an order that the message names, or none.",
     )
     NO_CHAT_TEMPLATE = (
@@ -148,8 +137,7 @@ class ErrorCode(StrEnum):
         "Name a template in the fleet file, or use `/v1/completions`.",
     )
     TOOLS_NOT_SERVED = (
-        "tools_not_served", 400,
-        "The request has `tools`, but the engine was started without a parser for tool calls.",
+        "tools_not_served", 400, "The request has `tools`, but the engine was started without a parser for tool calls.",
         "Set `enable_auto_tool_choice` and `tool_call_parser` in the model's engine settings, or leave out `tools`.",
     )
     INVALID_CONVERSATION = (
@@ -158,8 +146,7 @@ class ErrorCode(StrEnum):
         "Change the messages as the message says; [prompts.md](prompts.md) has each format's rules.",
     )
     CONTEXT_LENGTH_EXCEEDED = (
-        "context_length_exceeded", 400,
-        "The prompt does not fit the model's context.",
+        "context_length_exceeded", 400, "The prompt does not fit the model's context.",
         "Shorten the prompt.",
     )
     MAX_TOKENS_TOO_LARGE = (
@@ -171,6 +158,18 @@ class ErrorCode(StrEnum):
         "upstream_rejected", 400,
         "The engine rejected the request for a reason that has no code of its own.",
         "Change the field that `param` names, as the message says. The log line has the engine's reason, too.",
+    )
+
+    # Stored responses
+    RESPONSE_NOT_FOUND = (
+        "response_not_found", 404,
+        "No response or item is stored for this tenant under this id; it may have been deleted, or been too old.",
+        "Send the whole conversation. [responses.md](responses.md) says what is stored, and for how long.",
+    )
+    STORE_UNAVAILABLE = (
+        "store_unavailable", 503,
+        "The request needs the store of responses, whose file is locked or damaged, or whose disk is full.",
+        "Send it again later, or with `store: false` and the whole conversation.",
     )
 
     # Repeated requests

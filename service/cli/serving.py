@@ -115,9 +115,11 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
     if problems := unmet_here():
         raise click.ClickException("\n".join(problems))
     settings, _, served = configured(fleet_file)
-    if settings.run_dir:
-        with refused():
+    with refused():
+        if settings.run_dir:
             run_dir.prepare(settings.run_dir)
+        if settings.responses_dir:
+            run_dir.private_folder(settings.responses_dir, "responses_dir")
     host, port = host or settings.host, port or settings.port
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -138,7 +140,7 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """The variables that tell the service what this command was told. Its processes run in another folder."""
-    paths = {name: getattr(settings, name) for name in ("fleet", "models", "weights", "run_dir")}
+    paths = {name: getattr(settings, name) for name in ("fleet", "models", "weights", "run_dir", "responses_dir")}
     given = {name: str(path.absolute()) for name, path in paths.items() if path}
     given |= {"host": settings.host, "port": str(settings.port)}
     return {variable(name): value for name, value in given.items()}

@@ -36,7 +36,7 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         "Paths": (
             "Where files are. A relative path starts from the folder in which the command is run. The default fleet "
             "and catalogue are part of Roundhouse.",
-            ("fleet", "models", "weights", "run_dir", "engine_program"),
+            ("fleet", "models", "weights", "run_dir", "responses_dir", "engine_program"),
         ),
         "Listening": (
             "There is no authentication yet: listen only on an address that trusted clients alone can reach.",
@@ -46,6 +46,10 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
             "What a single request may be. The number of requests is limited per model in the fleet file "
             "(`max_in_flight`, `max_queued`), and per tenant.",
             ("max_body_bytes", "max_response_bytes", "max_header_bytes"),
+        ),
+        "Stored responses": (
+            "How much is kept in `ROUNDHOUSE_RESPONSES_DIR`, and how long. [responses.md](responses.md) has the rest.",
+            ("responses_max_bytes", "responses_max_age"),
         ),
         "Timeouts": (
             "How long each step of a request may take. [errors.md](errors.md) explains the errors that follow.",
@@ -99,7 +103,7 @@ def _default(value: Any) -> str:
         value = value.relative_to(ROOT)
     elif isinstance(value, Path) and value.is_relative_to(Path.home()):
         value = Path("~") / value.relative_to(Path.home())
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+    return f"`{value:.10g}`" if isinstance(value, float) else f"`{value}`"
 
 
 def _unit(name: str, kind: Any) -> str:

@@ -1,4 +1,4 @@
-"""The run folder: made, or refused, before anything is started that needs it."""
+"""The folders that a service writes to: made, or refused, before anything is started that needs them."""
 
 import os
 from pathlib import Path
@@ -15,17 +15,27 @@ def prepare(run_dir: Path) -> Path:
 
     Raises ConfigError where it cannot be used.
     """
-    path = run_dir.absolute()
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise _problem(f"the folder {path} cannot be made: {error.strerror}") from None
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise _problem(f"the folder {path} cannot be written by this user")
+    path = private_folder(run_dir, "run_dir")
     if len(os.fsencode(path)) > MAX_BYTES:
-        raise _problem(f"{path} is too long for the sockets in it: choose a path of at most {MAX_BYTES} bytes")
+        message = f"{path} is too long for the sockets in it: choose a path of at most {MAX_BYTES} bytes"
+        raise _problem("run_dir", message)
     return path
 
 
-def _problem(message: str) -> ConfigError:
-    return ConfigError([f"environment: {variable('run_dir')}: {message}"])
+def private_folder(folder: Path, setting: str) -> Path:
+    """The absolute path of a folder, made for its owner alone if it did not exist; `setting` is what names it.
+
+    Raises ConfigError where it cannot be used.
+    """
+    path = folder.absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _problem(setting, f"the folder {path} cannot be made: {error.strerror}") from None
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise _problem(setting, f"the folder {path} cannot be written by this user")
+    return path
+
+
+def _problem(setting: str, message: str) -> ConfigError:
+    return ConfigError([f"environment: {variable(setting)}: {message}"])

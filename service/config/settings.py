@@ -71,6 +71,11 @@ class Settings(BaseSettings):
     """Folder where `roundhouse pull` stores weights."""
     run_dir: UserPath | None = None
     """Private folder for sockets and state files, made if it does not exist; a temporary one if unset."""
+    responses_dir: UserPath | None = None
+    """Private folder in which responses of `/v1/responses` are stored, made if it does not exist; none are if unset.
+
+    It must outlive the service, unlike the run folder, and be on a disk of this machine.
+    """
     engine_program: str = ""
     """Command that starts vLLM's server, if not the installed one.
 
@@ -99,6 +104,11 @@ class Settings(BaseSettings):
     """
     max_header_bytes: Bytes = 32 * 2**10
     """Largest sum of header names and values; more gets 431 `headers_too_large`."""
+
+    responses_max_bytes: Bytes = 2**30
+    """Largest size of the stored responses; those that were used least recently are evicted."""
+    responses_max_age: Seconds = 30 * 86400.0
+    """How long a response is stored after it was last continued."""
 
     body_timeout: Seconds = 30.0
     """Longest wait for the next part of a request body; then 408 `request_timeout`."""

@@ -25,9 +25,12 @@ from service.observability.background import keep_running
 from service.observability.log_writer import LogWriter
 from service.observability.metrics import Metrics
 from service.relay.relay import Relay
+from service.relay.stored import StoredResponses
 from service.server.asgi import App, Receive, Scope, Send
 from service.server.connection import Connection
 from service.server.timeouts import ClientTimeouts
+from service.stored.database import Database
+from service.stored.store import Store
 from service.transport.pool import ConnectionPool
 from service.upstreams.limit import ceiling
 from service.upstreams.upstreams import Upstreams
@@ -50,10 +53,13 @@ class Gateway:
         self._log = LogWriter(STANDARD_OUTPUT, self.metrics.log_lines_dropped.inc)
         self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)
         self.admission = Admission(settings, time.monotonic, random.random)
-        self._relay = Relay(fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic)
+        self._stored = StoredResponses(self._open_store(settings), settings.max_body_bytes)
+        self._relay = Relay(
+            fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic, self._stored
+        )
         self._endpoints = Endpoints(
             fleet, self.upstreams, self._relay, Versions(self.upstreams, self.transport), self.render_metrics,
-            self.is_ready, settings,
+            self.is_ready, settings, self._stored,
         )  # fmt: skip
         self._activator = Activator(fleet)
         limited = LimitsMiddleware(self._endpoints, settings.max_header_bytes)
@@ -65,6 +71,12 @@ class Gateway:
         self._client_timeouts = ClientTimeouts(
             keep_alive=settings.keep_alive_timeout, write=settings.client_write_timeout
         )
+
+    def _open_store(self, settings: Settings) -> Store | None:
+        if settings.responses_dir is None:
+            return None
+        limits = settings.responses_max_bytes, settings.responses_max_age
+        return Store(Database(settings.responses_dir, *limits), self.metrics.response_store_failures.inc)
 
     def connection(self, **options: Any) -> Callable[..., Connection]:
         """The protocol class of the server, for this gateway; `options` are more arguments of `Connection`."""
@@ -143,7 +155,11 @@ class Gateway:
         watch = partial(self.upstreams.watch, self.admission.wake_waiters, self.count_failure)
         tasks = [
             asyncio.create_task(keep_running(name, loop, self.count_failure))
-            for name, loop in (("upstreams", watch), ("housekeeping", self._housekeeping))
+            for name, loop in (
+                ("upstreams", watch),
+                ("housekeeping", self._housekeeping),
+                ("stored responses", self._stored.watch),
+            )
         ]
         try:
             yield
@@ -152,6 +168,7 @@ class Gateway:
                 task.cancel()
             await asyncio.wait(tasks)
             self.transport.close()
+            await self._stored.close()
             self._log.close()
 
     async def _housekeeping(self) -> None:

@@ -12,11 +12,13 @@ from service.fleet.fleet import Fleet
 from service.gateway.middleware import is_anthropic
 from service.gateway.model_list import anthropic_list, anthropic_model, model_rows
 from service.gateway.request_body import read_json_body
+from service.gateway.stored_responses import StoredResponseEndpoints
 from service.gateway.versions import Versions
 from service.protocol.generation import PATHS, Endpoint
 from service.protocol.parse_body import parse_body
 from service.protocol.scoring import SIDES
 from service.relay.relay import Relay
+from service.relay.stored import StoredResponses
 from service.server.asgi import Receive, Scope, Send, extension_of, respond, respond_json
 from service.upstreams.upstreams import Upstreams
 
@@ -33,9 +35,11 @@ class Endpoints:
     def __init__(
         self, fleet: Fleet, upstreams: Upstreams, relay: Relay, versions: Versions,
         render_metrics: Callable[[], bytes], is_ready: Callable[[], bool], settings: Settings,
+        stored: StoredResponses,
     ) -> None:  # fmt: skip
         self._fleet, self._upstreams, self._relay, self._versions = fleet, upstreams, relay, versions
         self._render_metrics, self._is_ready, self._settings = render_metrics, is_ready, settings
+        self._stored = StoredResponseEndpoints(fleet, stored)
         self.table: dict[str, dict[str, EndpointFunction]] = {
             **{path: {"POST": self._generation(endpoint)} for path, endpoint in PATHS.items()},
             "/": {"GET": self._greet},
@@ -50,12 +54,15 @@ class Endpoints:
     def apply(self, fleet: Fleet) -> None:
         """Serves this fleet from now on."""
         self._fleet = fleet
+        self._stored.apply(fleet)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         path, method = scope["path"], scope["method"]
         functions = self.table.get(path)
         if functions is None and path.startswith(MODELS + "/"):
             functions = {"GET": self._show_model}
+        if functions is None:
+            functions = self._stored.table.get(self._stored.name_of(path))
         if functions is None:
             why = ": audio is not taken here, send a transcript as text" if path.startswith("/v1/audio/") else ""
             text = f"There is no endpoint {method} {path}{why}. docs/architecture.md lists the endpoints."
@@ -72,7 +79,7 @@ class Endpoints:
         """The path as a metric label: that of the table, or `other`, so that clients cannot create time series."""
         if path in self.table:
             return path
-        return MODELS + "/{id}" if path.startswith(MODELS + "/") else "other"
+        return MODELS + "/{id}" if path.startswith(MODELS + "/") else self._stored.name_of(path) or "other"
 
     def _generation(self, endpoint: Endpoint) -> EndpointFunction:
         async def endpoint_function(scope: Scope, receive: Receive, send: Send) -> None:

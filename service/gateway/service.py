@@ -40,7 +40,7 @@ from service.observability.background import OnFailure
 from service.server.asgi import App, Receive, Scope, Send
 
 GC_THRESHOLD = 5_000  # new container objects before the garbage collector runs; Python's default is 700
-RUN_DIR = "ROUNDHOUSE_RUN_DIR"
+RUN_DIR, RESPONSES_DIR = "ROUNDHOUSE_RUN_DIR", "ROUNDHOUSE_RESPONSES_DIR"
 PROBES = ("/livez", "/readyz", "/healthz")
 
 
@@ -68,6 +68,10 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet]:
         catalog = catalogs.load(settings.models)
         fleet = fleets.load(settings.fleet, catalog, settings.weights)
         path = run_dir.prepare(settings.run_dir) if settings.run_dir else None
+        stored = settings.responses_dir
+        if stored:
+            stored = run_dir.private_folder(stored, "responses_dir")
+            os.environ[RESPONSES_DIR] = str(stored)  # the workers run in another folder
     except ConfigError as error:
         sys.exit(f"Roundhouse cannot start:\n{error}")
     if path is None:
@@ -75,7 +79,7 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet]:
         path = Path(tempfile.mkdtemp(prefix="roundhouse-"))
         atexit.register(shutil.rmtree, path, ignore_errors=True)
     os.environ[RUN_DIR] = str(path)
-    return settings.model_copy(update={"run_dir": path}), catalog, fleet
+    return settings.model_copy(update={"run_dir": path, "responses_dir": stored}), catalog, fleet
 
 
 def forward_repeated_signals() -> None:

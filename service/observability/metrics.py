@@ -139,6 +139,10 @@ class Metrics:
             "roundhouse_background_task_failures", "Failures of tasks that must always run; each was started again.",
             ("task",), registry=registry,
         )  # fmt: skip
+        self.response_store_failures = Counter(
+            "roundhouse_response_store_failures", "Reads and writes of the stored responses that failed.",
+            registry=registry,
+        )  # fmt: skip
         self.log_lines_dropped = Counter(
             "roundhouse_log_lines_dropped", "Log lines lost because their reader was too slow or gone.",
             registry=registry,

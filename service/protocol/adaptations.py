@@ -78,7 +78,8 @@ def _messages(request: CountRequest, members: Members, reasons: bool) -> Adapted
 
 
 def _responses(request: ResponsesRequest, members: Members) -> Adapted:
-    fields: dict[str, Any] = {}
+    # An engine that stores responses, by its own environment, would keep them for ever and for everybody.
+    fields: dict[str, Any] = {} if request.store is False else {"store": False}
     ignored: list[str] = []
     include = request.include or []
     if not INCLUDE.issuperset(include):
@@ -88,7 +89,9 @@ def _responses(request: ResponsesRequest, members: Members) -> Adapted:
     for index, item in enumerate(items):
         if item.type == "item_reference":
             raise validation_errors.invalid_value(
-                f"input[{index}]", "nothing is stored here, so send the item itself; clients do with store: false"
+                f"input[{index}]",
+                "nothing is stored, because the service was started without ROUNDHOUSE_RESPONSES_DIR; "
+                "send the item itself, as clients do with store: false",
             )
     outputs = [index for index, item in enumerate(items) if images_without_detail(item.output)]
     lifted: list[dict[str, Any]] = []

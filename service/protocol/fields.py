@@ -197,16 +197,17 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
         },
         ResponsesRequest: {
             **_ALL,
-            "input": "items without `type` get the one they lack; images are checked; references to stored items are "
-            "refused",
+            "input": "items without `type` get the one they lack; images are checked; references are replaced by the "
+            "stored items",
             "tools": "a grammar for the input of a custom tool is left out and named as ignored",
             "include": "values that vLLM does not know are left out and named as ignored",
             "max_output_tokens": _LIMIT,
             "chat_template_kwargs": "passed with `bos_is_added`, which keeps a prompt from beginning twice",
             "prompt_cache_key": "chooses the replica, and is passed",
-            "previous_response_id": "refused: nothing is stored, send the whole conversation",
-            "conversation": "refused: nothing is stored, send the whole conversation",
-            "background": "refused: send the request as long as it takes",
+            "store": "whether the [store](responses.md), if there is one, keeps the response; engines get `false`",
+            "previous_response_id": "the stored conversation is put before the input; refused without a store",
+            "background": "the request runs without its client; refused without a store",
+            "conversation": "refused: send `previous_response_id`, or the whole conversation",
         },
         CountRequest: {**_ALL, "messages": _MESSAGES, "tools": _SERVER_TOOLS, "thinking": _THINKING},
         MessagesRequest: {

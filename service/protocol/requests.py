@@ -206,10 +206,11 @@ class Item(Struct, gc=False):
     role: str | None = None
     content: str | list[Part] | None = None
     output: Raw = NOTHING
+    id: str | None = None
 
 
 class ResponsesRequest(Decoding, kw_only=True):
-    """`POST /v1/responses`, stateless: the client sends the whole conversation each time."""
+    """`POST /v1/responses`; `previous_response_id` and references stand for stored items."""
 
     prompt_field: ClassVar[str] = "input"
     private_fields: ClassVar[tuple[str, ...]] = ("user", "metadata")
@@ -230,14 +231,19 @@ class ResponsesRequest(Decoding, kw_only=True):
     store: bool | None = None
     include: list[str] | None = None
     prompt_cache_key: str | None = None
-    previous_response_id: None = None
+    previous_response_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     background: bool | None = None
     conversation: None = None
 
     output_limit_fields: ClassVar[tuple[str, ...]] = ("max_output_tokens",)
 
     def __post_init__(self) -> None:
-        _require_false("background", self.background)
+        if self.background and self.store is False:
+            raise validation_errors.contradiction("background needs store: true, for the response to be found later.")
+        if self.background and self.stream:
+            raise validation_errors.contradiction(
+                "background cannot be combined with stream: ask for the response with GET /v1/responses/{id}."
+            )
 
 
 class EmbeddingsRequest(Body, kw_only=True):

@@ -15,6 +15,7 @@ from service.protocol.requests import Body
 from service.protocol.sequences import estimate_output_tokens, estimate_prompt_bytes
 from service.protocol.streams import Dialect
 from service.relay.quarantine import fingerprint
+from service.relay.stored import Storing
 from service.routing.resolve import Target
 from service.transport.pool import Deadlines
 from service.upstreams.upstream import Upstream
@@ -58,6 +59,9 @@ class Call:
     `deadline` is in monotonic seconds, and so is `sent_at`, when an engine got the request: None while none has, and
     again when that engine has refused it. `redact` is applied to complete events or a whole response body: it
     removes stop reasons that the catalogue added (see `StopConditions`), and documents that the client does not want.
+
+    `storing` stores the response; `prefix_key` is that of the stored conversation which the request belongs to. Both
+    are None for most requests.
     """
 
     request: Body
@@ -78,11 +82,23 @@ class Call:
     deadline: float
     images: Sequence[Image] = ()
     sent_at: float | None = None
+    storing: Storing | None = None
+    prefix_key: int | None = None
 
     @property
     def served(self) -> ServedModel:
         """The model that the request was resolved to."""
         return self.target.served
+
+    def outgoing(self, events: bytes) -> bytes:
+        """Complete events of the engine as the client gets them."""
+        events = self.redact(events)
+        return self.storing.watch(events) if self.storing else events
+
+    @property
+    def in_background(self) -> bool:
+        """Whether it runs without its client."""
+        return self.storing is not None and self.storing.background
 
     @property
     def session(self) -> str | None:
@@ -113,6 +129,13 @@ class Call:
     def cost(self) -> float:
         """The estimated tokens of prompt and output, which rate limits and fair queueing are charged with."""
         return self._prompt_estimate + self._output_estimate
+
+    def waits_for(self, position: int) -> str:
+        """What the request waits for at this position of the queue, as its client is told."""
+        condition, phase = self.upstream.condition()
+        if condition == "ready":
+            return f"queued at position {position}"
+        return f"waiting for {self.served.id}: {condition.replace('_', ' ')}{f', {phase}' if phase else ''}"
 
     def tokens(self, now: float) -> float:
         """The tokens that an engine has spent on the request until `now`, whether or not it was completed.

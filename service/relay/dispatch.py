@@ -138,6 +138,8 @@ class Dispatcher:
     def _affinity_key(self, call: Call) -> int:
         if call.served.policy not in KEYED_POLICIES:
             return 0
+        if call.prefix_key is not None:
+            return call.prefix_key
         return key(call.request, call.tenant.id, call.options.session, call.options.conversation)
 
     def _candidates(self, call: Call, tried: Replica | None) -> list[Replica]:
@@ -218,7 +220,7 @@ class Dispatcher:
                 data = await exchange.read()
                 if not data:
                     raise InvalidResponseError("it ended the stream before any output")
-                events += call.redact(watcher.feed(data, self._clock()))
+                events += call.outgoing(watcher.feed(data, self._clock()))
         except DeadlineError:
             raise
         except (TransportError, BrokenStreamError) as error:

@@ -1,14 +1,12 @@
 """The life of one generation request, in order: parse, resolve, admit, dispatch, respond."""
 
 import asyncio
-import string
 from collections.abc import Awaitable, Callable
 from functools import partial
-from urllib.parse import quote
 
 from service.admission.gate import Admission
 from service.admission.slots import Slot
-from service.auth.tenants import effective_priority, find_tenant
+from service.auth.tenants import Tenant, effective_priority, find_tenant
 from service.catalog.catalog import Catalog
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
@@ -16,24 +14,27 @@ from service.fleet.fleet import Fleet
 from service.observability.record import Record
 from service.protocol import request_headers
 from service.protocol.adaptations import adapt
-from service.protocol.fields import header_value, label
+from service.protocol.fields import label
 from service.protocol.generation import Endpoint, Requirements
 from service.protocol.images import check_images, find_images
-from service.protocol.parse_body import FieldPolicy, decoders_for, engine_body, parse_body
-from service.protocol.requests import Body
+from service.protocol.parse_body import FieldPolicy, Parsed, decoders_for, engine_body, parse_body
+from service.protocol.request_headers import RequestOptions
+from service.protocol.requests import Body, ResponsesRequest
 from service.protocol.rewrites import rewrites, stop_conditions
 from service.protocol.scoring import is_bare_ranking, without_documents
 from service.protocol.sequences import count_sequences, too_many_sequences
 from service.protocol.streams import BrokenStreamError, StreamWatcher
+from service.relay.answer_headers import answer_headers
 from service.relay.call import Call, RequestTimeouts
 from service.relay.dispatch import Dispatcher, UpstreamResponse
 from service.relay.idempotency import IdempotencyCache
 from service.relay.refusals import not_ready
 from service.relay.response_writer import ResponseWriter
+from service.relay.stored import StoredResponses, Storing
+from service.routing.prefix_key import key
 from service.routing.resolve import Target, resolve
 from service.server.asgi import CancelOnDisconnect, Headers, Receive, Send, ServerExtension
 from service.transport.pool import ConnectionPool, TransportError, post_request
-from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
 
 
@@ -49,11 +50,13 @@ class Relay:
         transport: ConnectionPool,
         settings: Settings,
         clock: Callable[[], float],
+        stored: StoredResponses | None = None,
     ) -> None:
         self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
         self._settings, self._clock = settings, clock
         self._dispatcher = Dispatcher(upstreams, admission, transport, settings.max_response_bytes, clock)
         self._idempotency = IdempotencyCache(clock)
+        self._stored = stored or StoredResponses(None, settings.max_body_bytes)
         self._running: set[asyncio.Task[object]] = set()
         self._ended = False
         self.apply(fleet)
@@ -82,34 +85,49 @@ class Relay:
             task.cancel()
 
     def answer(
-        self,
-        endpoint: Endpoint,
-        body: bytes,
-        headers: Headers,
-        record: Record,
-        receive: Receive,
-        send: Send,
-        extra: ServerExtension | None = None,
-    ) -> Awaitable[None]:
+        self, endpoint: Endpoint, body: bytes, headers: Headers, record: Record,
+        receive: Receive, send: Send, extra: ServerExtension | None = None,
+    ) -> Awaitable[None]:  # fmt: skip
         """Serves one request. Raises ApiError, at once or when awaited, if nothing has been sent yet."""
-        call = self._parse(endpoint, body, headers, record)
+        options = request_headers.parse_headers(headers)
+        parsed = parse_body(endpoint.body, body, self.field_policy)
+        record.requested, record.streamed = parsed.request.model, bool(parsed.request.stream) and endpoint.streams
+        tenant = find_tenant(self._fleet.tenants, options.tenant)
+        record.tenant = tenant.id
+        if isinstance(parsed.request, ResponsesRequest) and self._stored.concerns(parsed.request):
+            return self._answer_stored(endpoint, body, parsed.request, options, tenant, record, receive, send, extra)
+        call = self._call(endpoint, body, parsed, options, tenant, record)
+        return self._begin(call, receive, send, extra)
+
+    async def _answer_stored(
+        self, endpoint: Endpoint, body: bytes, request: ResponsesRequest, options: RequestOptions, tenant: Tenant,
+        record: Record, receive: Receive, send: Send, extra: ServerExtension | None,
+    ) -> None:  # fmt: skip
+        """Serves a request of the Responses API that continues a stored conversation, or is to be stored itself."""
+        continuation = await self._stored.load(tenant.id, request, body)
+        parsed = parse_body(endpoint.body, continuation.body, self.field_policy)
+        call = self._call(endpoint, continuation.body, parsed, options, tenant, record)
+        prefix_key = None if options.session else continuation.prefix_key
+        call.prefix_key = prefix_key or key(call.request, tenant.id, options.session, options.conversation)
+        call.storing = self._stored.storing(tenant.id, continuation, call.prefix_key)
+        await self._begin(call, receive, send, extra)
+
+    def _begin(self, call: Call, receive: Receive, send: Send, extra: ServerExtension | None) -> Awaitable[None]:
         if call.options.idempotency_key is None:
             return self._run(call, receive, send, extra)
         identity = call.tenant.id, call.options.idempotency_key
         run = partial(self._run, call, receive)
-        return self._idempotency.answer(identity, call.fingerprint, run, record, send, extra)
+        return self._idempotency.answer(identity, call.fingerprint, run, call.record, send, extra)
 
     def resolve(self, request: Body, requirements: Requirements) -> Target:
         """The served model for a request, with the reason; raises the 404 or 400 if there is none."""
         return resolve(request.model, requirements, self._fleet, self._catalog)
 
-    def _parse(self, endpoint: Endpoint, body: bytes, headers: Headers, record: Record) -> Call:
-        """Parses headers and body, and resolves tenant and model; raises ApiError for what is wrong."""
-        options = request_headers.parse_headers(headers)
-        request, accepted, ignored = parse_body(endpoint.body, body, self.field_policy)
-        record.requested, record.streamed = request.model, bool(request.stream) and endpoint.streams
-        tenant = find_tenant(self._fleet.tenants, options.tenant)
-        record.tenant = tenant.id
+    def _call(
+        self, endpoint: Endpoint, body: bytes, parsed: Parsed, options: RequestOptions, tenant: Tenant, record: Record
+    ) -> Call:
+        """Resolves the model and rewrites the body for an engine of it; raises ApiError for what is wrong."""
+        request, accepted, ignored = parsed
         requirements = endpoint.requirements(request)
         target = self.resolve(request, requirements)
         served, dialect = target.served, endpoint.dialect
@@ -153,48 +171,73 @@ class Relay:
             try:
                 await self._process(call, writer, client)
             except ApiError as error:
-                await writer.fail(error, call.record)
+                await self._fail(call, writer, error)
             except asyncio.CancelledError:
-                # Cancelled by `end`, unless the client's disconnect or the server has cancelled it too.
-                if not self._ended or client.task.uncancel():
+                cancelled = call.storing is not None and call.storing.cancelled
+                # Cancelled by `end` or by name, unless the client's disconnect or the server has cancelled it too.
+                if not (self._ended or cancelled) or client.task.uncancel():
                     raise
+                if cancelled:
+                    call.record.outcome = "cancelled"
+                    return
                 stopped = ApiError(ErrorCode.SHUTTING_DOWN, "The service is shutting down.", retry_after=1.0)
-                await writer.fail(stopped, call.record)
+                await self._fail(call, writer, stopped)
             finally:
                 self._running.discard(client.task)
+                if call.storing:
+                    self._stored.release(call.storing)
+
+    async def _fail(self, call: Call, writer: ResponseWriter, error: ApiError) -> None:
+        if call.storing:
+            await call.storing.fail(error)
+        await writer.fail(error, call.record)
 
     async def _process(self, call: Call, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
         self._dispatcher.check(call)
         if call.images:
             await asyncio.to_thread(check_images, call.images, self._fleet.images)
         with self._acquire_slot(call) as slot:
+            if call.storing and call.storing.background:
+                await self._detach(call, call.storing, slot, writer, client)
             if slot.is_queued:
                 await self._wait_in_queue(call, slot, writer)
             call.record.admitted = self._clock()
+            if call.storing:
+                await call.storing.start()
             try:
                 await self._respond(call, slot, writer, client)
             finally:
                 slot.report_usage(call.tokens(self._clock()))
             self._dispatcher.completed(call)
 
+    async def _detach(
+        self, call: Call, storing: Storing, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect
+    ) -> None:
+        """Stores that the request runs, and tells its client so; from now on it runs without one."""
+        client.detach()
+        self._stored.register(storing, client.task.cancel)
+        body = await storing.begin(call.target.name, slot.is_queued)
+        await writer.respond_early(body, answer_headers(call, None))
+
     async def _respond(self, call: Call, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
         """Gets the response of a replica and sends it to the client."""
         response = await self._dispatcher.dispatch(call, slot)
         try:
-            headers = _headers(call, response.replica)
+            headers = answer_headers(call, response.replica)
             # A client that reads nothing for too long is treated as disconnected.
             response.exchange.on_client_timeout = client.disconnect
             if response.watcher:
                 await self._stream(call, response, response.watcher, headers, writer)
             else:
-                await writer.respond(response.buffered, headers)
+                body = response.buffered
+                await writer.respond(await call.storing.finish(body) if call.storing else body, headers)
         finally:
             self._dispatcher.finish(response)
 
     def _acquire_slot(self, call: Call) -> Slot:
         """A slot, held or queued for; raises ApiError if the model is not ready and will not be in time."""
         now, upstream = self._clock(), call.upstream
-        timeout = call.timeouts.queue
+        timeout = call.timeouts.unstreamed.total if call.in_background else call.timeouts.queue
         if not upstream.usable(now):
             condition, _ = upstream.condition()
             if call.served.min_replicas == 0 and condition != "failed":
@@ -221,26 +264,21 @@ class Relay:
                 if call.upstream.condition()[0] == "failed":
                     raise not_ready(call.upstream, self._clock())
                 if call.record.streamed:
-                    await writer.comment(self._queue_status(call, slot))
+                    await writer.comment(call.waits_for(slot.position))
         except ApiError:
             if call.upstream.condition()[0] != "ready":
                 raise not_ready(call.upstream, self._clock()) from None
             raise
 
-    def _queue_status(self, call: Call, slot: Slot) -> str:
-        condition, phase = call.upstream.condition()
-        if condition == "ready":
-            return f"queued at position {slot.position}"
-        return f"waiting for {call.served.id}: {condition.replace('_', ' ')}{f', {phase}' if phase else ''}"
-
     async def _stream(
         self, call: Call, response: UpstreamResponse, watcher: StreamWatcher, headers: Headers, writer: ResponseWriter
     ) -> None:
         """Forwards the stream. Its status is sent first, so that from here on an error can only become an event."""
-        feed, redact, write_now, clock = watcher.feed, call.redact, writer.write_now, self._clock
+        feed, write_now, clock = watcher.feed, writer.write_now, self._clock
+        outgoing = call.outgoing if call.storing else call.redact
 
         def sink(raw: bytes) -> bool:
-            events = redact(feed(raw, clock()))
+            events = outgoing(feed(raw, clock()))
             return write_now(events) if events else True
 
         writer.next_sequence_number = watcher.next_sequence_number
@@ -256,20 +294,6 @@ class Relay:
                 if isinstance(error, BrokenStreamError) and error.passed:
                     await writer.send_events(error.passed)
                 raise await self._dispatcher.stream_failed(call, response, error) from None
+        if call.storing:
+            await writer.send_events(await call.storing.finish_stream())
         await writer.close()
-
-
-def _headers(call: Call, replica: Replica) -> list[tuple[bytes, bytes]]:
-    headers = [
-        (b"x-roundhouse-model", _in_ascii(call.target.name)),
-        (b"x-roundhouse-replica", _in_ascii(replica.id)),
-        (b"x-roundhouse-route-reason", _in_ascii(call.target.reason)),
-    ]
-    if call.ignored_fields:
-        headers.append((b"x-roundhouse-ignored-fields", header_value(call.ignored_fields)))
-    return headers
-
-
-def _in_ascii(text: str) -> bytes:
-    """A header's value: percent-encoded as in a path, where it is not ASCII."""
-    return text.encode() if text.isascii() else quote(text, safe=string.punctuation + " ").encode()

@@ -33,12 +33,19 @@ class ResponseWriter:
         self.started = self.ended = False
 
     async def respond(self, body: bytes, headers: Headers) -> None:
-        """Sends a whole JSON response with status 200."""
+        """Sends a whole JSON response with status 200, unless one was sent."""
+        if self.ended:
+            return
         if self._extra:
             await self._extra.respond(200, (JSON, *headers), body)
         else:
             self.started = self.ended = True  # it takes two messages: what interrupts them cannot send an error
             await respond(self._send, 200, body, (JSON, *headers))
+
+    async def respond_early(self, body: bytes, headers: Headers) -> None:
+        """Sends a whole response; what comes after it is for nobody."""
+        await self.respond(body, headers)
+        self.started = self.ended = True
 
     async def open(self, headers: Headers = ()) -> None:
         """Sends the status and headers of a stream, unless that was done."""

@@ -132,12 +132,16 @@ class CancelOnDisconnect:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.detach()
+        if self._disconnected and kind is asyncio.CancelledError and self.task.uncancel() == 0:
+            raise ClientDisconnectedError from None
+
+    def detach(self) -> None:
+        """From now on a disconnect changes nothing."""
         if self._extension:
             self._extension.on_disconnect(None)
         if self._listener:
             self._listener.cancel()
-        if self._disconnected and kind is asyncio.CancelledError and self.task.uncancel() == 0:
-            raise ClientDisconnectedError from None
 
     def disconnect(self) -> None:
         """Cancels the task as if the client had disconnected."""

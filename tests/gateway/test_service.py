@@ -157,6 +157,7 @@ def environments_of(environments: dict[str, str]) -> list[str]:
         ("ROUNDHOUSE_PORT", "many", "ROUNDHOUSE_PORT: Input should be a valid integer"),
         ("ROUNDHOUSE_FLEE", "x", "ROUNDHOUSE_FLEE: no such setting"),
         ("ROUNDHOUSE_RUN_DIR", "/dev/null/x", "ROUNDHOUSE_RUN_DIR: the folder /dev/null/x cannot be made"),
+        ("ROUNDHOUSE_RESPONSES_DIR", "/dev/null/x", "ROUNDHOUSE_RESPONSES_DIR: the folder /dev/null/x cannot be made"),
     ],
 )
 def test_configuration_error_exits_with_a_message(
@@ -167,15 +168,17 @@ def test_configuration_error_exits_with_a_message(
         gateway.load_configuration()
 
 
-def test_a_run_folder_that_does_not_exist_is_made(
-    gateway: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["run_dir", "responses_dir"])
+def test_a_folder_that_does_not_exist_is_made(
+    gateway: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ROUNDHOUSE_RUN_DIR", "new/run")
+    monkeypatch.setenv(f"ROUNDHOUSE_{name.upper()}", "new/folder")
     settings, _, _ = gateway.load_configuration()
-    assert settings.run_dir == tmp_path / "new/run"
-    assert settings.run_dir.stat().st_mode & 0o777 == 0o700
-    assert os.environ["ROUNDHOUSE_RUN_DIR"] == str(settings.run_dir)
+    folder = getattr(settings, name)
+    assert folder == tmp_path / "new/folder"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert os.environ[f"ROUNDHOUSE_{name.upper()}"] == str(folder)
 
 
 def test_run_folder_is_created_once_for_all_processes(gateway: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,7 @@ def observed_metrics() -> Metrics:
     for gauge in (metrics.in_flight, metrics.sequences_in_flight, metrics.queued, metrics.demand):
         gauge.labels("m").set(3)
     metrics.background_task_failures.labels("upstreams").inc()
+    metrics.response_store_failures.inc()
     metrics.log_lines_dropped.inc()
     return metrics
 

@@ -65,7 +65,14 @@ def adapted(path: str, reasons: bool = False, **fields: Any) -> Adapted:
 def test_what_the_engine_does_not_take_is_changed(
     path: str, fields: dict[str, Any], changes: dict[str, Any], ignored: tuple[str, ...]
 ) -> None:
+    if path == RESPONSES:
+        fields = {**fields, "store": False}
     assert adapted(path, **fields) == Adapted(changes, ignored)
+
+
+def test_no_engine_stores_a_response() -> None:
+    assert adapted(RESPONSES, input="a").fields == {"store": False}
+    assert adapted(RESPONSES, input="a", store=True).fields == {"store": False}
 
 
 def test_thinking_is_passed_to_an_engine_that_separates_it() -> None:

@@ -30,7 +30,6 @@ from tests.support.each import each
 CLIENTS = [json.loads(line) for line in (Path(__file__).parent / "recorded/clients.jsonl").read_text().splitlines()]
 # What of a client's body is refused, and why that is right.
 REFUSED = {
-    "langchain-06-previous-response-id": "previous_response_id",  # nothing is stored
     "langchain-09-best-of": "best_of",  # no choice of the best of several is made
 }
 ROWS = [(kind, name, rule) for kind, rules in RULES.items() for name, rule in rules.items()]

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from service.auth.tenants import Tenant
 from service.observability.record import Record
 from service.protocol.generation import GENERATION
+from service.protocol.parse_body import parse_body
+from service.protocol.request_headers import RequestOptions
 from service.relay.dispatch import Dispatcher
 from service.transport.pool import DeadlineError, TransportError
 from service.upstreams.breaker import TOLERATED_FAILURES
@@ -90,8 +93,9 @@ async def test_a_timer_that_fires_a_moment_early_is_still_the_clients(start: Sta
     """The check of an exchange's deadlines ends up to a millisecond before them."""
     gateway = await start(TWO)
     relay = gateway.gateway._relay
-    call = relay._parse(GENERATION[0], json.dumps(CHAT.body()).encode(), [(b"x-roundhouse-timeout", b"0.3")],
-                        Record("id", CHAT.path, started=time.monotonic()))  # fmt: skip
+    body, record = json.dumps(CHAT.body()).encode(), Record("id", CHAT.path, started=time.monotonic())
+    parsed = parse_body(GENERATION[0].body, body)
+    call = relay._call(GENERATION[0], body, parsed, RequestOptions(timeout=0.3), Tenant("default"), record)
     call.deadline = time.monotonic() + 0.001
     dispatcher = Dispatcher(gateway.gateway.upstreams, gateway.gateway.admission, gateway.gateway.transport, 2**20,
                             lambda: call.deadline - 0.0009)  # fmt: skip

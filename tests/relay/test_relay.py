@@ -189,7 +189,7 @@ async def test_chat_stops_of_the_catalogue_are_sent_to_the_engine(
     assert (await gateway.post(case.path, body)).status_code == 200
     seen = gateway.seen[0].json
     added = {key: value for key, value in seen.items() if key not in body and key != "stream_options"}
-    assert {key: value for key, value in added.items() if key != "chat_template_kwargs"} == fields
+    assert {key: value for key, value in added.items() if key not in ("chat_template_kwargs", "store")} == fields
 
 
 STOPPED = b'{"choices":[{"finish_reason":"stop","stop_reason":%s}],"usage":{"completion_tokens":1}}'

@@ -64,6 +64,8 @@ def check(given: Sequence[Given], lines: Sequence[Line], seen: Sequence[Seen], *
     for one in given:
         line, asked = by_id[one.id], engines.get(one.id, [])
         assert len(asked) <= line["attempts"] <= 2, line
+        if b'"background":true' in one.body[:4096]:
+            continue  # its client got an answer before the engine did
         _check_ending(one, line)
         if asked and one.status == 200:
             _check_text(one, line, asked)

@@ -65,7 +65,7 @@ def descendants_of(run_dir: Path) -> list[psutil.Process]:
 
 
 @contextmanager
-def serving(fleet: Path, run_dir: Path, *, until_ready: bool = True, **settings: float) -> Iterator[Service]:
+def serving(fleet: Path, run_dir: Path, *, until_ready: bool = True, **settings: float | Path) -> Iterator[Service]:
     """`roundhouse serve` with this fleet and settings, ready; afterwards stopped as Ctrl-C stops it."""
     run_dir.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
