@@ -55,7 +55,10 @@ class Record:
     def update_usage(self, usage: dict[str, Any]) -> None:
         """Sets the token counts from an OpenAI or Anthropic `usage` object; missing and zero counts change nothing."""
         details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-        self.prompt_tokens = _count(usage, "prompt_tokens", "input_tokens") or self.prompt_tokens
+        prompt = _count(usage, "prompt_tokens", "input_tokens")
+        if "input_tokens" in usage:  # Anthropic's count leaves out what the prefix cache had, and what it took in
+            prompt += _count(usage, "cache_read_input_tokens") + _count(usage, "cache_creation_input_tokens")
+        self.prompt_tokens = prompt or self.prompt_tokens
         self.completion_tokens = _count(usage, "completion_tokens", "output_tokens") or self.completion_tokens
         cached = _count(details, "cached_tokens") or _count(usage, "cache_read_input_tokens")
         self.cached_tokens = cached or self.cached_tokens

@@ -35,7 +35,8 @@ def test_duration_is_zero_while_running() -> None:
         ({"prompt_tokens": 12, "prompt_tokens_details": {"cached_tokens": 8}}, (12, 0, 8)),
         ({"prompt_tokens": 12, "prompt_tokens_details": None}, (12, 0, 0)),
         ({"input_tokens": 13, "output_tokens": 4, "input_tokens_details": {"cached_tokens": 3}}, (13, 4, 3)),
-        ({"input_tokens": 12, "output_tokens": 4, "cache_read_input_tokens": 5}, (12, 4, 5)),
+        ({"input_tokens": 12, "output_tokens": 4, "cache_read_input_tokens": 5}, (17, 4, 5)),
+        ({"input_tokens": 0, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 7}, (12, 0, 5)),
         ({}, (0, 0, 0)),
     ],
 )

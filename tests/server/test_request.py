@@ -52,18 +52,21 @@ async def test_respond_equals_the_asgi_messages(method: str, version: str) -> No
 
 @pytest.mark.parametrize("path", ["/", "/asgi"])
 async def test_requests_create_no_reference_cycles(path: str) -> None:
+    found = []
     async with listening(App(), Connection) as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        gc.collect()
         gc.disable()
         try:
-            for _ in range(100):
-                writer.write(request(path))
-                assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 404")
-            assert gc.collect() < 100
+            for _ in range(4):  # what earlier tests left may become garbage in the first ones
+                gc.collect()
+                for _ in range(100):
+                    writer.write(request(path))
+                    assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 404")
+                found.append(gc.collect())
         finally:
             gc.enable()
-        writer.close()
+            writer.close()
+    assert min(found) < 100
 
 
 async def test_responses_wait_for_a_client_that_does_not_read() -> None:
