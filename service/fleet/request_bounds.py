@@ -19,7 +19,8 @@ class RequestBounds(Frozen):
     `n`, `prompts` and `inputs` are choices, prompts of a completion and texts to embed, and `sequences` what they are
     for an engine, prompts times choices. `inputs` is also the documents to score against a query, and
     `paired_characters` those of all documents and of the query, which counts once for each of them.
-    `stop_characters` bounds the length of each of the `stop` strings.
+    `stop_characters` bounds the length of each of the `stop` strings, `schema_bytes` that of each tool, and of each
+    field with a schema or grammar, which an engine compiles.
     """
 
     n: Count = 128
@@ -28,6 +29,7 @@ class RequestBounds(Frozen):
     paired_characters: Annotated[int, Field(ge=1, le=2**32)] = 2**24
     sequences: Count = 2048
     tools: Count = 512
+    schema_bytes: Annotated[int, Field(ge=1, le=2**30)] = 2**18
     stop: Annotated[int, Field(ge=1, le=1024)] = 8
     stop_characters: Count = 256
     stop_token_ids: Count = 64

@@ -13,7 +13,9 @@ from service.protocol.bounded import bounded
 from service.protocol.requests import Body
 
 MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
+ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+# Fields with a schema or grammar, of all kinds of bodies; `tools` has one in each item.
+SCHEMAS = ("response_format", "structured_outputs", "text", "output_config", "output_format")
 
 Decoders = Mapping[type[Body], msgspec.json.Decoder[Body]]
 
@@ -51,7 +53,9 @@ def parse_body(kind: type[Body], body: bytes, policy: FieldPolicy = FieldPolicy(
         if not body.isascii():
             body.decode()  # msgspec does not check the UTF-8 of what it skips
         try:
-            return Parsed(policy.decoders[kind].decode(body), body)
+            request = policy.decoders[kind].decode(body)
+            _check_schemas(request, body)
+            return Parsed(request, body)
         except msgspec.ValidationError as error:
             if not validation_errors.is_unknown_field(error):
                 raise
@@ -59,10 +63,25 @@ def parse_body(kind: type[Body], body: bytes, policy: FieldPolicy = FieldPolicy(
         known = {name: value for name, value in members.items() if name in kind.__struct_fields__}
         accepted = msgspec.json.encode(known)
         request = policy.decoders[kind].decode(accepted)
+        _check_schemas(request, accepted)
         passed, ignored = _sort_out(kind, members, policy)
         return Parsed(request, msgspec.json.encode(known | passed) if passed else accepted, ignored)
     except (ValueError, RecursionError) as error:
         raise validation_errors.api_error(error, kind) from None
+
+
+def _check_schemas(request: Body, body: bytes) -> None:
+    """Raises the 400 for a schema that is too large. Only a body that is larger itself is taken apart for that."""
+    most = request.bounds.schema_bytes
+    if len(body) <= most:
+        return
+    members = MEMBERS.decode(body)
+    sizes = {name: len(bytes(members[name])) for name in SCHEMAS if name in members}
+    if getattr(request, "tools", None):
+        sizes |= {f"tools[{index}]": len(bytes(raw)) for index, raw in enumerate(ITEMS.decode(members["tools"]))}
+    for name, size in sizes.items():
+        if size > most:
+            raise validation_errors.invalid_value(name, f"it has {size} bytes and should have at most {most}")
 
 
 def _sort_out(

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from service.errors import ApiError
 from service.fleet.request_bounds import RequestBounds
-from service.protocol.parse_body import FieldPolicy, decoders_for, parse_body
+from service.protocol.parse_body import SCHEMAS, FieldPolicy, decoders_for, parse_body
 from service.protocol.sequences import count_sequences
 from tests.protocol.test_generation import (
     CHAT,
@@ -82,8 +83,43 @@ def test_a_query_counts_once_for_each_of_its_documents(path: str, fields: dict[s
     assert caught.value.status == 400
 
 
+SCHEMA = {"type": "object", "description": "a" * 500}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}}, "response_format"),
+        (COMPLETIONS, {"structured_outputs": {"json": SCHEMA}}, "structured_outputs"),
+        (RESPONSES, {"text": {"format": {"type": "json_schema", "schema": SCHEMA}}}, "text"),
+        (MESSAGES, {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}}, "output_config"),
+        (CHAT, {"tools": [TOOL, {"type": "function", "function": {"parameters": SCHEMA}}]}, "tools[1]"),
+        (MESSAGES, {"tools": [{"name": "a", "input_schema": SCHEMA}]}, "tools[0]"),
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"nobody_knows": 1}], ids=["", "taken apart"])
+def test_a_schema_is_bounded_in_bytes(path: str, fields: dict[str, Any], param: str, more: dict[str, Any]) -> None:
+    kind, raw = ENDPOINTS[path].body, body(path, **fields, **more)
+    parse_body(kind, raw, FieldPolicy(decoders=decoders_for(RequestBounds(schema_bytes=800))))
+    with pytest.raises(ApiError, match=r"has \d+ bytes and should have at most 500") as caught:
+        parse_body(kind, raw, FieldPolicy(decoders=decoders_for(RequestBounds(schema_bytes=500))))
+    assert (caught.value.status, caught.value.code, caught.value.param) == (400, "invalid_value", param)
+
+
+def test_every_schema_of_a_body_is_bounded() -> None:
+    """A new field with a schema or grammar has to be added to those that are bounded."""
+    opaque = {"tool_choice", "chat_template_kwargs", "reasoning"}
+    found = {
+        field.encode_name
+        for endpoint in ENDPOINTS.values()
+        for field in msgspec.structs.fields(endpoint.body)
+        if "OpaqueObject" in str(field.type) and "list" not in str(field.type)
+    }
+    assert found - opaque == set(SCHEMAS)
+
+
 def test_every_bound_has_a_case() -> None:
-    assert {key for key, *_ in CASES} | {"paired_characters"} == set(RequestBounds.model_fields)
+    assert {key for key, *_ in CASES} | {"paired_characters", "schema_bytes"} == set(RequestBounds.model_fields)
 
 
 def test_more_than_the_defaults_can_be_allowed() -> None:
