@@ -8,7 +8,8 @@ STAMP  := $(VENV)/.installed-$(DEVICE)
 TESTS  := $(VENV)/.installed-tests
 BENTOFILE := $(if $(filter cuda,$(DEVICE)),deploy/bento/cuda.yaml,bentofile.yaml)
 NODE   := tests/node/node_modules/.package-lock.json
-CLIENTS := build/clients/clients/.installed build/clients/clients-aider/.installed tests/clients/node/node_modules/.package-lock.json
+CLIENTS := clients clients-aider node
+INSTALLED := $(filter-out %/node/.installed,$(CLIENTS:%=build/clients/%/.installed)) $(if $(filter node,$(CLIENTS)),tests/clients/node/node_modules/.package-lock.json)
 MINUTES := 25
 MUTANTS_MINUTES := 15
 MUTANTS_SEED := 1
@@ -68,7 +69,7 @@ coverage: $(TESTS)  ## Which branches of service/ the tests without an engine ta
 mutants: $(TESTS)  ## Change the pure packages a little, MUTANTS_MINUTES (15) long, and list what no test notices
 	$(BIN)/python -m tests.mutants --minutes $(MUTANTS_MINUTES) --seed $(MUTANTS_SEED)
 
-test-clients: $(TESTS) $(CLIENTS)  ## Run coding agents and libraries of today against the gateway (installs 3 GB; Python 3.11 or 3.12)
+test-clients: $(TESTS) $(INSTALLED)  ## Run today's coding agents and libraries against the gateway (3 GB; Python 3.11 or 3.12); CLIENTS=node runs those of npm
 	$(BIN)/pytest tests/clients
 
 build/clients/%/.installed: requirements/%.lock

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.programs import Desk, missing
+from tests.clients.programs import Desk
 from tests.conftest import Start
 from tests.fake_engine import FakeEngine
 from tests.support.gateways import RunningGateway
@@ -15,14 +15,6 @@ models: [{model: qwen3-8b}]
 aliases: {claude-sonnet-5: qwen3-8b, gpt-5: qwen3-8b, gpt-5.5: qwen3-8b}
 """
 CONTEXT = 40_960  # tokens, as the catalogue says
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if folders := missing():
-        absent = pytest.mark.skip(reason=f"make test-clients installs {', '.join(folders)}")
-        for item in items:
-            if item.get_closest_marker("clients"):
-                item.add_marker(absent)
 
 
 @pytest.fixture

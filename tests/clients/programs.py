@@ -66,6 +66,7 @@ class Desk:
 
     async def run(self, *command: str | Path, **environment: str) -> Done:
         """Runs the command to its end. What it leaves running, and a program that does not end, is killed."""
+        skip_if_missing(command)
         process = await asyncio.create_subprocess_exec(
             *map(str, command), cwd=self.work, env=self.environment(**environment),
             stdin=DEVNULL, stdout=PIPE, stderr=PIPE, start_new_session=True,
@@ -92,10 +93,15 @@ class Desk:
         return await self.run(*command, PYTHONPATH=str(ROOT))
 
 
-def missing() -> list[str]:
-    """What `make test-clients` installs and is not there."""
-    folders = [NODE / "node_modules", *(VENVS / venv for venv in ("clients", "clients-aider"))]
-    return [str(folder.relative_to(ROOT)) for folder in folders if not folder.is_dir()]
+def skip_if_missing(command: tuple[str | Path, ...]) -> None:
+    """Skips the test of a program that is not installed: `make test-clients` installs all, or those that it is told."""
+    folders = (NODE / "node_modules", *(VENVS / venv for venv in ("clients", "clients-aider")))
+    for part in command:
+        folder = next((each for each in folders if Path(part).is_relative_to(each)), None)
+        if Path(part).is_relative_to(NODE):
+            folder = NODE / "node_modules"
+        if folder and not folder.is_dir():
+            pytest.skip(f"make test-clients installs {folder.relative_to(ROOT)}")
 
 
 def node(name: str) -> Path:

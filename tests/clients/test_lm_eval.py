@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from models.pebble import skills
-from tests.clients.programs import CLIENT, Desk, python
+from tests.clients.programs import CLIENT, Desk, python, skip_if_missing
 from tests.support.services import ROOT, Service, serving
 
 pytestmark = [pytest.mark.engine, *CLIENT[:1]]
@@ -38,6 +38,7 @@ def rows() -> list[dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def one_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    skip_if_missing((python("lm_eval"),))  # before an engine is started for nothing
     folder = tmp_path_factory.mktemp("one")
     fleet = (ROOT / "deploy/fleets/pebble.yaml").read_text()
     others, aliases = r"  - model: pebble-(chat|instruct|code)\n", r"^aliases:\n(  .*\n)+"
