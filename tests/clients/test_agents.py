@@ -10,7 +10,7 @@ import pytest
 
 from service.cli.connect import CLIENTS
 from tests.clients.conftest import CONTEXT
-from tests.clients.programs import CLIENT, NODE, Desk, node
+from tests.clients.programs import CLIENT, NODE, Desk, node, skip_if_missing
 from tests.fake_engine import Call, FakeEngine, Script
 from tests.support.gateways import RunningGateway
 
@@ -81,6 +81,7 @@ async def connect(name: str, desk: Desk, gateway: RunningGateway) -> None:
     connected = await desk.connect(name, f"http://127.0.0.1:{gateway.port}", *write)
     assert connected.status == 0, connected
     if not write:
+        skip_if_missing((node(name),))
         path = f"{NODE / 'node_modules/.bin'}:{os.environ['PATH']}"
         done = await desk.run("sh", "-c", connected.stdout, PATH=path)
         assert done.status == 0, done
