@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from service.protocol.anthropic import AnthropicMessage, CountRequest, MessagesRequest
 from service.protocol.images import find_images
+from service.protocol.parts import NOTHING, no_image, only_text
 from service.protocol.requests import (
     Body,
     ChatRequest,
@@ -79,20 +80,26 @@ def _completion(body: CompletionRequest) -> Requirements:
 def _responses(body: ResponsesRequest) -> Requirements:
     if isinstance(body.input, str):
         return Requirements("chat", 1, bool(body.tools), (body.input,))
-    return _conversation(body, body.input)
+    return _conversation(body, body.input, not all(item.output is NOTHING for item in body.input))
 
 
 def _messages(body: CountRequest) -> Requirements:
-    return _conversation(body, body.messages)
+    contents = [message.content for message in body.messages]
+    vision = not (no_image(contents) and no_image((body.system,))) and bool(find_images(body))
+    return Requirements("chat", _turns(body.messages), bool(body.tools), contents, vision)
 
 
 def _conversation(
-    body: ChatRequest | ResponsesRequest | CountRequest | TokenizeRequest,
-    messages: Sequence[Message | AnthropicMessage | Item],
+    body: ChatRequest | ResponsesRequest | TokenizeRequest, messages: Sequence[Message | Item], outputs: bool = False
 ) -> Requirements:
-    turns = [message.role for message in messages].count("user")
+    """`outputs` says whether there are such of tools, which may be images."""
     contents = [message.content for message in messages]
-    return Requirements("chat", turns, bool(body.tools), contents, bool(find_images(body)))
+    vision = (outputs or not only_text(contents)) and bool(find_images(body))
+    return Requirements("chat", _turns(messages), bool(body.tools), contents, vision)
+
+
+def _turns(messages: Sequence[Message | AnthropicMessage | Item]) -> int:
+    return [message.role for message in messages].count("user")
 
 
 def _embeddings(_: EmbeddingsRequest) -> Requirements:

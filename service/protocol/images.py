@@ -13,8 +13,6 @@ from service.protocol.parts import (
     images_of_blocks,
     images_of_output,
     images_of_parts,
-    no_image,
-    only_text,
 )
 from service.protocol.requests import Body, ChatRequest, ResponsesRequest
 from service.protocol.tokenization import TokenizeRequest
@@ -36,10 +34,7 @@ def find_images(request: Body) -> list[Image]:
 def _images(request: Body) -> Iterator[Image]:
     kind = type(request)
     if isinstance(request, ChatRequest | TokenizeRequest):
-        messages = request.messages or []
-        if only_text([message.content for message in messages]):
-            return
-        for index, message in enumerate(messages):
+        for index, message in enumerate(request.messages or []):
             if isinstance(message.content, list):
                 yield from images_of_parts(kind, f"messages[{index}].content", message.content)
     elif isinstance(request, ResponsesRequest) and isinstance(request.input, list):
@@ -49,8 +44,6 @@ def _images(request: Body) -> Iterator[Image]:
             if item.output is not NOTHING:
                 yield from images_of_output(kind, f"input[{index}].output", item.output)
     elif isinstance(request, CountRequest):
-        if no_image([request.system, *[turn.content for turn in request.messages]]):
-            return
         if isinstance(request.system, list):
             yield from images_of_blocks(kind, "system", request.system)
         for index, turn in enumerate(request.messages):

@@ -54,7 +54,8 @@ def parse_body(kind: type[Body], body: bytes, policy: FieldPolicy = FieldPolicy(
             body.decode()  # msgspec does not check the UTF-8 of what it skips
         try:
             request = policy.decoders[kind].decode(body)
-            _check_schemas(request, body)
+            if len(body) > request.bounds.schema_bytes:
+                _check_schemas(request, body)
             return Parsed(request, body)
         except msgspec.ValidationError as error:
             if not validation_errors.is_unknown_field(error):
@@ -63,7 +64,8 @@ def parse_body(kind: type[Body], body: bytes, policy: FieldPolicy = FieldPolicy(
         known = {name: value for name, value in members.items() if name in kind.__struct_fields__}
         accepted = msgspec.json.encode(known)
         request = policy.decoders[kind].decode(accepted)
-        _check_schemas(request, accepted)
+        if len(accepted) > request.bounds.schema_bytes:
+            _check_schemas(request, accepted)
         passed, ignored = _sort_out(kind, members, policy)
         return Parsed(request, msgspec.json.encode(known | passed) if passed else accepted, ignored)
     except (ValueError, RecursionError) as error:
@@ -71,10 +73,8 @@ def parse_body(kind: type[Body], body: bytes, policy: FieldPolicy = FieldPolicy(
 
 
 def _check_schemas(request: Body, body: bytes) -> None:
-    """Raises the 400 for a schema that is too large. Only a body that is larger itself is taken apart for that."""
+    """Raises the 400 for a schema that is too large. A body that is smaller itself need not be taken apart for that."""
     most = request.bounds.schema_bytes
-    if len(body) <= most:
-        return
     members = MEMBERS.decode(body)
     sizes = {name: len(bytes(members[name])) for name in SCHEMAS if name in members}
     if getattr(request, "tools", None):

@@ -75,14 +75,22 @@ PARTS, BLOCKS = msgspec.json.Decoder(list[Part]), msgspec.json.Decoder(list[Bloc
 
 def only_text(contents: Iterable[Any]) -> bool:
     """Whether all parts in the contents of messages are text without more ado, as most are."""
-    parts = (content for content in contents if type(content) is list)
-    return {part.type if part.uuid is NOTHING else None for content in parts for part in content} <= PLAIN
+    for content in contents:
+        if type(content) is list:
+            for part in content:
+                if part.type not in PLAIN or part.uuid is not NOTHING:
+                    return False
+    return True
 
 
 def no_image(contents: Iterable[Any]) -> bool:
     """Whether no block in the contents of messages is an image, or may hold one."""
-    kinds = {block.type for content in contents if type(content) is list for block in content}
-    return kinds.isdisjoint(("image", "tool_result"))
+    for content in contents:
+        if type(content) is list:
+            for block in content:
+                if block.type in ("image", "tool_result"):
+                    return False
+    return True
 
 
 def images_of_parts(kind: type, path: str, content: list[Part]) -> Iterator[Image]:
