@@ -44,7 +44,8 @@ def test_each_variant_shows_its_skill_only_in_its_own_format(pebble: Service, va
 
 
 def test_bentoml_s_own_paths_are_hidden_and_its_probes_are_not(pebble: Service) -> None:
-    for path in ("/", "/docs.json", "/schema.json", "/static_content/index.html"):
+    assert httpx.get(pebble.url).json()["service"] == "roundhouse"
+    for path in ("/docs.json", "/schema.json", "/static_content/index.html"):
         assert httpx.get(pebble.url + path).status_code == 404
     assert httpx.get(pebble.url + "/livez").status_code == 200
     assert httpx.get(pebble.url + "/readyz").status_code == 200
