@@ -228,7 +228,11 @@ class Response:
             **dict.fromkeys(("max_tool_calls", "previous_response_id", "prompt", "reasoning")),
             "service_tier": "auto",
             "status": status,
-            "text": turn.form and {"format": FORM | turn.form["format"], "verbosity": None},
+            "text": turn.form
+            and {
+                "format": FORM | turn.form["format"] if turn.form.get("format") else None,
+                "verbosity": turn.form.get("verbosity"),
+            },
             "top_logprobs": None,
             "truncation": "disabled",
             "usage": None if status == "in_progress" else self._usage(turn),

@@ -123,7 +123,7 @@ async def test_an_engine_core_is_stopped_and_then_killed(pair: Pair) -> None:
     After the core's death it ends them with an error event and [DONE]. The gateway treats both as failures.
     """
     await pair.until_healthy()
-    async with pair.stream("stop, one") as one, pair.stream("stop, two") as two:
+    async with pair.stream("stop, one", 1000) as one, pair.stream("stop, two", 1000) as two:
         lost, kept = await by_engine(one, two)
         socket, core = pair.service.socket_of(lost.replica), pair.core(lost.replica)
         core.terminate()
@@ -141,7 +141,7 @@ async def test_an_engine_core_is_stopped_and_then_killed(pair: Pair) -> None:
         assert lost.error_code == "upstream_error"
         assert all([is_complete(await pair.ask(f"dead {number}"), 8) for number in range(8)])
         await kept.read_to_end()
-        assert kept.is_complete(STREAM)
+        assert kept.is_complete(1000)
     await pair.until_printed("the engine ended with exit status 0: EngineDeadError")
 
 
