@@ -99,11 +99,17 @@ def route(
 
 @click.command()
 @click.option("--url", default="http://127.0.0.1:3000", show_default=True)
-def models(url: str) -> None:
+@click.option("--key", default="", help="API key, if it wants one.")
+def models(url: str, key: str) -> None:
     """Show the models of a running service and their state."""
+    request = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
-        with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=10) as answer:
             rows = json.load(answer)["data"]
+    except urllib.error.HTTPError as error:
+        error.close()
+        needs = f"needs {'another' if key else 'a'} key: --key" if error.code in (401, 403) else f"answers {error}"
+        raise click.ClickException(f"{url} {needs}") from None
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise click.ClickException(f"no Roundhouse answers at {url}: {error}") from None
     table = Table("model", "variant", "state", "reason", "answers")

@@ -16,12 +16,16 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from bench.processes import free_port
+from service.auth import keys_file
+from service.auth.keys import digest
 from service.catalog import catalog
+from service.config import file_watch
 from service.config.paths import ROOT
 from service.config.settings import Settings
 from service.fleet import fleet
 from service.server.asgi import Receive, Scope, Send
-from tests.support.waiting import until
+from tests.support.services import wait_for
+from tests.support.waiting import PATIENCE, until
 from tests.support.workers import text_after_one_was_killed
 
 
@@ -196,6 +200,21 @@ def test_the_service_asks_for_the_configured_key(gateway: ModuleType, monkeypatc
         for path in ("/metrics", "/v1/models", "/docs.json", "/schema.json", "/static_content/x", "/"):
             assert client.get(path).status_code == 401
         assert client.get("/v1/models", headers={"x-api-key": "rh_0123456789abcdef"}).status_code == 200
+
+
+def test_the_service_reads_its_keys_again(gateway: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_watch, "POLL_INTERVAL", 0.01)
+    path, secret = tmp_path / "keys.yaml", "rh_0123456789abcdef"
+    entry = {"id": "a", "tenant": "a", "sha256": digest(secret.encode()).hex(), "created": "2026-11-28T00:00:00Z"}
+    with keys_file.edited(path) as entries:
+        entries.append(keys_file.KeyEntry.model_validate(entry))
+    monkeypatch.setenv("ROUNDHOUSE_KEYS", str(path))
+    module = importlib.reload(gateway)
+    with TestClient(bentoml_app(module), base_url="http://localhost", headers={"x-api-key": secret}) as client:
+        assert client.get("/v1/models").status_code == 200
+        with keys_file.edited(path) as entries:
+            entries.clear()
+        wait_for(lambda: client.get("/v1/models").status_code == 401, PATIENCE, "the end of the key")
 
 
 @pytest.mark.parametrize("name", ["run_dir", "responses_dir"])
