@@ -3,7 +3,7 @@
 import os
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -145,7 +145,7 @@ def new_secret() -> str:
     return f"rh_{secrets.token_urlsafe(KEY_BYTES)}"
 
 
-def new_entry(secret: str, tenant: str, id: str, expires: timedelta | None, given: dict[str, object]) -> KeyEntry:
+def new_entry(secret: str, tenant: str, id: str, expires: timedelta | None, given: Mapping[str, object]) -> KeyEntry:
     """The entry of a key that is valid from now on; members of `given` that are None have their default."""
     now = datetime.now(UTC).replace(microsecond=0)
     members = {name: value for name, value in given.items() if value is not None}

@@ -111,6 +111,11 @@ class Gateway:
         """Asks new requests for one of these keys; None asks for none."""
         self._key_middleware.keys = keys
 
+    @property
+    def keys(self) -> Keys | None:
+        """The API keys that requests are asked for; None if they are not asked for one."""
+        return self._key_middleware.keys
+
     def log_reload(self, problems: list[str]) -> None:
         """Logs the result of a reload of the fleet file and sets its metric; no problems means success."""
         self.metrics.last_reload_successful.set(not problems)

@@ -1,5 +1,7 @@
 """Where the service may listen: without an API key on loopback addresses only. Pure."""
 
+from collections.abc import Iterable
+
 from service.auth.keys import Keys
 from service.config.settings import MAKE_KEY, variable
 from service.config.strict_yaml import ConfigError
@@ -12,7 +14,7 @@ def check_access(host: str, auth: Auth, keys: Keys | None) -> None:
     if auth == "none" and keys is not None:
         names = " and ".join(map(variable, ("api_key", "api_key_file", "keys")))
         raise ConfigError([f"the fleet file says 'auth: none', and there are API keys: remove it, or unset {names}"])
-    if auth == "keys" and keys is None and not is_loopback(host.lower()):
+    if is_open([host.lower()], auth, keys):
         raise ConfigError(
             [
                 f"{host} can be reached from other machines, and no API key is set, so anyone could use the service:",
@@ -21,6 +23,11 @@ def check_access(host: str, auth: Auth, keys: Keys | None) -> None:
                 "file",
             ]
         )
+
+
+def is_open(addresses: Iterable[str], auth: Auth, keys: Keys | None) -> bool:
+    """Whether others reach one of these addresses and could use the service without a key, unasked for."""
+    return auth == "keys" and keys is None and not all(map(is_loopback, addresses))
 
 
 def describe(auth: Auth, keys: Keys | None) -> str:

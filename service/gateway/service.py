@@ -37,7 +37,7 @@ from service.fleet import fleet as fleets
 from service.fleet.reload import Reload
 from service.gateway import app
 from service.gateway.authentication import PROBES
-from service.gateway.listening import check_access
+from service.gateway.listening import check_access, is_open
 from service.gateway.prerequisites import unmet_here
 from service.gateway.shutdown import GracefulShutdown
 from service.observability import background
@@ -70,6 +70,12 @@ def address_of_command() -> str | None:
     context = click.get_current_context(silent=True)
     host = context.params.get("host") if context else None
     return str(host) if host else None
+
+
+def listen_addresses() -> list[str]:
+    """The addresses that this process listens on for TCP: those that BentoML has bound, whoever told it to."""
+    found = psutil.Process().net_connections("tcp")
+    return [one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN]
 
 
 def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys | None]:
@@ -183,6 +189,9 @@ def build_service(settings: Settings, catalog: catalogs.Catalog, fleet: fleets.F
             shutdown.install()
             if shutdown.server:
                 shutdown.server.config.http_protocol_class = gateway.connection(server_paths=PROBES)
+            if is_open(listen_addresses(), fleet.auth, gateway.keys):
+                gateway.use_keys({})
+                progress.print("it listens on another address than it was told, so without an API key nobody gets in")
             self.background = contextlib.AsyncExitStack()
             await self.background.enter_async_context(gateway.background_tasks())
             self.keep_running("reload", reload.watch, reload_failed)
@@ -224,7 +233,8 @@ async def _print_readiness(gateway: app.Gateway, settings: Settings, progress: P
         ready = conditions.count("ready")
         if ready and not first_printed:
             progress.print(f"the first of {len(conditions)} models is ready after {time.monotonic() - started:.0f} s")
-            progress.print(f"  curl http://{settings.host}:{settings.port}/v1/models")
+            header = "" if gateway.keys is None else "-H 'Authorization: Bearer KEY' "
+            progress.print(f"  curl {header}http://{settings.host}:{settings.port}/v1/models")
             first_printed = True
         if ready == len(conditions):
             progress.print(f"all {ready} models are ready after {time.monotonic() - started:.0f} s")

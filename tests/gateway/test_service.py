@@ -4,6 +4,7 @@ import asyncio
 import gc
 import importlib
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -200,6 +201,13 @@ def test_the_service_asks_for_the_configured_key(gateway: ModuleType, monkeypatc
         for path in ("/metrics", "/v1/models", "/docs.json", "/schema.json", "/static_content/x", "/"):
             assert client.get(path).status_code == 401
         assert client.get("/v1/models", headers={"x-api-key": "rh_0123456789abcdef"}).status_code == 200
+
+
+def test_without_a_key_nobody_gets_in_where_the_socket_is_bound_elsewhere(gateway: ModuleType) -> None:
+    """By a program that starts BentoML's server itself, say."""
+    with socket.create_server(("0.0.0.0", 0)), TestClient(bentoml_app(gateway), base_url="http://localhost") as client:
+        assert client.get("/v1/models").status_code == 401
+        assert client.get("/livez").status_code == 200
 
 
 def test_the_service_reads_its_keys_again(gateway: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
