@@ -25,7 +25,7 @@ KEY_BYTES = 32  # random ones
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-class Span(click.ParamType):
+class Span(click.ParamType[timedelta]):
     """A span of time such as `30d`."""
 
     name = "span"
@@ -40,7 +40,7 @@ class Span(click.ParamType):
         return timedelta(**{UNITS[found[2]]: int(found[1])})
 
 
-class Words(click.ParamType):
+class Words(click.ParamType[tuple[str, ...]]):
     """Words separated by commas, each of `known` if there are some."""
 
     name = "words"

@@ -52,6 +52,9 @@ def check(fleet_file: Path | None) -> None:
         if one.parser_choice:
             click.echo(f"{one.id}: {one.parser_choice}")
     click.echo(describe(served.auth, keys))
+    for key in (keys or {}).values():
+        for name in sorted((key.models or frozenset()) - served.names):
+            click.echo(f"{key.id}: its key is for '{name}', which is not served")
     click.echo(f"{fleet_file or settings.fleet}: {len(served.served)} models, nothing wrong.")
 
 

@@ -42,6 +42,12 @@ class Fleet:
                 return served
         raise KeyError(model_id)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The ids of all models and adapters, and their aliases."""
+        adapters = (adapter.id for model in self.served for adapter in model.adapters)
+        return frozenset((*(model.id for model in self.served), *adapters, *self.aliases))
+
     def ids_of(self, names: Iterable[str]) -> frozenset[str]:
         """The ids of models and adapters that are meant by these ids and aliases."""
         return frozenset(self.aliases.get(name, name) for name in names)

@@ -122,6 +122,16 @@ def test_a_file_with_a_mistake_is_left_alone(path: Path) -> None:
     assert "keys[0].tenant: is missing" in result.stderr
 
 
+def test_check_names_models_of_keys_that_are_not_served() -> None:
+    made("create", "acme", "--models", "pebble-chat,gone")
+    result = CliRunner().invoke(main, ["check"])
+    assert result.exit_code == 0, result.output
+    assert "API keys: 1; every request but a probe needs one." in result.output
+    assert [line for line in result.output.splitlines() if "acme-1" in line] == [
+        "acme-1: its key is for 'gone', which is not served"
+    ]
+
+
 def test_without_a_file_it_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ROUNDHOUSE_KEYS")
     assert "no keys file: set ROUNDHOUSE_KEYS" in run("list").stderr

@@ -28,12 +28,12 @@ FLAGS = ("--enable-scale-out", "--enable-tokenizer-info-endpoint", "--enable-fau
 class Example:
     """A service with a method of each kind."""
 
-    @bentoml.api
+    @bentoml.api  # type: ignore[untyped-decorator]
     def generate(self, text: str) -> str:
         """A method."""
         return text
 
-    @bentoml.task
+    @bentoml.task  # type: ignore[untyped-decorator]
     def job(self, text: str) -> str:
         """A task."""
         return text
@@ -41,7 +41,7 @@ class Example:
 
 def vllm_app() -> Any:
     """vLLM's server for a model that can do everything."""
-    parser = make_arg_parser(FlexibleArgumentParser())
+    parser = make_arg_parser(FlexibleArgumentParser())  # type: ignore[no-untyped-call]
     known = {option for action in parser._actions for option in action.option_strings}
     arguments = parser.parse_args([flag for flag in FLAGS if flag in known])
     tasks = tuple(task for kind in (GenerationTask, PoolingTask, FrontendTask) for task in get_args(kind))
