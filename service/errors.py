@@ -79,6 +79,15 @@ class ErrorCode(StrEnum):
         "unknown_tenant", 400, "`x-roundhouse-tenant` names a tenant that the fleet file does not have.",
         "Send a tenant of the fleet file, or no such header.",
     )
+    INVALID_API_KEY = (
+        "invalid_api_key", 401, "The request has no API key, or one that is unknown, revoked or expired.",
+        "Send `Authorization: Bearer KEY` or `x-api-key: KEY`; who runs the service hands out keys.",
+    )
+    INSUFFICIENT_SCOPE = (
+        "insufficient_scope", 403,
+        "The API key is valid, but not for this endpoint, or not for the tenant that `x-roundhouse-tenant` names.",
+        "Use a key that is made for it. [security.md](security.md) says what a key can be limited to.",
+    )
     HOST_NOT_ALLOWED = (
         "host_not_allowed", 403,
         "The gateway listens on a loopback address, and `Host` is neither a loopback name nor an allowed one.",
@@ -146,17 +155,14 @@ class ErrorCode(StrEnum):
         "Change the messages as the message says; [prompts.md](prompts.md) has each format's rules.",
     )
     CONTEXT_LENGTH_EXCEEDED = (
-        "context_length_exceeded", 400, "The prompt does not fit the model's context.",
-        "Shorten the prompt.",
+        "context_length_exceeded", 400, "The prompt does not fit the model's context.", "Shorten the prompt.",
     )
     MAX_TOKENS_TOO_LARGE = (
-        "max_tokens_too_large", 400,
-        "More output tokens were asked for than the model's context holds.",
+        "max_tokens_too_large", 400, "More output tokens were asked for than the model's context holds.",
         "Lower the field that `param` names, or leave it out.",
     )
     UPSTREAM_REJECTED = (
-        "upstream_rejected", 400,
-        "The engine rejected the request for a reason that has no code of its own.",
+        "upstream_rejected", 400, "The engine rejected the request for a reason that has no code of its own.",
         "Change the field that `param` names, as the message says. The log line has the engine's reason, too.",
     )
 
@@ -179,8 +185,7 @@ class ErrorCode(StrEnum):
         "Send the request again later, with the same key.",
     )
     IDEMPOTENCY_CONFLICT = (
-        "idempotency_conflict", 422,
-        "The `Idempotency-Key` was used for another request.",
+        "idempotency_conflict", 422, "The `Idempotency-Key` was used for another request.",
         "Use a new key for each new request.",
     )
     REQUEST_QUARANTINED = (
@@ -201,25 +206,21 @@ class ErrorCode(StrEnum):
         "Wait as long as `Retry-After` says. Where it happens often, add replicas.",
     )
     MODEL_LOADING = (
-        "model_loading", 503,
-        "The model's engines are starting.",
+        "model_loading", 503, "The model's engines are starting.",
         "Wait as long as `Retry-After` says; `GET /v1/models/{id}` shows how far they are.",
     )
     MODEL_UNAVAILABLE = (
-        "model_unavailable", 503,
-        "No replica of the model can be used: all have failed, hang or cannot be reached.",
+        "model_unavailable", 503, "No replica of the model can be used: all have failed, hang or cannot be reached.",
         "`GET /v1/models/{id}` has the reason. Replicas are retried on their own.",
     )
     SHUTTING_DOWN = (
-        "shutting_down", 503,
-        "The gateway stopped before the answer was complete.",
+        "shutting_down", 503, "The gateway stopped before the answer was complete.",
         "Send the request again; another gateway, or the restarted one, will take it.",
     )
 
     # The service
     INTERNAL_ERROR = (
-        "internal_error", 500,
-        "A defect of the gateway.",
+        "internal_error", 500, "A defect of the gateway.",
         "Report it with the log's lines for the answer's `x-request-id`.",
     )
     UPSTREAM_ERROR = (
@@ -245,8 +246,8 @@ OPENAI_TYPES = {
     429: "rate_limit_error", 500: "server_error", 502: "server_error", 503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 ANTHROPIC_TYPES = {
-    403: "permission_error", 404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
-    503: "overloaded_error", 504: "timeout_error",
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
+    429: "rate_limit_error", 503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 
 
@@ -277,7 +278,8 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         """The headers that the answer has because of the error."""
         retry_after = None if self.retry_after is None else str(whole_seconds(self.retry_after))
-        values = {"retry-after": retry_after, "allow": self.allow}
+        challenge = "Bearer" if self.status == 401 else None
+        values = {"retry-after": retry_after, "allow": self.allow, "www-authenticate": challenge}
         return {name: value for name, value in values.items() if value is not None}
 
 

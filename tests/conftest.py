@@ -30,7 +30,7 @@ def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Start(Protocol):
-    """Starts a gateway for a fleet, given as YAML; `limits` are settings of the gateway."""
+    """Starts a gateway for a fleet, given as YAML; `limits` are settings of the gateway, or its API keys as `keys`."""
 
     def __call__(self, text: str = ONE, **limits: Any) -> Awaitable[RunningGateway]: ...
 

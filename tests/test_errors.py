@@ -58,6 +58,7 @@ def test_the_types_are_those_of_the_libraries() -> None:
     types = {code.status: (code.type, code.anthropic_type) for code in ErrorCode}
     assert types == {
         400: ("invalid_request_error", "invalid_request_error"),
+        401: ("invalid_request_error", "authentication_error"),
         403: ("invalid_request_error", "permission_error"),
         404: ("invalid_request_error", "not_found_error"),
         405: ("invalid_request_error", "invalid_request_error"),
@@ -100,6 +101,7 @@ def test_a_wait_is_whole_seconds_never_too_early_and_never_none(wait: float, sec
 def test_the_methods_that_a_path_has_are_a_header() -> None:
     assert ApiError(ErrorCode.METHOD_NOT_ALLOWED, "No.", allow="GET, POST").headers == {"allow": "GET, POST"}
     assert ApiError(ErrorCode.INVALID_JSON, "No.").headers == {}
+    assert ApiError(ErrorCode.INVALID_API_KEY, "No.").headers == {"www-authenticate": "Bearer"}
 
 
 @pytest.mark.parametrize("text", ['"', "\n\r\0", "模型 \u2028", "</script>"])

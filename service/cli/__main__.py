@@ -2,7 +2,7 @@
 
 import click
 
-from service.cli import adding, catalogue, connect, packing, planning, proving, serving, weights
+from service.cli import adding, catalogue, connect, keys, packing, planning, proving, serving, weights
 from service.config.settings import VARIABLES, summary
 
 
@@ -26,6 +26,7 @@ for command in (
     *packing.COMMANDS,
     *planning.COMMANDS,
     *connect.COMMANDS,
+    *keys.COMMANDS,
 ):
     main.add_command(command)
 

@@ -194,6 +194,11 @@ def _served(url: str, key: str) -> dict[str, int | None]:
             rows = json.load(answer)["data"]
         ordered = sorted(rows, key=lambda row: "chat" not in row["capabilities"])
         return {row["id"]: row.get("context_length") for row in ordered}
+    except urllib.error.HTTPError as error:
+        error.close()
+        why = "needs a key: --key" if key == NO_KEY else "does not accept this key for its list of models"
+        said = why if error.code in (401, 403) else f"answers {error}"
+        raise click.ClickException(f"{url} {said}") from None
     except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError) as error:
         raise click.ClickException(f"no Roundhouse answers at {url}: {error}") from None
 

@@ -43,7 +43,7 @@ SECTIONS = (
     (
         "The request is at fault",
         "As a rule, repeating it unchanged gives the same error.",
-        (400, 403, 404, 405, 408, 409, 413, 415, 422, 431),
+        (400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 431),
     ),
     ("The service is busy or not ready", "The same request can succeed later.", (429, 503)),
     ("The service failed", "The same request can succeed when it is repeated.", (500, 502, 504)),

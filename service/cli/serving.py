@@ -14,12 +14,14 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from service.auth import keys_file
 from service.cli.configured import configured, fleet_option, refused
 from service.config import run_dir
 from service.config.paths import PACKAGE
 from service.config.settings import Settings, variable
 from service.errors import ApiError
 from service.fleet.served_model import ServedModel
+from service.gateway.listening import check_access, describe
 from service.gateway.prerequisites import unmet_here
 from service.planner.memory import Demand
 from service.planner.plan import memory_requirement
@@ -34,6 +36,9 @@ CACHE = "cache: what a request of the whole context takes, in 16-bit numbers"
 def check(fleet_file: Path | None) -> None:
     """Validate catalogue and fleet without starting anything."""
     settings, _, served = configured(fleet_file)
+    with refused():
+        keys = keys_file.load(settings)
+        check_access(settings.host, served.auth, keys)
     table = Table(
         "model", "variant", "runs", "context", "cache", "answers", box=SIMPLE, padding=(0, 1, 0, 0), caption=CACHE
     )
@@ -46,6 +51,10 @@ def check(fleet_file: Path | None) -> None:
         click.echo(f"{one.id}: {', '.join(one.addresses) or one.weights}")
         if one.parser_choice:
             click.echo(f"{one.id}: {one.parser_choice}")
+    click.echo(describe(served.auth, keys))
+    for key in (keys or {}).values():
+        for name in sorted((key.models or frozenset()) - served.names):
+            click.echo(f"{key.id}: its key is for '{name}', which is not served")
     click.echo(f"{fleet_file or settings.fleet}: {len(served.served)} models, nothing wrong.")
 
 
@@ -93,11 +102,17 @@ def route(
 
 @click.command()
 @click.option("--url", default="http://127.0.0.1:3000", show_default=True)
-def models(url: str) -> None:
+@click.option("--key", default="", help="API key, if it wants one.")
+def models(url: str, key: str) -> None:
     """Show the models of a running service and their state."""
+    request = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
-        with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=10) as answer:
             rows = json.load(answer)["data"]
+    except urllib.error.HTTPError as error:
+        error.close()
+        needs = f"needs {'another' if key else 'a'} key: --key" if error.code in (401, 403) else f"answers {error}"
+        raise click.ClickException(f"{url} {needs}") from None
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise click.ClickException(f"no Roundhouse answers at {url}: {error}") from None
     table = Table("model", "variant", "state", "reason", "answers")
@@ -120,7 +135,8 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
             run_dir.prepare(settings.run_dir)
         if settings.responses_dir:
             run_dir.private_folder(settings.responses_dir, "responses_dir")
-    host, port = host or settings.host, port or settings.port
+        host, port = host or settings.host, port or settings.port
+        check_access(host, served.auth, keys_file.load(settings))
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -140,7 +156,8 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """The variables that tell the service what this command was told. Its processes run in another folder."""
-    paths = {name: getattr(settings, name) for name in ("fleet", "models", "weights", "run_dir", "responses_dir")}
+    names = ("fleet", "models", "weights", "run_dir", "responses_dir", "api_key_file", "keys")
+    paths = {name: getattr(settings, name) for name in names}
     given = {name: str(path.absolute()) for name, path in paths.items() if path}
     given |= {"host": settings.host, "port": str(settings.port)}
     return {variable(name): value for name, value in given.items()}

@@ -5,6 +5,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pydantic import SecretStr
+
 from service.config.paths import ROOT
 from service.config.settings import Settings, variable
 
@@ -25,7 +27,8 @@ process runs stands in environment variables, and this page lists all of them. E
 - **Empty** variables count as unset. A path may begin with `~`.
 - **Kubernetes** sets variables such as `ROUNDHOUSE_SERVICE_HOST` and `ROUNDHOUSE_PORT=tcp://10.0.0.1:3000` in every
   container when the namespace has a Service named `roundhouse` or `roundhouse-…`. They are recognised and ignored.
-- **Changes** take effect when the service is restarted; only the fleet file is reloaded while it runs.
+- **Changes** take effect when the service is restarted; the fleet file and the keys file alone are reloaded while it
+  runs.
 
 Durations are seconds, fractions allowed, and must be above zero. Sizes are bytes.
 """
@@ -39,8 +42,13 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
             ("fleet", "models", "weights", "run_dir", "responses_dir", "engine_program"),
         ),
         "Listening": (
-            "There is no authentication yet: listen only on an address that trusted clients alone can reach.",
+            "Without an API key the service listens on loopback addresses only, unless the fleet file says "
+            "`auth: none`.",
             ("host", "port", "allowed_hosts"),
+        ),
+        "API keys": (
+            "Who may use the service. [security.md](security.md) explains keys, and what each may do.",
+            ("api_key", "api_key_file", "keys"),
         ),
         "Limits": (
             "What a single request may be. The number of requests is limited per model in the fleet file "
@@ -97,7 +105,7 @@ def _row(name: str) -> str:
 
 
 def _default(value: Any) -> str:
-    if value is None or value == "":
+    if value is None or not str(value):
         return "unset"
     if isinstance(value, Path) and value.is_relative_to(ROOT):
         value = value.relative_to(ROOT)
@@ -111,7 +119,7 @@ def _unit(name: str, kind: Any) -> str:
         return "seconds"
     if kind is int:
         return "bytes" if name.endswith("_bytes") else "number"
-    return "text" if kind is str else "path"
+    return "text" if kind in (str, SecretStr) else "path"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.config.paths import ROOT
@@ -27,6 +27,9 @@ SERVICE_LINK = re.compile(
     r"PORT=(tcp|udp|sctp)://.*|PORT_\d+_(TCP|UDP|SCTP)(_ADDR|_PORT|_PROTO)?=.*)",
     re.DOTALL,
 )
+SHORTEST_KEY = 16  # characters
+PRINTABLE = re.compile(r"[\x21-\x7e]{1,256}")
+MAKE_KEY = "python3 -c 'import secrets; print(\"rh_\" + secrets.token_urlsafe(32))'"
 
 
 def _expanded(path: Path) -> Path:
@@ -38,6 +41,20 @@ def _host_names(text: str) -> str:
         if name != "*" and not re.fullmatch(r"[A-Za-z0-9._-]+", name) and not _is_ip_address(name.strip("[]")):
             raise ValueError(f"it should be host names without port, separated by commas, and '{name}' is none")
     return text
+
+
+def _strong(key: SecretStr) -> SecretStr:
+    if key.get_secret_value():
+        check_key(key.get_secret_value())
+    return key
+
+
+def check_key(key: str) -> None:
+    """Raises ValueError, which does not repeat it, where a key can be guessed or cannot stand in a header."""
+    if len(key) < SHORTEST_KEY:
+        raise ValueError(f"a key has at least {SHORTEST_KEY} characters. A good one: {MAKE_KEY}")
+    if not PRINTABLE.fullmatch(key):
+        raise ValueError(f"a key has at most 256 printable ASCII characters, and no spaces. A good one: {MAKE_KEY}")
 
 
 def _is_ip_address(text: str) -> bool:
@@ -53,6 +70,7 @@ Bytes = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 HostNames = Annotated[str, AfterValidator(_host_names)]
+ApiKey = Annotated[SecretStr, AfterValidator(_strong)]
 
 
 class Settings(BaseSettings):
@@ -93,6 +111,19 @@ class Settings(BaseSettings):
     reverse proxy beside it that passes on its own `Host` needs its name here. `*` allows all. With names here, a
     gateway that listens elsewhere checks them too.
     """
+
+    api_key: ApiKey = SecretStr("")
+    """The first API key, of at least 16 characters; with one, every request but a probe needs a key.
+
+    It may use every model and every endpoint, for the tenant `default`. Processes of the same user can read it.
+    """
+    api_key_file: UserPath | None = None
+    """File with the first API key, instead of `ROUNDHOUSE_API_KEY`.
+
+    Others than its owner and group must not be able to read it. It is read when the service starts.
+    """
+    keys: UserPath | None = None
+    """File with the digests of more API keys, which `roundhouse keys` writes; it is read again when it changes."""
 
     max_body_bytes: Bytes = 4 * 2**20
     """Largest request body; a larger one gets 413 `request_too_large`."""

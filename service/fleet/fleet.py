@@ -1,7 +1,7 @@
 """Loads the fleet file: which models this installation serves, how, and under which names."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from service.auth.tenants import Tenant
@@ -11,7 +11,7 @@ from service.config.strict_yaml import ConfigError, Document
 from service.fleet.entries import EntryError, served_model
 from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
-from service.fleet.schema import RESERVED, FleetFile
+from service.fleet.schema import RESERVED, Auth, FleetFile
 from service.fleet.served_model import ServedModel
 
 
@@ -22,7 +22,7 @@ class Fleet:
     `aliases` maps a name to the id of a model or adapter, `defaults` a variant to the id of the model that serves it.
     `startup` is *auto*, *parallel* or *sequential*. `extra_fields` are request fields that pass to vLLM unchecked;
     those that nobody knows are ignored, or refused if `refuse_unknown_fields`. `request_bounds` is how much one request
-    may ask for, and `images` bounds those of one.
+    may ask for, and `images` bounds those of one. `auth` is *none* where the service may be open to everyone.
     """
 
     served: tuple[ServedModel, ...]
@@ -34,12 +34,39 @@ class Fleet:
     tenants: dict[str, Tenant] = field(default_factory=dict)
     request_bounds: RequestBounds = RequestBounds()
     images: ImageBounds = ImageBounds()
+    auth: Auth = "keys"
 
     def __getitem__(self, model_id: str) -> ServedModel:
         for served in self.served:
             if served.id == model_id:
                 return served
         raise KeyError(model_id)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The ids of all models and adapters, and their aliases."""
+        adapters = (adapter.id for model in self.served for adapter in model.adapters)
+        return frozenset((*(model.id for model in self.served), *adapters, *self.aliases))
+
+    def ids_of(self, names: Iterable[str]) -> frozenset[str]:
+        """The ids of models and adapters that are meant by these ids and aliases."""
+        return frozenset(self.aliases.get(name, name) for name in names)
+
+    def restricted(self, ids: frozenset[str]) -> "Fleet":
+        """The fleet with nothing but these models and adapters, and the names for them.
+
+        A model that only an adapter needs stays, so a target must be looked up in `ids` as well.
+        """
+        reduced = (
+            replace(model, adapters=tuple(adapter for adapter in model.adapters if adapter.id in ids))
+            for model in self.served
+        )
+        return replace(
+            self,
+            served=tuple(model for model in reduced if model.id in ids or model.adapters),
+            aliases={alias: target for alias, target in self.aliases.items() if target in ids},
+            defaults={variant: target for variant, target in self.defaults.items() if target in ids},
+        )
 
     def replicas(self) -> Iterator[tuple[ServedModel, int]]:
         """Every replica that Roundhouse runs, as (served model, number from 0), in startup order."""
@@ -84,6 +111,7 @@ def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
         tenants={name: Tenant(id=name, **entry.model_dump()) for name, entry in file.tenants.items()},
         request_bounds=file.request_bounds,
         images=file.images,
+        auth=file.auth,
     )
 
 

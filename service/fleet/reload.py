@@ -5,19 +5,18 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
+from service.config.file_watch import FileWatch
 from service.config.strict_yaml import ConfigError
 from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
 
-POLL_INTERVAL = 1.0  # seconds between two checks of the file
 # Fields of ServedModel that only the gateway uses, so that they may change while engines run.
 RELOADABLE = (
     "family", "scale_down_after", "policy", "max_in_flight", "max_queued", "timeouts", "aliases", "request_bounds"
 )  # fmt: skip
-FileVersion = tuple[int, int, int]
 
 
-class Reload:
+class Reload(FileWatch):
     """Watches the fleet file. `load` reads it or raises ConfigError; `apply` replaces the fleet in use.
 
     `report` is called after each attempt with its problems; an empty list means that the new fleet is in use.
@@ -27,25 +26,11 @@ class Reload:
         self, path: Path, fleet: Fleet, load: Callable[[], Fleet], apply: Callable[[Fleet], None],
         report: Callable[[list[str]], None],
     ) -> None:  # fmt: skip
-        self._path, self._fleet, self._load, self._apply, self._report = path, fleet, load, apply, report
-        self._loaded_version = self._last_version = file_version(path)
-
-    async def watch(self) -> None:
-        """Polls the file until cancelled."""
-        while True:
-            await asyncio.sleep(POLL_INTERVAL)
-            await self.poll()
-
-    async def poll(self) -> None:
-        """Reloads the file if it has changed, but not since the last poll: it may still be being written."""
-        version, previous = file_version(self._path), self._last_version
-        self._last_version = version
-        if version != self._loaded_version and version == previous:
-            await self.reload()
+        super().__init__(path)
+        self._fleet, self._load, self._apply, self._report = fleet, load, apply, report
 
     async def reload(self) -> None:
         """Reads the file now, and applies or rejects it."""
-        self._loaded_version = file_version(self._path)
         try:
             fleet = await asyncio.to_thread(self._load)
         except ConfigError as error:
@@ -56,18 +41,6 @@ class Reload:
             self._apply(fleet)
             self._fleet = fleet
         self._report(problems)
-
-
-def file_version(path: Path) -> FileVersion | None:
-    """Modification time, inode and size, symbolic links followed: one of them changes with the contents.
-
-    None where there is no such file.
-    """
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def needs_restart(old: Fleet, new: Fleet) -> list[str]:
@@ -82,8 +55,9 @@ def needs_restart(old: Fleet, new: Fleet) -> list[str]:
             problems.append(f"'{served.id}' needs a new engine")
         elif changed := _engine_changes(engines[served.id], served):
             problems.append(f"'{served.id}' changes {changed}, with which its engines were started")
-    if old.startup != new.startup:
-        problems.append("'startup' takes effect only when the service starts")
+    for name in ("startup", "auth"):
+        if getattr(old, name) != getattr(new, name):
+            problems.append(f"'{name}' takes effect only when the service starts")
     return [f"{problem}: restart the service to apply the file" for problem in problems]
 
 

@@ -39,6 +39,7 @@ Alias = Annotated[str, Field(pattern=r"^[^\W_][\w.:@\[\]/-]{0,127}$")]
 Address = Annotated[
     str, Field(pattern=r"^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$|^/.{1,106}$"), AfterValidator(_with_port)
 ]
+Auth = Literal["keys", "none"]
 Policy = Literal["prefix_affinity", "least_load", "power_of_two", "round_robin"]
 
 
@@ -98,6 +99,7 @@ class FleetFile(Frozen):
     """The whole file. `engine`, `optional_flags` and `env` apply to every model; an entry adds to or overrides them."""
 
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
+    auth: Auth = "keys"
     aliases: dict[Alias, ModelId] = Field(default_factory=dict)
     defaults: dict[Variant, ModelId] = Field(default_factory=dict)
     startup: Literal["auto", "parallel", "sequential"] = "auto"

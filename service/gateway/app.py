@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from service.admission.gate import Admission
+from service.auth.keys import Keys
 from service.catalog.catalog import Catalog
 from service.config.settings import Settings
 from service.engine import demand, process_files
 from service.fleet.fleet import Fleet
+from service.gateway.authentication import KeyMiddleware
 from service.gateway.endpoints import Endpoints
 from service.gateway.middleware import ErrorMiddleware, LimitsMiddleware, RecordMiddleware
 from service.gateway.scale_to_zero import Activator
@@ -43,10 +45,14 @@ WORKER = "m"  # the kind of file by which a process that writes metrics says tha
 class Gateway:
     """The gateway as an ASGI app (`app`), and its reload, draining and background tasks.
 
-    `metrics_dir` is prometheus_client's multiprocess folder; None where there is only one worker.
+    `metrics_dir` is prometheus_client's multiprocess folder; None where there is only one worker. `keys` are the API
+    keys, None where none is asked for.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog, fleet: Fleet, metrics_dir: Path | None = None) -> None:
+    def __init__(
+        self, settings: Settings, catalog: Catalog, fleet: Fleet, metrics_dir: Path | None = None,
+        keys: Keys | None = None,
+    ) -> None:  # fmt: skip
         assert settings.run_dir
         self._fleet, self._run_dir, self._gateways = fleet, settings.run_dir, settings.gateway_processes
         self.metrics, self.transport = Metrics(metrics_dir), ConnectionPool()
@@ -63,9 +69,10 @@ class Gateway:
         )  # fmt: skip
         self._activator = Activator(fleet)
         limited = LimitsMiddleware(self._endpoints, settings.max_header_bytes)
+        sites = SiteMiddleware(limited, allowed_hosts(settings.host, settings.allowed_host_names))
+        self._key_middleware = KeyMiddleware(sites, keys)
         self._record_middleware = RecordMiddleware(
-            ErrorMiddleware(SiteMiddleware(limited, allowed_hosts(settings.host, settings.allowed_host_names))),
-            self.metrics, self._endpoints.name_of, self._log.write,
+            ErrorMiddleware(self._key_middleware), self.metrics, self._endpoints.name_of, self._log.write,
         )  # fmt: skip
         self.app: App = self._record_middleware
         self._client_timeouts = ClientTimeouts(
@@ -100,13 +107,30 @@ class Gateway:
         self._endpoints.apply(fleet)
         self.admission.apply(fleet)
 
+    def use_keys(self, keys: Keys | None) -> None:
+        """Asks new requests for one of these keys; None asks for none."""
+        self._key_middleware.keys = keys
+
+    @property
+    def keys(self) -> Keys | None:
+        """The API keys that requests are asked for; None if they are not asked for one."""
+        return self._key_middleware.keys
+
     def log_reload(self, problems: list[str]) -> None:
         """Logs the result of a reload of the fleet file and sets its metric; no problems means success."""
         self.metrics.last_reload_successful.set(not problems)
-        outcome = "refused: the previous fleet stays in use" if problems else "in use"
+        self._log_reload("reload", "fleet stays", problems)
+
+    def log_keys_reload(self, problems: list[str]) -> None:
+        """Logs the result of a reload of the keys file and sets its metric; no problems means success."""
+        self.metrics.last_keys_reload_successful.set(not problems)
+        self._log_reload("keys_reload", "keys stay", problems)
+
+    def _log_reload(self, event: str, remains: str, problems: list[str]) -> None:
+        outcome = f"refused: the previous {remains} in use" if problems else "in use"
         fields = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "event": "reload",
+            "event": event,
             "outcome": outcome,
             "problems": problems,
         }

@@ -10,7 +10,7 @@ from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
 from service.gateway.middleware import is_anthropic
-from service.gateway.model_list import anthropic_list, anthropic_model, model_rows
+from service.gateway.model_list import Row, anthropic_list, anthropic_model, model_rows, rows_of
 from service.gateway.request_body import read_json_body
 from service.gateway.stored_responses import StoredResponseEndpoints
 from service.gateway.versions import Versions
@@ -84,19 +84,24 @@ class Endpoints:
     def _generation(self, endpoint: Endpoint) -> EndpointFunction:
         async def endpoint_function(scope: Scope, receive: Receive, send: Send) -> None:
             body = await read_json_body(scope, receive, self._settings)
-            record, headers = scope["record"], scope["headers"]
-            await self._relay.answer(endpoint, body, headers, record, receive, send, extension_of(scope))
+            record, headers, key = scope["record"], scope["headers"], scope["key"]
+            await self._relay.answer(endpoint, body, headers, record, receive, send, extension_of(scope), key)
 
         return endpoint_function
 
     async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
-        rows = model_rows(self._fleet, self._upstreams)
+        rows = self._rows(scope)
         page = anthropic_list(rows) if is_anthropic(scope) else {"object": "list", "data": rows}
         await respond_json(send, page)
 
+    def _rows(self, scope: Scope) -> list[Row]:
+        """The models that the caller's key may use."""
+        rows, models = model_rows(self._fleet, self._upstreams), scope["key"].models
+        return rows if models is None else rows_of(self._fleet.ids_of(models), rows)
+
     async def _show_model(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path"].removeprefix(MODELS + "/")
-        row = next((row for row in model_rows(self._fleet, self._upstreams) if row["id"] == name), None)
+        row = next((row for row in self._rows(scope) if row["id"] == name), None)
         if row is None:
             text = f"No model '{name[:128]}' is served here. GET {MODELS} lists those that are."
             raise ApiError(ErrorCode.MODEL_NOT_FOUND, text, "model")
@@ -117,7 +122,7 @@ class Endpoints:
         replaced = ROUTE_ALTERNATIVES.get(endpoint.path, frozenset()) & fields.keys()
         body = json.dumps({**({} if replaced else ROUTE_DEFAULTS[endpoint.path]), **fields}).encode()
         request, _, ignored = parse_body(endpoint.body, body, self._relay.field_policy)
-        target = self._relay.resolve(request, endpoint.requirements(request))
+        target = self._relay.resolve(request, endpoint.requirements(request), scope["key"].models)
         condition, reason = self._upstreams[target.served.id].condition()
         route = {
             "requested": request.model,

@@ -26,6 +26,11 @@ def model_rows(fleet: Fleet, upstreams: Iterable[Upstream]) -> list[Row]:
     return [*rows.values(), *aliases]
 
 
+def rows_of(ids: frozenset[str], rows: Iterable[Row]) -> list[Row]:
+    """Those of these models and adapters, and of their aliases."""
+    return [row for row in rows if row.get("alias_of", row["id"]) in ids]
+
+
 def anthropic_model(row: Row) -> Row:
     """The row as an object of Anthropic's API; an alias shows what it stands for."""
     target = row.get("alias_of")

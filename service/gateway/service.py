@@ -19,20 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
+import click
 import psutil
 from circus import sighandler
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
+from service.auth import keys_file
+from service.auth.keys import Keys
 from service.catalog import catalog as catalogs
 from service.config import run_dir
-from service.config.settings import Settings
+from service.config.settings import Settings, variable
 from service.config.strict_yaml import ConfigError
 from service.engine import process_files
 from service.engine.service import QUIET, Progress, end_with_parent, engine_service
 from service.fleet import fleet as fleets
 from service.fleet.reload import Reload
 from service.gateway import app
+from service.gateway.authentication import PROBES
+from service.gateway.listening import check_access, is_open
 from service.gateway.prerequisites import unmet_here
 from service.gateway.shutdown import GracefulShutdown
 from service.observability import background
@@ -41,7 +46,6 @@ from service.server.asgi import App, Receive, Scope, Send
 
 GC_THRESHOLD = 5_000  # new container objects before the garbage collector runs; Python's default is 700
 RUN_DIR, RESPONSES_DIR = "ROUNDHOUSE_RUN_DIR", "ROUNDHOUSE_RESPONSES_DIR"
-PROBES = ("/livez", "/readyz", "/healthz")
 
 
 class BypassBentoML:
@@ -61,17 +65,37 @@ def check_prerequisites() -> None:
         sys.exit("\n".join(("Roundhouse cannot start:", *problems)))
 
 
-def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet]:
-    """Settings, catalogue and fleet; exits the process with a list of all mistakes if there are any."""
+def address_of_command() -> str | None:
+    """The address that BentoML's command was told to listen on, by option or environment; None if it was not."""
+    context = click.get_current_context(silent=True)
+    host = context.params.get("host") if context else None
+    return str(host) if host else None
+
+
+def listen_addresses() -> list[str]:
+    """The addresses that this process listens on for TCP: those that BentoML has bound, whoever told it to."""
+    found = psutil.Process().net_connections("tcp")
+    return [one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN]
+
+
+def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys | None]:
+    """Settings, catalogue, fleet and keys; exits the process with a list of all mistakes if there are any."""
     try:
+        if host := address_of_command():
+            os.environ[variable("host")] = host  # the workers are not told the command's options
         settings = Settings.from_environ(os.environ)
         catalog = catalogs.load(settings.models)
         fleet = fleets.load(settings.fleet, catalog, settings.weights)
+        keys = keys_file.load(settings)
+        check_access(settings.host, fleet.auth, keys)
         path = run_dir.prepare(settings.run_dir) if settings.run_dir else None
         stored = settings.responses_dir
         if stored:
             stored = run_dir.private_folder(stored, "responses_dir")
             os.environ[RESPONSES_DIR] = str(stored)  # the workers run in another folder
+        for name in ("api_key_file", "keys"):
+            if file := getattr(settings, name):
+                os.environ[variable(name)] = str(file.absolute())
     except ConfigError as error:
         sys.exit(f"Roundhouse cannot start:\n{error}")
     if path is None:
@@ -79,7 +103,7 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet]:
         path = Path(tempfile.mkdtemp(prefix="roundhouse-"))
         atexit.register(shutil.rmtree, path, ignore_errors=True)
     os.environ[RUN_DIR] = str(path)
-    return settings.model_copy(update={"run_dir": path, "responses_dir": stored}), catalog, fleet
+    return settings.model_copy(update={"run_dir": path, "responses_dir": stored}), catalog, fleet, keys
 
 
 def forward_repeated_signals() -> None:
@@ -133,21 +157,30 @@ def tune_gc() -> None:
     gc.set_threshold(GC_THRESHOLD)
 
 
-def build_service(settings: Settings, catalog: catalogs.Catalog, fleet: fleets.Fleet) -> Any:
+def build_service(settings: Settings, catalog: catalogs.Catalog, fleet: fleets.Fleet, keys: Keys | None = None) -> Any:
     """The BentoML Gateway service, which depends on one Engine service for each replica of the fleet."""
     assert settings.run_dir
     progress = Progress()
-    gateway = app.Gateway(settings, catalog, fleet, setup_multiprocess_metrics(settings.run_dir, settings.workers))
+    gateway = app.Gateway(
+        settings, catalog, fleet, setup_multiprocess_metrics(settings.run_dir, settings.workers), keys
+    )
     timeout = settings.drain_timeout
     shutdown = GracefulShutdown(
         settings.run_dir, min(settings.drain_grace, timeout), timeout, gateway.start_draining, gateway.abort_requests
     )
     load = partial(fleets.load, settings.fleet, catalog, settings.weights)
     reload = Reload(settings.fleet, fleet, load, gateway.apply, gateway.log_reload)
+    keys_reload = settings.keys and keys_file.KeysReload(
+        settings.keys, partial(keys_file.load, settings), gateway.use_keys, gateway.log_keys_reload
+    )
 
     def reload_failed(task: str, error: BaseException) -> None:
         gateway.count_failure(task, error)
         gateway.log_reload([f"{settings.fleet}: it could not be read: {type(error).__name__}: {error}"])
+
+    def keys_reload_failed(task: str, error: BaseException) -> None:
+        gateway.count_failure(task, error)
+        gateway.log_keys_reload([f"{settings.keys}: it could not be read: {type(error).__name__}: {error}"])
 
     class Gateway:
         @bentoml.on_startup
@@ -156,9 +189,14 @@ def build_service(settings: Settings, catalog: catalogs.Catalog, fleet: fleets.F
             shutdown.install()
             if shutdown.server:
                 shutdown.server.config.http_protocol_class = gateway.connection(server_paths=PROBES)
+            if is_open(listen_addresses(), fleet.auth, gateway.keys):
+                gateway.use_keys({})
+                progress.print("it listens on another address than it was told, so without an API key nobody gets in")
             self.background = contextlib.AsyncExitStack()
             await self.background.enter_async_context(gateway.background_tasks())
             self.keep_running("reload", reload.watch, reload_failed)
+            if keys_reload:
+                self.keep_running("keys reload", keys_reload.watch, keys_reload_failed)
             if bentoml.server_context.worker_index in (None, 1):
                 self.keep_running(
                     "progress", partial(_print_readiness, gateway, settings, progress), gateway.count_failure
@@ -195,7 +233,8 @@ async def _print_readiness(gateway: app.Gateway, settings: Settings, progress: P
         ready = conditions.count("ready")
         if ready and not first_printed:
             progress.print(f"the first of {len(conditions)} models is ready after {time.monotonic() - started:.0f} s")
-            progress.print(f"  curl http://{settings.host}:{settings.port}/v1/models")
+            header = "" if gateway.keys is None else "-H 'Authorization: Bearer KEY' "
+            progress.print(f"  curl {header}http://{settings.host}:{settings.port}/v1/models")
             first_printed = True
         if ready == len(conditions):
             progress.print(f"all {ready} models are ready after {time.monotonic() - started:.0f} s")

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from urllib.parse import parse_qsl
 
-from service.auth.tenants import find_tenant
+from service.auth.keys import caller_of
 from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
 from service.protocol.conversation import page
@@ -60,7 +60,7 @@ class StoredResponseEndpoints:
 
     def _key(self, scope: Scope) -> tuple[str, str]:
         """The tenant and the id of the response that is meant."""
-        tenant = find_tenant(self._fleet.tenants, parse_headers(scope["headers"]).tenant).id
+        tenant = caller_of(scope["key"], parse_headers(scope["headers"]).tenant, self._fleet.tenants).tenant.id
         scope["record"].tenant = tenant
         found = PATH.fullmatch(scope["path"])
         assert found

@@ -104,6 +104,12 @@ class Metrics:
             registry=registry, multiprocess_mode="livemin",
         )  # fmt: skip
         self.last_reload_successful.set(1)
+        self.last_keys_reload_successful = Gauge(
+            "roundhouse_keys_last_reload_successful",
+            "Whether the last read of the keys file was applied (1) or refused (0).",
+            registry=registry, multiprocess_mode="livemin",
+        )  # fmt: skip
+        self.last_keys_reload_successful.set(1)
         self.idempotency_cache_bytes = Gauge(
             "roundhouse_idempotency_cache_bytes", "Approximate size of the responses kept for an Idempotency-Key.",
             registry=registry, multiprocess_mode="livesum",

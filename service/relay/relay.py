@@ -6,7 +6,8 @@ from functools import partial
 
 from service.admission.gate import Admission
 from service.admission.slots import Slot
-from service.auth.tenants import Tenant, effective_priority, find_tenant
+from service.auth.keys import ANYONE, Caller, Key, caller_of
+from service.auth.tenants import effective_priority
 from service.catalog.catalog import Catalog
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
@@ -31,8 +32,8 @@ from service.relay.idempotency import IdempotencyCache
 from service.relay.refusals import not_ready
 from service.relay.response_writer import ResponseWriter
 from service.relay.stored import StoredResponses, Storing
-from service.routing.prefix_key import key
-from service.routing.resolve import Target, resolve
+from service.routing.prefix_key import key as prefix_key_of
+from service.routing.resolve import Target, resolve_among
 from service.server.asgi import CancelOnDisconnect, Headers, Receive, Send, ServerExtension
 from service.transport.pool import ConnectionPool, TransportError, post_request
 from service.upstreams.upstreams import Upstreams
@@ -86,30 +87,30 @@ class Relay:
 
     def answer(
         self, endpoint: Endpoint, body: bytes, headers: Headers, record: Record,
-        receive: Receive, send: Send, extra: ServerExtension | None = None,
+        receive: Receive, send: Send, extra: ServerExtension | None = None, key: Key = ANYONE,
     ) -> Awaitable[None]:  # fmt: skip
-        """Serves one request. Raises ApiError, at once or when awaited, if nothing has been sent yet."""
+        """Serves one request with this key. Raises ApiError, at once or when awaited, if nothing has been sent yet."""
         options = request_headers.parse_headers(headers)
         parsed = parse_body(endpoint.body, body, self.field_policy)
         record.requested, record.streamed = parsed.request.model, bool(parsed.request.stream) and endpoint.streams
-        tenant = find_tenant(self._fleet.tenants, options.tenant)
-        record.tenant = tenant.id
+        caller = caller_of(key, options.tenant, self._fleet.tenants)
+        record.tenant = caller.tenant.id
         if isinstance(parsed.request, ResponsesRequest) and self._stored.concerns(parsed.request):
-            return self._answer_stored(endpoint, body, parsed.request, options, tenant, record, receive, send, extra)
-        call = self._call(endpoint, body, parsed, options, tenant, record)
-        return self._begin(call, receive, send, extra)
+            return self._answer_stored(endpoint, body, parsed.request, options, caller, record, receive, send, extra)
+        return self._begin(self._call(endpoint, body, parsed, options, caller, record), receive, send, extra)
 
     async def _answer_stored(
-        self, endpoint: Endpoint, body: bytes, request: ResponsesRequest, options: RequestOptions, tenant: Tenant,
+        self, endpoint: Endpoint, body: bytes, request: ResponsesRequest, options: RequestOptions, caller: Caller,
         record: Record, receive: Receive, send: Send, extra: ServerExtension | None,
     ) -> None:  # fmt: skip
         """Serves a request of the Responses API that continues a stored conversation, or is to be stored itself."""
-        continuation = await self._stored.load(tenant.id, request, body)
+        tenant = caller.tenant.id
+        continuation = await self._stored.load(tenant, request, body)
         parsed = parse_body(endpoint.body, continuation.body, self.field_policy)
-        call = self._call(endpoint, continuation.body, parsed, options, tenant, record)
+        call = self._call(endpoint, continuation.body, parsed, options, caller, record)
         prefix_key = None if options.session else continuation.prefix_key
-        call.prefix_key = prefix_key or key(call.request, tenant.id, options.session, options.conversation)
-        call.storing = self._stored.storing(tenant.id, continuation, call.prefix_key)
+        call.prefix_key = prefix_key or prefix_key_of(call.request, tenant, options.session, options.conversation)
+        call.storing = self._stored.storing(tenant, continuation, call.prefix_key)
         await self._begin(call, receive, send, extra)
 
     def _begin(self, call: Call, receive: Receive, send: Send, extra: ServerExtension | None) -> Awaitable[None]:
@@ -119,17 +120,17 @@ class Relay:
         run = partial(self._run, call, receive)
         return self._idempotency.answer(identity, call.fingerprint, run, call.record, send, extra)
 
-    def resolve(self, request: Body, requirements: Requirements) -> Target:
-        """The served model for a request, with the reason; raises the 404 or 400 if there is none."""
-        return resolve(request.model, requirements, self._fleet, self._catalog)
+    def resolve(self, request: Body, requirements: Requirements, models: frozenset[str] | None) -> Target:
+        """The model for a request that may use `models`, with the reason; raises the 404 or 400 if there is none."""
+        return resolve_among(models, request.model, requirements, self._fleet, self._catalog)
 
     def _call(
-        self, endpoint: Endpoint, body: bytes, parsed: Parsed, options: RequestOptions, tenant: Tenant, record: Record
+        self, endpoint: Endpoint, body: bytes, parsed: Parsed, options: RequestOptions, caller: Caller, record: Record
     ) -> Call:
         """Resolves the model and rewrites the body for an engine of it; raises ApiError for what is wrong."""
         request, accepted, ignored = parsed
         requirements = endpoint.requirements(request)
-        target = self.resolve(request, requirements)
+        target = self.resolve(request, requirements, caller.models)
         served, dialect = target.served, endpoint.dialect
         record.model, record.variant, record.family = target.name, served.variant, served.family
         record.route_reason = target.reason
@@ -149,8 +150,8 @@ class Relay:
             dialect=dialect,
             target=target,
             upstream=self._upstreams[served.id],
-            tenant=tenant,
-            priority=effective_priority(tenant, options.priority),
+            tenant=caller.tenant,
+            priority=effective_priority(caller.tenant, options.priority),
             options=options,
             timeouts=timeouts,
             record=record,

@@ -70,7 +70,25 @@ def resolve(requested: str, requirements: Requirements, fleet: Fleet, catalog: C
     if requested == "auto":
         reason, variants = auto_variants(requirements)
         return _by_variants(variants, requirements, f"auto: {reason}", requested, fleet)
-    raise _not_found(f"No model '{requested}' is served here.{_hint(requested, fleet)}")
+    raise _not_served(requested, fleet)
+
+
+def resolve_among(
+    names: frozenset[str] | None, requested: str, requirements: Requirements, fleet: Fleet, catalog: Catalog
+) -> Target:
+    """Like `resolve`, for a caller who may use what the ids and aliases `names` mean, and hears of nothing else."""
+    if names is None:
+        return resolve(requested, requirements, fleet, catalog)
+    ids = fleet.ids_of(names)
+    fleet = fleet.restricted(ids)
+    target = resolve(requested, requirements, fleet, catalog)
+    if target.name not in ids:
+        raise _not_served(requested, fleet)
+    return target
+
+
+def _not_served(requested: str, fleet: Fleet) -> ApiError:
+    return _not_found(f"No model '{requested}' is served here.{_hint(requested, fleet)}")
 
 
 def _not_found(message: str) -> ApiError:

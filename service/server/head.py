@@ -12,7 +12,7 @@ from service.server.asgi import Headers
 # Headers of which a request has one at most: two of them mean different things to different programs on its way.
 SINGLE = (
     b"host", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding", b"origin",
-    b"sec-fetch-site",
+    b"sec-fetch-site", b"authorization", b"x-api-key",
 )  # fmt: skip
 # A name, an IPv4 or a bracketed IPv6 address, with or without a port.
 HOST = re.compile(rb"([A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(:\d*)?\Z")

@@ -165,3 +165,37 @@ def test_a_run_folder_that_cannot_be_used_is_reported_before_anything_starts(mon
     result = CliRunner().invoke(main, ["serve"])
     assert result.exit_code == 2
     assert result.output.startswith("environment: ROUNDHOUSE_RUN_DIR: the folder /dev/null/run cannot be made: ")
+
+
+REACHABLE = "0.0.0.0 can be reached from other machines, and no API key is set"
+
+
+def test_without_a_key_an_address_that_others_reach_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run("serve", "--host", "0.0.0.0")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(REACHABLE) and "export ROUNDHOUSE_API_KEY=" in result.stderr
+    monkeypatch.setenv("ROUNDHOUSE_HOST", "0.0.0.0")
+    assert run("check").stderr.startswith(REACHABLE)
+    fleet = write(tmp_path, "auth: none\nmodels: [{model: pebble-chat}]\n")
+    for more, words in ((("--fleet", fleet), "by 'auth: none'"), ((), "API keys: 1; every request but a probe")):
+        if not more:
+            monkeypatch.setenv("ROUNDHOUSE_API_KEY", "rh_0123456789abcdef")
+        result = run("check", *more)
+        assert result.exit_code == 0, result.output
+        assert words in result.output and "rh_0123" not in result.output
+        with socket.socket() as taken:  # so that nothing is started
+            taken.bind(("0.0.0.0", 0))
+            taken.listen()
+            result = run("serve", *more, "--port", taken.getsockname()[1])
+        assert "cannot listen on 0.0.0.0" in result.stderr
+
+
+def test_a_weak_first_key_is_refused_with_the_line_that_makes_a_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_API_KEY", "hunter2")
+    for command in ("serve", "check"):
+        result = run(command)
+        assert result.exit_code == 2
+        assert "a key has at least 16 characters. A good one: python3 -c" in result.stderr
+        assert "hunter2" not in result.output

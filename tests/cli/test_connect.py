@@ -22,9 +22,12 @@ ROWS = [
 
 
 class Models(BaseHTTPRequestHandler):
+    """Lists models; a key that begins with `rh_` is none of its own."""
+
     def do_GET(self) -> None:
         body = json.dumps({"data": ROWS}).encode()
-        self.send_response(200 if self.path == "/v1/models" else 404)
+        wrong = self.headers.get("authorization", "").startswith("Bearer rh_")
+        self.send_response(401 if wrong else 200 if self.path == "/v1/models" else 404)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -154,3 +157,11 @@ def test_of_a_context_that_is_not_known_nothing_is_said(client: str, url: str) -
     first = printed.partition("pebble-chat")[0]
     assert "None" not in printed and "null" not in printed
     assert "40960" not in first and "10240" not in first
+
+
+def test_a_key_that_the_service_does_not_accept_is_named_as_the_cause(url: str) -> None:
+    result = run("python", "--url", url, "--key", "rh_wrong")
+    assert result.exit_code == 1 and not result.stdout
+    assert f"{url} does not accept this key" in result.stderr and "rh_wrong" not in result.stderr
+    shown = CliRunner().invoke(main, ["models", "--url", url, "--key", "rh_wrong"])
+    assert shown.exit_code == 1 and f"{url} needs another key: --key" in shown.stderr

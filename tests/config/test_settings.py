@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from service.config.paths import ROOT
 from service.config.settings import VARIABLES, Settings, summary, variable
@@ -15,7 +15,7 @@ FIELDS = Settings.model_fields
 # What each kind of setting may be given, and what becomes of it.
 GIVEN: dict[Any, tuple[str, object]] = {
     int: ("7", 7), float: ("7.5", 7.5), str: ("text", "text"), Path: ("a/b", Path("a/b")),
-    FIELDS["run_dir"].annotation: ("a/b", Path("a/b")),
+    FIELDS["run_dir"].annotation: ("a/b", Path("a/b")), SecretStr: ("x" * 16, SecretStr("x" * 16)),
 }  # fmt: skip
 
 every_setting = each("name", FIELDS)

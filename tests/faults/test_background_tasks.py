@@ -32,7 +32,7 @@ GATEWAY = [
     ("replica", "Upstreams._check"),
     ("discovery", "Upstreams._find_replicas"),
     ("housekeeping", "Gateway._housekeeping"),
-    ("reload", "Reload.watch"),
+    ("reload", "FileWatch.watch"),
     ("progress", "_print_readiness"),
 ]
 FLEET = """

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from service.config import file_watch
 from service.config.strict_yaml import ConfigError
-from service.fleet import reload
 from service.fleet.fleet import Fleet
 from service.fleet.reload import Reload, needs_restart
 from tests.support import fleets
@@ -108,7 +108,7 @@ IMPOSSIBLE = [
 async def test_an_impossible_value_is_named_at_start_and_at_a_reload_and_mended(
     entry: str, problem: str, watched: WatchedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reload, "POLL_INTERVAL", 0.005)
+    monkeypatch.setattr(file_watch, "POLL_INTERVAL", 0.005)
     (watched.folder / "ring").symlink_to("ring")
     text = f"models:\n  - {{{entry}}}"
     at_start = watched.folder / "at_start.yaml"
@@ -213,6 +213,7 @@ async def test_what_only_the_gateway_uses_may_change(change: tuple[str, str], wa
         ),
         ("pebble-chat}", "pebble-code}", "'pebble-code' needs a new engine"),
         ("models", "startup: sequential\nmodels", "'startup' takes effect only when the service starts"),
+        ("models", "auth: none\nmodels", "'auth' takes effect only when the service starts"),
     ],
 )
 async def test_what_engines_were_started_with_may_not_change(

@@ -4,23 +4,29 @@ import asyncio
 import gc
 import importlib
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import httpx
 import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
 from bench.processes import free_port
+from service.auth import keys_file
+from service.auth.keys import digest
 from service.catalog import catalog
+from service.config import file_watch
 from service.config.paths import ROOT
 from service.config.settings import Settings
 from service.fleet import fleet
 from service.server.asgi import Receive, Scope, Send
-from tests.support.waiting import until
+from tests.support.services import wait_for
+from tests.support.waiting import PATIENCE, until
 from tests.support.workers import text_after_one_was_killed
 
 
@@ -156,6 +162,9 @@ def environments_of(environments: dict[str, str]) -> list[str]:
         ("ROUNDHOUSE_FLEET", "/no/such/fleet.yaml", "/no/such/fleet.yaml: cannot be read"),
         ("ROUNDHOUSE_PORT", "many", "ROUNDHOUSE_PORT: Input should be a valid integer"),
         ("ROUNDHOUSE_FLEE", "x", "ROUNDHOUSE_FLEE: no such setting"),
+        ("ROUNDHOUSE_HOST", "0.0.0.0", "0.0.0.0 can be reached from other machines, and no API key is set"),
+        ("ROUNDHOUSE_API_KEY", "hunter2", "ROUNDHOUSE_API_KEY: a key has at least 16 characters"),
+        ("ROUNDHOUSE_KEYS", "/no/such/keys.yaml", "/no/such/keys.yaml: cannot be read"),
         ("ROUNDHOUSE_RUN_DIR", "/dev/null/x", "ROUNDHOUSE_RUN_DIR: the folder /dev/null/x cannot be made"),
         ("ROUNDHOUSE_RESPONSES_DIR", "/dev/null/x", "ROUNDHOUSE_RESPONSES_DIR: the folder /dev/null/x cannot be made"),
     ],
@@ -168,13 +177,61 @@ def test_configuration_error_exits_with_a_message(
         gateway.load_configuration()
 
 
+def test_the_address_of_bentomls_command_counts(gateway: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bentoml serve --host` and `BENTOML_HOST`, of which the settings know nothing; its workers are told, too."""
+    monkeypatch.setenv("ROUNDHOUSE_HOST", "127.0.0.1")
+    monkeypatch.setenv("ROUNDHOUSE_API_KEY", "")
+    serve = click.Command("serve", params=[click.Option(["--host"], envvar="BENTOML_HOST")])
+    for words, environment in ((["--host", "0.0.0.0"], ""), ([], "0.0.0.0")):
+        monkeypatch.setenv("BENTOML_HOST", environment)
+        with serve.make_context("serve", words), pytest.raises(SystemExit, match="can be reached from other machines"):
+            gateway.load_configuration()
+    monkeypatch.setenv("ROUNDHOUSE_API_KEY", "rh_0123456789abcdef")
+    with serve.make_context("serve", []):
+        settings, *_, keys = gateway.load_configuration()
+    assert (settings.host, os.environ["ROUNDHOUSE_HOST"], len(keys)) == ("0.0.0.0", "0.0.0.0", 1)
+
+
+def test_the_service_asks_for_the_configured_key(gateway: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_API_KEY", "rh_0123456789abcdef")
+    module = importlib.reload(gateway)
+    with TestClient(bentoml_app(module), base_url="http://localhost") as client:
+        assert client.get("/livez").status_code == 200
+        assert client.get("/readyz").status_code == 503  # no engine is ready
+        for path in ("/metrics", "/v1/models", "/docs.json", "/schema.json", "/static_content/x", "/"):
+            assert client.get(path).status_code == 401
+        assert client.get("/v1/models", headers={"x-api-key": "rh_0123456789abcdef"}).status_code == 200
+
+
+def test_without_a_key_nobody_gets_in_where_the_socket_is_bound_elsewhere(gateway: ModuleType) -> None:
+    """By a program that starts BentoML's server itself, say."""
+    with socket.create_server(("0.0.0.0", 0)), TestClient(bentoml_app(gateway), base_url="http://localhost") as client:
+        assert client.get("/v1/models").status_code == 401
+        assert client.get("/livez").status_code == 200
+
+
+def test_the_service_reads_its_keys_again(gateway: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_watch, "POLL_INTERVAL", 0.01)
+    path, secret = tmp_path / "keys.yaml", "rh_0123456789abcdef"
+    entry = {"id": "a", "tenant": "a", "sha256": digest(secret.encode()).hex(), "created": "2026-11-28T00:00:00Z"}
+    with keys_file.edited(path) as entries:
+        entries.append(keys_file.KeyEntry.model_validate(entry))
+    monkeypatch.setenv("ROUNDHOUSE_KEYS", str(path))
+    module = importlib.reload(gateway)
+    with TestClient(bentoml_app(module), base_url="http://localhost", headers={"x-api-key": secret}) as client:
+        assert client.get("/v1/models").status_code == 200
+        with keys_file.edited(path) as entries:
+            entries.clear()
+        wait_for(lambda: client.get("/v1/models").status_code == 401, PATIENCE, "the end of the key")
+
+
 @pytest.mark.parametrize("name", ["run_dir", "responses_dir"])
 def test_a_folder_that_does_not_exist_is_made(
     gateway: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(f"ROUNDHOUSE_{name.upper()}", "new/folder")
-    settings, _, _ = gateway.load_configuration()
+    settings, *_ = gateway.load_configuration()
     folder = getattr(settings, name)
     assert folder == tmp_path / "new/folder"
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -183,7 +240,7 @@ def test_a_folder_that_does_not_exist_is_made(
 
 def test_run_folder_is_created_once_for_all_processes(gateway: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ROUNDHOUSE_RUN_DIR")
-    settings, _, _ = gateway.load_configuration()
+    settings, *_ = gateway.load_configuration()
     assert settings.run_dir.is_dir()
     assert settings.run_dir.stat().st_mode & 0o777 == 0o700
     assert gateway.load_configuration()[0].run_dir == settings.run_dir
@@ -197,7 +254,7 @@ os.environ["ROUNDHOUSE_RUN_DIR"] = sys.argv[1]
 from service.gateway import app, service
 from service.config.settings import Settings
 folder = Path(sys.argv[1])
-settings, models, fleet = service.load_configuration()
+settings, models, fleet, _ = service.load_configuration()
 gateway = app.Gateway(settings, models, fleet, service.setup_multiprocess_metrics(folder, 2))
 gateway.admission.demand = lambda model: 7
 gateway.update_gauges()

@@ -17,6 +17,7 @@ from unittest import mock
 
 import httpx
 
+from service.auth.keys import Keys
 from service.config.settings import Settings
 from service.engine import demand, state
 from service.engine.state import Condition, EngineState
@@ -325,10 +326,12 @@ class Witness:
 
 
 @asynccontextmanager
-async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator[RunningGateway]:
+async def running(
+    folder: Path, text: str = ONE, *, keys: Keys | None = None, **limits: Any
+) -> AsyncIterator[RunningGateway]:
     """A gateway for the fleet that `text` describes, every engine of it ready; checked at the end.
 
-    `limits` are settings of the gateway.
+    `keys` are the API keys, None where none is asked for; `limits` are settings of the gateway.
     """
     run_dir = folder / "run"
     run_dir.mkdir()
@@ -344,7 +347,7 @@ async def running(folder: Path, text: str = ONE, **limits: Any) -> AsyncIterator
         stack.enter_context(mock.patch.object(LogWriter, "write", lambda _, line: output.append(line)))
         # Requests of tests name any host; that of a gateway on a loopback address is checked.
         settings = Settings(run_dir=run_dir, **{"connect_timeout": PATIENCE, "host": "0.0.0.0", **limits})
-        gateway = app.Gateway(settings, fleets.CATALOG, fleet)
+        gateway = app.Gateway(settings, fleets.CATALOG, fleet, keys=keys)
         gateway.upstreams.refresh()
         application = app.with_lifespan(gateway)
         errors = Errors()

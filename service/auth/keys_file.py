@@ -1,0 +1,168 @@
+"""Reads and writes the keys file, which holds digests, and reads the first key from the settings."""
+
+import asyncio
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import AfterValidator, Field
+
+from service.auth.keys import DEFAULT_GROUPS, FIRST, EndpointGroup, Key, Keys, digest
+from service.config.file_watch import FileWatch
+from service.config.settings import Settings, check_key, variable
+from service.config.strict_yaml import ConfigError, Document, Frozen
+
+HEADER = "# API keys, as digests. `roundhouse keys` writes this file anew with each change: comments are lost then.\n"
+PRIVATE = 0o600
+BY_OTHERS = stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP
+WRITE_BY_OTHERS = stat.S_IWOTH | stat.S_IWGRP
+
+
+def _in_utc(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
+Time = Annotated[datetime, AfterValidator(_in_utc)]
+
+
+class KeyEntry(Frozen):
+    """One key as written in the file; docs/security.md explains each member. Times without a zone are UTC."""
+
+    id: Name
+    tenant: Name
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    created: Time
+    expires: Time | None = None
+    models: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    endpoints: Annotated[tuple[EndpointGroup, ...], Field(min_length=1)] = tuple(sorted(DEFAULT_GROUPS))
+    proxy: bool = False
+
+    def key(self) -> Key:
+        """What the entry says of its key."""
+        return Key(
+            self.id,
+            self.tenant,
+            self.expires.timestamp() if self.expires else None,
+            None if self.models is None else frozenset(self.models),
+            frozenset(self.endpoints),
+            self.proxy,
+        )
+
+
+class KeysFile(Frozen):
+    """The whole file."""
+
+    keys: tuple[KeyEntry, ...] = ()
+
+
+def load(settings: Settings) -> Keys | None:
+    """The keys that the settings name, or None where they name none; raises ConfigError with every mistake."""
+    first = first_key(settings)
+    if not first and settings.keys is None:
+        return None
+    keys = {digest(first.encode()): FIRST} if first else {}
+    entries = read(settings.keys) if settings.keys else ()
+    return keys | {bytes.fromhex(entry.sha256): entry.key() for entry in entries}
+
+
+def first_key(settings: Settings) -> str:
+    """The key of `ROUNDHOUSE_API_KEY` or of its file; empty if there is none. Raises ConfigError."""
+    path, key = settings.api_key_file, settings.api_key.get_secret_value()
+    if path is None:
+        return key
+    if key:
+        raise _problem(f"{variable('api_key')} is set as well: leave one of them out")
+    try:
+        key = path.read_text(encoding="utf-8").rstrip("\r\n")
+        if path.stat().st_mode & BY_OTHERS:
+            raise _problem(f"other users can read or change {path}: chmod 600 {path}")
+        check_key(key)
+    except OSError as error:
+        raise _problem(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _problem(f"{path} is not text") from None
+    except ValueError as error:
+        raise _problem(f"{path}: {error}") from None
+    return key
+
+
+def read(path: Path) -> tuple[KeyEntry, ...]:
+    """The entries of a keys file; raises ConfigError with every mistake in it."""
+    document = Document(path)
+    entries = document.read(KeysFile).keys
+    if path.stat().st_mode & WRITE_BY_OTHERS:
+        raise ConfigError([f"{path}: other users can change it: chmod 600 {path}"])
+    problems = []
+    for index, entry in enumerate(entries):
+        for name in ("id", "sha256"):
+            if any(getattr(entry, name) == getattr(earlier, name) for earlier in entries[:index]):
+                problems.append(document.problem(("keys", index, name), "another key has the same"))
+    if problems:
+        raise ConfigError(problems)
+    return entries
+
+
+@contextmanager
+def edited(path: Path) -> Iterator[list[KeyEntry]]:
+    """The entries of a keys file, to be changed in place; it is written whole at the end, for its owner alone.
+
+    A file that does not exist counts as empty. Raises ConfigError, and OSError where it cannot be written. Of two
+    programs that change it at once the second waits.
+    """
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        entries = list(read(path)) if path.exists() else []
+        yield entries
+        _write(path, entries)
+    finally:
+        os.close(folder)
+
+
+def _write(path: Path, entries: Sequence[KeyEntry]) -> None:
+    path = path.resolve()  # a symbolic link stays one
+    rows = [entry.model_dump(mode="json", exclude_defaults=True) for entry in entries]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE), "w") as file:
+            file.write(HEADER + yaml.safe_dump({"keys": rows}, sort_keys=False))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class KeysReload(FileWatch):
+    """Watches the keys file. `load` reads all keys or raises ConfigError; `apply` replaces those in use.
+
+    `report` is called after each attempt with its problems; an empty list means that the new keys are in use.
+    """
+
+    def __init__(
+        self, path: Path, load: Callable[[], Keys | None], apply: Callable[[Keys | None], None],
+        report: Callable[[list[str]], None],
+    ) -> None:  # fmt: skip
+        super().__init__(path)
+        self._load, self._apply, self._report = load, apply, report
+
+    async def reload(self) -> None:
+        """Reads the keys now, and applies or refuses them as a whole."""
+        try:
+            keys = await asyncio.to_thread(self._load)
+        except ConfigError as error:
+            self._report(error.problems)
+            return
+        self._apply(keys)
+        self._report([])
+
+
+def _problem(message: str) -> ConfigError:
+    return ConfigError([f"environment: {variable('api_key_file')}: {message}"])
