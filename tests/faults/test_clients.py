@@ -104,7 +104,7 @@ LARGE = {
 @pytest.mark.parametrize("field", LARGE)
 async def test_a_large_request_does_not_stop_the_others(field: str, start: Start) -> None:
     """While it comes, another stream goes on. How long reading it may hold that one up is for `bench/large` to say."""
-    gateway = await start(ONE)
+    gateway = await start(ONE + "\nrequest_bounds: {schema_bytes: 4194304}")
     gateway.engines[0].script(Fault(gap=0.002), Fault(raw=HEAD % len(STOP) + STOP))
     other = await gateway.connect()
     long = CHAT.body(stream=True) | {"messages": [{"role": "user", "content": "a " * 200}], "max_tokens": 300}

@@ -95,6 +95,7 @@ def rows() -> list[Row]:
             for field in ("tools", "service_tier", "truncation", "background")
             for stream in (False, True)
         ),
+        Row("responses with a verbosity", RESPONSES, BODIES[RESPONSES] | {"text": {"verbosity": "low"}}),
         Row("message without a limit", MESSAGES, {"model": MODEL, "messages": USER}),
     ]
     for path, body in BODIES.items():
