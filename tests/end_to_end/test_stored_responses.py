@@ -30,8 +30,9 @@ def client_of(service: Service) -> "openai.OpenAI":
 
 def kill_all(service: Service) -> None:
     """SIGKILL to the service and to all that it started, as when a machine's memory is exhausted."""
-    first = psutil.Process(service.process.pid)  # it and its workers hide their environment behind a title
-    for process in [first, *first.children(recursive=True), *descendants_of(service.run_dir)]:
+    found = [psutil.Process(service.process.pid), *descendants_of(service.run_dir)]
+    # An engine hides its environment behind its title, and is found only as long as its parent lives.
+    for process in [*found, *(child for one in found if one.is_running() for child in one.children(recursive=True))]:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     service.process.wait(PATIENCE)
