@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "mutants"  # mutmut's own
 PROCESSES = 2
 START = 0.5  # seconds until the tests of a mutant have begun
+LONGEST = 20.0  # seconds of tests of one mutant; what nearly all tests reach would leave no time for others
 ANY = "service.upstreams.breaker.*__mutmut_1"  # a few, so that mutmut makes them all and runs the tests once
 UNTRIED, SURVIVED, NO_TESTS, TIMEOUT = None, 0, (5, 33), (-24, 24, 36, 152, 255)  # mutmut's exit codes
 
@@ -60,7 +61,10 @@ def codes() -> dict[str, int | None]:
 
 
 def chosen(names: Iterable[str], minutes: float, seed: int) -> list[str]:
-    """As many of the mutants as can be tried within the minutes, taken at random; one that does not fit is left out."""
+    """As many of the mutants as can be tried within the minutes, taken at random.
+
+    One that does not fit is left out, and so is one whose tests take longer than `LONGEST`.
+    """
     stats = json.loads((FOLDER / "mutmut-stats.json").read_text(encoding="utf-8"))
     reached, took = stats["tests_by_mangled_function_name"], stats["duration_by_test"]
     drawn = sorted(names)
@@ -68,7 +72,7 @@ def chosen(names: Iterable[str], minutes: float, seed: int) -> list[str]:
     left, found = minutes * 60 * PROCESSES, []
     for name in drawn:
         seconds = START + sum(took[test] for test in reached.get(name.partition("__mutmut_")[0], ()))
-        if seconds <= left:
+        if seconds <= min(left, LONGEST):
             left -= seconds
             found.append(name)
     return found
@@ -90,6 +94,7 @@ def report(tried: Mapping[str, int | None], known: int, seed: int, minutes: floa
     yield "# Mutants of the pure packages\n"
     day = time.strftime("%Y-%m-%d")
     yield f"{len(tried)} of {known} mutants, drawn with seed {seed}, within {minutes:g} minutes, on {day}."
+    yield f"What the tests would take more than {LONGEST:g} s for was left out."
     yield f"Again: `make mutants MUTANTS_MINUTES={minutes:g} MUTANTS_SEED={seed}`.\n"
     yield "| package | tried | killed | timeout | survived | untested | noticed |\n|---|---|---|---|---|---|---|"
     counts: dict[str, Counter[str]] = {}

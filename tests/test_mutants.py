@@ -33,7 +33,7 @@ def test_the_sample_is_what_the_minutes_allow(minutes: float, most: int) -> None
 
 def test_a_seed_gives_one_sample_in_whatever_order_the_names_come() -> None:
     assert mutants.chosen(NAMES, 1000, 1) == mutants.chosen(reversed(NAMES), 1000, 1) != mutants.chosen(NAMES, 1000, 2)
-    assert sorted(mutants.chosen(NAMES, 1000, 1)) == sorted(NAMES)
+    assert sorted(mutants.chosen(NAMES, 1000, 1)) == sorted(NAMES[:-1])  # one takes too long, whatever the time
 
 
 def test_what_was_found_is_read_from_all_files(folder: Path) -> None:
