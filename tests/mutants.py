@@ -8,6 +8,7 @@ the minutes allow by what their tests took. The report has what survived.
 import argparse
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "build/mutants.md")
     options = parser.parse_args()
+    shutil.rmtree(FOLDER, ignore_errors=True)  # mutmut would go on with the tests of the last time
     said = mutmut("run", "--max-children", str(PROCESSES), ANY)
     if not (FOLDER / "mutmut-stats.json").exists():
         sys.exit(f"mutmut could not begin:\n{said}")
