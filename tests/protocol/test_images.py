@@ -58,7 +58,7 @@ DAMAGED = "is not valid base64"
         (image(base64_of(BOMB)), {}, "30000 × 30000 pixels"),
         (image(base64_of(picture("PNG", 101, 1))), {}, "no side may be over 100 times the other"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=lambda value: value.replace("×", "x") if isinstance(value, str) else "",  # mutmut finds no other
 )  # fmt: skip
 def test_what_they_may_not_get(given: Image, bounds: dict[str, int], words: str) -> None:
     with pytest.raises(ApiError) as raised:
