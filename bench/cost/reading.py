@@ -26,7 +26,6 @@ LARGE: dict[str, dict[str, Any]] = {
     "one text": {"messages": [{"role": "user", "content": "x" * 4_000_000}]},
     "one text, not of ASCII": {"messages": [{"role": "user", "content": "é\n" * 900_000}]},
     "64 tools": {"tools": [{"type": "function", "function": {"name": "f", "description": "x" * 60_000}}] * 64},
-    "a schema of 99,000 fields": {"response_format": {f"field {n}": {"type": "string"} for n in range(99_000)}},
     "a large field that is ignored": {"schema": {f"field {n}": {"type": "string"} for n in range(99_000)}},
 }
 
