@@ -5,13 +5,12 @@ missing. Only a body that has such a part is taken apart. Pure.
 """
 
 import json
-from collections.abc import Callable
-from functools import cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from service.protocol import validation_errors
 from service.protocol.anthropic import CountRequest, MessagesRequest
-from service.protocol.parts import images_without_detail
+from service.protocol.parts import any_list, images_without_detail
 from service.protocol.requests import Body, ResponsesRequest
 from service.protocol.scoring import RerankRequest, engine_documents
 
@@ -26,8 +25,17 @@ ADDITIONAL = "additional_tools"  # an input item that brings tools
 CLIENT_TOOLS = (None, "custom")  # the types of Anthropic's tools that the client runs and describes by a schema
 
 
-Members = Callable[[], dict[str, Any]]
-"""Gives the decoded body, which is decoded once and only if asked for."""
+class Members:
+    """The members of a body, which is decoded once, and only if they are asked for."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    @cached_property
+    def decoded(self) -> dict[str, Any]:
+        """All of them."""
+        members: dict[str, Any] = json.loads(self._body)
+        return members
 
 
 class Adapted(NamedTuple):
@@ -46,9 +54,9 @@ def adapt(request: Body, body: bytes, reasons: bool) -> Adapted:
     Raises the 400 for an item that refers to a stored one.
     """
     if isinstance(request, CountRequest):
-        return _messages(request, cache(lambda: json.loads(body)), reasons)
+        return _messages(request, Members(body), reasons)
     if isinstance(request, ResponsesRequest):
-        return _responses(request, cache(lambda: json.loads(body)))
+        return _responses(request, Members(body))
     if isinstance(request, RerankRequest):
         return Adapted(engine_documents(request))
     return UNCHANGED
@@ -61,7 +69,7 @@ def _messages(request: CountRequest, members: Members, reasons: bool) -> Adapted
         fields["thinking"] = None  # vLLM refuses it without a reasoning parser
         ignored.append("thinking")
     if any(tool.type not in CLIENT_TOOLS for tool in request.tools or ()):
-        tools = members()["tools"]
+        tools = members.decoded["tools"]
         kept = [tool for tool in tools if tool.get("type") in CLIENT_TOOLS]
         ignored += [f"tools[{index}]" for index, tool in enumerate(tools) if tool.get("type") not in CLIENT_TOOLS]
         fields["tools"] = kept or None
@@ -71,8 +79,8 @@ def _messages(request: CountRequest, members: Members, reasons: bool) -> Adapted
             ignored.append("tool_choice")
     if isinstance(request, MessagesRequest) and request.output_format is not None:
         # The name that structured outputs had in their beta.
-        config = members().get("output_config") or {}
-        fields["output_config"] = config | {"format": members()["output_format"]}
+        config = members.decoded.get("output_config") or {}
+        fields["output_config"] = config | {"format": members.decoded["output_format"]}
         fields["output_format"] = None
     return Adapted(fields, tuple(ignored))
 
@@ -93,10 +101,12 @@ def _responses(request: ResponsesRequest, members: Members) -> Adapted:
                 "nothing is stored, because the service was started without ROUNDHOUSE_RESPONSES_DIR; "
                 "send the item itself, as clients do with store: false",
             )
-    outputs = [index for index, item in enumerate(items) if images_without_detail(item.output)]
+    outputs = []
+    if any_list([item.output for item in items]):
+        outputs = [index for index, item in enumerate(items) if images_without_detail(item.output)]
     lifted: list[dict[str, Any]] = []
     if outputs or any(item.type is None or item.type == ADDITIONAL for item in items):
-        given = members()["input"]
+        given = members.decoded["input"]
         for index in outputs:  # vLLM knows the default only for images in messages
             given[index]["output"] = [_with_detail(part) for part in given[index]["output"]]
         lifted = [tool for item in given if item.get("type") == ADDITIONAL for tool in item.get("tools") or ()]
@@ -104,7 +114,7 @@ def _responses(request: ResponsesRequest, members: Members) -> Adapted:
             {"type": "message", **item} if "role" in item else item for item in given if item.get("type") != ADDITIONAL
         ]
     if lifted or any(tool.type in ("custom", "namespace") for tool in request.tools or ()):
-        tools = [*(members().get("tools") or ()), *lifted]
+        tools = [*(members.decoded.get("tools") or ()), *lifted]
         stripped = [_without_grammar(tool) for tool in tools]
         ignored += [f"tools[{index}].format" for index, tool in enumerate(tools) if stripped[index] != tool]
         if lifted or stripped != tools:

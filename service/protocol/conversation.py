@@ -11,13 +11,12 @@ from typing import Any
 import msgspec
 
 from service.errors import ApiError, ErrorCode
-from service.protocol.parse_body import MEMBERS
+from service.protocol.parse_body import ITEMS, MEMBERS
 from service.protocol.requests import Item, ResponsesRequest
 
 Json = dict[str, Any]
 NewId = Callable[[], str]
 
-ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 # The events that hold the response as a whole; the last one of a stream is one of FINAL.
 LIFECYCLE = re.compile(rb"^event: response\.(?:created|queued|in_progress|completed|incomplete|failed)\n", re.MULTILINE)
 FINAL = (b"event: response.completed\n", b"event: response.incomplete\n")

@@ -237,7 +237,7 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
             **_ALL,
             "stream": _NO_STREAM,
             "prompt": "passed; either this or `messages`",
-            "messages": "read to route the request, and passed; rendered by the model's chat template",
+            "messages": f"{_MESSAGES}; rendered by the model's chat template",
         },
         DetokenizeRequest: {**_ALL, "stream": _NO_STREAM},
     }

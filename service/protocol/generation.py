@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from service.protocol.anthropic import AnthropicMessage, CountRequest, MessagesRequest
 from service.protocol.images import find_images
-from service.protocol.parts import NOTHING, no_image, only_text
+from service.protocol.parts import any_list, no_image, only_text
 from service.protocol.requests import (
     Body,
     ChatRequest,
@@ -80,7 +80,7 @@ def _completion(body: CompletionRequest) -> Requirements:
 def _responses(body: ResponsesRequest) -> Requirements:
     if isinstance(body.input, str):
         return Requirements("chat", 1, bool(body.tools), (body.input,))
-    return _conversation(body, body.input, not all(item.output is NOTHING for item in body.input))
+    return _conversation(body, body.input, any_list([item.output for item in body.input]))
 
 
 def _messages(body: CountRequest) -> Requirements:
@@ -92,7 +92,7 @@ def _messages(body: CountRequest) -> Requirements:
 def _conversation(
     body: ChatRequest | ResponsesRequest | TokenizeRequest, messages: Sequence[Message | Item], outputs: bool = False
 ) -> Requirements:
-    """`outputs` says whether there are such of tools, which may be images."""
+    """`outputs` says whether there are lists among those of tools, which may have images."""
     contents = [message.content for message in messages]
     vision = (outputs or not only_text(contents)) and bool(find_images(body))
     return Requirements("chat", _turns(messages), bool(body.tools), contents, vision)

@@ -7,13 +7,7 @@ from service.errors import ApiError, ErrorCode
 from service.fleet.image_bounds import ImageBounds
 from service.protocol.anthropic import CountRequest
 from service.protocol.image_headers import ImageError, read_header
-from service.protocol.parts import (
-    NOTHING,
-    Image,
-    images_of_blocks,
-    images_of_output,
-    images_of_parts,
-)
+from service.protocol.parts import Image, images_of_blocks, images_of_output, images_of_parts, is_list, no_image
 from service.protocol.requests import Body, ChatRequest, ResponsesRequest
 from service.protocol.tokenization import TokenizeRequest
 from service.protocol.validation_errors import wrong_value
@@ -41,13 +35,13 @@ def _images(request: Body) -> Iterator[Image]:
         for index, item in enumerate(request.input):
             if isinstance(item.content, list):
                 yield from images_of_parts(kind, f"input[{index}].content", item.content)
-            if item.output is not NOTHING:
+            if is_list(item.output):
                 yield from images_of_output(kind, f"input[{index}].output", item.output)
     elif isinstance(request, CountRequest):
         if isinstance(request.system, list):
             yield from images_of_blocks(kind, "system", request.system)
         for index, turn in enumerate(request.messages):
-            if isinstance(turn.content, list):
+            if isinstance(turn.content, list) and not no_image((turn.content,)):
                 yield from images_of_blocks(kind, f"messages[{index}].content", turn.content)
 
 

@@ -13,6 +13,7 @@ from msgspec import Raw, Struct
 from service.protocol import validation_errors
 
 NOTHING = Raw(b"")
+OPENING_BRACKET = ord("[")
 NO_AUDIO = "audio is not taken here: send a transcript as text"
 NO_VIDEO = "videos are not taken here: send single frames as images"
 NO_TENSORS = "tensors are not accepted from clients: send the image itself, as a data: URL"
@@ -73,6 +74,16 @@ class Image(NamedTuple):
 PARTS, BLOCKS = msgspec.json.Decoder(list[Part]), msgspec.json.Decoder(list[Block])
 
 
+def is_list(raw: Raw) -> bool:
+    """Whether what was not decoded with the body is a list, so that there may be parts in it."""
+    return raw is not NOTHING and memoryview(raw)[0] == OPENING_BRACKET
+
+
+def any_list(raws: Iterable[Raw]) -> bool:
+    """Whether one of them is a list; of most requests none is, however many results of tools they have."""
+    return any(map(is_list, raws))
+
+
 def only_text(contents: Iterable[Any]) -> bool:
     """Whether all parts in the contents of messages are text without more ado, as most are."""
     for content in contents:
@@ -88,7 +99,7 @@ def no_image(contents: Iterable[Any]) -> bool:
     for content in contents:
         if type(content) is list:
             for block in content:
-                if block.type in ("image", "tool_result"):
+                if block.type == "image" or (block.type == "tool_result" and is_list(block.content)):
                     return False
     return True
 
@@ -131,7 +142,7 @@ def images_of_blocks(kind: type, path: str, content: list[Block]) -> Iterator[Im
 
 def _nested(kind: type, path: str, raw: Raw, decoder: "msgspec.json.Decoder[list[Any]]") -> list[Any]:
     """The parts of a list that was not decoded with the body; none if it is no list."""
-    if bytes(memoryview(raw)[:1]) != b"[":
+    if not is_list(raw):
         return []
     try:
         return decoder.decode(raw)
@@ -150,8 +161,8 @@ def _image(kind: type, path: str, part: Part) -> Image:
         url, path = url.url, f"{path}.url"
     if not isinstance(url, str) or not url.startswith("data:"):
         raise validation_errors.wrong_value(kind, path, f"it should be a data: URL; {ELSEWHERE}")
-    head, comma, data = url.removeprefix("data:").partition(",")
-    media_type, _, encoding = head.partition(";")
+    head, comma, data = url.partition(",")
+    media_type, _, encoding = head.removeprefix("data:").partition(";")
     if not comma or encoding != "base64":
         raise validation_errors.wrong_value(kind, path, "it should begin like 'data:image/png;base64,'")
     return Image(kind, path, media_type, data)

@@ -237,6 +237,13 @@ def test_what_is_read_is_as_large_as_may_be_and_taken(name: str) -> None:
     assert found["ms"] > 0 < found["objects_ms"]
 
 
+@pytest.mark.parametrize("name", reading.ORDINARY)
+def test_what_is_ordinary_is_accepted(name: str) -> None:
+    body, endpoint = reading.request(name)
+    assert not parse_body(endpoint.body, body).ignored
+    reading.taken(body, endpoint)
+
+
 @pytest.mark.parametrize(
     ("growth", "verdict"), [(0, "flat"), (memory.ALLOWED, "flat"), (3 * memory.ALLOWED, "it grows")]
 )

@@ -8,7 +8,17 @@ import pytest
 from service.errors import ApiError
 from service.protocol.images import find_images
 from service.protocol.parse_body import parse_body
-from tests.protocol.test_generation import CHAT, COUNT, DATA, ENDPOINTS, IMAGE_BLOCK, INPUT_IMAGE, MESSAGES, RESPONSES
+from tests.protocol.test_generation import (
+    CHAT,
+    COUNT,
+    DATA,
+    ENDPOINTS,
+    IMAGE_BLOCK,
+    INPUT_IMAGE,
+    MESSAGES,
+    RESPONSES,
+    TOKENIZE,
+)
 from tests.protocol.test_requests import body
 
 TEXT = {"type": "text", "text": "What is it?"}
@@ -62,6 +72,13 @@ def test_other_requests_have_none(path: str, fields: dict[str, Any]) -> None:
 
 
 FETCHED = "are not fetched from anywhere"
+
+
+def test_a_conversation_whose_tokens_are_asked_for_is_read_like_a_chat() -> None:
+    assert len(found(TOKENIZE, prompt=None, messages=[{"role": "user", "content": [CHAT_PART]}])) == 1
+    remote = {"type": "image_url", "image_url": {"url": REMOTE}}
+    with pytest.raises(ApiError, match=FETCHED):
+        found(TOKENIZE, prompt=None, messages=[{"role": "user", "content": [remote]}])
 
 
 @pytest.mark.parametrize(
