@@ -23,6 +23,7 @@ class Fleet:
     `startup` is *auto*, *parallel* or *sequential*. `extra_fields` are request fields that pass to vLLM unchecked;
     those that nobody knows are ignored, or refused if `refuse_unknown_fields`. `request_bounds` is how much one request
     may ask for, and `images` bounds those of one. `auth` is *none* where the service may be open to everyone.
+    `allowed` are the ids that a name may lead to; None is all of them.
     """
 
     served: tuple[ServedModel, ...]
@@ -35,6 +36,7 @@ class Fleet:
     request_bounds: RequestBounds = RequestBounds()
     images: ImageBounds = ImageBounds()
     auth: Auth = "keys"
+    allowed: frozenset[str] | None = None
 
     def __getitem__(self, model_id: str) -> ServedModel:
         for served in self.served:
@@ -52,11 +54,12 @@ class Fleet:
         """The ids of models and adapters that are meant by these ids and aliases."""
         return frozenset(self.aliases.get(name, name) for name in names)
 
-    def restricted(self, ids: frozenset[str]) -> "Fleet":
-        """The fleet with nothing but these models and adapters, and the names for them.
+    def restricted(self, names: Iterable[str]) -> "Fleet":
+        """The fleet of a caller who may use what these ids and aliases mean, and hears of nothing else.
 
-        A model that only an adapter needs stays, so a target must be looked up in `ids` as well.
+        A model that only an adapter needs stays, without being allowed itself.
         """
+        ids = self.ids_of(names)
         reduced = (
             replace(model, adapters=tuple(adapter for adapter in model.adapters if adapter.id in ids))
             for model in self.served
@@ -66,6 +69,7 @@ class Fleet:
             served=tuple(model for model in reduced if model.id in ids or model.adapters),
             aliases={alias: target for alias, target in self.aliases.items() if target in ids},
             defaults={variant: target for variant, target in self.defaults.items() if target in ids},
+            allowed=ids,
         )
 
     def replicas(self) -> Iterator[tuple[ServedModel, int]]:

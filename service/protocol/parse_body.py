@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from service.fleet.fleet import Fleet
 from service.fleet.request_bounds import RequestBounds
 from service.protocol import fields, validation_errors
 from service.protocol.bounded import bounded
@@ -34,6 +35,11 @@ class FieldPolicy(NamedTuple):
     allowed: Collection[str] = ()
     refuse_unknown: bool = False
     decoders: Decoders = decoders_for(RequestBounds())
+
+    @classmethod
+    def of(cls, fleet: Fleet) -> "FieldPolicy":
+        """What this fleet says."""
+        return cls(fleet.extra_fields, fleet.refuse_unknown_fields, decoders_for(fleet.request_bounds))
 
 
 class Parsed(NamedTuple):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import lru_cache, partial
 
 from service.admission.gate import Admission
 from service.admission.slots import Slot
@@ -18,7 +18,7 @@ from service.protocol.adaptations import adapt
 from service.protocol.fields import label
 from service.protocol.generation import Endpoint, Requirements
 from service.protocol.images import check_images, find_images
-from service.protocol.parse_body import FieldPolicy, Parsed, decoders_for, engine_body, parse_body
+from service.protocol.parse_body import FieldPolicy, Parsed, engine_body, parse_body
 from service.protocol.request_headers import RequestOptions
 from service.protocol.requests import Body, ResponsesRequest
 from service.protocol.rewrites import rewrites, stop_conditions
@@ -33,7 +33,7 @@ from service.relay.refusals import not_ready
 from service.relay.response_writer import ResponseWriter
 from service.relay.stored import StoredResponses, Storing
 from service.routing.prefix_key import key as prefix_key_of
-from service.routing.resolve import Target, resolve_among
+from service.routing.resolve import Target, resolve
 from service.server.asgi import CancelOnDisconnect, Headers, Receive, Send, ServerExtension
 from service.transport.pool import ConnectionPool, TransportError, post_request
 from service.upstreams.upstreams import Upstreams
@@ -65,9 +65,8 @@ class Relay:
     def apply(self, fleet: Fleet) -> None:
         """Applies a reloaded fleet to new requests; running ones are unaffected."""
         self._fleet = fleet
-        self.field_policy = FieldPolicy(
-            fleet.extra_fields, fleet.refuse_unknown_fields, decoders_for(fleet.request_bounds)
-        )
+        self.field_policy = FieldPolicy.of(fleet)
+        self._restricted = lru_cache(fleet.restricted)  # for each set of models that keys are for
         self._timeouts = {served.id: RequestTimeouts.of(served, self._settings) for served in fleet.served}
 
     @property
@@ -122,7 +121,8 @@ class Relay:
 
     def resolve(self, request: Body, requirements: Requirements, models: frozenset[str] | None) -> Target:
         """The model for a request that may use `models`, with the reason; raises the 404 or 400 if there is none."""
-        return resolve_among(models, request.model, requirements, self._fleet, self._catalog)
+        fleet = self._fleet if models is None else self._restricted(models)
+        return resolve(request.model, requirements, fleet, self._catalog)
 
     def _call(
         self, endpoint: Endpoint, body: bytes, parsed: Parsed, options: RequestOptions, caller: Caller, record: Record

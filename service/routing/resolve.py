@@ -49,6 +49,13 @@ def resolve(requested: str, requirements: Requirements, fleet: Fleet, catalog: C
     Raises 404 `model_not_found`, or 400 `unsupported_for_model` if the model does not support this kind of request; the
     message suggests models that do.
     """
+    target = _resolve(requested, requirements, fleet, catalog)
+    if fleet.allowed is not None and target.name not in fleet.allowed:
+        raise _not_served(requested, fleet)
+    return target
+
+
+def _resolve(requested: str, requirements: Requirements, fleet: Fleet, catalog: Catalog) -> Target:
     for served in fleet.served:
         if requested == served.id:
             return _checked(Target(served, served.id, "id"), requirements, fleet)
@@ -73,20 +80,6 @@ def resolve(requested: str, requirements: Requirements, fleet: Fleet, catalog: C
     raise _not_served(requested, fleet)
 
 
-def resolve_among(
-    names: frozenset[str] | None, requested: str, requirements: Requirements, fleet: Fleet, catalog: Catalog
-) -> Target:
-    """Like `resolve`, for a caller who may use what the ids and aliases `names` mean, and hears of nothing else."""
-    if names is None:
-        return resolve(requested, requirements, fleet, catalog)
-    ids = fleet.ids_of(names)
-    fleet = fleet.restricted(ids)
-    target = resolve(requested, requirements, fleet, catalog)
-    if target.name not in ids:
-        raise _not_served(requested, fleet)
-    return target
-
-
 def _not_served(requested: str, fleet: Fleet) -> ApiError:
     return _not_found(f"No model '{requested}' is served here.{_hint(requested, fleet)}")
 
@@ -103,7 +96,7 @@ def _family_names(served: ServedModel) -> Iterator[str]:
 
 def _of_alias(name: str, requirements: Requirements, fleet: Fleet, catalog: Catalog) -> Target:
     """The target of an alias. A request with images goes to another model of its family if only that one sees them."""
-    target = resolve(name, requirements._replace(vision=False), fleet, catalog)
+    target = _resolve(name, requirements._replace(vision=False), fleet, catalog)
     if supports(target.served, requirements):
         return Target(target.served, target.name, f"alias of {target.name}")
     family = [served for served in fleet.served if served.family == target.served.family]
