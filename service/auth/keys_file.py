@@ -1,10 +1,9 @@
 """Reads and writes the keys file, which holds digests, and reads the first key from the settings."""
 
-import asyncio
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,6 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from service.auth.keys import DEFAULT_GROUPS, FIRST, EndpointGroup, Key, Keys, digest
-from service.config.file_watch import FileWatch
 from service.config.settings import Settings, check_key, variable
 from service.config.strict_yaml import ConfigError, Document, Frozen
 
@@ -138,30 +136,6 @@ def _write(path: Path, entries: Sequence[KeyEntry]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-class KeysReload(FileWatch):
-    """Watches the keys file. `load` reads all keys or raises ConfigError; `apply` replaces those in use.
-
-    `report` is called after each attempt with its problems; an empty list means that the new keys are in use.
-    """
-
-    def __init__(
-        self, path: Path, load: Callable[[], Keys | None], apply: Callable[[Keys | None], None],
-        report: Callable[[list[str]], None],
-    ) -> None:  # fmt: skip
-        super().__init__(path)
-        self._load, self._apply, self._report = load, apply, report
-
-    async def reload(self) -> None:
-        """Reads the keys now, and applies or refuses them as a whole."""
-        try:
-            keys = await asyncio.to_thread(self._load)
-        except ConfigError as error:
-            self._report(error.problems)
-            return
-        self._apply(keys)
-        self._report([])
 
 
 def _problem(message: str) -> ConfigError:

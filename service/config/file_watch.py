@@ -1,17 +1,28 @@
 """Notices that a configuration file has changed, by polling: that works on every file system, and for any editor."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
+
+from service.config.strict_yaml import ConfigError
+
+T = TypeVar("T")
 
 POLL_INTERVAL = 1.0  # seconds between two checks of the file
 FileVersion = tuple[int, int, int]
 
 
-class FileWatch:
-    """Watches the file at `path`; `reload`, which a subclass has, reads it and applies or refuses what it says."""
+class FileWatch(Generic[T]):
+    """Watches the file at `path`. `load` reads it or raises ConfigError; `apply` puts what it says in use.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    `report` is called after each attempt with its problems; an empty list means that the new contents are in use.
+    """
+
+    def __init__(
+        self, path: Path, load: Callable[[], T], apply: Callable[[T], None], report: Callable[[list[str]], None]
+    ) -> None:
+        self._path, self._load, self._apply, self._report = path, load, apply, report
         self._loaded_version = self._last_version = file_version(path)
 
     async def watch(self) -> None:
@@ -29,8 +40,20 @@ class FileWatch:
             await self.reload()
 
     async def reload(self) -> None:
-        """Reads the file now."""
-        raise NotImplementedError
+        """Reads the file now, and applies or refuses it as a whole."""
+        try:
+            found = await asyncio.to_thread(self._load)
+        except ConfigError as error:
+            problems = error.problems
+        else:
+            problems = self.refused(found)
+            if not problems:
+                self._apply(found)
+        self._report(problems)
+
+    def refused(self, found: T) -> list[str]:
+        """Why what was read cannot be applied while the service runs; nothing if it can be."""
+        return []
 
 
 def file_version(path: Path) -> FileVersion | None:

@@ -1,12 +1,10 @@
 """Reloads the fleet file when it changes: a valid one is applied as a whole, any other is rejected as a whole."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 from service.config.file_watch import FileWatch
-from service.config.strict_yaml import ConfigError
 from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
 
@@ -16,31 +14,23 @@ RELOADABLE = (
 )  # fmt: skip
 
 
-class Reload(FileWatch):
-    """Watches the fleet file. `load` reads it or raises ConfigError; `apply` replaces the fleet in use.
-
-    `report` is called after each attempt with its problems; an empty list means that the new fleet is in use.
-    """
+class Reload(FileWatch[Fleet]):
+    """Watches the fleet file; `fleet` is the one in use. A change that engines would have to restart for is refused."""
 
     def __init__(
         self, path: Path, fleet: Fleet, load: Callable[[], Fleet], apply: Callable[[Fleet], None],
         report: Callable[[list[str]], None],
     ) -> None:  # fmt: skip
-        super().__init__(path)
-        self._fleet, self._load, self._apply, self._report = fleet, load, apply, report
+        super().__init__(path, load, self._use, report)
+        self._fleet, self._apply_to_gateway = fleet, apply
 
-    async def reload(self) -> None:
-        """Reads the file now, and applies or rejects it."""
-        try:
-            fleet = await asyncio.to_thread(self._load)
-        except ConfigError as error:
-            self._report(error.problems)
-            return
-        problems = [f"{self._path}: {problem}" for problem in needs_restart(self._fleet, fleet)]
-        if not problems:
-            self._apply(fleet)
-            self._fleet = fleet
-        self._report(problems)
+    def refused(self, found: Fleet) -> list[str]:
+        """The changes that need a restart, one message each."""
+        return [f"{self._path}: {problem}" for problem in needs_restart(self._fleet, found)]
+
+    def _use(self, fleet: Fleet) -> None:
+        self._apply_to_gateway(fleet)
+        self._fleet = fleet
 
 
 def needs_restart(old: Fleet, new: Fleet) -> list[str]:

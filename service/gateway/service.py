@@ -29,6 +29,7 @@ from service.auth import keys_file
 from service.auth.keys import Keys
 from service.catalog import catalog as catalogs
 from service.config import run_dir
+from service.config.file_watch import FileWatch
 from service.config.settings import Settings, variable
 from service.config.strict_yaml import ConfigError
 from service.engine import process_files
@@ -170,17 +171,13 @@ def build_service(settings: Settings, catalog: catalogs.Catalog, fleet: fleets.F
     )
     load = partial(fleets.load, settings.fleet, catalog, settings.weights)
     reload = Reload(settings.fleet, fleet, load, gateway.apply, gateway.log_reload)
-    keys_reload = settings.keys and keys_file.KeysReload(
+    keys_reload = settings.keys and FileWatch(
         settings.keys, partial(keys_file.load, settings), gateway.use_keys, gateway.log_keys_reload
     )
 
-    def reload_failed(task: str, error: BaseException) -> None:
+    def failed(path: Path, log: Callable[[list[str]], None], task: str, error: BaseException) -> None:
         gateway.count_failure(task, error)
-        gateway.log_reload([f"{settings.fleet}: it could not be read: {type(error).__name__}: {error}"])
-
-    def keys_reload_failed(task: str, error: BaseException) -> None:
-        gateway.count_failure(task, error)
-        gateway.log_keys_reload([f"{settings.keys}: it could not be read: {type(error).__name__}: {error}"])
+        log([f"{path}: it could not be read: {type(error).__name__}: {error}"])
 
     class Gateway:
         @bentoml.on_startup
@@ -194,9 +191,10 @@ def build_service(settings: Settings, catalog: catalogs.Catalog, fleet: fleets.F
                 progress.print("it listens on another address than it was told, so without an API key nobody gets in")
             self.background = contextlib.AsyncExitStack()
             await self.background.enter_async_context(gateway.background_tasks())
-            self.keep_running("reload", reload.watch, reload_failed)
-            if keys_reload:
-                self.keep_running("keys reload", keys_reload.watch, keys_reload_failed)
+            self.keep_running("reload", reload.watch, partial(failed, settings.fleet, gateway.log_reload))
+            if settings.keys and keys_reload:
+                keys_failed = partial(failed, settings.keys, gateway.log_keys_reload)
+                self.keep_running("keys reload", keys_reload.watch, keys_failed)
             if bentoml.server_context.worker_index in (None, 1):
                 self.keep_running(
                     "progress", partial(_print_readiness, gateway, settings, progress), gateway.count_failure

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from service.auth.keys import FIRST, Key, Keys, digest
-from service.auth.keys_file import HEADER, KeyEntry, KeysReload, edited, first_key, load, read
+from service.auth.keys_file import HEADER, KeyEntry, edited, first_key, load, read
+from service.config.file_watch import FileWatch
 from service.config.settings import Settings
 from service.config.strict_yaml import ConfigError
 
@@ -162,7 +163,7 @@ async def test_a_changed_file_is_read_whole_or_refused_whole(tmp_path: Path) -> 
     path = written(tmp_path, row())
     applied: list[Keys | None] = []
     reports: list[list[str]] = []
-    reload = KeysReload(path, lambda: load(Settings(keys=path)), applied.append, reports.append)
+    reload = FileWatch(path, lambda: load(Settings(keys=path)), applied.append, reports.append)
     written(tmp_path, row(), row(OTHER, id="Not A Name"))
     for _ in range(3):
         await reload.poll()

@@ -12,9 +12,10 @@ from click.testing import CliRunner, Result
 
 from service.auth import keys_file
 from service.auth.keys import Key, authenticate, digest
-from service.auth.keys_file import KeyEntry, KeysReload, read
+from service.auth.keys_file import KeyEntry, read
 from service.cli.__main__ import main
 from service.config import file_watch
+from service.config.file_watch import FileWatch
 from service.config.settings import Settings
 from service.errors import ApiError
 from tests.conftest import Start
@@ -153,7 +154,7 @@ async def test_a_running_gateway_notices_keys_that_are_made_and_revoked(
     running = await start(ONE, keys=keys_file.load(settings))
     gateway = running.gateway
     load = partial(keys_file.load, settings)
-    watching = asyncio.create_task(KeysReload(path, load, gateway.use_keys, gateway.log_keys_reload).watch())
+    watching = asyncio.create_task(FileWatch(path, load, gateway.use_keys, gateway.log_keys_reload).watch())
     secret = made("create", "acme")
 
     async def answered(status: int) -> None:
