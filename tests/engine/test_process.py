@@ -312,6 +312,7 @@ async def test_whatever_the_keeper_writes_the_process_ends(
     program = tmp_path / "keeper.py"
     program.write_text(f"import os, sys; os.write(int(sys.argv[2]), {written!r})")
     monkeypatch.setattr(keeper, "__file__", str(program))
+    others = set(psutil.Process().children())
     process = EngineProcess(lambda _: None)
     await process.start(["engine"], ENVIRON)
     async with asyncio.timeout(patience()):
@@ -319,6 +320,7 @@ async def test_whatever_the_keeper_writes_the_process_ends(
         assert await process.pid in (0, 7)
     assert not process.is_running
     process.close()
+    await until(lambda: set(psutil.Process().children()) <= others, "the keeper's end to be noticed")
 
 
 WORKER_PREFIX = "(Worker pid=13249) ERROR 11-21 20:48:36 [multiproc_executor.py:953] "
