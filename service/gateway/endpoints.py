@@ -15,7 +15,6 @@ from service.gateway.request_body import read_json_body
 from service.gateway.stored_responses import StoredResponseEndpoints
 from service.gateway.versions import Versions
 from service.protocol.generation import PATHS, Endpoint
-from service.protocol.parse_body import parse_body
 from service.protocol.scoring import SIDES
 from service.relay.relay import Relay
 from service.relay.stored import StoredResponses
@@ -121,8 +120,9 @@ class Endpoints:
             raise ApiError(ErrorCode.INVALID_VALUE, f"'endpoint' must be one of {', '.join(PATHS)}.", "endpoint")
         replaced = ROUTE_ALTERNATIVES.get(endpoint.path, frozenset()) & fields.keys()
         body = json.dumps({**({} if replaced else ROUTE_DEFAULTS[endpoint.path]), **fields}).encode()
-        request, _, ignored = parse_body(endpoint.body, body, self._relay.field_policy)
-        target = self._relay.resolve(request, endpoint.requirements(request), scope["key"].models)
+        preparation = self._relay.preparation
+        request, _, ignored = preparation.parse(endpoint, body)
+        target = preparation.resolve(request, endpoint.requirements(request), scope["key"].models)
         condition, reason = self._upstreams[target.served.id].condition()
         route = {
             "requested": request.model,

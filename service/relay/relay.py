@@ -2,40 +2,33 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import lru_cache, partial
+from functools import partial
 
 from service.admission.gate import Admission
 from service.admission.slots import Slot
 from service.auth.keys import ANYONE, Caller, Key, caller_of
-from service.auth.tenants import effective_priority
 from service.catalog.catalog import Catalog
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
 from service.observability.record import Record
 from service.protocol import request_headers
-from service.protocol.adaptations import adapt
-from service.protocol.fields import label
-from service.protocol.generation import Endpoint, Requirements
-from service.protocol.images import check_images, find_images
-from service.protocol.parse_body import FieldPolicy, Parsed, engine_body, parse_body
+from service.protocol.generation import Endpoint
+from service.protocol.images import check_images
 from service.protocol.request_headers import RequestOptions
-from service.protocol.requests import Body, ResponsesRequest
-from service.protocol.rewrites import rewrites, stop_conditions
-from service.protocol.scoring import is_bare_ranking, without_documents
-from service.protocol.sequences import count_sequences, too_many_sequences
+from service.protocol.requests import ResponsesRequest
 from service.protocol.streams import BrokenStreamError, StreamWatcher
 from service.relay.answer_headers import answer_headers
-from service.relay.call import Call, RequestTimeouts
+from service.relay.call import Call
 from service.relay.dispatch import Dispatcher, UpstreamResponse
 from service.relay.idempotency import IdempotencyCache
+from service.relay.preparation import Preparation
 from service.relay.refusals import not_ready
 from service.relay.response_writer import ResponseWriter
 from service.relay.stored import StoredResponses, Storing
 from service.routing.prefix_key import key as prefix_key_of
-from service.routing.resolve import Target, resolve
 from service.server.asgi import CancelOnDisconnect, Headers, Receive, Send, ServerExtension
-from service.transport.pool import ConnectionPool, TransportError, post_request
+from service.transport.pool import ConnectionPool, TransportError
 from service.upstreams.upstreams import Upstreams
 
 
@@ -64,10 +57,7 @@ class Relay:
 
     def apply(self, fleet: Fleet) -> None:
         """Applies a reloaded fleet to new requests; running ones are unaffected."""
-        self._fleet = fleet
-        self.field_policy = FieldPolicy.of(fleet)
-        self._restricted = lru_cache(fleet.restricted)  # for each set of models that keys are for
-        self._timeouts = {served.id: RequestTimeouts.of(served, self._settings) for served in fleet.served}
+        self.preparation = Preparation(fleet, self._catalog, self._upstreams, self._settings)
 
     @property
     def idempotency_cache_bytes(self) -> int:
@@ -90,13 +80,13 @@ class Relay:
     ) -> Awaitable[None]:  # fmt: skip
         """Serves one request with this key. Raises ApiError, at once or when awaited, if nothing has been sent yet."""
         options = request_headers.parse_headers(headers)
-        parsed = parse_body(endpoint.body, body, self.field_policy)
+        parsed = self.preparation.parse(endpoint, body)
         record.requested, record.streamed = parsed.request.model, bool(parsed.request.stream) and endpoint.streams
-        caller = caller_of(key, options.tenant, self._fleet.tenants)
+        caller = caller_of(key, options.tenant, self.preparation.fleet.tenants)
         record.tenant = caller.tenant.id
         if isinstance(parsed.request, ResponsesRequest) and self._stored.concerns(parsed.request):
             return self._answer_stored(endpoint, body, parsed.request, options, caller, record, receive, send, extra)
-        return self._begin(self._call(endpoint, body, parsed, options, caller, record), receive, send, extra)
+        return self._begin(self.preparation.call(endpoint, body, parsed, options, caller, record), receive, send, extra)
 
     async def _answer_stored(
         self, endpoint: Endpoint, body: bytes, request: ResponsesRequest, options: RequestOptions, caller: Caller,
@@ -105,8 +95,8 @@ class Relay:
         """Serves a request of the Responses API that continues a stored conversation, or is to be stored itself."""
         tenant = caller.tenant.id
         continuation = await self._stored.load(tenant, request, body)
-        parsed = parse_body(endpoint.body, continuation.body, self.field_policy)
-        call = self._call(endpoint, continuation.body, parsed, options, caller, record)
+        parsed = self.preparation.parse(endpoint, continuation.body)
+        call = self.preparation.call(endpoint, continuation.body, parsed, options, caller, record)
         prefix_key = None if options.session else continuation.prefix_key
         call.prefix_key = prefix_key or prefix_key_of(call.request, tenant, options.session, options.conversation)
         call.storing = self._stored.storing(tenant, continuation, call.prefix_key)
@@ -118,51 +108,6 @@ class Relay:
         identity = call.tenant.id, call.options.idempotency_key
         run = partial(self._run, call, receive)
         return self._idempotency.answer(identity, call.fingerprint, run, call.record, send, extra)
-
-    def resolve(self, request: Body, requirements: Requirements, models: frozenset[str] | None) -> Target:
-        """The model for a request that may use `models`, with the reason; raises the 404 or 400 if there is none."""
-        fleet = self._fleet if models is None else self._restricted(models)
-        return resolve(request.model, requirements, fleet, self._catalog)
-
-    def _call(
-        self, endpoint: Endpoint, body: bytes, parsed: Parsed, options: RequestOptions, caller: Caller, record: Record
-    ) -> Call:
-        """Resolves the model and rewrites the body for an engine of it; raises ApiError for what is wrong."""
-        request, accepted, ignored = parsed
-        requirements = endpoint.requirements(request)
-        target = self.resolve(request, requirements, caller.models)
-        served, dialect = target.served, endpoint.dialect
-        record.model, record.variant, record.family = target.name, served.variant, served.family
-        record.route_reason = target.reason
-        sequences, bound = count_sequences(request), served.engine_bound
-        if bound is not None and sequences > bound:
-            raise too_many_sequences(request, sequences, bound)
-        stops = stop_conditions(request, served.model)
-        adapted = adapt(request, accepted, "reasoning_parser" in served.engine)
-        ignored += adapted.ignored
-        record.ignored_fields = tuple(label(endpoint.body, name) for name in ignored)
-        rewritten = adapted.fields | rewrites(request, target.name, served.model, dialect, stops)
-        payload = engine_body(accepted, request, rewritten, endpoint.streams)
-        timeouts = self._timeouts[served.id]
-        return Call(
-            request=request,
-            path=endpoint.path,
-            dialect=dialect,
-            target=target,
-            upstream=self._upstreams[served.id],
-            tenant=caller.tenant,
-            priority=effective_priority(caller.tenant, options.priority),
-            options=options,
-            timeouts=timeouts,
-            record=record,
-            body=body,
-            ignored_fields=ignored,
-            upstream_request=post_request(endpoint.path, payload, record.request_id),
-            redact=without_documents if is_bare_ranking(request) else stops.redact_stop_reason(dialect),
-            sequences=sequences,
-            deadline=record.started + min(options.timeout or timeouts.unstreamed.total, timeouts.unstreamed.total),
-            images=find_images(request) if requirements.vision else (),
-        )
 
     async def _run(self, call: Call, receive: Receive, send: Send, extra: ServerExtension | None) -> None:
         """Processes the request until its client disconnects; an error within a stream ends it with an error event."""
@@ -196,7 +141,7 @@ class Relay:
     async def _process(self, call: Call, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
         self._dispatcher.check(call)
         if call.images:
-            await asyncio.to_thread(check_images, call.images, self._fleet.images)
+            await asyncio.to_thread(check_images, call.images, self.preparation.fleet.images)
         with self._acquire_slot(call) as slot:
             if call.storing and call.storing.background:
                 await self._detach(call, call.storing, slot, writer, client)

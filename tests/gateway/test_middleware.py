@@ -8,7 +8,7 @@ import pytest
 
 from service.gateway import middleware
 from service.protocol.streams import StreamWatcher
-from service.relay.relay import Relay
+from service.relay.preparation import Preparation
 from tests.conftest import Start
 from tests.support.exchanges import CASES, CHAT, COUNT, MESSAGE, RESPONSE, Case, error_in, is_refusal, label
 from tests.support.gateways import ONE, RunningGateway
@@ -98,7 +98,7 @@ async def test_internal_error_hides_its_cause(case: Case, start: Start, monkeypa
     def resolve(*_: object) -> None:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr(Relay, "resolve", resolve)
+    monkeypatch.setattr(Preparation, "resolve", resolve)
     gateway = await start(ONE)
     gateway.expected_errors = 1
     response = await gateway.post(case.path, case.body())

@@ -96,7 +96,8 @@ async def test_a_timer_that_fires_a_moment_early_is_still_the_clients(start: Sta
     relay = gateway.gateway._relay
     body, record = json.dumps(CHAT.body()).encode(), Record("id", CHAT.path, started=time.monotonic())
     parsed = parse_body(GENERATION[0].body, body)
-    call = relay._call(GENERATION[0], body, parsed, RequestOptions(timeout=0.3), Caller(Tenant("default")), record)
+    options, caller = RequestOptions(timeout=0.3), Caller(Tenant("default"))
+    call = relay.preparation.call(GENERATION[0], body, parsed, options, caller, record)
     call.deadline = time.monotonic() + 0.001
     dispatcher = Dispatcher(gateway.gateway.upstreams, gateway.gateway.admission, gateway.gateway.transport, 2**20,
                             lambda: call.deadline - 0.0009)  # fmt: skip
