@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.support.services import PATIENCE, ROOT, Service, descendants_of, serving, wait_for
+from tests.support.services import PATIENCE, Service, descendants_of, serving, wait_for
 
 if TYPE_CHECKING:
     import openai
@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.engine
 
 
-def fleet_of_one(folder: Path) -> Path:
-    text = (ROOT / "deploy/fleets/pebble.yaml").read_text()
-    settings = text[text.index("engine:") :]
-    (file := folder / "fleet.yaml").write_text(f"models: [{{model: pebble-chat}}]\n{settings}")
+def fleet_with(engine: Path, folder: Path) -> Path:
+    """A fleet of one model, whose engine somebody else has started: it outlives the service."""
+    (file := folder / "fleet.yaml").write_text(f"models: [{{model: pebble-chat, addresses: ['{engine}']}}]\n")
     return file
 
 
@@ -30,16 +29,14 @@ def client_of(service: Service) -> "openai.OpenAI":
 
 def kill_all(service: Service) -> None:
     """SIGKILL to the service and to all that it started, as when a machine's memory is exhausted."""
-    found = [psutil.Process(service.process.pid), *descendants_of(service.run_dir)]
-    # An engine hides its environment behind its title, and is found only as long as its parent lives.
-    for process in [*found, *(child for one in found if one.is_running() for child in one.children(recursive=True))]:
+    for process in [psutil.Process(service.process.pid), *descendants_of(service.run_dir)]:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     service.process.wait(PATIENCE)
 
 
-def test_conversations_survive_a_killed_service(tmp_path: Path) -> None:
-    fleet, folder = fleet_of_one(tmp_path), tmp_path / "responses"
+def test_conversations_survive_a_killed_service(pebble: Service, tmp_path: Path) -> None:
+    fleet, folder = fleet_with(pebble.socket_of(0), tmp_path), tmp_path / "responses"
     with serving(fleet, tmp_path / "one", workers=2, responses_dir=folder) as service, client_of(service) as client:
         introduction = "Hello! My name is Zorvina."
         first = client.responses.create(model="chat", input=introduction, temperature=0, max_output_tokens=40)
