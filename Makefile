@@ -100,10 +100,11 @@ check: $(STAMP)  ## Validate catalogue and fleet without starting anything
 gpu: $(STAMP)  ## Measure what the fleet does on this machine's GPU in MINUTES (25), and write docs/gpu.md
 	bench/gpu/run --minutes $(MINUTES) && bench/gpu/report
 
-docs: $(TESTS)  ## Regenerate what is generated: models/schema.json, docs/{configuration,errors,compatibility,routing,http,models,choosing,tool-calls,gpu}.md
+docs: $(TESTS)  ## Regenerate what is generated: models/schema.json, docs/{configuration,errors,metrics,compatibility,routing,http,models,choosing,tool-calls,gpu}.md
 	$(BIN)/python -m service.catalog.catalog > models/schema.json
 	$(BIN)/python -m service.config.reference > docs/configuration.md
 	$(BIN)/python -m service.cli.error_reference > docs/errors.md
+	$(BIN)/python -m service.cli.metric_reference > docs/metrics.md
 	$(BIN)/python -m service.cli.compatibility > docs/compatibility.md
 	$(BIN)/python -m tests.routing.cases > docs/routing.md
 	$(BIN)/python -m tests.server.http_cases > docs/http.md

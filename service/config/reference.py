@@ -81,6 +81,10 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
             "How engines start, hang and stop, and how the service shuts down.",
             ("start_timeout", "activation_timeout", "hang_timeout", "drain_grace", "drain_timeout"),
         ),
+        "Observability": (
+            "What the service says of itself. [metrics.md](metrics.md) lists the metrics.",
+            ("genai_metrics",),
+        ),
     }
 )
 HEAD = "| variable | default | unit | what it does |\n|---|---|---|---|"

@@ -177,6 +177,9 @@ class Settings(BaseSettings):
     gateway_replicas: Count = 1
     """Machines or pods that run a gateway for the same engines; limits and budgets are divided among them."""
 
+    genai_metrics: bool = True
+    """Whether `/metrics` also has the metrics that OpenTelemetry names (`gen_ai_…`), for dashboards made for those."""
+
     start_timeout: Seconds = 900.0
     """Longest time from an engine's start to its first token; then it is killed and started again."""
     activation_timeout: Seconds = 600.0

@@ -1,7 +1,7 @@
 """The state file of a replica: written by its supervisor into the run folder, read by every gateway process."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,7 @@ class EngineState:
 
     `order` is its position in the fleet's startup order, from 0. `phase` is what it is doing in this condition, and
     `reason` why it failed, both for people to read. `since` is Unix time in seconds, `restarts` counts the starts after
-    a crash, and `pid` is the API server's.
+    a crash, and `pid` is the API server's. `start_phases` has the seconds of each phase of the last start so far.
     """
 
     replica: str
@@ -34,6 +34,7 @@ class EngineState:
     since: float = 0.0
     restarts: int = 0
     pid: int | None = None
+    start_phases: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ PHASES = (
     ("Capturing CUDA graphs", "capturing CUDA graphs"),
     ("Starting vLLM server", "waiting for its first token"),
 )
+START_PHASES = frozenset({"verifying the weights", "importing vLLM", *(phase for _, phase in PHASES)})
 
 
 class StatusWriter:
@@ -28,7 +29,7 @@ class StatusWriter:
     def __init__(self, run_dir: Path, initial: EngineState, print_progress: PrintProgress) -> None:
         self._run_dir, self._print_progress = run_dir, print_progress
         self._log = LogFile(run_dir / f"{initial.replica}.log")
-        self._started_at = 0.0
+        self._started_at = self._changed_at = 0.0
         self._write_failed = False
         self.state = initial
 
@@ -43,11 +44,23 @@ class StatusWriter:
 
     def show(self, condition: Condition, phase: str = "", reason: str | None = None) -> None:
         """Publishes a new condition."""
-        self.state = replace(self.state, condition=condition, phase=phase, reason=reason, since=time.time())
+        phases = self._start_phases(condition)
+        self.state = replace(
+            self.state, condition=condition, phase=phase, reason=reason, since=time.time(), start_phases=phases
+        )
         text = ", ".join(part for part in (condition.replace("_", " "), phase, reason) if part)
         was_started = self._started_at and condition not in ("scaled_to_zero", "waiting")
         self._print(text + (f" after {self.age:.0f} s" if was_started else ""))
         self.write()
+
+    def _start_phases(self, condition: Condition) -> dict[str, float]:
+        """The seconds of each phase of the last start, the one that ends now included. A new start has none yet."""
+        before, began = self.state, self._changed_at
+        self._changed_at = time.monotonic()
+        if before.condition != "starting":
+            return {} if condition == "starting" else before.start_phases
+        took = before.start_phases.get(before.phase, 0.0) + self._changed_at - began
+        return before.start_phases | {before.phase: round(took, 3)}
 
     def crashed(self, reason: str, phase: str = "starts again") -> None:
         """Publishes why the engine ended; `phase` says when it is restarted."""

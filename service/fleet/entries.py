@@ -90,6 +90,7 @@ def served_model(entry: ModelEntry, file: FleetFile, catalog: Catalog, folder: P
         max_replicas=max_replicas,
         scale_down_after=entry.scale_down_after,
         gpus=entry.gpus,
+        gpu_hour_price=file.gpu_hour_price if entry.gpu_hour_price is None else entry.gpu_hour_price,
         addresses=entry.addresses,
         policy=entry.policy,
         max_in_flight=entry.max_in_flight,

@@ -39,6 +39,7 @@ Alias = Annotated[str, Field(pattern=r"^[^\W_][\w.:@\[\]/-]{0,127}$")]
 Address = Annotated[
     str, Field(pattern=r"^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$|^/.{1,106}$"), AfterValidator(_with_port)
 ]
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Auth = Literal["keys", "none"]
 Policy = Literal["prefix_affinity", "least_load", "power_of_two", "round_robin"]
 
@@ -83,6 +84,7 @@ class ModelEntry(Frozen):
     max_replicas: Annotated[int, Field(ge=1, le=64)] | None = None
     scale_down_after: PositiveFloat = 300.0
     gpus: Annotated[int, Field(ge=0, le=64)] = 0
+    gpu_hour_price: Price | None = None
     addresses: tuple[Address, ...] = ()
     policy: Policy = "prefix_affinity"
     max_in_flight: PositiveInt = 256
@@ -102,6 +104,7 @@ class FleetFile(Frozen):
     auth: Auth = "keys"
     aliases: dict[Alias, ModelId] = Field(default_factory=dict)
     defaults: dict[Variant, ModelId] = Field(default_factory=dict)
+    gpu_hour_price: Price | None = None
     startup: Literal["auto", "parallel", "sequential"] = "auto"
     extra_fields: tuple[str, ...] = ()
     unknown_fields: Literal["ignore", "refuse"] = "ignore"

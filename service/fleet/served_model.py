@@ -18,7 +18,8 @@ class ServedModel:
     `weights` is a directory or a hub id. `min_replicas` engines always run, and up to `max_replicas` under load; one
     above the minimum stops after `scale_down_after` seconds without demand. With `addresses` the engines are external:
     Roundhouse does not start them. `parser_choice` says which of vLLM's parsers were chosen for a model outside of the
-    catalogue, and why. `max_in_flight` bounds the sequences at one replica, `max_queued` the requests that wait.
+    catalogue, and why. `gpu_hour_price` is what one GPU costs for an hour.
+    `max_in_flight` bounds the sequences at one replica, `max_queued` the requests that wait.
     `request_bounds` is how much one request may ask of an engine.
     """
 
@@ -31,6 +32,7 @@ class ServedModel:
     max_replicas: int = 1
     scale_down_after: float = 300.0
     gpus: int = 0
+    gpu_hour_price: float | None = None
     addresses: tuple[str, ...] = ()
     policy: str = "prefix_affinity"
     max_in_flight: int = 256

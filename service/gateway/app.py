@@ -19,6 +19,8 @@ from service.engine import demand, process_files
 from service.fleet.fleet import Fleet
 from service.gateway.authentication import KeyMiddleware
 from service.gateway.endpoints import Endpoints
+from service.gateway.gauges import FleetGauges
+from service.gateway.metric_pages import MetricPages
 from service.gateway.middleware import ErrorMiddleware, LimitsMiddleware, RecordMiddleware
 from service.gateway.scale_to_zero import Activator
 from service.gateway.sites import SiteMiddleware, allowed_hosts
@@ -55,16 +57,18 @@ class Gateway:
     ) -> None:  # fmt: skip
         assert settings.run_dir
         self._fleet, self._run_dir, self._gateways = fleet, settings.run_dir, settings.gateway_processes
-        self.metrics, self.transport = Metrics(metrics_dir), ConnectionPool()
+        self.metrics, self.transport = Metrics(metrics_dir, settings.genai_metrics), ConnectionPool()
         self._log = LogWriter(STANDARD_OUTPUT, self.metrics.log_lines_dropped.inc)
         self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)
         self.admission = Admission(settings, time.monotonic, random.random)
+        self._gauges = FleetGauges(self.metrics.fleet, self.upstreams, self.admission, self._gateways)
         self._stored = StoredResponses(self._open_store(settings), settings.max_body_bytes)
         self._relay = Relay(
             fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic, self._stored
         )
+        metric_pages = MetricPages(self.render_metrics, self.upstreams, self.transport)
         self._endpoints = Endpoints(
-            fleet, self.upstreams, self._relay, Versions(self.upstreams, self.transport), self.render_metrics,
+            fleet, self.upstreams, self._relay, Versions(self.upstreams, self.transport), metric_pages,
             self.is_ready, settings, self._stored,
         )  # fmt: skip
         self._activator = Activator(fleet)
@@ -119,11 +123,13 @@ class Gateway:
     def log_reload(self, problems: list[str]) -> None:
         """Logs the result of a reload of the fleet file and sets its metric; no problems means success."""
         self.metrics.last_reload_successful.set(not problems)
+        self.metrics.reloads.labels("fleet", "refused" if problems else "applied").inc()
         self._log_reload("reload", "fleet stays", problems)
 
     def log_keys_reload(self, problems: list[str]) -> None:
         """Logs the result of a reload of the keys file and sets its metric; no problems means success."""
         self.metrics.last_keys_reload_successful.set(not problems)
+        self.metrics.reloads.labels("keys", "refused" if problems else "applied").inc()
         self._log_reload("keys_reload", "keys stay", problems)
 
     def _log_reload(self, event: str, remains: str, problems: list[str]) -> None:
@@ -157,14 +163,9 @@ class Gateway:
     def update_gauges(self) -> None:
         """Sets all gauges to their current values."""
         self.metrics.models = {served.id for served in self._fleet.served}
-        self.metrics.set_replicas(self.upstreams.counts())
+        self.metrics.replicas = {replica.id for upstream in self.upstreams for replica in upstream.replicas}
         self.metrics.idempotency_cache_bytes.set(self._relay.idempotency_cache_bytes)
-        for upstream in self.upstreams:
-            model = upstream.served.id
-            self.metrics.in_flight.labels(model).set(self.admission.load(model))
-            self.metrics.sequences_in_flight.labels(model).set(self.admission.sequences(model))
-            self.metrics.queued.labels(model).set(self.admission.queued(model))
-            self.metrics.demand.labels(model).set(self.admission.demand(model))
+        self._gauges.update(time.monotonic())
 
     def wanted_engines(self) -> list[int]:
         """The on-demand engines that should run now, as indices in start order."""

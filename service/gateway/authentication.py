@@ -13,7 +13,7 @@ OPEN_PATHS = frozenset(path.encode() for path in (*PROBES, "/health", "/ping"))
 
 def group_of(path: str) -> EndpointGroup:
     """The group of endpoints that a path belongs to. What is not listed belongs to the most valuable one."""
-    if path == "/metrics":
+    if path == "/metrics" or path.startswith("/metrics/"):
         return "metrics"
     return "models" if path in ("/", "/version", "/v1/models") or path.startswith("/v1/models/") else "inference"
 

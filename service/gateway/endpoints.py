@@ -4,11 +4,10 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST
-
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
+from service.gateway.metric_pages import MetricPages
 from service.gateway.middleware import is_anthropic
 from service.gateway.model_list import Row, anthropic_list, anthropic_model, model_rows, rows_of
 from service.gateway.request_body import read_json_body
@@ -28,26 +27,28 @@ MODELS = "/v1/models"
 class Endpoints:
     """The app behind the middleware. Its table maps path and method to a method of this class or to the relay.
 
-    `render_metrics` returns the page of the metrics, `is_ready` says whether the gateway should get traffic.
+    `is_ready` says whether the gateway should get traffic.
     """
 
     def __init__(
         self, fleet: Fleet, upstreams: Upstreams, relay: Relay, versions: Versions,
-        render_metrics: Callable[[], bytes], is_ready: Callable[[], bool], settings: Settings,
+        metric_pages: MetricPages, is_ready: Callable[[], bool], settings: Settings,
         stored: StoredResponses,
     ) -> None:  # fmt: skip
         self._fleet, self._upstreams, self._relay, self._versions = fleet, upstreams, relay, versions
-        self._render_metrics, self._is_ready, self._settings = render_metrics, is_ready, settings
+        self._metric_pages, self._is_ready, self._settings = metric_pages, is_ready, settings
         self._stored = StoredResponseEndpoints(fleet, stored)
         self.table: dict[str, dict[str, EndpointFunction]] = {
             **{path: {"POST": self._generation(endpoint)} for path, endpoint in PATHS.items()},
             "/": {"GET": self._greet},
             MODELS: {"GET": self._list_models},
+            f"{MODELS}/{{id}}": {"GET": self._show_model},
             "/v1/route": {"POST": self._route},
-            "/metrics": {"GET": self._show_metrics},
             "/health": {"GET": self._show_health},
             "/ping": {"GET": self._show_health},
             "/version": {"GET": self._show_version},
+            **self._stored.table,
+            **metric_pages.table,
         }
 
     def apply(self, fleet: Fleet) -> None:
@@ -57,11 +58,7 @@ class Endpoints:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         path, method = scope["path"], scope["method"]
-        functions = self.table.get(path)
-        if functions is None and path.startswith(MODELS + "/"):
-            functions = {"GET": self._show_model}
-        if functions is None:
-            functions = self._stored.table.get(self._stored.name_of(path))
+        functions = self.table.get(path) or self.table.get(self.name_of(path))
         if functions is None:
             why = ": audio is not taken here, send a transcript as text" if path.startswith("/v1/audio/") else ""
             text = f"There is no endpoint {method} {path}{why}. docs/architecture.md lists the endpoints."
@@ -78,7 +75,9 @@ class Endpoints:
         """The path as a metric label: that of the table, or `other`, so that clients cannot create time series."""
         if path in self.table:
             return path
-        return MODELS + "/{id}" if path.startswith(MODELS + "/") else self._stored.name_of(path) or "other"
+        if path.startswith(MODELS + "/"):
+            return MODELS + "/{id}"
+        return self._stored.name_of(path) or self._metric_pages.name_of(path) or "other"
 
     def _generation(self, endpoint: Endpoint) -> EndpointFunction:
         async def endpoint_function(scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,9 +148,6 @@ class Endpoints:
 
     async def _show_version(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond_json(send, await self._versions.read())
-
-    async def _show_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await respond(send, 200, self._render_metrics(), [(b"content-type", CONTENT_TYPE_LATEST.encode())])
 
 
 # Required fields that a body for /v1/route may omit, by endpoint.

@@ -137,6 +137,11 @@ class Call:
             return f"queued at position {position}"
         return f"waiting for {self.served.id}: {condition.replace('_', ' ')}{f', {phase}' if phase else ''}"
 
+    def add_gpu_time(self, seconds: float) -> None:
+        """Notes the GPU seconds that it has had, and what they cost."""
+        self.record.gpu_seconds += seconds
+        self.record.cost += seconds / 3600 * (self.served.gpu_hour_price or 0.0)
+
     def tokens(self, now: float) -> float:
         """The tokens that an engine has spent on the request until `now`, whether or not it was completed.
 

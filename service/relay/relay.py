@@ -150,10 +150,13 @@ class Relay:
             call.record.admitted = self._clock()
             if call.storing:
                 await call.storing.start()
+            entered = call.upstream.gpu_time.enter(self._clock())
             try:
                 await self._respond(call, slot, writer, client)
             finally:
-                slot.report_usage(call.tokens(self._clock()))
+                now = self._clock()
+                slot.report_usage(call.tokens(now))
+                call.add_gpu_time(call.upstream.gpu_time.leave(entered, now))
             self._dispatcher.completed(call)
 
     async def _detach(

@@ -6,26 +6,30 @@ from dataclasses import dataclass, field
 
 from service.engine.state import Condition
 from service.fleet.served_model import ServedModel
+from service.upstreams.gpu_time import GpuTime
 from service.upstreams.replica import Replica
 from service.upstreams.token_rate import TokenRate
 
 # A model is in the best condition that one of its replicas is in: `scaled_to_zero` before `failed`, because a request
 # activates the one, while the other may never recover.
 BEST_FIRST: tuple[Condition, ...] = ("ready", "starting", "waiting", "scaled_to_zero", "failed", "stopping", "stopped")
+HOLD_GPUS: tuple[Condition, ...] = ("ready", "starting", "stopping")
 
 
 @dataclass(eq=False)
 class Upstream:
     """A served model and its replicas. Times are monotonic seconds.
 
-    `request_count` counts its requests so far, and `token_rate` measures how fast they generate. `discovery_error` says
-    which of its names cannot be resolved, and why; `discovery_reason`, for clients, only why. Setting `recheck` has
-    them resolved again soon.
+    `request_count` counts its requests so far, `ejection_count` how often one of its replicas was ejected, and
+    `token_rate` measures how fast they generate. `discovery_error` says which of its names cannot be resolved, and why;
+    `discovery_reason`, for clients, only why. Setting `recheck` has them resolved again soon.
     """
 
     served: ServedModel
     replicas: list[Replica] = field(default_factory=list)
     request_count: int = 0
+    ejection_count: int = 0
+    gpu_time: GpuTime = field(default_factory=GpuTime)
     token_rate: TokenRate = field(default_factory=TokenRate)
     discovery_error: str | None = None
     discovery_reason: str | None = None
@@ -64,6 +68,11 @@ class Upstream:
     @property
     def _lookup_problem(self) -> str | None:
         return self.discovery_reason and f"one of its addresses: {self.discovery_reason}"
+
+    def update_gpu_time(self, gateways: int, now: float) -> None:
+        """Counts the GPUs of its engines that run, start or end; each of `gateways` processes has an equal part."""
+        held = sum(condition in HOLD_GPUS for condition in self.conditions())
+        self.gpu_time.use(held * self.served.gpus / gateways, now)
 
     def conditions(self) -> Iterator[Condition]:
         """The condition of each replica."""

@@ -97,7 +97,10 @@ class Upstreams:
         """
         upstream = next((upstream for upstream in self if replica in upstream.replicas), None)
         if refused or upstream is None or upstream.has_alternative(replica):
+            before = replica.breaker.ejections
             replica.breaker.record_failure(self._clock(), refused)
+            if upstream and replica.breaker.ejections > before:
+                upstream.ejection_count += 1
         replica.recheck.set()
         if upstream:
             upstream.recheck.set()

@@ -237,7 +237,7 @@ async def test_metrics_are_prometheus_text(start: Start) -> None:
     response = await gateway.http.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=")
     families = {family.name: family for family in text_string_to_metric_families(response.text)}
-    assert all(name.startswith("roundhouse_") for name in families)
+    assert all(name.startswith(("roundhouse_", "gen_ai_")) for name in families)
     counted = {
         (sample.labels["model"], sample.labels["endpoint"], sample.labels["outcome"]): sample.value
         for sample in families["roundhouse_requests"].samples
@@ -257,9 +257,24 @@ async def test_metrics_are_prometheus_text(start: Start) -> None:
 async def test_metrics_show_the_replicas(start: Start) -> None:
     gateway = await start(TWO)
     gateway.show(0, "failed")
-    gateway.gateway.metrics.set_replicas(gateway.gateway.upstreams.counts())
+    gateway.gateway.update_gauges()
     states = {state: gateway.sample("roundhouse_replicas", state=state) for state in ("ready", "failed", "starting")}
     assert states == {"ready": 1, "failed": 1, "starting": 0}
+
+
+async def test_the_page_of_an_engine_is_found_and_passed_on_as_it_is(start: Start) -> None:
+    gateway = await start(TWO)
+    gateway.show(1, "failed")
+    (target,) = (await gateway.http.get("/metrics/targets", headers={"host": "llm.example.org:3000"})).json()
+    assert target["targets"] == ["llm.example.org:3000"]
+    assert target["labels"]["roundhouse_replica"] == "pebble-chat-0"
+    page = (await gateway.http.get(target["labels"]["__metrics_path__"])).text
+    assert "vllm:num_requests_running" in page
+    assert "vllm:" not in (await gateway.http.get("/metrics")).text
+    assert (await gateway.http.get("/metrics/engines/nope")).status_code == 404
+    gateway.engines[1].die("kill")
+    answer = await gateway.http.get("/metrics/engines/pebble-chat-1")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_error")
 
 
 NO_PATHS = [
