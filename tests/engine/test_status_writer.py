@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from service.engine import state, status_writer
+from service.engine import state
 from service.engine.state import EngineState
 from service.engine.status_writer import PHASES, StatusWriter
 
 
 def test_a_start_notes_how_long_each_phase_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(status_writer.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("service.engine.status_writer.time.monotonic", lambda: now[0])
     writer = StatusWriter(tmp_path, EngineState("m-0", "m", 0, "waiting"), lambda _: None)
 
     def shown() -> dict[str, float]:
