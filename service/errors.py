@@ -19,8 +19,7 @@ class ErrorCode(StrEnum):
     def __new__(cls, code: str, status: int, when: str, remedy: str) -> "ErrorCode":
         """A string with the rest of its row as attributes."""
         member = str.__new__(cls, code)
-        member._value_ = code
-        member.status, member.when, member.remedy = status, when, remedy
+        member._value_, member.status, member.when, member.remedy = code, status, when, remedy
         return member
 
     @property
@@ -71,8 +70,7 @@ class ErrorCode(StrEnum):
         "Use one of those that the message lists.",
     )
     INVALID_HEADER = (
-        "invalid_header", 400,
-        "An `x-roundhouse-…` header or `Idempotency-Key` has a value that it cannot have, or was sent more than once.",
+        "invalid_header", 400, "An `x-roundhouse-…` header or `Idempotency-Key` has an invalid value, or came twice.",
         "Correct the header that the message names.",
     )
     UNKNOWN_TENANT = (
@@ -80,13 +78,17 @@ class ErrorCode(StrEnum):
         "Send a tenant of the fleet file, or no such header.",
     )
     INVALID_API_KEY = (
-        "invalid_api_key", 401, "The request has no API key, or one that is unknown, revoked or expired.",
+        "invalid_api_key", 401, "The request has no API key or token, or one that is not valid.",
         "Send `Authorization: Bearer KEY` or `x-api-key: KEY`; who runs the service hands out keys.",
     )
     INSUFFICIENT_SCOPE = (
         "insufficient_scope", 403,
-        "The API key is valid, but not for this endpoint, or not for the tenant that `x-roundhouse-tenant` names.",
+        "The API key or token is valid, but not for this endpoint or the tenant that `x-roundhouse-tenant` names.",
         "Use a key that is made for it. [security.md](security.md) says what a key can be limited to.",
+    )
+    SIGN_ON_UNAVAILABLE = (
+        "sign_on_unavailable", 503, "The identity provider's signing keys, to verify a token by, cannot be fetched.",
+        "Wait as long as `Retry-After` says; they are fetched again and again. API keys go on working.",
     )
     HOST_NOT_ALLOWED = (
         "host_not_allowed", 403,
@@ -108,8 +110,7 @@ class ErrorCode(StrEnum):
     )
     REQUEST_TIMEOUT = (
         "request_timeout", 408, "The rest of the request body did not arrive in time.",
-        "Send it again over a faster connection, or raise `ROUNDHOUSE_BODY_TIMEOUT`, or "
-        "`ROUNDHOUSE_BODY_TOTAL_TIMEOUT`.",
+        "Use a faster connection, or raise `ROUNDHOUSE_BODY_TIMEOUT` or `ROUNDHOUSE_BODY_TOTAL_TIMEOUT`.",
     )
     REQUEST_TOO_LARGE = (
         "request_too_large", 413, "The body is larger than the gateway accepts.",
@@ -232,8 +233,7 @@ class ErrorCode(StrEnum):
     RESPONSE_TOO_LARGE = (
         "response_too_large", 502,
         "The answer is larger than the gateway accepts, such as that to very many texts to embed.",
-        "Ask for less at a time; embeddings are about a quarter of the size with `encoding_format: base64`. Or raise "
-        "`ROUNDHOUSE_MAX_RESPONSE_BYTES`.",
+        "Ask for less at a time, for embeddings as base64 (a quarter), or raise `ROUNDHOUSE_MAX_RESPONSE_BYTES`.",
     )
     TIMEOUT = (
         "timeout", 504, "The answer, or the next part of it, did not come in time.",

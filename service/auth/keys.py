@@ -4,7 +4,7 @@ A key is known here by its SHA-256 digest alone. It is random and long, so that 
 long a lookup takes depends on the digest of what was sent, from which nothing follows about the digests that are kept.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal, get_args
@@ -18,10 +18,12 @@ ALL_GROUPS: frozenset[EndpointGroup] = frozenset(get_args(EndpointGroup))
 DEFAULT_GROUPS: frozenset[EndpointGroup] = frozenset({"inference", "models"})
 REFUSAL = "The API key is missing or not valid. Send it as 'Authorization: Bearer KEY' or as 'x-api-key: KEY'."
 
+NO_TENANT = "The token is valid, but no group of its user may use this service. Who runs it can give one a tenant."
+
 
 @dataclass(frozen=True)
 class Key:
-    """What is known of a key, and what its bearer may do.
+    """What is known of a key, or of the token of a user who has signed on, and what its bearer may do.
 
     `expires` is in Unix seconds. `models` are the ids and aliases that it may use; None means all. The bearer of a
     `proxy` key may name the tenant of a request.
@@ -53,22 +55,28 @@ def digest(secret: bytes) -> bytes:
     return sha256(secret).digest()
 
 
-def authenticate(keys: Keys | None, headers: Mapping[bytes, bytes], now: float) -> Key:
+def authenticate(
+    keys: Keys | None, headers: Mapping[bytes, bytes], now: float, known: Callable[[bytes], Key | None] | None = None
+) -> Key:
     """The key that the headers present, at `now` in Unix seconds; ANYONE where `keys` is None.
 
-    Raises ApiError 401, which is the same for every key that is not valid. Names of headers are in lower case.
+    `known` finds, by its digest, a token that was verified before, where such are accepted. Raises ApiError 401, which
+    is the same for every key that is not valid. Names of headers are in lower case.
     """
     if keys is None:
         return ANYONE
-    for secret in _presented(headers):
-        key = keys.get(digest(secret))
+    for secret in presented(headers):
+        hashed = digest(secret)
+        key = keys.get(hashed)
+        if key is None and known is not None:
+            key = known(hashed)
         if key is not None and (key.expires is None or now < key.expires):
             return key
     raise ApiError(ErrorCode.INVALID_API_KEY, REFUSAL)
 
 
-def _presented(headers: Mapping[bytes, bytes]) -> Iterator[bytes]:
-    """The keys in the headers of OpenAI's and of Anthropic's libraries. A client that sends both may mean either."""
+def presented(headers: Mapping[bytes, bytes]) -> Iterator[bytes]:
+    """The keys and tokens in the headers of OpenAI's and of Anthropic's libraries. A client may mean either of two."""
     scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
     if token and scheme.lower() == b"bearer":
         yield token.strip()
@@ -79,6 +87,8 @@ def _presented(headers: Mapping[bytes, bytes]) -> Iterator[bytes]:
 def check_scope(key: Key, group: EndpointGroup) -> None:
     """Raises ApiError 403 unless the key is for such endpoints."""
     if group not in key.endpoints:
+        if not key.endpoints:
+            raise ApiError(ErrorCode.INSUFFICIENT_SCOPE, NO_TENANT)
         listed = ", ".join(sorted(key.endpoints))
         raise ApiError(ErrorCode.INSUFFICIENT_SCOPE, f"This API key is for {listed}, and the request for {group}.")
 

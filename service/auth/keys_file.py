@@ -60,11 +60,14 @@ class KeysFile(Frozen):
     keys: tuple[KeyEntry, ...] = ()
 
 
-def load(settings: Settings) -> Keys | None:
-    """The keys that the settings name, or None where they name none; raises ConfigError with every mistake."""
+def load(settings: Settings, sign_on: bool = False) -> Keys | None:
+    """The keys that the settings name; raises ConfigError with every mistake.
+
+    None where they name none, so that none is asked for, unless users `sign_on`.
+    """
     first = first_key(settings)
     if not first and settings.keys is None:
-        return None
+        return {} if sign_on else None
     keys = {digest(first.encode()): FIRST} if first else {}
     entries = read(settings.keys) if settings.keys else ()
     return keys | {bytes.fromhex(entry.sha256): entry.key() for entry in entries}

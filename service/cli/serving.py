@@ -14,7 +14,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from service.auth import keys_file
+from service.auth import keys_file, sign_on
 from service.cli.configured import configured, fleet_option, refused
 from service.config import run_dir
 from service.config.paths import PACKAGE
@@ -37,7 +37,7 @@ def check(fleet_file: Path | None) -> None:
     """Validate catalogue and fleet without starting anything."""
     settings, _, served = configured(fleet_file)
     with refused():
-        keys = keys_file.load(settings)
+        keys = keys_file.load(settings, served.sign_on is not None)
         check_access(settings.host, served.auth, keys)
     table = Table(
         "model", "variant", "runs", "context", "cache", "answers", box=SIMPLE, padding=(0, 1, 0, 0), caption=CACHE
@@ -52,9 +52,14 @@ def check(fleet_file: Path | None) -> None:
         if one.parser_choice:
             click.echo(f"{one.id}: {one.parser_choice}")
     click.echo(describe(served.auth, keys))
+    if served.sign_on:
+        click.echo(sign_on.describe(served.sign_on))
     for key in (keys or {}).values():
         for name in sorted((key.models or frozenset()) - served.names):
             click.echo(f"{key.id}: its key is for '{name}', which is not served")
+    for group, access in (served.sign_on.tenants if served.sign_on else {}).items():
+        for name in sorted({*(access.models or ())} - served.names):
+            click.echo(f"sign_on: the group '{group}' may use '{name}', which is not served")
     click.echo(f"{fleet_file or settings.fleet}: {len(served.served)} models, nothing wrong.")
 
 
@@ -136,7 +141,7 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
         if settings.responses_dir:
             run_dir.private_folder(settings.responses_dir, "responses_dir")
         host, port = host or settings.host, port or settings.port
-        check_access(host, served.auth, keys_file.load(settings))
+        check_access(host, served.auth, keys_file.load(settings, served.sign_on is not None))
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from service.auth.tenants import Tenant
+from service.auth.sign_on import Access, SignOn
+from service.auth.tenants import DEFAULT_TENANT, Tenant
 from service.catalog.catalog import Catalog
 from service.catalog.names import Variant
 from service.config.strict_yaml import ConfigError, Document
@@ -23,6 +24,7 @@ class Fleet:
     `startup` is *auto*, *parallel* or *sequential*. `extra_fields` are request fields that pass to vLLM unchecked;
     those that nobody knows are ignored, or refused if `refuse_unknown_fields`. `request_bounds` is how much one request
     may ask for, and `images` bounds those of one. `auth` is *none* where the service may be open to everyone.
+    `sign_on` says whose tokens are accepted, None if nobody's.
     `allowed` are the ids that a name may lead to; None is all of them.
     """
 
@@ -36,6 +38,7 @@ class Fleet:
     request_bounds: RequestBounds = RequestBounds()
     images: ImageBounds = ImageBounds()
     auth: Auth = "keys"
+    sign_on: SignOn | None = None
     allowed: frozenset[str] | None = None
 
     def __getitem__(self, model_id: str) -> ServedModel:
@@ -103,6 +106,7 @@ def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
             problems.append(
                 document.problem(("optional_flags", index), f"'{name}' is not an 'engine' setting of any model")
             )
+    problems += _sign_on_problems(document, file)
     if problems:
         raise ConfigError(problems)
     return Fleet(
@@ -116,7 +120,25 @@ def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
         request_bounds=file.request_bounds,
         images=file.images,
         auth=file.auth,
+        sign_on=file.sign_on,
     )
+
+
+def _sign_on_problems(document: Document, file: FleetFile) -> Iterator[str]:
+    """A tenant that is mistyped would have no limits, so each that users are given is one of the file."""
+    if file.sign_on is None:
+        return
+    if file.auth == "none":
+        yield document.problem(("sign_on",), "with 'auth: none' nobody is asked for a token: remove one of the two")
+    known = {DEFAULT_TENANT, *file.tenants}
+    granted: dict[tuple[str, ...], Access] = {
+        ("sign_on", "tenants", group): access for group, access in file.sign_on.tenants.items()
+    }
+    if file.sign_on.default_tenant:
+        granted[("sign_on", "default_tenant")] = file.sign_on.default_tenant
+    for at, access in granted.items():
+        if access.tenant not in known:
+            yield document.problem(at, f"there is no tenant '{access.tenant}' in 'tenants'")
 
 
 def _aliases(

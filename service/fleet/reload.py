@@ -48,6 +48,8 @@ def needs_restart(old: Fleet, new: Fleet) -> list[str]:
     for name in ("startup", "auth"):
         if getattr(old, name) != getattr(new, name):
             problems.append(f"'{name}' takes effect only when the service starts")
+    if (old.sign_on is None) != (new.sign_on is None):
+        problems.append("whether there is a 'sign_on' takes effect only when the service starts")
     return [f"{problem}: restart the service to apply the file" for problem in problems]
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
+from service.auth.sign_on import SignOn
 from service.auth.tenants import TenantEntry
 from service.catalog.engine_args import EngineKey, EngineSettings
 from service.catalog.model import Identifier, Infill, ModelId
@@ -102,6 +103,7 @@ class FleetFile(Frozen):
 
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
     auth: Auth = "keys"
+    sign_on: SignOn | None = None
     aliases: dict[Alias, ModelId] = Field(default_factory=dict)
     defaults: dict[Variant, ModelId] = Field(default_factory=dict)
     gpu_hour_price: Price | None = None

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from service.admission.gate import Admission
 from service.auth.keys import Keys
@@ -38,6 +38,9 @@ from service.stored.store import Store
 from service.transport.pool import ConnectionPool
 from service.upstreams.limit import ceiling
 from service.upstreams.upstreams import Upstreams
+
+if TYPE_CHECKING:
+    from service.gateway.sign_on import SignedOnUsers
 
 TICK = 0.25  # seconds between two runs of the housekeeping
 STANDARD_OUTPUT = 1
@@ -74,7 +77,8 @@ class Gateway:
         self._activator = Activator(fleet)
         limited = LimitsMiddleware(self._endpoints, settings.max_header_bytes)
         sites = SiteMiddleware(limited, allowed_hosts(settings.host, settings.allowed_host_names))
-        self._key_middleware = KeyMiddleware(sites, keys)
+        self._users = self._signed_on_users(fleet)
+        self._key_middleware = KeyMiddleware(sites, {} if keys is None and self._users else keys, self._users)
         self._record_middleware = RecordMiddleware(
             ErrorMiddleware(self._key_middleware), self.metrics, self._endpoints.name_of, self._log.write,
         )  # fmt: skip
@@ -88,6 +92,13 @@ class Gateway:
             return None
         limits = settings.responses_max_bytes, settings.responses_max_age
         return Store(Database(settings.responses_dir, *limits), self.metrics.response_store_failures.inc)
+
+    def _signed_on_users(self, fleet: Fleet) -> "SignedOnUsers | None":
+        if fleet.sign_on is None:
+            return None
+        from service.gateway.sign_on import SignedOnUsers  # slow to import, and seldom needed
+
+        return SignedOnUsers(fleet.sign_on, self.metrics, self._log.write)
 
     def connection(self, **options: Any) -> Callable[..., Connection]:
         """The protocol class of the server, for this gateway; `options` are more arguments of `Connection`."""
@@ -110,6 +121,8 @@ class Gateway:
         self._relay.apply(fleet)
         self._endpoints.apply(fleet)
         self.admission.apply(fleet)
+        if self._users and fleet.sign_on:
+            self._users.apply(fleet.sign_on)
 
     def use_keys(self, keys: Keys | None) -> None:
         """Asks new requests for one of these keys; None asks for none."""
@@ -184,6 +197,7 @@ class Gateway:
                 ("upstreams", watch),
                 ("housekeeping", self._housekeeping),
                 ("stored responses", self._stored.watch),
+                *((("signing keys", self._users.watch),) if self._users else ()),
             )
         ]
         try:

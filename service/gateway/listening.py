@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 
 from service.auth.keys import Keys
+from service.config.loopback import is_loopback
 from service.config.settings import MAKE_KEY, variable
 from service.config.strict_yaml import ConfigError
 from service.fleet.schema import Auth
-from service.gateway.sites import is_loopback
 
 
 def check_access(host: str, auth: Auth, keys: Keys | None) -> None:

@@ -6,8 +6,8 @@ that it lets resolve to 127.0.0.1 (DNS rebinding), and then it can read the resp
 
 from collections.abc import Awaitable
 from functools import lru_cache
-from ipaddress import ip_address
 
+from service.config.loopback import is_loopback
 from service.errors import ApiError, ErrorCode
 from service.server.asgi import App, Receive, Scope, Send, headers_by_name
 
@@ -51,16 +51,6 @@ def host_name(authority: str) -> str:
     if authority.startswith("["):
         return authority[1:].partition("]")[0].lower()
     return authority.partition(":")[0].lower().rstrip(".")
-
-
-def is_loopback(name: str) -> bool:
-    """Whether it is a loopback address, or a name that can only mean one (RFC 6761)."""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _shown(value: bytes) -> str:

@@ -82,6 +82,16 @@ class Metrics:
             registry=registry, multiprocess_mode="livemin",
         )  # fmt: skip
         self.last_keys_reload_successful.set(1)
+        self.sign_on_refusals = Counter(
+            "roundhouse_sign_on_refusals", "Tokens of users that were not accepted, by reason.", ("reason",),
+            registry=registry,
+        )  # fmt: skip
+        self.last_sign_on_fetch_successful = Gauge(
+            "roundhouse_sign_on_last_fetch_successful",
+            "Whether the last fetch of the identity provider's signing keys succeeded (1) or failed (0).",
+            registry=registry, multiprocess_mode="livemin",
+        )  # fmt: skip
+        self.last_sign_on_fetch_successful.set(1)
         self.idempotency_cache_bytes = Gauge(
             "roundhouse_idempotency_cache_bytes", "Approximate size of the responses kept for an Idempotency-Key.",
             registry=registry, multiprocess_mode="livesum",

@@ -70,6 +70,7 @@ def observed_metrics() -> Metrics:
     for counter in (fleet.gpu_seconds, fleet.cost):
         counter.labels("m", "idle").inc(2)
     metrics.invalid_requests.labels("invalid_http").inc()
+    metrics.sign_on_refusals.labels("expired").inc()
     metrics.reloads.labels("fleet", "applied").inc()
     metrics.background_task_failures.labels("upstreams").inc()
     metrics.response_store_failures.inc()
