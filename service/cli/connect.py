@@ -11,7 +11,12 @@ from typing import Any
 import click
 import yaml
 
+from service.auth.sign_on import is_token
+
 MAX_OUTPUT = 32_000  # tokens: more than that no client asks for by itself
+TOKEN_ADVICE = (
+    "The key is a token of a signed-on user. The settings need a new one, or an API key, when it has expired."
+)
 NO_KEY = "none"  # clients refuse to start without a key, also where the service asks for none
 
 
@@ -162,7 +167,7 @@ CLIENTS = {
 @click.command()
 @click.argument("client", type=click.Choice(list(CLIENTS)))
 @click.option("--url", default="http://127.0.0.1:3000", show_default=True, help="Address of the service.")
-@click.option("--key", default=NO_KEY, help="API key, if the service asks for one.")
+@click.option("--key", default=NO_KEY, help="API key, or token of a signed-on user, if the service asks for one.")
 @click.option("--model", help="Model to use first, instead of the first one that is served.")
 @click.option("--write", is_flag=True, help="Write the client's settings file instead of printing it.")
 def connect(client: str, url: str, key: str, model: str | None, write: bool) -> None:
@@ -182,6 +187,8 @@ def connect(client: str, url: str, key: str, model: str | None, write: bool) -> 
     else:
         _write(Path.home() / chosen.file, text)
         click.echo(f"Wrote ~/{chosen.file}. Start it with: {chosen.run}", err=True)
+    if is_token(key.encode()):
+        click.echo(TOKEN_ADVICE, err=True)
     if chosen.advice:
         click.echo(chosen.advice, err=True)
 

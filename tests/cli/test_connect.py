@@ -165,3 +165,8 @@ def test_a_key_that_the_service_does_not_accept_is_named_as_the_cause(url: str) 
     assert f"{url} does not accept this key" in result.stderr and "rh_wrong" not in result.stderr
     shown = CliRunner().invoke(main, ["models", "--url", url, "--key", "rh_wrong"])
     assert shown.exit_code == 1 and f"{url} needs another key: --key" in shown.stderr
+
+
+def test_a_token_as_the_key_is_said_to_expire(url: str) -> None:
+    assert "when it has expired" in run("aider", "--url", url, "--key", "eyJhbGciOiJSUzI1NiJ9.e30.AAAA").stderr
+    assert "expired" not in run("aider", "--url", url).stderr
