@@ -14,9 +14,7 @@ import yaml
 from service.auth.sign_on import is_token
 
 MAX_OUTPUT = 32_000  # tokens: more than that no client asks for by itself
-TOKEN_ADVICE = (
-    "The key is a token of a signed-on user. The settings need a new one, or an API key, when it has expired."
-)
+TOKEN_ADVICE = "The key is a token of a user: when it has expired, the settings need a new one, or an API key instead."
 NO_KEY = "none"  # clients refuse to start without a key, also where the service asks for none
 
 

@@ -192,6 +192,18 @@ def test_without_a_key_an_address_that_others_reach_is_refused_before_anything_s
         assert "cannot listen on 0.0.0.0" in result.stderr
 
 
+def test_check_says_who_may_sign_on_and_then_the_service_may_listen_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_HOST", "0.0.0.0")
+    grant = "{ml: {tenant: default, models: [pebble-chat, nope]}}"
+    sign_on = f"sign_on: {{issuer: 'https://id.example', audience: rh, tenants: {grant}}}"
+    result = run("check", "--fleet", write(tmp_path, f"{sign_on}\nmodels: [{{model: pebble-chat}}]\n"))
+    assert result.exit_code == 0, result.output
+    assert "Sign-on: tokens of https://id.example for rh" in result.output
+    assert "sign_on: the group 'ml' may use 'nope', which is not served" in result.output
+
+
 def test_a_weak_first_key_is_refused_with_the_line_that_makes_a_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROUNDHOUSE_API_KEY", "hunter2")
     for command in ("serve", "check"):
