@@ -11,6 +11,7 @@ from service.auth.jwks_source import FetchError
 from service.auth.sign_on import SignOn
 
 REFRESH = 300.0  # seconds between two fetches of keys that are in hand: a key that is withdrawn counts for so long
+REREAD = 10.0  # the same for a file
 RETRY = 10.0  # seconds from the end of a fetch to the next that a token with an unknown key, or a failure, can cause
 PATIENCE = 5.0  # seconds that a request waits for a fetch
 MAX_AGE = 86400.0  # seconds for which keys are used while their issuer cannot be reached
@@ -50,7 +51,7 @@ class Issuer:
         while True:
             failed = await self._refresh()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RETRY if failed else REFRESH):
+                async with asyncio.timeout(RETRY if failed else REREAD if self._sign_on.jwks_path else REFRESH):
                     await self._wanted.wait()
 
     async def newer(self) -> bool:

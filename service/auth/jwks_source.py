@@ -29,16 +29,15 @@ class JwksSource:
 
     async def fetch(self, sign_on: SignOn) -> bytes:
         """The key set of the issuer as it is now, unread; raises FetchError."""
-        place = sign_on.jwks
-        if place is not None and not place.startswith("http"):
-            return await asyncio.to_thread(_read, Path(place))
+        if path := sign_on.jwks_path:
+            return await asyncio.to_thread(_read, path)
         try:
             if self._tls is None:  # reading the authorities takes a tenth of a second
                 self._tls = await asyncio.to_thread(httpx2.create_ssl_context)
         except OSError as error:
             raise FetchError(f"the certificate authorities cannot be read: {error}") from None
         async with httpx2.AsyncClient(timeout=TIMEOUT, verify=self._tls) as client:
-            return await _get(client, place or await _discovered(client, sign_on.issuer))
+            return await _get(client, sign_on.jwks or await _discovered(client, sign_on.issuer))
 
 
 async def _discovered(client: httpx2.AsyncClient, issuer: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -34,7 +34,7 @@ def _without_query(url: str) -> str:
 
 
 def _url_or_path(text: str) -> str:
-    if PurePosixPath(text).is_absolute():
+    if text.startswith("/"):
         return text
     try:
         return check_url(text)
@@ -80,6 +80,11 @@ class SignOn(Frozen):
         if not self.tenants and self.default_tenant is None:
             raise ValueError("nobody would get in: give groups a tenant in 'tenants', or everyone a 'default_tenant'")
         return self
+
+    @property
+    def jwks_path(self) -> Path | None:
+        """The file with the signing keys, if they are not fetched from a URL."""
+        return Path(self.jwks) if self.jwks and self.jwks.startswith("/") else None
 
     def access(self, claims: Mapping[str, Any]) -> Access | None:
         """What the bearer of a token with these claims may do; None if nothing.
