@@ -3,13 +3,15 @@
 import json
 from typing import Any
 
+import jwt
 import pytest
 
 from service.auth.jwks import parse
 from tests.support.each import each
-from tests.support.issuers import jwk, key_set
+from tests.support.issuers import jwk, key_set, private_key
 
 A = jwk("a")
+PRIVATE = jwt.PyJWS().get_algorithm_by_name("ES256").to_jwk(private_key("a", "EC"), as_dict=True)
 
 
 @each(
@@ -29,7 +31,7 @@ A = jwk("a")
         (jwk("a", "EC", crv="P-384"), []),
         (jwk("a", "EC", x="!!"), []),
         (jwk("a", n=None), []),
-        (jwk("a", d="AQAB"), []),
+        ({**PRIVATE, "key_ops": ["verify"], "kid": "a"}, []),
         ({"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0", "kid": "a"}, []),
         ({"kty": ["RSA"], "kid": "a"}, []),
         ("a", []),
