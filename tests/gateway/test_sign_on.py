@@ -202,7 +202,8 @@ async def test_without_api_keys_nobody_but_users_gets_in(one: Provider, start: S
 async def test_no_token_and_no_subject_is_shown(one: Provider, start: Start, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     gateway = await start(house(one.url))
-    secrets = [token(iss=one.url, sub="alice@example.com", **more) for more in ({}, {"exp": 1}, {"groups": []})]
+    faults: tuple[dict[str, Any], ...] = ({}, {"exp": 1}, {"groups": []})
+    secrets = [token(iss=one.url, sub="alice@example.com", **fault) for fault in faults]
     shown = b""
     for secret in secrets:
         for model in ("pebble-chat", "nope"):

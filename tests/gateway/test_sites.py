@@ -2,10 +2,11 @@
 
 import pytest
 
+from service.config.loopback import is_loopback
 from service.config.settings import Settings
 from service.config.strict_yaml import ConfigError
 from service.errors import ApiError, ErrorCode
-from service.gateway.sites import ANY, allowed_hosts, check_site, host_name, is_loopback
+from service.gateway.sites import ANY, allowed_hosts, check_site, host_name
 from tests.conftest import Start
 from tests.support.exchanges import CHAT, MESSAGE, is_refusal
 from tests.support.gateways import ONE, Line, answer_of
