@@ -98,3 +98,20 @@ def test_the_tenant_is_the_keys_unless_a_proxy_names_one(key: Key, named: str | 
         assert code_of(caller_of, key, named, TENANTS) == found
     else:
         assert caller_of(key, named, TENANTS) == Caller(found)
+
+
+def test_a_token_that_was_verified_is_known_until_it_expires() -> None:
+    user = Key("user-1", "acme", expires=1000.0)
+    known = {digest(b"a.b.c"): user}.get
+    headers = {b"authorization": b"Bearer a.b.c"}
+    assert authenticate({}, headers, 999.9, known) is user
+    assert code_of(authenticate, {}, headers, 1000.0, known) == "invalid_api_key"
+    assert code_of(authenticate, {}, headers, 999.9) == "invalid_api_key"
+    assert authenticate(KEYS, {**headers, b"x-api-key": SECRET}, 1.0, known) is user
+
+
+def test_who_has_no_tenant_may_do_nothing_and_is_told_why() -> None:
+    for group in ALL_GROUPS:
+        with pytest.raises(ApiError, match="no group of its user") as caught:
+            check_scope(Key("user-1", "", endpoints=frozenset()), group)
+        assert caught.value.code is ErrorCode.INSUFFICIENT_SCOPE
