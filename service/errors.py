@@ -65,6 +65,10 @@ class ErrorCode(StrEnum):
         "invalid_value", 400, "A field has a value of the wrong type or out of range.",
         "Correct the field that `param` names; the message says what it should be.",
     )
+    CHECK_FAILED = (
+        "check_failed", 400, "Compiling a schema or grammar, or decoding an image, took too long or too much.",
+        "Simplify what `param` names. No engine has seen it: [security.md](security.md) says where it was tried.",
+    )
     UNKNOWN_HEADER = (
         "unknown_header", 400, "There is an `x-roundhouse-…` header that does not exist.",
         "Use one of those that the message lists.",
@@ -125,7 +129,6 @@ class ErrorCode(StrEnum):
         "headers_too_large", 431, "There are too many headers, or too many bytes of them.",
         "Send fewer (cookies are a common cause), or raise `ROUNDHOUSE_MAX_HEADER_BYTES`.",
     )
-
     # The model
     MODEL_NOT_FOUND = (
         "model_not_found", 404, "No served model has this name, variant or task.",
@@ -142,8 +145,7 @@ class ErrorCode(StrEnum):
         "Send an order that the message names, or none.",
     )
     NO_CHAT_TEMPLATE = (
-        "no_chat_template", 400,
-        "Neither the catalogue nor the model's files have a chat template, so the engine cannot render a conversation.",
+        "no_chat_template", 400, "Neither the catalogue nor the model's files have a chat template.",
         "Name a template in the fleet file, or use `/v1/completions`.",
     )
     TOOLS_NOT_SERVED = (
@@ -151,8 +153,7 @@ class ErrorCode(StrEnum):
         "Set `enable_auto_tool_choice` and `tool_call_parser` in the model's engine settings, or leave out `tools`.",
     )
     INVALID_CONVERSATION = (
-        "invalid_conversation", 400,
-        "The model's chat template cannot render these messages, for example because of the order of their roles.",
+        "invalid_conversation", 400, "The model's chat template cannot render these messages in this order of roles.",
         "Change the messages as the message says; [prompts.md](prompts.md) has each format's rules.",
     )
     CONTEXT_LENGTH_EXCEEDED = (
@@ -166,7 +167,6 @@ class ErrorCode(StrEnum):
         "upstream_rejected", 400, "The engine rejected the request for a reason that has no code of its own.",
         "Change the field that `param` names, as the message says. The log line has the engine's reason, too.",
     )
-
     # Stored responses
     RESPONSE_NOT_FOUND = (
         "response_not_found", 404,
@@ -178,7 +178,6 @@ class ErrorCode(StrEnum):
         "The request needs the store of responses, whose file is locked or damaged, or whose disk is full.",
         "Send it again later, or with `store: false` and the whole conversation.",
     )
-
     # Repeated requests
     IDEMPOTENCY_IN_PROGRESS = (
         "idempotency_in_progress", 409,
@@ -194,7 +193,6 @@ class ErrorCode(StrEnum):
         "Engines crashed repeatedly while this request was running, so it is refused for some minutes.",
         "Do not repeat it. Look for the cause in the engine's log.",
     )
-
     # Capacity
     RATE_LIMIT_EXCEEDED = (
         "rate_limit_exceeded", 429,
@@ -205,6 +203,10 @@ class ErrorCode(StrEnum):
         "overloaded", 503,
         "The model's queue is full, or the request would wait in it, or has waited, longer than it may.",
         "Wait as long as `Retry-After` says. Where it happens often, add replicas.",
+    )
+    CHECKS_UNAVAILABLE = (
+        "checks_unavailable", 503, "The process in which schemas, grammars and images are checked cannot be started.",
+        "Send it again later, or without a schema or image. Whoever runs the service looks at the gateway's processes.",
     )
     MODEL_LOADING = (
         "model_loading", 503, "The model's engines are starting.",
@@ -218,7 +220,6 @@ class ErrorCode(StrEnum):
         "shutting_down", 503, "The gateway stopped before the answer was complete.",
         "Send the request again; another gateway, or the restarted one, will take it.",
     )
-
     # The service
     INTERNAL_ERROR = (
         "internal_error", 500, "A defect of the gateway.",
@@ -226,8 +227,7 @@ class ErrorCode(StrEnum):
     )
     UPSTREAM_ERROR = (
         "upstream_error", 502,
-        "The engine crashed, closed the connection or sent something that is not an answer, and a retry elsewhere was "
-        "not possible or failed too.",
+        "The engine crashed, closed the connection or sent what is no answer, and no other replica could answer.",
         "Send the request again. Where it happens often, look at the engine's log.",
     )
     RESPONSE_TOO_LARGE = (

@@ -171,6 +171,7 @@ FINITE = {
     "service.engine.supervisor": (1, "watches one engine; the supervisor's task takes its result"),
     "service.engine.process": (1, "waits for one engine's end, and resolves its futures in any case"),
     "service.observability.log_writer": (1, "the next line starts it again"),
+    "service.checks.checks": (1, "one job; whoever waits takes its result, and a client that leaves does not end it"),
     "service.conformance.run": (1, "a command's child process"),
 }
 

@@ -55,6 +55,11 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
             "(`max_in_flight`, `max_queued`), and per tenant.",
             ("max_body_bytes", "max_response_bytes", "max_header_bytes"),
         ),
+        "Checks before an engine": (
+            "Schemas, grammars and images are compiled and decoded in a process that may die, before an engine sees "
+            "them. [security.md](security.md#what-is-checked-before-an-engine-sees-it) has the rest.",
+            ("check_processes", "check_timeout", "check_memory_bytes", "check_images"),
+        ),
         "Stored responses": (
             "How much is kept in `ROUNDHOUSE_RESPONSES_DIR`, and how long. [responses.md](responses.md) has the rest.",
             ("responses_max_bytes", "responses_max_age"),

@@ -179,6 +179,14 @@ class Settings(BaseSettings):
 
     genai_metrics: bool = True
     """Whether `/metrics` also has the metrics that OpenTelemetry names (`gen_ai_…`), for dashboards made for those."""
+    check_processes: Count = 1
+    """Processes, for each gateway process, in which schemas, grammars and images are checked before engines."""
+    check_timeout: Seconds = 5.0
+    """Longest time for one such check; then 400 `check_failed`."""
+    check_memory_bytes: Bytes = 2**30
+    """Memory that one such check may take; with more it is 400 `check_failed`."""
+    check_images: bool = True
+    """Whether images are decoded there, where Pillow is installed; otherwise only their headers are checked."""
 
     start_timeout: Seconds = 900.0
     """Longest time from an engine's start to its first token; then it is killed and started again."""

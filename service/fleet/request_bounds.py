@@ -20,7 +20,9 @@ class RequestBounds(Frozen):
     for an engine, prompts times choices. `inputs` is also the documents to score against a query, and
     `paired_characters` those of all documents and of the query, which counts once for each of them.
     `stop_characters` bounds the length of each of the `stop` strings, `schema_bytes` that of each tool, and of each
-    field with a schema or grammar, which an engine compiles.
+    field with a schema or grammar, which an engine compiles. `schema_depth` is that of objects and lists within one
+    another in such a schema, `schema_properties` and `schema_enum` are its properties and values of `enum` in all, and
+    `schema_pattern` the characters of a `pattern`.
     """
 
     n: Count = 128
@@ -30,6 +32,10 @@ class RequestBounds(Frozen):
     sequences: Count = 2048
     tools: Count = 512
     schema_bytes: Annotated[int, Field(ge=1, le=2**30)] = 2**18
+    schema_depth: Annotated[int, Field(ge=1, le=1024)] = 64
+    schema_properties: Count = 1000
+    schema_enum: Count = 1000
+    schema_pattern: Count = 512
     stop: Annotated[int, Field(ge=1, le=1024)] = 8
     stop_characters: Count = 256
     stop_token_ids: Count = 64

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 from service.admission.gate import Admission
 from service.auth.keys import Keys
 from service.catalog.catalog import Catalog
+from service.checks.checks import Checks
+from service.checks.process import command
 from service.config.settings import Settings
 from service.engine import demand, process_files
 from service.fleet.fleet import Fleet
 from service.gateway.authentication import KeyMiddleware
+from service.gateway.check_log import CheckLog
 from service.gateway.endpoints import Endpoints
 from service.gateway.gauges import FleetGauges
 from service.gateway.metric_pages import MetricPages
@@ -29,6 +32,7 @@ from service.observability.background import keep_running
 from service.observability.log_writer import LogWriter
 from service.observability.metrics import Metrics
 from service.relay.relay import Relay
+from service.relay.screening import Screening
 from service.relay.stored import StoredResponses
 from service.server.asgi import App, Receive, Scope, Send
 from service.server.connection import Connection
@@ -66,9 +70,15 @@ class Gateway:
         self.admission = Admission(settings, time.monotonic, random.random)
         self._gauges = FleetGauges(self.metrics.fleet, self.upstreams, self.admission, self._gateways)
         self._stored = StoredResponses(self._open_store(settings), settings.max_body_bytes)
+        self._checks = Checks(
+            command(settings.check_memory_bytes, settings.check_timeout), settings.check_processes,
+            settings.check_timeout, settings.queue_timeout + settings.check_timeout,
+            CheckLog(self.metrics, self._log.write),
+        )  # fmt: skip
         self._relay = Relay(
-            fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic, self._stored
-        )
+            fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic, self._stored,
+            Screening(self._checks, settings.check_images),
+        )  # fmt: skip
         metric_pages = MetricPages(self.render_metrics, self.upstreams, self.transport)
         self._endpoints = Endpoints(
             fleet, self.upstreams, self._relay, Versions(self.upstreams, self.transport), metric_pages,
@@ -207,8 +217,13 @@ class Gateway:
                 task.cancel()
             await asyncio.wait(tasks)
             self.transport.close()
+            await self._checks.close()
             await self._stored.close()
             self._log.close()
+
+    async def start_checking(self) -> None:
+        """Starts the first process that checks schemas and images, so that no request waits for it."""
+        await self._checks.warm()
 
     async def _housekeeping(self) -> None:
         """Every TICK: updates gauges, expires what is stale, and tells the supervisors which engines are wanted."""

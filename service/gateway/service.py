@@ -192,6 +192,7 @@ def build_service(settings: Settings, catalog: catalogs.Catalog, fleet: fleets.F
             self.background = contextlib.AsyncExitStack()
             await self.background.enter_async_context(gateway.background_tasks())
             self.keep_running("reload", reload.watch, partial(failed, settings.fleet, gateway.log_reload))
+            self.keep_running("checks", gateway.start_checking, gateway.count_failure)
             if settings.keys and keys_reload:
                 keys_failed = partial(failed, settings.keys, gateway.log_keys_reload)
                 self.keep_running("keys reload", keys_reload.watch, keys_failed)

@@ -16,6 +16,7 @@ from service.observability.histogram import FastHistogram
 from service.observability.record import Record
 from service.observability.request_metrics import GAP_BUCKETS, RequestMetrics
 
+CHECK_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 CREATED = "_created"  # the time a series began, which nothing asks for and a quarter of the page would be
 
 
@@ -106,6 +107,18 @@ class Metrics:
         )  # fmt: skip
         self.response_store_failures = Counter(
             "roundhouse_response_store_failures", "Reads and writes of the stored responses that failed.",
+            registry=registry,
+        )  # fmt: skip
+        self.checks = Counter(
+            "roundhouse_checks", "Checks of what engines compile or decode, by kind and result.", ("kind", "result"),
+            registry=registry,
+        )  # fmt: skip
+        self.check_seconds = FastHistogram(
+            "roundhouse_check_seconds", "How long a check took that was not remembered.", ("kind",), registry=registry,
+            buckets=CHECK_BUCKETS,
+        )  # fmt: skip
+        self.check_process_deaths = Counter(
+            "roundhouse_check_process_deaths", "Processes that died of what they checked, by how.", ("how",),
             registry=registry,
         )  # fmt: skip
         self.log_lines_dropped = Counter(

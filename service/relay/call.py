@@ -60,6 +60,8 @@ class Call:
     again when that engine has refused it. `redact` is applied to complete events or a whole response body: it
     removes stop reasons that the catalogue added (see `StopConditions`), and documents that the client does not want.
 
+    `constraints` are the members of the body that an engine may compile, as a JSON object; empty if there are none.
+
     `storing` stores the response; `prefix_key` is that of the stored conversation which the request belongs to. Both
     are None for most requests.
     """
@@ -81,6 +83,7 @@ class Call:
     sequences: int
     deadline: float
     images: Sequence[Image] = ()
+    constraints: bytes = b""
     sent_at: float | None = None
     storing: Storing | None = None
     prefix_key: int | None = None

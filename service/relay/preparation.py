@@ -5,6 +5,7 @@ from functools import lru_cache
 from service.auth.keys import Caller
 from service.auth.tenants import effective_priority
 from service.catalog.catalog import Catalog
+from service.checks.constraints import constraints_of
 from service.config.settings import Settings
 from service.fleet.fleet import Fleet
 from service.observability.record import Record
@@ -80,4 +81,5 @@ class Preparation:
             sequences=sequences,
             deadline=record.started + min(options.timeout or timeouts.unstreamed.total, timeouts.unstreamed.total),
             images=find_images(request) if requirements.vision else (),
+            constraints=constraints_of(request, payload),
         )

@@ -14,7 +14,6 @@ from service.fleet.fleet import Fleet
 from service.observability.record import Record
 from service.protocol import request_headers
 from service.protocol.generation import Endpoint
-from service.protocol.images import check_images
 from service.protocol.request_headers import RequestOptions
 from service.protocol.requests import ResponsesRequest
 from service.protocol.streams import BrokenStreamError, StreamWatcher
@@ -25,6 +24,7 @@ from service.relay.idempotency import IdempotencyCache
 from service.relay.preparation import Preparation
 from service.relay.refusals import not_ready
 from service.relay.response_writer import ResponseWriter
+from service.relay.screening import Screening
 from service.relay.stored import StoredResponses, Storing
 from service.routing.prefix_key import key as prefix_key_of
 from service.server.asgi import CancelOnDisconnect, Headers, Receive, Send, ServerExtension
@@ -45,11 +45,13 @@ class Relay:
         settings: Settings,
         clock: Callable[[], float],
         stored: StoredResponses | None = None,
+        screening: Screening | None = None,
     ) -> None:
         self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
         self._settings, self._clock = settings, clock
         self._dispatcher = Dispatcher(upstreams, admission, transport, settings.max_response_bytes, clock)
         self._idempotency = IdempotencyCache(clock)
+        self._screening = screening or Screening(None, decodes_images=False)
         self._stored = stored or StoredResponses(None, settings.max_body_bytes)
         self._running: set[asyncio.Task[object]] = set()
         self._ended = False
@@ -140,8 +142,8 @@ class Relay:
 
     async def _process(self, call: Call, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
         self._dispatcher.check(call)
-        if call.images:
-            await asyncio.to_thread(check_images, call.images, self.preparation.fleet.images)
+        if call.images or call.constraints:
+            await self._screening.screen(call, self.preparation.fleet)
         with self._acquire_slot(call) as slot:
             if call.storing and call.storing.background:
                 await self._detach(call, call.storing, slot, writer, client)

@@ -75,6 +75,9 @@ def observed_metrics() -> Metrics:
     metrics.background_task_failures.labels("upstreams").inc()
     metrics.response_store_failures.inc()
     metrics.log_lines_dropped.inc()
+    metrics.checks.labels("schema", "passed").inc()
+    metrics.check_seconds.labels("schema").observe(0.1)
+    metrics.check_process_deaths.labels("crash").inc()
     return metrics
 
 

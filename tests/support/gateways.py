@@ -345,8 +345,11 @@ async def running(
             state.write(run_dir, EngineState(state.replica_id(served.id, number), served.id, order, "ready"))
         output: list[str] = []
         stack.enter_context(mock.patch.object(LogWriter, "write", lambda _, line: output.append(line)))
+        # Decoding images takes a process of its own, which starts in a second; tests of that ask for it.
         # Requests of tests name any host; that of a gateway on a loopback address is checked.
-        settings = Settings(run_dir=run_dir, **{"connect_timeout": PATIENCE, "host": "0.0.0.0", **limits})
+        settings = Settings(
+            run_dir=run_dir, **{"connect_timeout": PATIENCE, "host": "0.0.0.0", "check_images": False, **limits}
+        )
         gateway = app.Gateway(settings, fleets.CATALOG, fleet, keys=keys)
         gateway.upstreams.refresh()
         application = app.with_lifespan(gateway)

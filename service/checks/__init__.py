@@ -1,0 +1,1 @@
+"""What an engine would compile or decode is done here first, in a process that may die: schemas, grammars, images."""

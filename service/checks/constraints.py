@@ -1,0 +1,33 @@
+"""What of a request an engine would compile: its schemas, regular expressions and grammars."""
+
+from typing import Any
+
+import msgspec
+
+from service.protocol.anthropic import MessagesRequest
+from service.protocol.parse_body import MEMBERS
+from service.protocol.requests import Body, ChatRequest, CompletionRequest, ResponsesRequest
+
+FORMATS = ("response_format", "structured_outputs", "text", "output_config", "output_format")
+TOOLS = ("tools", "tool_choice")
+KINDS = ChatRequest | CompletionRequest | ResponsesRequest | MessagesRequest
+
+
+def constraints_of(request: Body, payload: bytes) -> bytes:
+    """The members of the body `payload` that an engine of `request` might compile, as a JSON object; empty if none.
+
+    Engines compile the tools that the model has to call and those that are strict, so others are left out.
+    """
+    if not isinstance(request, KINDS):
+        return b""
+    names = TOOLS if getattr(request, "tools", None) and _may_compile_tools(request, payload) else ()
+    if not names and not any(getattr(request, name, None) is not None for name in FORMATS):
+        return b""
+    members = MEMBERS.decode(payload)
+    return msgspec.json.encode({name: members[name] for name in (*FORMATS, *names) if name in members})
+
+
+def _may_compile_tools(request: Any, payload: bytes) -> bool:
+    if request.tool_choice not in (None, "auto", "none"):
+        return True
+    return b'"strict"' in payload or b"\\u00" in payload  # its letters can be escaped
