@@ -10,7 +10,7 @@ from service.protocol.requests import Body, ChatRequest, CompletionRequest, Resp
 
 FORMATS = ("response_format", "structured_outputs", "text", "output_config", "output_format")
 TOOLS = ("tools", "tool_choice")
-KINDS = ChatRequest | CompletionRequest | ResponsesRequest | MessagesRequest
+KINDS = (ChatRequest, CompletionRequest, ResponsesRequest, MessagesRequest)
 
 
 def constraints_of(request: Body, payload: bytes) -> bytes:
@@ -21,10 +21,17 @@ def constraints_of(request: Body, payload: bytes) -> bytes:
     if not isinstance(request, KINDS):
         return b""
     names = TOOLS if getattr(request, "tools", None) and _may_compile_tools(request, payload) else ()
-    if not names and not any(getattr(request, name, None) is not None for name in FORMATS):
+    if not names and not _has_format(request):
         return b""
     members = MEMBERS.decode(payload)
     return msgspec.json.encode({name: members[name] for name in (*FORMATS, *names) if name in members})
+
+
+def _has_format(request: Body) -> bool:
+    for name in FORMATS:  # noqa: SIM110  twice as fast as any(), for every request
+        if getattr(request, name, None) is not None:
+            return True
+    return False
 
 
 def _may_compile_tools(request: Any, payload: bytes) -> bool:
