@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 # A schema that has one of these may be refused by xgrammar, which supports it only in part.
 PARTLY_SUPPORTED = (
@@ -116,7 +116,7 @@ def _import_without_torch(spec: ModuleSpec) -> None:
 
     Those take seconds and 200 MB, and its compiler uses neither.
     """
-    sys.modules["torch"] = None  # type: ignore[assignment]  which makes importing it an ImportError
+    sys.modules["torch"] = cast(types.ModuleType, None)  # which makes importing it an ImportError
     transformers = types.ModuleType("transformers")
     transformers.PreTrainedTokenizerBase = transformers.PreTrainedTokenizerFast = type(None)  # type: ignore[attr-defined]
     package = types.ModuleType("xgrammar")
@@ -128,7 +128,7 @@ def _import_without_torch(spec: ModuleSpec) -> None:
 def _llguidance() -> Mapping[str, Compile]:
     from llguidance import LLMatcher, grammar_from
 
-    def compile_with(kind: str) -> Compile:
+    def compile_with(kind: Any) -> Compile:
         def compile_it(text: str) -> None:
             if kind == "json":
                 grammar = LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_flexible": True})

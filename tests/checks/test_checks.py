@@ -11,6 +11,7 @@ import pytest
 
 from service.checks import checks as module
 from service.checks.checks import PASSED, BusyError, Checks, Verdict
+from service.checks.process import DiedError
 from tests.support.waiting import until
 
 SCRIPTED = (sys.executable, "-S", "-E", str(Path(__file__).with_name("scripted_worker.py")))
@@ -126,7 +127,7 @@ async def test_results_are_bounded_and_processes_replaced(monkeypatch: pytest.Mo
 async def test_without_a_process_there_is_no_verdict(arguments: Sequence[str]) -> None:
     async with checking(arguments) as (checks, events):
         for _ in range(2):  # it is tried again each time
-            with pytest.raises((OSError, module.DiedError)):
+            with pytest.raises((OSError, DiedError)):
                 await ask(checks, "pass")
         assert events.results == ["unavailable"] * 2
 

@@ -1,10 +1,10 @@
 """Requests with a schema or an image through the gateway: what is refused before any engine sees it."""
 
+import sys
 from typing import Any
 
 import pytest
 
-from service.checks import process
 from tests.conftest import Start
 from tests.relay.test_images import SEEING, talk
 from tests.support.exchanges import CHAT, MESSAGE, RESPONSE, Case, error_in
@@ -86,7 +86,7 @@ async def test_images_are_decoded_before_an_engine_gets_them(start: Start) -> No
 
 
 async def test_without_a_process_nothing_is_passed_on(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process.sys, "executable", "/no/such/python")
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
     gateway = await start()
     error = await refusal(gateway, CHAT, 503, **fields_of(CHAT, {"type": "object"}))
     assert error["code"] == "checks_unavailable"
