@@ -16,7 +16,6 @@ FIELDS = Settings.model_fields
 GIVEN: dict[Any, tuple[str, object]] = {
     bool: ("false", False), int: ("7", 7), float: ("7.5", 7.5), str: ("text", "text"), Path: ("a/b", Path("a/b")),
     FIELDS["run_dir"].annotation: ("a/b", Path("a/b")), SecretStr: ("x" * 16, SecretStr("x" * 16)),
-    bool: ("false", False),
 }  # fmt: skip
 
 every_setting = each("name", FIELDS)
