@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from hashlib import sha256
+from hashlib import blake2b
 from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
@@ -69,7 +69,7 @@ class Checks:
 
         Raises BusyError if there are too many, and OSError or DiedError if no process can be started.
         """
-        digest = sha256(b"%b\0%b" % (tenant.encode(), job)).digest()
+        digest = blake2b(b"%b\0%b" % (tenant.encode(), job), digest_size=32).digest()
         if known := self._results.get(digest):
             self._results.move_to_end(digest)
             self._events.checked(kind, "remembered", 0.0)

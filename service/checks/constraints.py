@@ -3,9 +3,11 @@
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from service.protocol.anthropic import MessagesRequest
 from service.protocol.parse_body import MEMBERS
+from service.protocol.parts import NOTHING
 from service.protocol.requests import Body, ChatRequest, CompletionRequest, ResponsesRequest
 
 FORMATS = ("response_format", "structured_outputs", "text", "output_config", "output_format")
@@ -20,7 +22,7 @@ def constraints_of(request: Body, payload: bytes) -> bytes:
     """
     if not isinstance(request, KINDS):
         return b""
-    names = TOOLS if getattr(request, "tools", None) and _may_compile_tools(request, payload) else ()
+    names = TOOLS if getattr(request, "tools", None) and _may_compile_tools(request) else ()
     if not names and not _has_format(request):
         return b""
     members = MEMBERS.decode(payload)
@@ -34,7 +36,15 @@ def _has_format(request: Body) -> bool:
     return False
 
 
-def _may_compile_tools(request: Any, payload: bytes) -> bool:
+def _may_compile_tools(request: Any) -> bool:
     if request.tool_choice not in (None, "auto", "none"):
         return True
-    return b'"strict"' in payload or b"\\u00" in payload  # its letters can be escaped
+    for tool in request.tools:
+        function = getattr(tool, "function", None)
+        if _is_set(tool.strict) or _is_set(tool.tools) or (function and _is_set(function.strict)):
+            return True
+    return False
+
+
+def _is_set(member: Raw) -> bool:
+    return member is not NOTHING and bytes(member) not in (b"false", b"null")

@@ -12,6 +12,7 @@ from service.fleet.request_bounds import RequestBounds
 from service.protocol.requests import (
     Body,
     ChatRequest,
+    ChatTool,
     CompletionRequest,
     OpaqueObject,
     Stop,
@@ -38,7 +39,7 @@ def _types(kind: type[Body], bounds: RequestBounds) -> Mapping[str, Any]:
     stops = Annotated[list[stop], Meta(max_length=bounds.stop)]
     types = {
         "n": Annotated[int, Meta(ge=1, le=min(bounds.n, bounds.sequences))],
-        "tools": _list_of(OpaqueObject if issubclass(kind, ChatRequest | TokenizeRequest) else Tool, bounds.tools),
+        "tools": _list_of(_tool_of(kind), bounds.tools),
         "stop": stop | stops,
         "stop_sequences": stops,
         "stop_token_ids": _list_of(TokenId, bounds.stop_token_ids),
@@ -52,6 +53,12 @@ def _types(kind: type[Body], bounds: RequestBounds) -> Mapping[str, Any]:
     if issubclass(kind, CompletionRequest):  # of a chat it says only whether there are any
         types["logprobs"] = types["top_logprobs"]
     return types
+
+
+def _tool_of(kind: type[Body]) -> type:
+    if issubclass(kind, TokenizeRequest):
+        return OpaqueObject
+    return ChatTool if issubclass(kind, ChatRequest) else Tool
 
 
 def _list_of(kind: Any, most: int) -> Any:

@@ -31,10 +31,26 @@ class OpaqueObject(Struct, gc=False):
 
 
 class Tool(Struct, gc=False):
-    """A tool, or a choice of one; only what tells tools of clients from tools of servers is read."""
+    """A tool, or a choice of one; what tells tools of clients from tools of servers, and strict ones, is read."""
 
     type: str | None = None
     name: str | None = None
+    strict: Raw = NOTHING
+    tools: Raw = NOTHING
+
+
+class Function(Struct, gc=False):
+    """The function of a tool of chat completions."""
+
+    strict: Raw = NOTHING
+
+
+class ChatTool(Struct, gc=False):
+    """A tool of chat completions; only what tells whether engines compile its schema is read."""
+
+    function: Function | None = None
+    strict: Raw = NOTHING
+    tools: Raw = NOTHING
 
 
 class Thinking(Struct, gc=False):
@@ -147,7 +163,7 @@ class ChatRequest(Sampling, kw_only=True):
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: list[OpaqueObject] | None = None
+    tools: list[ChatTool] | None = None
     tool_choice: str | OpaqueObject | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
