@@ -56,7 +56,7 @@ class Checks:
         self, arguments: Sequence[str], processes: int, timeout: float, max_wait: float, events: CheckEvents
     ) -> None:
         self._arguments, self._timeout, self._max_wait, self._events = arguments, timeout, max_wait, events
-        self._slots = asyncio.Semaphore(processes)
+        self._processes, self._slots = processes, asyncio.Semaphore(processes)
         self._idle: list[CheckProcess] = []
         self._all: set[CheckProcess] = set()
         self._results: OrderedDict[bytes, Verdict] = OrderedDict()
@@ -147,5 +147,7 @@ class Checks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        for _ in range(self._processes):  # whoever has a slot may still be ending a process
+            await self._slots.acquire()
         for process in list(self._all):
             await self._end(process)

@@ -87,6 +87,20 @@ async def test_a_client_that_leaves_costs_no_process() -> None:
         assert len(events.pids) == 1
 
 
+async def test_a_start_that_is_given_up_leaves_no_process(tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    silent = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    async with checking((sys.executable, "-S", "-E", "-c", silent)) as (checks, events):
+        starting = asyncio.create_task(checks.warm())
+        await until(lambda: mark.exists() and mark.read_text() != "", "the start of the process")
+        starting.cancel()
+        await checks.close()
+        events.pids.append(int(mark.read_text()))
+        checks._slots.release()  # `checking` closes again
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+
+
 async def test_tenants_take_turns() -> None:
     """A tenant with many jobs does not keep another's waiting behind all of them."""
     async with checking() as (checks, _):
