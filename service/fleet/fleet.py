@@ -9,6 +9,7 @@ from service.auth.tenants import DEFAULT_TENANT, Tenant
 from service.catalog.catalog import Catalog
 from service.catalog.names import Variant
 from service.config.strict_yaml import ConfigError, Document
+from service.fleet.cors import Cors
 from service.fleet.entries import EntryError, served_model
 from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
@@ -25,6 +26,7 @@ class Fleet:
     those that nobody knows are ignored, or refused if `refuse_unknown_fields`. `request_bounds` is how much one request
     may ask for, and `images` bounds those of one. `auth` is *none* where the service may be open to everyone.
     `sign_on` says whose tokens are accepted, None if nobody's.
+    `cors` says which pages of other sites may use it from a browser.
     `allowed` are the ids that a name may lead to; None is all of them.
     """
 
@@ -39,6 +41,7 @@ class Fleet:
     images: ImageBounds = ImageBounds()
     auth: Auth = "keys"
     sign_on: SignOn | None = None
+    cors: Cors = Cors()
     allowed: frozenset[str] | None = None
 
     def __getitem__(self, model_id: str) -> ServedModel:
@@ -121,6 +124,7 @@ def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
         images=file.images,
         auth=file.auth,
         sign_on=file.sign_on,
+        cors=file.cors,
     )
 
 

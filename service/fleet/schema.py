@@ -10,6 +10,7 @@ from service.catalog.engine_args import EngineKey, EngineSettings
 from service.catalog.model import Identifier, Infill, ModelId
 from service.catalog.names import Specialty, Variant
 from service.config.strict_yaml import Frozen
+from service.fleet.cors import Cors
 from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
 
@@ -112,6 +113,7 @@ class FleetFile(Frozen):
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
     request_bounds: RequestBounds = RequestBounds()
     images: ImageBounds = ImageBounds()
+    cors: Cors = Cors()
     tenants: dict[Identifier, TenantEntry] = Field(default_factory=dict)
     engine: EngineSettings = Field(default_factory=dict)
     optional_flags: tuple[EngineKey, ...] = ()

@@ -18,6 +18,7 @@ from service.config.settings import Settings
 from service.engine import demand, process_files
 from service.fleet.fleet import Fleet
 from service.gateway.authentication import KeyMiddleware
+from service.gateway.cors import CorsMiddleware
 from service.gateway.endpoints import Endpoints
 from service.gateway.gauges import FleetGauges
 from service.gateway.metric_pages import MetricPages
@@ -79,8 +80,9 @@ class Gateway:
         sites = SiteMiddleware(limited, allowed_hosts(settings.host, settings.allowed_host_names))
         self._users = self._signed_on_users(fleet)
         self._key_middleware = KeyMiddleware(sites, {} if keys is None and self._users else keys, self._users)
+        self._cors_middleware = CorsMiddleware(ErrorMiddleware(self._key_middleware), fleet.cors)
         self._record_middleware = RecordMiddleware(
-            ErrorMiddleware(self._key_middleware), self.metrics, self._endpoints.name_of, self._log.write,
+            self._cors_middleware, self.metrics, self._endpoints.name_of, self._log.write,
         )  # fmt: skip
         self.app: App = self._record_middleware
         self._client_timeouts = ClientTimeouts(
@@ -120,6 +122,7 @@ class Gateway:
         self.upstreams.apply(fleet)
         self._relay.apply(fleet)
         self._endpoints.apply(fleet)
+        self._cors_middleware.policy = fleet.cors
         self.admission.apply(fleet)
         if self._users and fleet.sign_on:
             self._users.apply(fleet.sign_on)
