@@ -447,14 +447,14 @@ A browser keeps responses from pages of other sites, wherever the gateway listen
 cors: {origins: [https://chat.example.com, http://localhost:8080]}
 ```
 
-- An origin is `scheme://host` or `scheme://host:port`, as browsers write it: without a path, and without 443 for https or
-  80 for http. `*`, which stands alone, allows every page. A change of the file counts within seconds.
-- What a browser asks beforehand (`OPTIONS` with `Access-Control-Request-Method`) is answered without an API key, the same
-  for every path, to allowed origins only. To others it is a request like any other: 401 where a key is asked for.
+- An origin is `scheme://host` or `scheme://host:port`, as browsers write it: without a path, and without 443 for
+  https or 80 for http. `*`, which stands alone, allows every page. A change of the file counts within seconds.
+- What a browser asks beforehand (`OPTIONS` with `Access-Control-Request-Method`) is answered without an API key, the
+  same for every path, to allowed origins only. Of others it is a request like any other: 401 where a key is asked for.
 - Every response to an allowed page has `Access-Control-Allow-Origin`, errors included, and lets it read all headers
   (`Access-Control-Expose-Headers: *`). With origins that are named, all responses have `Vary: Origin`.
-- Cookies and other credentials that a browser keeps are never allowed. A page sends an API key, which everyone who can open
-  the page can read: make one for it that can do little.
+- Cookies and other credentials that a browser keeps are never allowed. A page sends an API key, which everyone who can
+  open the page can read: make one for it that can do little.
 - A page that is allowed here may also use a gateway on a loopback address.
 
 ## Conformance and request smuggling
