@@ -100,8 +100,9 @@ check: $(STAMP)  ## Validate catalogue and fleet without starting anything
 gpu: $(STAMP)  ## Measure what the fleet does on this machine's GPU in MINUTES (25), and write docs/gpu.md
 	bench/gpu/run --minutes $(MINUTES) && bench/gpu/report
 
-docs: $(TESTS)  ## Regenerate what is generated: models/schema.json, docs/{configuration,errors,metrics,compatibility,routing,http,models,choosing,tool-calls,gpu}.md
+docs: $(TESTS)  ## Regenerate what is generated: models/schema.json, docs/openapi.json, docs/{configuration,errors,metrics,compatibility,routing,http,models,choosing,tool-calls,gpu}.md
 	$(BIN)/python -m service.catalog.catalog > models/schema.json
+	$(BIN)/python -m service.gateway.openapi > docs/openapi.json
 	$(BIN)/python -m service.config.reference > docs/configuration.md
 	$(BIN)/python -m service.cli.error_reference > docs/errors.md
 	$(BIN)/python -m service.cli.metric_reference > docs/metrics.md
