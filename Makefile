@@ -16,7 +16,7 @@ MUTANTS_SEED := 1
 export BENTOML_DO_NOT_TRACK := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve bento test test-fast coverage mutants test-clients lint types check gpu docs lock clean
+.PHONY: help install serve bento test test-fast coverage mutants fuzz test-clients lint types check gpu docs lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ coverage: $(TESTS)  ## Which branches of service/ the tests without an engine ta
 
 mutants: $(TESTS)  ## Change the pure packages a little, MUTANTS_MINUTES (15) long, and list what no test notices
 	$(BIN)/python -m tests.mutants --minutes $(MUTANTS_MINUTES) --seed $(MUTANTS_SEED)
+
+fuzz: $(TESTS)  ## Send 10,000 made-up requests to a gateway with fake engines: no 5xx, flat memory (several minutes)
+	$(BIN)/python -m bench.fuzz
 
 test-clients: $(TESTS) $(INSTALLED)  ## Run today's coding agents and libraries against the gateway (3 GB; Python 3.11 or 3.12); CLIENTS=node runs those of npm
 	$(BIN)/pytest tests/clients

@@ -14,6 +14,7 @@ STRING: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "integer"}
 ANY_OBJECT: Schema = {"type": "object"}
 NULLABLE: Schema = {"type": ["string", "null"]}
+NULLABLE_NUMBER: Schema = {"type": ["integer", "null"]}
 OBJECTS: Schema = {"type": "array", "items": ANY_OBJECT}
 STRINGS: Schema = {"type": "array", "items": STRING}
 PRINTABLE: Schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"}
@@ -31,7 +32,7 @@ def constant(*values: str) -> Schema:
 
 MODEL_SCHEMA = an_object(
     id=STRING, object=constant("model"), created=NUMBER, owned_by=STRING, family=STRING, variant=STRING,
-    specialty=NULLABLE, context_length=NUMBER, max_model_len=NUMBER, capabilities=STRINGS, aliases=STRINGS,
+    specialty=NULLABLE, context_length=NULLABLE_NUMBER, max_model_len=NULLABLE_NUMBER, capabilities=STRINGS, aliases=STRINGS,
     state=STRING, reason=NULLABLE, replicas=OBJECTS,
 )  # fmt: skip
 ANTHROPIC_MODEL = an_object(type=constant("model"), id=STRING, display_name=STRING, created_at=STRING)
