@@ -16,7 +16,7 @@ MUTANTS_SEED := 1
 export BENTOML_DO_NOT_TRACK := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve bento test test-fast coverage mutants fuzz test-clients lint types check gpu docs lock clean
+.PHONY: help install serve bento test test-fast coverage mutants fuzz test-clients lint types check audit sbom gpu docs lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,8 +97,15 @@ lint: $(TESTS)  ## Check style
 types: $(TESTS)  ## Check types
 	$(BIN)/mypy
 
-check: $(STAMP)  ## Validate catalogue and fleet without starting anything
+check: $(STAMP) audit  ## Validate catalogue and fleet without starting anything, and look for known vulnerabilities
 	$(BIN)/roundhouse check
+
+audit: $(TESTS)  ## Look for known vulnerabilities of everything that is pinned (needs the internet; says what it could not look up)
+	$(BIN)/python -m tests.packaging.audit requirements/cpu.lock requirements/test.lock
+	$(BIN)/python -m tests.packaging.audit requirements/cuda.lock
+
+sbom: $(TESTS)  ## Write a software bill of materials (CycloneDX) of each lock to build/sbom
+	@PATH="$(CURDIR)/$(BIN):$$PATH" requirements/sbom build/sbom
 
 gpu: $(STAMP)  ## Measure what the fleet does on this machine's GPU in MINUTES (25), and write docs/gpu.md
 	bench/gpu/run --minutes $(MINUTES) && bench/gpu/report

@@ -32,8 +32,8 @@ def constant(*values: str) -> Schema:
 
 MODEL_SCHEMA = an_object(
     id=STRING, object=constant("model"), created=NUMBER, owned_by=STRING, family=STRING, variant=STRING,
-    specialty=NULLABLE, context_length=NULLABLE_NUMBER, max_model_len=NULLABLE_NUMBER, capabilities=STRINGS, aliases=STRINGS,
-    state=STRING, reason=NULLABLE, replicas=OBJECTS,
+    specialty=NULLABLE, context_length=NULLABLE_NUMBER, max_model_len=NULLABLE_NUMBER, capabilities=STRINGS,
+    aliases=STRINGS, state=STRING, reason=NULLABLE, replicas=OBJECTS,
 )  # fmt: skip
 ANTHROPIC_MODEL = an_object(type=constant("model"), id=STRING, display_name=STRING, created_at=STRING)
 MODEL, OTHER = ({"$ref": "#/components/schemas/" + name} for name in ("Model", "AnthropicModel"))
