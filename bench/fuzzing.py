@@ -92,7 +92,11 @@ class Fuzz:
 
     def _send_raw(self, session: requests.Session, path: str, body: bytes) -> None:
         headers = {"content-type": "application/json"}
-        response = session.post(self.url + path, data=body, headers=headers, timeout=PATIENCE)
+        try:
+            response = session.post(self.url + path, data=body, headers=headers, timeout=PATIENCE)
+        except requests.RequestException as error:
+            self.failures.append(f"POST {path}: {type(error).__name__}: {error} to {body[:800]!r}")
+            return
         self.statuses[response.status_code] += 1
         kind = response.headers["content-type"].partition(";")[0]
         if response.status_code >= 500 or kind not in ("application/json", "text/event-stream"):

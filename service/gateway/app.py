@@ -16,7 +16,9 @@ from service.auth.keys import Keys
 from service.catalog.catalog import Catalog
 from service.config.settings import Settings
 from service.engine import demand, process_files
+from service.fleet.changes import changes
 from service.fleet.fleet import Fleet
+from service.gateway.auditing import configuration, file_digest, key_changes, open_audit
 from service.gateway.authentication import KeyMiddleware
 from service.gateway.cors import CorsMiddleware
 from service.gateway.endpoints import Endpoints
@@ -63,6 +65,7 @@ class Gateway:
         self._fleet, self._run_dir, self._gateways = fleet, settings.run_dir, settings.gateway_processes
         self.metrics, self.transport = Metrics(metrics_dir, settings.genai_metrics), ConnectionPool()
         self._log = LogWriter(STANDARD_OUTPUT, self.metrics.log_lines_dropped.inc)
+        self._settings, self._audit = settings, open_audit(settings, self.metrics)
         self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)
         self.admission = Admission(settings, time.monotonic, random.random)
         self._gauges = FleetGauges(self.metrics.fleet, self.upstreams, self.admission, self._gateways)
@@ -83,6 +86,7 @@ class Gateway:
         self._cors_middleware = CorsMiddleware(ErrorMiddleware(self._key_middleware), fleet.cors)
         self._record_middleware = RecordMiddleware(
             self._cors_middleware, self.metrics, self._endpoints.name_of, self._log.write,
+            self._audit and self._audit.observe,
         )  # fmt: skip
         self.app: App = self._record_middleware
         self._client_timeouts = ClientTimeouts(
@@ -118,6 +122,9 @@ class Gateway:
 
     def apply(self, fleet: Fleet) -> None:
         """Serves this fleet from now on; requests in flight finish with the one they started with."""
+        if self._audit:
+            digest = file_digest(self._settings.fleet)
+            self._audit.write("fleet_reloaded", changes=changes(self._fleet, fleet), fleet_sha256=digest)
         self._fleet = fleet
         self.upstreams.apply(fleet)
         self._relay.apply(fleet)
@@ -129,6 +136,8 @@ class Gateway:
 
     def use_keys(self, keys: Keys | None) -> None:
         """Asks new requests for one of these keys; None asks for none."""
+        if self._audit:
+            self._audit.write("keys_reloaded", changes=key_changes(self.keys, keys))
         self._key_middleware.keys = keys
 
     @property
@@ -157,6 +166,8 @@ class Gateway:
             "problems": problems,
         }
         self._log.write(json.dumps(fields, ensure_ascii=False))
+        if self._audit and problems:
+            self._audit.write(f"{event}_refused", problems=problems)
 
     def start_draining(self) -> None:
         """Makes readiness fail, and closes client connections after their next response."""
@@ -192,6 +203,8 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def background_tasks(self) -> AsyncIterator[None]:
         """Runs the watch over the upstreams and the housekeeping while the context lasts."""
+        if self._audit:
+            self._audit.write("started", process=os.getpid(), **configuration(self._settings))
         self.upstreams.refresh()
         watch = partial(self.upstreams.watch, self.admission.wake_waiters, self.count_failure)
         tasks = [
@@ -212,6 +225,9 @@ class Gateway:
             self.transport.close()
             await self._stored.close()
             self._log.close()
+            if self._audit:
+                self._audit.write("stopped", process=os.getpid())
+                self._audit.close()
 
     async def _housekeeping(self) -> None:
         """Every TICK: updates gauges, expires what is stale, and tells the supervisors which engines are wanted."""
@@ -220,6 +236,8 @@ class Gateway:
             self.update_gauges()
             self._relay.expire()
             self.transport.expire()
+            if self._audit:
+                self._audit.expire()
             wanted = self.wanted_engines()
             if wanted != written:
                 with contextlib.suppress(OSError):  # a full disk: written again at the next tick

@@ -43,6 +43,7 @@ from service.gateway.prerequisites import unmet_here
 from service.gateway.shutdown import GracefulShutdown
 from service.observability import background
 from service.observability.background import OnFailure
+from service.observability.rotating_file import check_private
 from service.server.asgi import App, Receive, Scope, Send
 
 GC_THRESHOLD = 5_000  # new container objects before the garbage collector runs; Python's default is 700
@@ -94,7 +95,9 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys
         if stored:
             stored = run_dir.private_folder(stored, "responses_dir")
             os.environ[RESPONSES_DIR] = str(stored)  # the workers run in another folder
-        for name in ("api_key_file", "keys"):
+        if settings.audit_log:
+            check_private(settings.audit_log, variable("audit_log"))
+        for name in ("api_key_file", "keys", "audit_log"):
             if file := getattr(settings, name):
                 os.environ[variable(name)] = str(file.absolute())
     except ConfigError as error:

@@ -75,6 +75,7 @@ def observed_metrics() -> Metrics:
     metrics.background_task_failures.labels("upstreams").inc()
     metrics.response_store_failures.inc()
     metrics.log_lines_dropped.inc()
+    metrics.file_lines_dropped.labels("audit").inc()
     return metrics
 
 
