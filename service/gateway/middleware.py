@@ -6,6 +6,7 @@ import logging
 import random
 import re
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from itertools import chain
 from typing import Any
@@ -131,10 +132,19 @@ class ErrorMiddleware:
             raise
         except ApiError as error:
             await _render(error, scope, send)
-        except Exception:
-            log.exception("request %s failed", scope["record"].request_id)
+        except Exception as error:  # noqa: BLE001 - it is logged, without what it says
+            log.error("request %s failed:\n%s", scope["record"].request_id, without_messages(error))
             message = "Internal error. The gateway's log has the details, by request id."
             await _render(ApiError(ErrorCode.INTERNAL_ERROR, message), scope, send)
+
+
+def without_messages(error: BaseException) -> str:
+    """The traceback of an exception and of those before it, without their messages: these may quote the request."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
+        causes.append(cause)
+    shown = ("".join([*traceback.format_tb(one.__traceback__), type(one).__name__]) for one in reversed(causes))
+    return "\n".join(shown)
 
 
 class LimitsMiddleware:
