@@ -141,8 +141,9 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
             run_dir.prepare(settings.run_dir)
         if settings.responses_dir:
             run_dir.private_folder(settings.responses_dir, "responses_dir")
-        if settings.audit_log:
-            check_private(settings.audit_log, variable("audit_log"))
+        for name in ("audit_log", "prompt_log"):
+            if file := getattr(settings, name):
+                check_private(file, variable(name))
         host, port = host or settings.host, port or settings.port
         check_access(host, served.auth, keys_file.load(settings, served.sign_on is not None))
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -164,7 +165,17 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """The variables that tell the service what this command was told. Its processes run in another folder."""
-    names = ("fleet", "models", "weights", "run_dir", "responses_dir", "api_key_file", "keys", "audit_log")
+    names = (
+        "fleet",
+        "models",
+        "weights",
+        "run_dir",
+        "responses_dir",
+        "api_key_file",
+        "keys",
+        "audit_log",
+        "prompt_log",
+    )
     paths = {name: getattr(settings, name) for name in names}
     given = {name: str(path.absolute()) for name, path in paths.items() if path}
     given |= {"host": settings.host, "port": str(settings.port)}

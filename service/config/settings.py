@@ -132,6 +132,11 @@ class Settings(BaseSettings):
     """
     audit_requests: bool = False
     """Whether each use of a model is an action for the audit log."""
+    prompt_log: UserPath | None = None
+    """File to which prompts and outputs are appended, of tenants that the fleet file gives `log_prompts: true`.
+
+    Others than its owner must not be able to read it. Without it such a fleet file is refused.
+    """
     audit_max_bytes: Bytes = 64 * 2**20
     """Size at which the audit log, or the prompt log, is put aside and a new file begun."""
     audit_files: Annotated[int, Field(ge=1, le=1000)] = 10

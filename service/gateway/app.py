@@ -18,7 +18,7 @@ from service.config.settings import Settings
 from service.engine import demand, process_files
 from service.fleet.changes import changes
 from service.fleet.fleet import Fleet
-from service.gateway.auditing import configuration, file_digest, key_changes, open_audit
+from service.gateway.auditing import configuration, file_digest, key_changes, open_audit, open_prompt_log
 from service.gateway.authentication import KeyMiddleware
 from service.gateway.cors import CorsMiddleware
 from service.gateway.endpoints import Endpoints
@@ -70,9 +70,11 @@ class Gateway:
         self.admission = Admission(settings, time.monotonic, random.random)
         self._gauges = FleetGauges(self.metrics.fleet, self.upstreams, self.admission, self._gateways)
         self._stored = StoredResponses(self._open_store(settings), settings.max_body_bytes)
+        self._prompt_log = open_prompt_log(settings, fleet, self.metrics)
         self._relay = Relay(
-            fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic, self._stored
-        )
+            fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic, self._stored,
+            self._prompt_log,
+        )  # fmt: skip
         metric_pages = MetricPages(self.render_metrics, self.upstreams, self.transport)
         self._endpoints = Endpoints(
             fleet, self.upstreams, self._relay, Versions(self.upstreams, self.transport), metric_pages,
@@ -130,6 +132,8 @@ class Gateway:
         self._relay.apply(fleet)
         self._endpoints.apply(fleet)
         self._cors_middleware.policy = fleet.cors
+        if self._prompt_log:
+            self._prompt_log.use(fleet.redact)
         self.admission.apply(fleet)
         if self._users and fleet.sign_on:
             self._users.apply(fleet.sign_on)
@@ -225,6 +229,8 @@ class Gateway:
             self.transport.close()
             await self._stored.close()
             self._log.close()
+            if self._prompt_log:
+                self._prompt_log.close()
             if self._audit:
                 self._audit.write("stopped", process=os.getpid())
                 self._audit.close()

@@ -1,4 +1,4 @@
-"""What the gateway writes to the audit log about itself: its configuration, and what of its keys changed."""
+"""The logs that are files, and what the gateway writes to the audit log about itself: its configuration and keys."""
 
 import hashlib
 from contextlib import suppress
@@ -7,8 +7,10 @@ from pathlib import Path
 
 from service.auth.keys import Key, Keys
 from service.config.settings import Settings
+from service.fleet.fleet import Fleet
 from service.observability.audit import AuditLog
 from service.observability.metrics import Metrics
+from service.observability.prompt_log import PromptLog
 from service.observability.rotating_file import FileLogWriter, RotatingFile
 
 
@@ -19,6 +21,14 @@ def open_audit(settings: Settings, metrics: Metrics) -> AuditLog | None:
     file = RotatingFile(settings.audit_log, settings.audit_max_bytes, settings.audit_files)
     writer = FileLogWriter(file, "audit", metrics.file_lines_dropped.labels("audit").inc)
     return AuditLog(writer, settings.audit_requests)
+
+
+def open_prompt_log(settings: Settings, fleet: Fleet, metrics: Metrics) -> PromptLog | None:
+    """The log of prompts that the settings allow, if they do."""
+    if settings.prompt_log is None:
+        return None
+    file = RotatingFile(settings.prompt_log, settings.audit_max_bytes, settings.audit_files)
+    return PromptLog(file, fleet.redact, metrics.file_lines_dropped.labels("prompts").inc)
 
 
 def configuration(settings: Settings) -> dict[str, str]:

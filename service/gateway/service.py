@@ -80,6 +80,12 @@ def listen_addresses() -> list[str]:
     return [one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN]
 
 
+def load_fleet(settings: Settings, catalog: catalogs.Catalog) -> fleets.Fleet:
+    """The fleet that the settings name; raises ConfigError with every mistake in its file."""
+    may_log_prompts = settings.prompt_log is not None
+    return fleets.load(settings.fleet, catalog, settings.weights, may_log_prompts=may_log_prompts)
+
+
 def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys | None]:
     """Settings, catalogue, fleet and keys; exits the process with a list of all mistakes if there are any."""
     try:
@@ -89,15 +95,18 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys
         catalog = catalogs.load(settings.models)
         fleet = fleets.load(settings.fleet, catalog, settings.weights)
         keys = keys_file.load(settings, fleet.sign_on is not None)
+        fleet = load_fleet(settings, catalog)
+        keys = keys_file.load(settings)
         check_access(settings.host, fleet.auth, keys)
         path = run_dir.prepare(settings.run_dir) if settings.run_dir else None
         stored = settings.responses_dir
         if stored:
             stored = run_dir.private_folder(stored, "responses_dir")
             os.environ[RESPONSES_DIR] = str(stored)  # the workers run in another folder
-        if settings.audit_log:
-            check_private(settings.audit_log, variable("audit_log"))
-        for name in ("api_key_file", "keys", "audit_log"):
+        for name in ("audit_log", "prompt_log"):
+            if file := getattr(settings, name):
+                check_private(file, variable(name))
+        for name in ("api_key_file", "keys", "audit_log", "prompt_log"):
             if file := getattr(settings, name):
                 os.environ[variable(name)] = str(file.absolute())
     except ConfigError as error:
@@ -172,7 +181,7 @@ def build_service(settings: Settings, catalog: catalogs.Catalog, fleet: fleets.F
     shutdown = GracefulShutdown(
         settings.run_dir, min(settings.drain_grace, timeout), timeout, gateway.start_draining, gateway.abort_requests
     )
-    load = partial(fleets.load, settings.fleet, catalog, settings.weights)
+    load = partial(load_fleet, settings, catalog)
     reload = Reload(settings.fleet, fleet, load, gateway.apply, gateway.log_reload)
     keys_reload = settings.keys and FileWatch(
         settings.keys, partial(keys_file.load, settings), gateway.use_keys, gateway.log_keys_reload

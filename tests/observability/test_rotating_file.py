@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from service.config.strict_yaml import ConfigError
-from service.observability import rotating_file
 from service.observability.rotating_file import FileLogWriter, RotatingFile, check_private
 from tests.support.each import each
 
@@ -66,7 +65,8 @@ def test_a_full_disk_costs_lines_is_counted_and_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What fits of a line is taken back, so that the next one that is written is whole."""
-    write, room, dropped = os.write, [150], []
+    write, room = os.write, [150]
+    dropped: list[int] = []
 
     def writing(descriptor: int, data: memoryview) -> int:
         if not room[0]:
@@ -76,7 +76,7 @@ def test_a_full_disk_costs_lines_is_counted_and_said_once(
 
     caplog.set_level(logging.WARNING)
     writer = FileLogWriter(RotatingFile(tmp_path / "audit", 10_000, 2), "audit", dropped.append)
-    monkeypatch.setattr(rotating_file.os, "write", writing)
+    monkeypatch.setattr(os, "write", writing)
     for _ in range(3):
         writer.write(LINE[:-1].decode())
         writer.close()
