@@ -105,6 +105,10 @@ def _paths() -> Iterator[tuple[str, Schema]]:
     cancel = _operation("Cancel a response in the background", RESPONSE)
     yield "/v1/responses/{id}/cancel", {"parameters": [ID], "post": cancel}
     yield "/metrics", {"get": _operation("The metrics, for Prometheus", STRING, kind="text/plain")}
+    yield "/metrics/targets", {"get": _operation("The engines' pages, for Prometheus to find", OBJECTS)}
+    replica = {"name": "replica", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    page = _operation("An engine's own metrics", STRING, kind="text/plain")
+    yield "/metrics/engines/{replica}", {"parameters": [replica], "get": page}
     for path in ("/health", "/ping"):
         yield path, {"get": {**_operation("Whether the gateway is ready", None), "security": []}}
     yield "/version", {"get": _operation("What runs here", an_object(version=STRING, engines=ANY_OBJECT))}
