@@ -93,10 +93,8 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys
             os.environ[variable("host")] = host  # the workers are not told the command's options
         settings = Settings.from_environ(os.environ)
         catalog = catalogs.load(settings.models)
-        fleet = fleets.load(settings.fleet, catalog, settings.weights)
-        keys = keys_file.load(settings, fleet.sign_on is not None)
         fleet = load_fleet(settings, catalog)
-        keys = keys_file.load(settings)
+        keys = keys_file.load(settings, fleet.sign_on is not None)
         check_access(settings.host, fleet.auth, keys)
         path = run_dir.prepare(settings.run_dir) if settings.run_dir else None
         stored = settings.responses_dir

@@ -23,7 +23,7 @@ def test_it_has_every_package_of_the_lock(tmp_path: Path) -> None:
     entries = [one[0] for one in ENTRY.finditer((ROOT / "requirements/gateway.lock").read_text())][:FEW]
     (tmp_path / "requirements/gateway.lock").write_text("".join(entries))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = [tmp_path / "requirements/sbom", tmp_path / "sbom", "gateway"]
+    command = [str(tmp_path / "requirements/sbom"), str(tmp_path / "sbom"), "gateway"]
     subprocess.run(command, env={**os.environ, "PATH": path}, check=True, capture_output=True)  # it is validated, too
     (written,) = (tmp_path / "sbom").iterdir()
     bill = json.loads(written.read_text())
