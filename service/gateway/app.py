@@ -88,7 +88,7 @@ class Gateway:
         self._cors_middleware = CorsMiddleware(ErrorMiddleware(self._key_middleware), fleet.cors)
         self._record_middleware = RecordMiddleware(
             self._cors_middleware, self.metrics, self._endpoints.name_of, self._log.write,
-            self._audit and self._audit.observe,
+            self._audit.observe if self._audit else None,
         )  # fmt: skip
         self.app: App = self._record_middleware
         self._client_timeouts = ClientTimeouts(

@@ -52,7 +52,7 @@ class RecordMiddleware:
 
     def __init__(
         self, app: App, metrics: Metrics, name_of: Callable[[str], str], write: Callable[[str], None],
-        on_end: Callable[[Scope, Record], None] | None = None,
+        on_end: Callable[[Scope, Record], object] | None = None,
     ) -> None:  # fmt: skip
         self._app, self._metrics, self._name_of, self._write, self._on_end = app, metrics, name_of, write, on_end
         self.draining = False

@@ -154,5 +154,5 @@ async def test_nothing_can_look_like_a_line_of_a_log(start: Start, tmp_path: Pat
     events = [json.loads(line) for line in gateway.output]
     assert {event["event"] for event in events} == {"audit", "request", "invalid_request"}
     assert len([event for event in events if event["event"] != "audit"]) == len(bodies) + 5
-    for line in gateway.output:
-        assert line.isascii() and line.isprintable() and len(line) < 2000, line
+    for text in gateway.output:
+        assert text.isascii() and text.isprintable() and len(text) < 2000, text

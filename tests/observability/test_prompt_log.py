@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from service.observability import prompt_log
-from service.observability.prompt_log import MAX_BODY, MAX_QUEUED, MAX_TEXT, PATTERNS, PromptLog, fits, redacted_line
+from service.observability.prompt_log import (
+    LONGEST_SECRET,
+    MAX_BODY,
+    MAX_QUEUED,
+    MAX_TEXT,
+    PATTERNS,
+    PromptLog,
+    fits,
+    redacted_line,
+)
 from service.observability.record import Record
 from service.observability.rotating_file import RotatingFile
 from tests.support.each import each
@@ -64,7 +73,9 @@ def test_it_is_bounded(tmp_path: Path) -> None:
     assert fits(MAX_BODY - 1, 1) and not fits(MAX_BODY, 1)
     assert redacted("{}", None)["response"] == f"[longer than {MAX_BODY} bytes]"
     long = redacted(json.dumps({"a": "é" * (MAX_TEXT + 5)}))["request"]["a"]
-    assert long.endswith("é[5 more characters]")
+    assert long == "é" * (MAX_TEXT + 5 - LONGEST_SECRET) + f"[cut: {MAX_TEXT + 5} characters]"
+    half = redacted(json.dumps({"a": " " * (MAX_TEXT + 500) + "rh_abcdefghij0123456789"}))["request"]["a"]
+    assert "rh_" not in half
     dropped: list[int] = []
     log = PromptLog(RotatingFile(tmp_path / "prompts", 2**20, 2), (), dropped.append)
     for _ in range(MAX_QUEUED * 3):

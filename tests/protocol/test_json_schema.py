@@ -14,6 +14,10 @@ from service.protocol.json_schema import REFERENCE, schemas_of
 from tests.support.each import each
 from tests.support.exchanges import CASES
 
+VALUES: tuple[Any, ...] = (
+    None, True, 0, -1, 2**40, 0.5, "", "x", "y" * 300, [], [1], [{}], {}, {"a": 1}, {"a": {}},
+)  # fmt: skip
+
 
 class Inner(Struct):
     """Within another."""
@@ -78,7 +82,7 @@ def test_schema_and_struct_refuse_the_same(endpoint: Any) -> None:
     fields = {one.encode_name: one.required for one in msgspec.structs.fields(kind)}
     base = {name: value for name, value in required.items() if fields.get(name)} | {"model": "m"}
     for name in fields:
-        for value in (None, True, 0, -1, 2**40, 0.5, "", "x", "y" * 300, [], [1], [{}], {}, {"a": 1}, {"a": {}}):
+        for value in VALUES:
             body = {**base, name: value}
             try:
                 decoder.decode(msgspec.json.encode(body))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -11,7 +12,7 @@ from service.config.strict_yaml import ConfigError
 from service.fleet import fleet as fleets
 from service.observability.log_writer import LogWriter
 from tests.conftest import Start
-from tests.support.exchanges import CHAT, MESSAGE, RESPONSE
+from tests.support.exchanges import CHAT, MESSAGE, RESPONSE, Case
 from tests.support.fleets import CATALOG, write
 from tests.support.gateways import ONE
 
@@ -28,7 +29,11 @@ async def test_a_request_is_logged_with_what_its_client_got(stream: bool, start:
     log = gateway.gateway._prompt_log
     assert log
     body = "one jane@mail.example three"
-    fields = ((CHAT, {"messages": [{"role": "user", "content": body}]}), (RESPONSE, {"input": body}), (MESSAGE, {}))
+    fields: tuple[tuple[Case, dict[str, Any]], ...] = (
+        (CHAT, {"messages": [{"role": "user", "content": body}]}),
+        (RESPONSE, {"input": body}),
+        (MESSAGE, {}),
+    )
     with mock.patch.object(log._writer, "write", lambda line: write_line(log._writer, line)):
         for case, more in fields:
             answers = [

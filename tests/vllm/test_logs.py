@@ -1,6 +1,7 @@
 """What real engines log of requests: nothing, whether they answer or reject them."""
 
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -17,7 +18,7 @@ CALLED = [{"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "content
 SCHEMA = {"type": "array", "uniqueItems": True, "title": SECRET, "items": {"const": SECRET}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 TOOL = {"type": "function", "function": {"name": "f", "description": SECRET, "parameters": {"type": "object"}}}
-REQUESTS = [
+REQUESTS: list[tuple[str, dict[str, Any], int | None]] = [
     ("/v1/chat/completions", {"messages": SAID, "max_tokens": 4, "user": SECRET}, 200),
     ("/v1/chat/completions", {"messages": SAID, "max_tokens": 4, "stream": True}, 200),
     ("/v1/chat/completions", {"messages": SAID, "max_tokens": 4, "response_format": FORMAT}, 400),
