@@ -16,7 +16,7 @@ MUTANTS_SEED := 1
 export BENTOML_DO_NOT_TRACK := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve bento test test-fast coverage mutants test-clients lint types check gpu docs lock clean
+.PHONY: help install serve bento test test-fast coverage mutants fuzz test-clients lint types check audit sbom gpu docs lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ coverage: $(TESTS)  ## Which branches of service/ the tests without an engine ta
 mutants: $(TESTS)  ## Change the pure packages a little, MUTANTS_MINUTES (15) long, and list what no test notices
 	$(BIN)/python -m tests.mutants --minutes $(MUTANTS_MINUTES) --seed $(MUTANTS_SEED)
 
+fuzz: $(TESTS)  ## Send 10,000 made-up requests to a gateway with fake engines: no 5xx, flat memory (several minutes)
+	$(BIN)/python -m bench.fuzz
+
 test-clients: $(TESTS) $(INSTALLED)  ## Run today's coding agents and libraries against the gateway (3 GB; Python 3.11 or 3.12); CLIENTS=node runs those of npm
 	$(BIN)/pytest tests/clients
 
@@ -94,14 +97,22 @@ lint: $(TESTS)  ## Check style
 types: $(TESTS)  ## Check types
 	$(BIN)/mypy
 
-check: $(STAMP)  ## Validate catalogue and fleet without starting anything
+check: $(STAMP) audit  ## Validate catalogue and fleet without starting anything, and look for known vulnerabilities
 	$(BIN)/roundhouse check
+
+audit: $(TESTS)  ## Look for known vulnerabilities of everything that is pinned (needs the internet; says what it could not look up)
+	$(BIN)/python -m tests.packaging.audit requirements/cpu.lock requirements/test.lock
+	$(BIN)/python -m tests.packaging.audit requirements/cuda.lock
+
+sbom: $(TESTS)  ## Write a software bill of materials (CycloneDX) of each lock to build/sbom
+	@PATH="$(CURDIR)/$(BIN):$$PATH" requirements/sbom build/sbom
 
 gpu: $(STAMP)  ## Measure what the fleet does on this machine's GPU in MINUTES (25), and write docs/gpu.md
 	bench/gpu/run --minutes $(MINUTES) && bench/gpu/report
 
-docs: $(TESTS)  ## Regenerate what is generated: models/schema.json, docs/{configuration,errors,metrics,compatibility,routing,http,models,choosing,tool-calls,gpu}.md
+docs: $(TESTS)  ## Regenerate what is generated: models/schema.json, docs/openapi.json, docs/{configuration,errors,metrics,compatibility,routing,http,models,choosing,tool-calls,gpu}.md
 	$(BIN)/python -m service.catalog.catalog > models/schema.json
+	$(BIN)/python -m service.gateway.openapi > docs/openapi.json
 	$(BIN)/python -m service.config.reference > docs/configuration.md
 	$(BIN)/python -m service.cli.error_reference > docs/errors.md
 	$(BIN)/python -m service.cli.metric_reference > docs/metrics.md

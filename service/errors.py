@@ -102,7 +102,7 @@ class ErrorCode(StrEnum):
     CROSS_SITE_REQUEST = (
         "cross_site_request", 403,
         "A web page of another site sent the request to a gateway that listens on a loopback address.",
-        "Where the page may use the gateway, add its host name to `ROUNDHOUSE_ALLOWED_HOSTS`.",
+        "Where the page may use the gateway, add its origin to `cors` in the fleet file.",
     )
     UNKNOWN_URL = (
         "unknown_url", 404, "There is no endpoint with this path.",

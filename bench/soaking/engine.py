@@ -16,11 +16,12 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--socket", type=Path, required=True)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--variant", default="chat")
     parser.add_argument("--gap", type=float, default=0.01, help="seconds for each token")
     asked = parser.parse_args()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with FakeEngine(asked.model, gap=asked.gap).listen(asked.socket) as engine:
+    async with FakeEngine(asked.model, asked.variant, gap=asked.gap).listen(asked.socket) as engine:
         await stop.wait()
         engine.die("drain")
         await until(lambda: not engine.running + engine.waiting)

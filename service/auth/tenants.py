@@ -23,6 +23,7 @@ class TenantEntry(Frozen):
     max_in_flight: PositiveInt | None = None
     requests_per_minute: PositiveInt | None = None
     tokens_per_minute: PositiveInt | None = None
+    log_prompts: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Tenant:
     """One tenant. `weight` is its relative share in the fair queue; `priority` the highest that it may request.
 
     The limits hold for all gateway processes together; None means unlimited. `tokens_per_minute` counts prompt and
-    completion tokens.
+    completion tokens. `log_prompts` says whether what it asks and gets is logged.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Tenant:
     max_in_flight: int | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    log_prompts: bool = False
 
     def per_gateway(self, gateways: int) -> "Tenant":
         """This tenant with its limits divided by the number of gateway processes; each is at least 1."""

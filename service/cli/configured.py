@@ -29,7 +29,8 @@ def configured(fleet_file: Path | None) -> tuple[Settings, catalog.Catalog, flee
     """Settings, catalogue and the fleet that is asked for; exits with 2 and every mistake."""
     settings, known = settings_and_catalog()
     with refused():
-        return settings, known, fleet.load(fleet_file or settings.fleet, known, settings.weights)
+        path, may_log_prompts = fleet_file or settings.fleet, settings.prompt_log is not None
+        return settings, known, fleet.load(path, known, settings.weights, may_log_prompts=may_log_prompts)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """`roundhouse keys`: makes, lists and revokes the API keys of tenants, in the keys file."""
 
 import os
+import pwd
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,6 +22,8 @@ from service.auth.keys_file import KeyEntry, edited, read
 from service.cli.configured import refused
 from service.config.settings import Settings, variable
 from service.config.strict_yaml import plain
+from service.observability.audit import audit_line
+from service.observability.rotating_file import RotatingFile
 
 KEY_BYTES = 32  # random ones
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -91,6 +95,7 @@ def create(
     with changing(file) as entries:
         entry = new_entry(secret, tenant, free_id(tenant, entries), expires, given)
         entries.append(entry)
+        audit("key_created", entry, file)
     show(entry, secret, file)
 
 
@@ -118,8 +123,11 @@ def list_keys(path: Path | None) -> None:
 @file_option
 def revoke(id: str, path: Path | None) -> None:
     """Remove the key with this ID: a running service refuses it within seconds."""
-    with changing(keys_path(path)) as entries:
-        entries.remove(found(id, entries))
+    file = keys_path(path)
+    with changing(file) as entries:
+        entry = found(id, entries)
+        entries.remove(entry)
+        audit("key_revoked", entry, file)
     click.echo(f"Revoked {id}.", err=True)
 
 
@@ -137,6 +145,7 @@ def rotate(id: str, path: Path | None, expires: timedelta | None) -> None:
         given = {"models": old.models, "endpoints": old.endpoints, "proxy": old.proxy}
         entry = new_entry(secret, old.tenant, id, expires, given)
         entries[entries.index(old)] = entry
+        audit("key_rotated", entry, file)
     show(entry, secret, file)
 
 
@@ -189,6 +198,31 @@ def keys_path(given: Path | None) -> Path:
     if path is None:
         raise click.ClickException(f"no keys file: set {variable('keys')}, here and where the service runs, or --file")
     return path
+
+
+def audit(action: str, entry: KeyEntry, file: Path) -> None:
+    """Writes to the audit log, if there is one, which user of the system changes a key; exits where it cannot."""
+    with refused():
+        settings = Settings.from_environ(os.environ)
+    if settings.audit_log is None:
+        return
+    who = {"user": user_name(), "uid": os.getuid(), "behind_sudo": os.environ.get("SUDO_USER")}
+    what = {"key": entry.id, "tenant": entry.tenant, "file": str(file)}
+    line = audit_line(time.time(), action, {**who, **what})
+    target = RotatingFile(settings.audit_log, settings.audit_max_bytes, settings.audit_files)
+    try:
+        target.append(f"{line}\n".encode())
+    except OSError as error:
+        message = f"nothing was changed: the audit log {settings.audit_log} cannot be written: {error.strerror}"
+        raise click.ClickException(message) from None
+
+
+def user_name() -> str:
+    """The name of the user of the system who runs this; empty for one without a name."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return ""
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from service.errors import ApiError
 from service.fleet.served_model import ServedModel
 from service.gateway.listening import check_access, describe
 from service.gateway.prerequisites import unmet_here
+from service.observability.rotating_file import check_private
 from service.planner.memory import Demand
 from service.planner.plan import memory_requirement
 from service.protocol.generation import FENCE, GENERATION, Kind, Requirements
@@ -140,6 +141,9 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
             run_dir.prepare(settings.run_dir)
         if settings.responses_dir:
             run_dir.private_folder(settings.responses_dir, "responses_dir")
+        for name in ("audit_log", "prompt_log"):
+            if file := getattr(settings, name):
+                check_private(file, variable(name))
         host, port = host or settings.host, port or settings.port
         check_access(host, served.auth, keys_file.load(settings, served.sign_on is not None))
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -161,7 +165,17 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """The variables that tell the service what this command was told. Its processes run in another folder."""
-    names = ("fleet", "models", "weights", "run_dir", "responses_dir", "api_key_file", "keys")
+    names = (
+        "fleet",
+        "models",
+        "weights",
+        "run_dir",
+        "responses_dir",
+        "api_key_file",
+        "keys",
+        "audit_log",
+        "prompt_log",
+    )
     paths = {name: getattr(settings, name) for name in names}
     given = {name: str(path.absolute()) for name, path in paths.items() if path}
     given |= {"host": settings.host, "port": str(settings.port)}

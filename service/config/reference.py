@@ -50,6 +50,11 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
             "Who may use the service. [security.md](security.md) explains keys, and what each may do.",
             ("api_key", "api_key_file", "keys"),
         ),
+        "Audit log and prompt log": (
+            "Who changed or used what, and what some tenants asked and got. [security.md](security.md#audit-log) says "
+            "what is in them.",
+            ("audit_log", "audit_requests", "prompt_log", "audit_max_bytes", "audit_files"),
+        ),
         "Limits": (
             "What a single request may be. The number of requests is limited per model in the fleet file "
             "(`max_in_flight`, `max_queued`), and per tenant.",

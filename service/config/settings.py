@@ -125,6 +125,23 @@ class Settings(BaseSettings):
     keys: UserPath | None = None
     """File with the digests of more API keys, which `roundhouse keys` writes; it is read again when it changes."""
 
+    audit_log: UserPath | None = None
+    """File to which is appended who changed or used what, a line of JSON for each action; none is if unset.
+
+    Others than its owner must not be able to read it. `roundhouse keys` writes to it too.
+    """
+    audit_requests: bool = False
+    """Whether each use of a model is an action for the audit log."""
+    prompt_log: UserPath | None = None
+    """File to which prompts and outputs are appended, of tenants that the fleet file gives `log_prompts: true`.
+
+    Others than its owner must not be able to read it. Without it such a fleet file is refused.
+    """
+    audit_max_bytes: Bytes = 64 * 2**20
+    """Size at which the audit log, or the prompt log, is put aside and a new file begun."""
+    audit_files: Annotated[int, Field(ge=1, le=1000)] = 10
+    """How many files of such a log there are at most; the oldest is deleted for a new one."""
+
     max_body_bytes: Bytes = 4 * 2**20
     """Largest request body; a larger one gets 413 `request_too_large`."""
     max_response_bytes: Bytes = 64 * 2**20

@@ -9,11 +9,13 @@ from service.auth.tenants import DEFAULT_TENANT, Tenant
 from service.catalog.catalog import Catalog
 from service.catalog.names import Variant
 from service.config.strict_yaml import ConfigError, Document
+from service.fleet.cors import Cors
 from service.fleet.entries import EntryError, served_model
 from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
 from service.fleet.schema import RESERVED, Auth, FleetFile
 from service.fleet.served_model import ServedModel
+from service.observability.prompt_log import PATTERNS
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Fleet:
     those that nobody knows are ignored, or refused if `refuse_unknown_fields`. `request_bounds` is how much one request
     may ask for, and `images` bounds those of one. `auth` is *none* where the service may be open to everyone.
     `sign_on` says whose tokens are accepted, None if nobody's.
+    `cors` says which pages of other sites may use it from a browser.
+    `redact` are the regular expressions of what is left out of logged prompts.
     `allowed` are the ids that a name may lead to; None is all of them.
     """
 
@@ -39,6 +43,8 @@ class Fleet:
     images: ImageBounds = ImageBounds()
     auth: Auth = "keys"
     sign_on: SignOn | None = None
+    cors: Cors = Cors()
+    redact: tuple[str, ...] = PATTERNS
     allowed: frozenset[str] | None = None
 
     def __getitem__(self, model_id: str) -> ServedModel:
@@ -82,9 +88,10 @@ class Fleet:
         )
 
 
-def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
+def load(path: Path, catalog: Catalog, store: Path | None = None, *, may_log_prompts: bool = True) -> Fleet:
     """Reads the fleet file; raises ConfigError with every mistake in it.
 
+    `may_log_prompts` says whether there is a file for the prompts of tenants that want them logged.
     `store` is the folder of pulled weights; without one, vLLM downloads the weights of every hub model itself.
     """
     document = Document(path)
@@ -96,6 +103,11 @@ def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
             served[index] = served_model(entry, file, catalog, path.parent, store)
         except EntryError as error:
             problems.append(document.problem(("models", index, error.key), error.message))
+    problems += [
+        document.problem(("tenants", name, "log_prompts"), "needs ROUNDHOUSE_PROMPT_LOG, the file that they go to")
+        for name, tenant in file.tenants.items()
+        if tenant.log_prompts and not may_log_prompts
+    ]
     aliases = _aliases(document, file, served, problems)
     ids = {model.id for model in served.values()}
     for variant, target in file.defaults.items():
@@ -121,6 +133,8 @@ def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
         images=file.images,
         auth=file.auth,
         sign_on=file.sign_on,
+        cors=file.cors,
+        redact=file.redact,
     )
 
 

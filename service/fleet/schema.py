@@ -1,5 +1,6 @@
 """The schema of the fleet file: its keys, their types and bounds. docs/fleet.md explains each."""
 
+import re
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
@@ -10,13 +11,23 @@ from service.catalog.engine_args import EngineKey, EngineSettings
 from service.catalog.model import Identifier, Infill, ModelId
 from service.catalog.names import Specialty, Variant
 from service.config.strict_yaml import Frozen
+from service.fleet.cors import Cors
 from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
+from service.observability.prompt_log import PATTERNS
 
 # Names that a request may give instead of a model's, so that no model or alias may have them.
 RESERVED = (*get_args(Variant), "auto")
 
 KV_CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"  # bounds the KV cache of vLLM's CPU build
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    return text
 
 
 def _with_port(address: str) -> str:
@@ -34,6 +45,7 @@ def _settable(env: dict[str, str | int]) -> dict[str, str | int]:
     return env
 
 
+Pattern = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_pattern)]
 Environment = Annotated[dict[str, str | int], AfterValidator(_settable)]
 Alias = Annotated[str, Field(pattern=r"^[^\W_][\w.:@\[\]/-]{0,127}$")]
 # `host:port`, where a DNS name stands for all of its addresses; or the absolute path of a Unix socket.
@@ -112,6 +124,8 @@ class FleetFile(Frozen):
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
     request_bounds: RequestBounds = RequestBounds()
     images: ImageBounds = ImageBounds()
+    cors: Cors = Cors()
+    redact: Annotated[tuple[Pattern, ...], Field(max_length=32)] = PATTERNS
     tenants: dict[Identifier, TenantEntry] = Field(default_factory=dict)
     engine: EngineSettings = Field(default_factory=dict)
     optional_flags: tuple[EngineKey, ...] = ()

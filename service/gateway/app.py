@@ -18,9 +18,12 @@ from service.checks.checks import Checks
 from service.checks.process import command
 from service.config.settings import Settings
 from service.engine import demand, process_files
+from service.fleet.changes import changes
 from service.fleet.fleet import Fleet
+from service.gateway.auditing import configuration, file_digest, key_changes, open_audit, open_prompt_log
 from service.gateway.authentication import KeyMiddleware
 from service.gateway.check_log import CheckLog
+from service.gateway.cors import CorsMiddleware
 from service.gateway.endpoints import Endpoints
 from service.gateway.gauges import FleetGauges
 from service.gateway.metric_pages import MetricPages
@@ -66,6 +69,7 @@ class Gateway:
         self._fleet, self._run_dir, self._gateways = fleet, settings.run_dir, settings.gateway_processes
         self.metrics, self.transport = Metrics(metrics_dir, settings.genai_metrics), ConnectionPool()
         self._log = LogWriter(STANDARD_OUTPUT, self.metrics.log_lines_dropped.inc)
+        self._settings, self._audit = settings, open_audit(settings, self.metrics)
         self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)
         self.admission = Admission(settings, time.monotonic, random.random)
         self._gauges = FleetGauges(self.metrics.fleet, self.upstreams, self.admission, self._gateways)
@@ -75,9 +79,10 @@ class Gateway:
             settings.check_timeout, settings.queue_timeout + settings.check_timeout,
             CheckLog(self.metrics, self._log.write),
         )  # fmt: skip
+        self._prompt_log = open_prompt_log(settings, fleet, self.metrics)
         self._relay = Relay(
             fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic, self._stored,
-            Screening(self._checks, settings.check_images),
+            Screening(self._checks, settings.check_images), self._prompt_log,
         )  # fmt: skip
         metric_pages = MetricPages(self.render_metrics, self.upstreams, self.transport)
         self._endpoints = Endpoints(
@@ -89,8 +94,10 @@ class Gateway:
         sites = SiteMiddleware(limited, allowed_hosts(settings.host, settings.allowed_host_names))
         self._users = self._signed_on_users(fleet)
         self._key_middleware = KeyMiddleware(sites, {} if keys is None and self._users else keys, self._users)
+        self._cors_middleware = CorsMiddleware(ErrorMiddleware(self._key_middleware), fleet.cors)
         self._record_middleware = RecordMiddleware(
-            ErrorMiddleware(self._key_middleware), self.metrics, self._endpoints.name_of, self._log.write,
+            self._cors_middleware, self.metrics, self._endpoints.name_of, self._log.write,
+            self._audit.observe if self._audit else None,
         )  # fmt: skip
         self.app: App = self._record_middleware
         self._client_timeouts = ClientTimeouts(
@@ -126,16 +133,24 @@ class Gateway:
 
     def apply(self, fleet: Fleet) -> None:
         """Serves this fleet from now on; requests in flight finish with the one they started with."""
+        if self._audit:
+            digest = file_digest(self._settings.fleet)
+            self._audit.write("fleet_reloaded", changes=changes(self._fleet, fleet), fleet_sha256=digest)
         self._fleet = fleet
         self.upstreams.apply(fleet)
         self._relay.apply(fleet)
         self._endpoints.apply(fleet)
+        self._cors_middleware.policy = fleet.cors
+        if self._prompt_log:
+            self._prompt_log.use(fleet.redact)
         self.admission.apply(fleet)
         if self._users and fleet.sign_on:
             self._users.apply(fleet.sign_on)
 
     def use_keys(self, keys: Keys | None) -> None:
         """Asks new requests for one of these keys; None asks for none."""
+        if self._audit:
+            self._audit.write("keys_reloaded", changes=key_changes(self.keys, keys))
         self._key_middleware.keys = keys
 
     @property
@@ -164,6 +179,8 @@ class Gateway:
             "problems": problems,
         }
         self._log.write(json.dumps(fields, ensure_ascii=False))
+        if self._audit and problems:
+            self._audit.write(f"{event}_refused", problems=problems)
 
     def start_draining(self) -> None:
         """Makes readiness fail, and closes client connections after their next response."""
@@ -199,6 +216,8 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def background_tasks(self) -> AsyncIterator[None]:
         """Runs the watch over the upstreams and the housekeeping while the context lasts."""
+        if self._audit:
+            self._audit.write("started", process=os.getpid(), **configuration(self._settings))
         self.upstreams.refresh()
         watch = partial(self.upstreams.watch, self.admission.wake_waiters, self.count_failure)
         tasks = [
@@ -220,6 +239,11 @@ class Gateway:
             await self._checks.close()
             await self._stored.close()
             self._log.close()
+            if self._prompt_log:
+                self._prompt_log.close()
+            if self._audit:
+                self._audit.write("stopped", process=os.getpid())
+                self._audit.close()
 
     async def start_checking(self) -> None:
         """Starts the first process that checks schemas and images, so that no request waits for it."""
@@ -232,6 +256,8 @@ class Gateway:
             self.update_gauges()
             self._relay.expire()
             self.transport.expire()
+            if self._audit:
+                self._audit.expire()
             wanted = self.wanted_engines()
             if wanted != written:
                 with contextlib.suppress(OSError):  # a full disk: written again at the next tick

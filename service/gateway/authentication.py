@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 # Load balancers and kubelets ask these, and can send no key. The answer is whether the gateway is ready, and no more.
 PROBES = ("/livez", "/readyz", "/healthz")  # BentoML's
 OPEN_PATHS = frozenset(path.encode() for path in (*PROBES, "/health", "/ping"))
+ABOUT_MODELS = ("/", "/version", "/v1/models", "/openapi.json")
 
 
 def group_of(path: str) -> EndpointGroup:
     """The group of endpoints that a path belongs to. What is not listed belongs to the most valuable one."""
     if path == "/metrics" or path.startswith("/metrics/"):
         return "metrics"
-    return "models" if path in ("/", "/version", "/v1/models") or path.startswith("/v1/models/") else "inference"
+    return "models" if path in ABOUT_MODELS or path.startswith("/v1/models/") else "inference"
 
 
 class KeyMiddleware:

@@ -10,6 +10,7 @@ from service.fleet.fleet import Fleet
 from service.gateway.metric_pages import MetricPages
 from service.gateway.middleware import is_anthropic
 from service.gateway.model_list import Row, anthropic_list, anthropic_model, model_rows, rows_of
+from service.gateway.openapi import describe
 from service.gateway.request_body import read_json_body
 from service.gateway.stored_responses import StoredResponseEndpoints
 from service.gateway.versions import Versions
@@ -38,6 +39,7 @@ class Endpoints:
         self._fleet, self._upstreams, self._relay, self._versions = fleet, upstreams, relay, versions
         self._metric_pages, self._is_ready, self._settings = metric_pages, is_ready, settings
         self._stored = StoredResponseEndpoints(fleet, stored)
+        self._description: bytes | None = None  # as of `describe`, made when somebody first asks for it
         self.table: dict[str, dict[str, EndpointFunction]] = {
             **{path: {"POST": self._generation(endpoint)} for path, endpoint in PATHS.items()},
             "/": {"GET": self._greet},
@@ -47,13 +49,14 @@ class Endpoints:
             "/health": {"GET": self._show_health},
             "/ping": {"GET": self._show_health},
             "/version": {"GET": self._show_version},
+            "/openapi.json": {"GET": self._describe},
             **self._stored.table,
             **metric_pages.table,
         }
 
     def apply(self, fleet: Fleet) -> None:
         """Serves this fleet from now on."""
-        self._fleet = fleet
+        self._fleet, self._description = fleet, None
         self._stored.apply(fleet)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -148,6 +151,11 @@ class Endpoints:
 
     async def _show_version(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond_json(send, await self._versions.read())
+
+    async def _describe(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._description is None:
+            self._description = json.dumps(describe(self._fleet.request_bounds), ensure_ascii=False).encode()
+        await respond(send, 200, self._description)
 
 
 # Required fields that a body for /v1/route may omit, by endpoint.

@@ -6,6 +6,7 @@ import logging
 import random
 import re
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from itertools import chain
 from typing import Any
@@ -45,11 +46,15 @@ def request_id_headers(request_id: str, path: str = "") -> Headers:
 class RecordMiddleware:
     """Gives each request an id and a Record, in `scope["record"]`; observes and logs the record once at the end.
 
+    `on_end` is told of it then, too.
     While `draining`, each response closes its connection, so that the client opens a new one elsewhere.
     """
 
-    def __init__(self, app: App, metrics: Metrics, name_of: Callable[[str], str], write: Callable[[str], None]) -> None:
-        self._app, self._metrics, self._name_of, self._write = app, metrics, name_of, write
+    def __init__(
+        self, app: App, metrics: Metrics, name_of: Callable[[str], str], write: Callable[[str], None],
+        on_end: Callable[[Scope, Record], object] | None = None,
+    ) -> None:  # fmt: skip
+        self._app, self._metrics, self._name_of, self._write, self._on_end = app, metrics, name_of, write, on_end
         self.draining = False
         self._timestamp_second, self._timestamp = 0, ""
 
@@ -84,8 +89,12 @@ class RecordMiddleware:
             raise
         finally:
             record.ended = time.monotonic()
+            if key := scope.get("key"):
+                record.key = key.id
             self._metrics.observe(record)
             self._write(log_line(record, self._now()))
+            if self._on_end:
+                self._on_end(scope, record)
 
     def record_invalid(self, error: ApiError) -> Headers:
         """Counts and logs what a client sent that is no request; returns the headers of the response to it."""
@@ -123,10 +132,19 @@ class ErrorMiddleware:
             raise
         except ApiError as error:
             await _render(error, scope, send)
-        except Exception:
-            log.exception("request %s failed", scope["record"].request_id)
+        except Exception as error:  # noqa: BLE001 - it is logged, without what it says
+            log.error("request %s failed:\n%s", scope["record"].request_id, without_messages(error))
             message = "Internal error. The gateway's log has the details, by request id."
             await _render(ApiError(ErrorCode.INTERNAL_ERROR, message), scope, send)
+
+
+def without_messages(error: BaseException) -> str:
+    """The traceback of an exception and of those before it, without their messages: these may quote the request."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
+        causes.append(cause)
+    shown = ("".join([*traceback.format_tb(one.__traceback__), type(one).__name__]) for one in reversed(causes))
+    return "\n".join(shown)
 
 
 class LimitsMiddleware:

@@ -43,6 +43,7 @@ from service.gateway.prerequisites import unmet_here
 from service.gateway.shutdown import GracefulShutdown
 from service.observability import background
 from service.observability.background import OnFailure
+from service.observability.rotating_file import check_private
 from service.server.asgi import App, Receive, Scope, Send
 
 GC_THRESHOLD = 5_000  # new container objects before the garbage collector runs; Python's default is 700
@@ -79,6 +80,12 @@ def listen_addresses() -> list[str]:
     return [one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN]
 
 
+def load_fleet(settings: Settings, catalog: catalogs.Catalog) -> fleets.Fleet:
+    """The fleet that the settings name; raises ConfigError with every mistake in its file."""
+    may_log_prompts = settings.prompt_log is not None
+    return fleets.load(settings.fleet, catalog, settings.weights, may_log_prompts=may_log_prompts)
+
+
 def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys | None]:
     """Settings, catalogue, fleet and keys; exits the process with a list of all mistakes if there are any."""
     try:
@@ -86,7 +93,7 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys
             os.environ[variable("host")] = host  # the workers are not told the command's options
         settings = Settings.from_environ(os.environ)
         catalog = catalogs.load(settings.models)
-        fleet = fleets.load(settings.fleet, catalog, settings.weights)
+        fleet = load_fleet(settings, catalog)
         keys = keys_file.load(settings, fleet.sign_on is not None)
         check_access(settings.host, fleet.auth, keys)
         path = run_dir.prepare(settings.run_dir) if settings.run_dir else None
@@ -94,7 +101,10 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys
         if stored:
             stored = run_dir.private_folder(stored, "responses_dir")
             os.environ[RESPONSES_DIR] = str(stored)  # the workers run in another folder
-        for name in ("api_key_file", "keys"):
+        for name in ("audit_log", "prompt_log"):
+            if file := getattr(settings, name):
+                check_private(file, variable(name))
+        for name in ("api_key_file", "keys", "audit_log", "prompt_log"):
             if file := getattr(settings, name):
                 os.environ[variable(name)] = str(file.absolute())
     except ConfigError as error:
@@ -169,7 +179,7 @@ def build_service(settings: Settings, catalog: catalogs.Catalog, fleet: fleets.F
     shutdown = GracefulShutdown(
         settings.run_dir, min(settings.drain_grace, timeout), timeout, gateway.start_draining, gateway.abort_requests
     )
-    load = partial(fleets.load, settings.fleet, catalog, settings.weights)
+    load = partial(load_fleet, settings, catalog)
     reload = Reload(settings.fleet, fleet, load, gateway.apply, gateway.log_reload)
     keys_reload = settings.keys and FileWatch(
         settings.keys, partial(keys_file.load, settings), gateway.use_keys, gateway.log_keys_reload

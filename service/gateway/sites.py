@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from service.config.loopback import is_loopback
 from service.errors import ApiError, ErrorCode
+from service.gateway.cors import ORIGIN_ALLOWED
 from service.server.asgi import App, Receive, Scope, Send, headers_by_name
 
 ANY = "*"
@@ -23,18 +24,23 @@ def allowed_hosts(listen: str, names: frozenset[str]) -> frozenset[str]:
     return names if names or is_loopback(listen.lower()) else frozenset({ANY})
 
 
-def check_site(method: str, headers: dict[bytes, bytes], allowed: frozenset[str]) -> None:
-    """Raises ApiError (403) unless `Host` and the page that sent the request, if any, have an allowed name."""
+def check_site(
+    method: str, headers: dict[bytes, bytes], allowed: frozenset[str], page_allowed: bool = False
+) -> None:  # fmt: skip
+    """Raises ApiError (403) unless `Host` and the page that sent the request, if any, have an allowed name.
+
+    `page_allowed` says that the fleet file allows the page by its origin.
+    """
     host = headers.get(b"host")
     if host is not None and not _is_allowed(host, allowed):
         text = f"The gateway is not served as '{_shown(host)}'. Use localhost, or allow it in ROUNDHOUSE_ALLOWED_HOSTS."
         raise ApiError(ErrorCode.HOST_NOT_ALLOWED, text)
-    if method in SAFE:
+    if method in SAFE or page_allowed:
         return
     origin = headers.get(b"origin")
     if origin is not None:
         if not _is_allowed(origin.partition(b"://")[2], allowed):
-            text = f"Pages of '{_shown(origin)}' may not use this gateway. ROUNDHOUSE_ALLOWED_HOSTS can allow its host."
+            text = f"Pages of '{_shown(origin)}' may not use this gateway. 'cors' in the fleet file can allow it."
             raise ApiError(ErrorCode.CROSS_SITE_REQUEST, text)
     elif headers.get(b"sec-fetch-site") == b"cross-site":
         raise ApiError(ErrorCode.CROSS_SITE_REQUEST, "Pages of other sites may not use this gateway.")
@@ -65,5 +71,5 @@ class SiteMiddleware:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if self._checks:
-            check_site(scope["method"], headers_by_name(scope), self._allowed)
+            check_site(scope["method"], headers_by_name(scope), self._allowed, ORIGIN_ALLOWED in scope)
         return self._app(scope, receive, send)

@@ -62,12 +62,18 @@ class LogWriter:
 
     def _write_queued(self) -> None:
         lines = [self._queued.popleft() for _ in range(len(self._queued))]
-        data = memoryview("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
-        while data:
+        if not lines:
+            return
+        try:
+            self._write_all("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
+        except OSError:  # a full disk, or a reader that has gone: log lines are lost, but no request fails
+            self._on_drop(len(lines))
+
+    def _write_all(self, data: bytes) -> None:
+        """Writes the data, however long that takes; raises OSError."""
+        rest = memoryview(data)
+        while rest:
             try:
-                data = data[os.write(self._descriptor, data) :]
+                rest = rest[os.write(self._descriptor, rest) :]
             except BlockingIOError:  # whoever gave us the descriptor has made it non-blocking
                 select.select([], [self._descriptor], [])
-            except OSError:  # a full disk, or a reader that has gone: log lines are lost, but no request fails
-                self._on_drop(len(lines))
-                return

@@ -126,6 +126,11 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
 
+        self.file_lines_dropped = Counter(
+            "roundhouse_file_lines_dropped", "Lines lost of a log that is a file, such as the audit log.",
+            ("log",), registry=registry,
+        )  # fmt: skip
+
     def observe(self, record: Record) -> None:
         """Observes one finished request."""
         self.requests.observe(record)

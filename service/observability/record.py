@@ -18,6 +18,7 @@ class Record:
     """Filled along the path of a request, observed once at its end.
 
     Times are float seconds of the monotonic clock; `output_times` has one entry per output event.
+    `key` is the id of the caller's API key, empty where there is none.
     `outcome` is *complete* (the engine finished), *refused* (the gateway's 4xx or 503), *failed* (5xx, or broken off
     midway) or *cancelled* (the client disconnected). `reason` is what an engine said about its error, as far as it does
     not quote the request, or why a token was not accepted. `replayed` says that the response came from the idempotency
@@ -31,6 +32,7 @@ class Record:
     started: float
     client_request_id: str | None = None
     tenant: str = ""
+    key: str = ""
     requested: str = ""
     model: str = ""
     variant: str = ""
@@ -121,6 +123,7 @@ class LogLine(msgspec.Struct):
     client_request_id: str | None
     endpoint: str
     tenant: str
+    key: str
     requested: str
     model: str
     variant: str
@@ -152,6 +155,7 @@ def log_line(record: Record, timestamp: str) -> str:
         record.client_request_id,
         record.endpoint,
         record.tenant,
+        record.key,
         record.requested[:128],
         record.model,
         record.variant,

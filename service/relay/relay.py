@@ -11,9 +11,11 @@ from service.catalog.catalog import Catalog
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
+from service.observability.prompt_log import PromptLog, fits
 from service.observability.record import Record
 from service.protocol import request_headers
 from service.protocol.generation import Endpoint
+from service.protocol.parse_body import Parsed
 from service.protocol.request_headers import RequestOptions
 from service.protocol.requests import ResponsesRequest
 from service.protocol.streams import BrokenStreamError, StreamWatcher
@@ -26,6 +28,7 @@ from service.relay.refusals import not_ready
 from service.relay.response_writer import ResponseWriter
 from service.relay.screening import Screening
 from service.relay.stored import StoredResponses, Storing
+from service.relay.tee import Tee
 from service.routing.prefix_key import key as prefix_key_of
 from service.server.asgi import CancelOnDisconnect, Headers, Receive, Send, ServerExtension
 from service.transport.pool import ConnectionPool, TransportError
@@ -46,9 +49,10 @@ class Relay:
         clock: Callable[[], float],
         stored: StoredResponses | None = None,
         screening: Screening | None = None,
+        prompt_log: PromptLog | None = None,
     ) -> None:
         self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
-        self._settings, self._clock = settings, clock
+        self._settings, self._clock, self._prompt_log = settings, clock, prompt_log
         self._dispatcher = Dispatcher(upstreams, admission, transport, settings.max_response_bytes, clock)
         self._idempotency = IdempotencyCache(clock)
         self._screening = screening or Screening(None, decodes_images=False)
@@ -86,6 +90,17 @@ class Relay:
         record.requested, record.streamed = parsed.request.model, bool(parsed.request.stream) and endpoint.streams
         caller = caller_of(key, options.tenant, self.preparation.fleet.tenants)
         record.tenant = caller.tenant.id
+        if caller.tenant.log_prompts and self._prompt_log:
+            tee = Tee(send, extra, fits)
+            serving = self._serve(endpoint, body, parsed, options, caller, record, receive, tee.send, tee.extra)
+            return _logged(self._prompt_log, serving, record, body, tee)
+        return self._serve(endpoint, body, parsed, options, caller, record, receive, send, extra)
+
+    def _serve(
+        self, endpoint: Endpoint, body: bytes, parsed: Parsed, options: RequestOptions, caller: Caller, record: Record,
+        receive: Receive, send: Send, extra: ServerExtension | None,
+    ) -> Awaitable[None]:  # fmt: skip
+        """Serves one request of a caller who is known."""
         if isinstance(parsed.request, ResponsesRequest) and self._stored.concerns(parsed.request):
             return self._answer_stored(endpoint, body, parsed.request, options, caller, record, receive, send, extra)
         return self._begin(self.preparation.call(endpoint, body, parsed, options, caller, record), receive, send, extra)
@@ -248,3 +263,11 @@ class Relay:
         if call.storing:
             await writer.send_events(await call.storing.finish_stream())
         await writer.close()
+
+
+async def _logged(log: PromptLog, serving: Awaitable[None], record: Record, body: bytes, tee: Tee) -> None:
+    """Serves a request, and logs it with what its client got, however far that came."""
+    try:
+        await serving
+    finally:
+        log.write(record, body, None if tee.body is None else bytes(tee.body))

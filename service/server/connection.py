@@ -87,6 +87,7 @@ class Connection(HttpToolsProtocol):
             "query_string": query,
             "headers": headers,
             HEADERS_BY_NAME: named,
+            "client": self.client,
             "extensions": {EXTENSION: cycle},
         }
         if before is None or before.response_complete:

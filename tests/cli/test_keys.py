@@ -1,6 +1,8 @@
 """`roundhouse keys`: keys are made, listed, replaced and taken away, and each is shown once."""
 
 import asyncio
+import json
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -175,3 +177,19 @@ async def test_a_running_gateway_notices_keys_that_are_made_and_revoked(
     events = [line for line in running.output if '"event": "keys_reload"' in line]
     assert any("refused: the previous keys stay in use" in line and "keys[1].tenant" in line for line in events)
     assert not [line for line in events if secret in line]
+
+
+def test_who_changes_keys_is_in_the_audit_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = path.with_name("audit")
+    monkeypatch.setenv("ROUNDHOUSE_AUDIT_LOG", str(log))
+    secrets = [made("create", "acme"), made("rotate", "acme-1")]
+    assert run("revoke", "acme-1").exit_code == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(one["action"], one["key"], one["tenant"], one["uid"]) for one in lines] == [
+        (action, "acme-1", "acme", os.getuid()) for action in ("key_created", "key_rotated", "key_revoked")
+    ]
+    assert not [secret for secret in secrets if secret in log.read_text()]
+    monkeypatch.setenv("ROUNDHOUSE_AUDIT_LOG", str(path.parent))
+    result = run("create", "acme")
+    assert result.exit_code == 1 and "nothing was changed: the audit log" in result.output
+    assert read(path) == ()

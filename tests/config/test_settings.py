@@ -14,11 +14,17 @@ from tests.support.each import each
 FIELDS = Settings.model_fields
 # What each kind of setting may be given, and what becomes of it.
 GIVEN: dict[Any, tuple[str, object]] = {
-    bool: ("false", False), int: ("7", 7), float: ("7.5", 7.5), str: ("text", "text"), Path: ("a/b", Path("a/b")),
+    int: ("7", 7), float: ("7.5", 7.5), str: ("text", "text"), Path: ("a/b", Path("a/b")),
     FIELDS["run_dir"].annotation: ("a/b", Path("a/b")), SecretStr: ("x" * 16, SecretStr("x" * 16)),
 }  # fmt: skip
 
 every_setting = each("name", FIELDS)
+
+
+def given(name: str) -> tuple[str, object]:
+    """What a setting may be given that is not its default, and what becomes of it."""
+    kind, default = FIELDS[name].annotation, FIELDS[name].default
+    return (str(not default).lower(), not default) if kind is bool else GIVEN[kind]
 
 
 def numbers(*kinds: type) -> list[str]:
@@ -40,7 +46,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 @every_setting
 def test_each_setting_can_be_set_and_is_described(name: str) -> None:
-    text, value = GIVEN[FIELDS[name].annotation]
+    text, value = given(name)
     assert getattr(Settings.from_environ({variable(name): text}), name) == value
     assert summary(name).endswith("."), "a sentence"
 
@@ -151,7 +157,7 @@ def test_what_only_looks_like_a_service_is_a_mistake(environ: dict[str, str]) ->
 @every_setting
 def test_no_setting_is_taken_for_a_service(name: str) -> None:
     assert VARIABLES[variable(name)] == name
-    text, _ = GIVEN[FIELDS[name].annotation]
+    text, _ = given(name)
     assert Settings.from_environ({variable(name): text}) != Settings()
 
 

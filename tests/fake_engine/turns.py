@@ -41,7 +41,7 @@ def begin(request: Json, model: str, context: int, finish: str | None, agent: Sc
 
 def _echo(request: Json, room: int) -> tuple[list[str], str]:
     """What the user said last, in at most as many tokens as there is room for, and why it ends."""
-    said = requests.texts(request)[-1].split() or ["ok"]
+    said = " ".join(requests.texts(request)[-1:]).split() or ["ok"]
     words = [word if number == 0 else f" {word}" for number, word in enumerate(said)]
     # The token that ends an answer is generated, and counted, like any other.
     spoken = list(islice(cycle(words), room)) if request.get("ignore_eos") else [*words, ""][:room]

@@ -78,6 +78,7 @@ def observed_metrics() -> Metrics:
     metrics.checks.labels("schema", "passed").inc()
     metrics.check_seconds.labels("schema").observe(0.1)
     metrics.check_process_deaths.labels("crash").inc()
+    metrics.file_lines_dropped.labels("audit").inc()
     return metrics
 
 

@@ -75,8 +75,8 @@ def test_log_line_of_a_complete_request() -> None:
 def test_record_has_no_field_for_prompts_or_outputs() -> None:
     texts = {row.name for row in fields(Record) if "str" in str(row.type)}
     assert texts == {
-        "request_id", "endpoint", "client_request_id", "tenant", "requested", "model", "variant", "family", "replica",
-        "route_reason", "finish_reason", "code", "ignored_fields", "reason",
+        "request_id", "endpoint", "client_request_id", "tenant", "key", "requested", "model", "variant", "family",
+        "replica", "route_reason", "finish_reason", "code", "ignored_fields", "reason",
     }  # fmt: skip
 
 

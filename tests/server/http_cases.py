@@ -439,6 +439,24 @@ gateway, needs that name in `ROUNDHOUSE_ALLOWED_HOSTS`, for example
 `ROUNDHOUSE_ALLOWED_HOSTS=api.example.com,chat.example.com`; `*` allows all. A gateway that listens elsewhere checks
 nothing of this unless the variable is set.
 
+### Pages that may use the gateway (CORS)
+
+A browser keeps responses from pages of other sites, wherever the gateway listens, unless the fleet file names the page:
+
+```yaml
+cors: {origins: [https://chat.example.com, http://localhost:8080]}
+```
+
+- An origin is `scheme://host` or `scheme://host:port`, as browsers write it: without a path, and without 443 for
+  https or 80 for http. `*`, which stands alone, allows every page. A change of the file counts within seconds.
+- What a browser asks beforehand (`OPTIONS` with `Access-Control-Request-Method`) is answered without an API key, the
+  same for every path, to allowed origins only. Of others it is a request like any other: 401 where a key is asked for.
+- Every response to an allowed page has `Access-Control-Allow-Origin`, errors included, and lets it read all headers
+  (`Access-Control-Expose-Headers: *`). With origins that are named, all responses have `Vary: Origin`.
+- Cookies and other credentials that a browser keeps are never allowed. A page sends an API key, which everyone who can
+  open the page can read: make one for it that can do little.
+- A page that is allowed here may also use a gateway on a loopback address.
+
 ## Conformance and request smuggling
 
 Servers and proxies that read the same bytes differently let one request hide in another. Each row is a test against
