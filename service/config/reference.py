@@ -50,6 +50,11 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
             "Who may use the service. [security.md](security.md) explains keys, and what each may do.",
             ("api_key", "api_key_file", "keys"),
         ),
+        "Isolation": (
+            "What keeps strangers from the engines, and tenants apart in them: "
+            "[security.md](security.md#tenants-in-the-engines).",
+            ("engine_key", "engine_key_file", "cache_secret", "cache_secret_file"),
+        ),
         "Limits": (
             "What a single request may be. The number of requests is limited per model in the fleet file "
             "(`max_in_flight`, `max_queued`), and per tenant.",

@@ -12,7 +12,7 @@ from service.config.strict_yaml import ConfigError, Document
 from service.fleet.entries import EntryError, served_model
 from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
-from service.fleet.schema import RESERVED, Auth, FleetFile
+from service.fleet.schema import RESERVED, Auth, FleetFile, PrefixCache
 from service.fleet.served_model import ServedModel
 
 
@@ -25,6 +25,7 @@ class Fleet:
     those that nobody knows are ignored, or refused if `refuse_unknown_fields`. `request_bounds` is how much one request
     may ask for, and `images` bounds those of one. `auth` is *none* where the service may be open to everyone.
     `sign_on` says whose tokens are accepted, None if nobody's.
+    `prefix_cache` says whether each tenant has its own part of the engines' prefix caches, or all share them.
     `allowed` are the ids that a name may lead to; None is all of them.
     """
 
@@ -39,6 +40,7 @@ class Fleet:
     images: ImageBounds = ImageBounds()
     auth: Auth = "keys"
     sign_on: SignOn | None = None
+    prefix_cache: PrefixCache = "tenant"
     allowed: frozenset[str] | None = None
 
     def __getitem__(self, model_id: str) -> ServedModel:
@@ -121,6 +123,7 @@ def load(path: Path, catalog: Catalog, store: Path | None = None) -> Fleet:
         images=file.images,
         auth=file.auth,
         sign_on=file.sign_on,
+        prefix_cache=file.prefix_cache,
     )
 
 

@@ -42,6 +42,7 @@ Address = Annotated[
 ]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Auth = Literal["keys", "none"]
+PrefixCache = Literal["tenant", "shared"]
 Policy = Literal["prefix_affinity", "least_load", "power_of_two", "round_robin"]
 
 
@@ -110,6 +111,7 @@ class FleetFile(Frozen):
     startup: Literal["auto", "parallel", "sequential"] = "auto"
     extra_fields: tuple[str, ...] = ()
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
+    prefix_cache: PrefixCache = "tenant"
     request_bounds: RequestBounds = RequestBounds()
     images: ImageBounds = ImageBounds()
     tenants: dict[Identifier, TenantEntry] = Field(default_factory=dict)

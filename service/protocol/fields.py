@@ -43,7 +43,6 @@ _CACHE_HINTS = _rules(
 )
 _ENGINE = _rules(
     "refuse",
-    ("cache_salt", "it decides who shares cached prompts, which is not the client's to say: leave it out"),
     ("priority", "send the header x-roundhouse-priority instead"),
     ("request_id", "send the header x-request-id instead"),
     ("vllm_xargs kv_transfer_params ec_transfer_params mm_payload return_mm_kwargs session_id", ENGINE_INTERNAL),
@@ -57,7 +56,7 @@ _GENERATION = _rules(
 )
 _TEMPLATE = _rules("refuse", ("chat_template", "the model's own chat template is used: leave it out"))
 _SCORING = {
-    **{name: _ENGINE[name] for name in ("cache_salt", "priority", "request_id", "mm_processor_kwargs")},
+    **{name: _ENGINE[name] for name in ("priority", "request_id", "mm_processor_kwargs")},
     **_rules("refuse", ("padding", ENGINE_INTERNAL)),
 }
 
@@ -161,6 +160,7 @@ RULES: Mapping[type[Body], Mapping[str, Rule]] = MappingProxyType(
 _ALL = {"model": "resolved to a served model, whose id the engine gets", "stream": "decides how the answer is sent"}
 _LIMIT = "bounds the answer; counted against rate limits"
 _STOP = "those of the model's prompt format are added"
+_SALTED = {"cache_salt": "mixed into the tenant's own, which divides the prefix cache; every request gets one"}
 _USAGE = "usage is always asked of the engine, and shown if the client asked for it"
 _THINKING = "passed to a model that has a reasoning parser, otherwise ignored"
 _NO_STREAM = "accepted and dropped"
@@ -177,6 +177,7 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
     {
         ChatRequest: {
             **_ALL,
+            **_SALTED,
             "stream_options": _USAGE,
             "messages": _MESSAGES,
             "max_tokens": _LIMIT,
@@ -187,6 +188,7 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
         },
         CompletionRequest: {
             **_ALL,
+            **_SALTED,
             "stream_options": _USAGE,
             "prompt": "with `suffix` rendered as the model's fill-in-the-middle format, otherwise passed",
             "suffix": "rendered into the prompt of a model that can fill in the middle",
@@ -197,6 +199,7 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
         },
         ResponsesRequest: {
             **_ALL,
+            **_SALTED,
             "input": "items without `type` get the one they lack; images are checked; references are replaced by the "
             "stored items",
             "tools": "a grammar for the input of a custom tool is left out and named as ignored",
@@ -212,6 +215,7 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
         CountRequest: {**_ALL, "messages": _MESSAGES, "tools": _SERVER_TOOLS, "thinking": _THINKING},
         MessagesRequest: {
             **_ALL,
+            **_SALTED,
             "messages": _MESSAGES,
             "tools": _SERVER_TOOLS,
             "tool_choice": "left out with the tool that it names",
@@ -220,9 +224,10 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
             "max_tokens": _LIMIT,
             "stop_sequences": _STOP,
         },
-        EmbeddingsRequest: {**_ALL, "stream": "accepted if false"},
+        EmbeddingsRequest: {**_ALL, **_SALTED, "stream": "accepted if false"},
         RerankRequest: {
             **_ALL,
+            **_SALTED,
             "stream": "accepted if false",
             "query": _PAIRED,
             "documents": f"at most {_BOUNDS.inputs} strings, or objects of which only `text` counts; see `query`",
@@ -230,6 +235,7 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
         },
         ScoreRequest: {
             **_ALL,
+            **_SALTED,
             "stream": "accepted if false",
             **{name: _SIDES for sides in SIDES for name in sides},
         },

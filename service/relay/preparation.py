@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+from service.auth.cache_salt import CacheSalts
 from service.auth.keys import Caller
 from service.auth.tenants import effective_priority
 from service.catalog.catalog import Catalog
@@ -25,10 +26,11 @@ from service.upstreams.upstreams import Upstreams
 
 
 class Preparation:
-    """Prepares requests for the models of one fleet. A reloaded fleet gets another."""
+    """Prepares requests for the models of one fleet. A reloaded fleet gets another, with the same `secret`."""
 
-    def __init__(self, fleet: Fleet, catalog: Catalog, upstreams: Upstreams, settings: Settings) -> None:
+    def __init__(self, fleet: Fleet, catalog: Catalog, upstreams: Upstreams, settings: Settings, secret: bytes) -> None:
         self.fleet, self._catalog, self._upstreams = fleet, catalog, upstreams
+        self._cache_salts = CacheSalts(secret, fleet.prefix_cache == "shared")
         self._field_policy = FieldPolicy.of(fleet)
         self._restricted = lru_cache(fleet.restricted)  # for each set of models that keys are for
         self._timeouts = {served.id: RequestTimeouts.of(served, settings) for served in fleet.served}
@@ -60,6 +62,8 @@ class Preparation:
         ignored += adapted.ignored
         record.ignored_fields = tuple(label(endpoint.body, name) for name in ignored)
         rewritten = adapted.fields | rewrites(request, target.name, served.model, dialect, stops)
+        if hasattr(request, "cache_salt") and (salt := self._cache_salts.salt(caller.tenant.id, request.cache_salt)):
+            rewritten["cache_salt"] = salt
         payload = engine_body(accepted, request, rewritten, endpoint.streams)
         timeouts = self._timeouts[served.id]
         return Call(
