@@ -10,6 +10,7 @@ from service.catalog.engine_args import EngineKey, EngineSettings
 from service.catalog.model import Identifier, Infill, ModelId
 from service.catalog.names import Specialty, Variant
 from service.config.strict_yaml import Frozen
+from service.fleet.engine_variables import FIXED, NEVER
 from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
 
@@ -29,6 +30,9 @@ def _settable(env: dict[str, str | int]) -> dict[str, str | int]:
     for name, value in env.items():
         if not name or "=" in name:
             raise ValueError(f"{name!r:.60} cannot be the name of a variable")
+        if name in FIXED or name in NEVER:
+            what = f"is always {FIXED[name]}" if name in FIXED else "is never set"
+            raise ValueError(f"{name} {what} for an engine: leave it out")
         if name == KV_CACHE_SPACE and not str(value).isdecimal():
             raise ValueError(f"{name} is a whole number of GiB, and {value!r:.60} is none")
     return env
