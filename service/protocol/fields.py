@@ -7,11 +7,12 @@ table does not have is ignored; with `unknown_fields: refuse` in the fleet file 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
+from service.auth.tenants import OptInField
 from service.fleet.request_bounds import RequestBounds
 from service.protocol import validation_errors
 from service.protocol.anthropic import CountRequest, MessagesRequest
@@ -34,6 +35,8 @@ def _rules(action: Literal["ignore", "refuse"], *groups: tuple[str, str]) -> dic
 
 
 NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+OPT_IN: tuple[str, ...] = get_args(OptInField)
+NOT_OPENED = "it is not opened for this tenant: leave it out, or ask whoever runs the service for 'allow_fields'"
 HINT = "it is for the vendor's own servers"
 ENGINE_INTERNAL = "it steers the engine's internals and is not for clients: leave it out"
 
@@ -260,6 +263,13 @@ def check(kind: type[Body], name: str, refuse_unknown: bool) -> None:
         raise validation_errors.unknown_field(kind, name)
     if rule.action == "refuse":
         raise validation_errors.unsupported_field(kind, name, rule.why)
+
+
+def check_opened(request: Body, opened: Collection[str]) -> None:
+    """Raises the 400 for a field that is opened for single tenants, and not for that of the request."""
+    for name in OPT_IN:
+        if name not in opened and getattr(request, name, None) is not None:
+            raise validation_errors.unsupported_field(type(request), name, NOT_OPENED)
 
 
 def header_value(ignored: Iterable[str]) -> bytes:

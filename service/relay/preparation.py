@@ -10,7 +10,7 @@ from service.config.settings import Settings
 from service.fleet.fleet import Fleet
 from service.observability.record import Record
 from service.protocol.adaptations import adapt
-from service.protocol.fields import label
+from service.protocol.fields import check_opened, label
 from service.protocol.generation import Endpoint, Requirements
 from service.protocol.images import find_images
 from service.protocol.parse_body import FieldPolicy, Parsed, engine_body, parse_body
@@ -51,6 +51,8 @@ class Preparation:
         request, accepted, ignored = parsed
         requirements = endpoint.requirements(request)
         target = self.resolve(request, requirements, caller.models)
+        if caller.tenant.allow_fields is not None:
+            check_opened(request, caller.tenant.allow_fields)
         served, dialect = target.served, endpoint.dialect
         record.model, record.variant, record.family = target.name, served.variant, served.family
         record.route_reason = target.reason
