@@ -13,7 +13,7 @@ from service.protocol.adaptations import adapt
 from service.protocol.fields import check_opened, label
 from service.protocol.generation import Endpoint, Requirements
 from service.protocol.images import find_images
-from service.protocol.parse_body import FieldPolicy, Parsed, engine_body, parse_body
+from service.protocol.parse_body import FieldPolicy, Parsed, engine_body, parse_body, with_salt
 from service.protocol.request_headers import RequestOptions
 from service.protocol.requests import Body
 from service.protocol.rewrites import rewrites, stop_conditions
@@ -64,9 +64,9 @@ class Preparation:
         ignored += adapted.ignored
         record.ignored_fields = tuple(label(endpoint.body, name) for name in ignored)
         rewritten = adapted.fields | rewrites(request, target.name, served.model, dialect, stops)
-        if hasattr(request, "cache_salt") and (salt := self._cache_salts.salt(caller.tenant.id, request.cache_salt)):
-            rewritten["cache_salt"] = salt
         payload = engine_body(accepted, request, rewritten, endpoint.streams)
+        if hasattr(request, "cache_salt") and (salt := self._cache_salts.salt(caller.tenant.id, request.cache_salt)):
+            payload = with_salt(payload, salt)
         timeouts = self._timeouts[served.id]
         return Call(
             request=request,

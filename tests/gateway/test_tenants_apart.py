@@ -34,7 +34,7 @@ async def test_a_tenant_sees_nothing_of_another(start: Start, tmp_path: Path) ->
         "prompt_cache_key": SECRET,
         "cache_salt": SECRET,
     }
-    assert (await gateway.http.post(CHAT.path, json=CHAT.body(**text), headers=mine)).status_code == 200
+    assert (await gateway.http.post(CHAT.path, json=CHAT.body() | text, headers=mine)).status_code == 200
     for case in CASES:
         assert (await gateway.http.post(case.path, json=case.body(), headers=bearer(A))).status_code == 200
     stored = await gateway.http.post(RESPONSE.path, json=RESPONSE.body(input=SECRET, store=True), headers=bearer(A))

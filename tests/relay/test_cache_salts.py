@@ -14,7 +14,7 @@ async def salts(gateway: RunningGateway, *given: dict[str, str]) -> list[str | N
     """The salt that the engine got with each request; `given` are their headers, `salt` the client's own value."""
     for headers in given:
         own = {"cache_salt": headers["salt"]} if "salt" in headers else {}
-        response = await gateway.http.post(CHAT.path, json=CHAT.body(**own), headers=headers)
+        response = await gateway.http.post(CHAT.path, json=CHAT.body() | own, headers=headers)
         assert response.status_code == 200
     return [seen.cache_salt for seen in gateway.seen[-len(given) :]]
 
