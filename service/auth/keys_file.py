@@ -13,12 +13,12 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from service.auth.keys import DEFAULT_GROUPS, FIRST, EndpointGroup, Key, Keys, digest
-from service.config.settings import Settings, check_key, variable
+from service.config.secret import read_secret
+from service.config.settings import Settings
 from service.config.strict_yaml import ConfigError, Document, Frozen
 
 HEADER = "# API keys, as digests. `roundhouse keys` writes this file anew with each change: comments are lost then.\n"
 PRIVATE = 0o600
-BY_OTHERS = stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP
 WRITE_BY_OTHERS = stat.S_IWOTH | stat.S_IWGRP
 
 
@@ -75,23 +75,7 @@ def load(settings: Settings, sign_on: bool = False) -> Keys | None:
 
 def first_key(settings: Settings) -> str:
     """The key of `ROUNDHOUSE_API_KEY` or of its file; empty if there is none. Raises ConfigError."""
-    path, key = settings.api_key_file, settings.api_key.get_secret_value()
-    if path is None:
-        return key
-    if key:
-        raise _problem(f"{variable('api_key')} is set as well: leave one of them out")
-    try:
-        key = path.read_text(encoding="utf-8").rstrip("\r\n")
-        if path.stat().st_mode & BY_OTHERS:
-            raise _problem(f"other users can read or change {path}: chmod 600 {path}")
-        check_key(key)
-    except OSError as error:
-        raise _problem(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise _problem(f"{path} is not text") from None
-    except ValueError as error:
-        raise _problem(f"{path}: {error}") from None
-    return key
+    return read_secret(settings, "api_key")
 
 
 def read(path: Path) -> tuple[KeyEntry, ...]:
@@ -139,7 +123,3 @@ def _write(path: Path, entries: Sequence[KeyEntry]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _problem(message: str) -> ConfigError:
-    return ConfigError([f"environment: {variable('api_key_file')}: {message}"])

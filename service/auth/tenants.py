@@ -11,6 +11,27 @@ from service.errors import ApiError, ErrorCode
 
 Priority = Literal["interactive", "default", "batch"]
 
+# Fields by which a request can be made to cost more than its tokens, or to show or break what a model's format hides.
+OptInField = Literal[
+    "allowed_token_ids",
+    "bad_words",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "logprob_token_ids",
+    "min_tokens",
+    "prompt_logprobs",
+    "return_prompt_text",
+    "return_token_ids",
+    "return_token_offsets",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "stop_token_ids",
+    "stream_interval",
+    "structured_outputs",
+    "thinking_token_budget",
+    "truncate_prompt_tokens",
+    "truncation_side",
+]
 DEFAULT_TENANT = "default"  # of a request that names none
 PRIORITIES: tuple[Priority, ...] = ("interactive", "default", "batch")  # highest first
 
@@ -24,6 +45,7 @@ class TenantEntry(Frozen):
     requests_per_minute: PositiveInt | None = None
     tokens_per_minute: PositiveInt | None = None
     log_prompts: bool = False
+    allow_fields: tuple[OptInField, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -31,7 +53,8 @@ class Tenant:
     """One tenant. `weight` is its relative share in the fair queue; `priority` the highest that it may request.
 
     The limits hold for all gateway processes together; None means unlimited. `tokens_per_minute` counts prompt and
-    completion tokens. `log_prompts` says whether what it asks and gets is logged.
+    completion tokens. `log_prompts` says whether what it asks and gets is logged. Of the fields that can be opened for
+    each tenant (`OptInField`) its requests may have those of `allow_fields`; None means all.
     """
 
     id: str
@@ -41,6 +64,7 @@ class Tenant:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     log_prompts: bool = False
+    allow_fields: tuple[OptInField, ...] | None = None
 
     def per_gateway(self, gateways: int) -> "Tenant":
         """This tenant with its limits divided by the number of gateway processes; each is at least 1."""

@@ -55,6 +55,11 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
             "what is in them.",
             ("audit_log", "audit_requests", "prompt_log", "audit_max_bytes", "audit_files"),
         ),
+        "Isolation": (
+            "What keeps strangers from the engines, and tenants apart in them: "
+            "[security.md](security.md#tenants-in-the-engines).",
+            ("engine_key", "engine_key_file", "cache_secret", "cache_secret_file"),
+        ),
         "Limits": (
             "What a single request may be. The number of requests is limited per model in the fleet file "
             "(`max_in_flight`, `max_queued`), and per tenant.",

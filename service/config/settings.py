@@ -124,6 +124,21 @@ class Settings(BaseSettings):
     """
     keys: UserPath | None = None
     """File with the digests of more API keys, which `roundhouse keys` writes; it is read again when it changes."""
+    engine_key: ApiKey = SecretStr("")
+    """The API key that engines at `addresses` ask for, as vLLM's `--api-key` or `VLLM_API_KEY` sets it.
+
+    Every request to such an engine carries it. Clients never see it, and engines of this service need none.
+    """
+    engine_key_file: UserPath | None = None
+    """File with the key of engines at `addresses`, instead of `ROUNDHOUSE_ENGINE_KEY`."""
+    cache_secret: ApiKey = SecretStr("")
+    """Secret from which each tenant's part of the engines' prefix cache follows, of at least 16 characters.
+
+    If unset, a random one is made and kept in the run folder. Gateways on several machines that share engines need the
+    same one: a tenant's prompt that went through one of them is otherwise not found in the cache by another.
+    """
+    cache_secret_file: UserPath | None = None
+    """File with that secret, instead of `ROUNDHOUSE_CACHE_SECRET`."""
 
     audit_log: UserPath | None = None
     """File to which is appended who changed or used what, a line of JSON for each action; none is if unset.

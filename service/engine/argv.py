@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from service.catalog.engine_args import EngineValue
+from service.fleet.engine_variables import FIXED
 from service.fleet.request_bounds import CATALOGUE_STOPS, ENGINE_LOGPROBS
 from service.fleet.served_model import ServedModel
 
@@ -23,8 +24,9 @@ ALWAYS: dict[str, EngineValue] = {
 UNKNOWN = re.compile(r"error: unrecognized arguments: (.*)")
 FLAG = re.compile(r"--[a-z0-9-]+")
 ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
+    **FIXED,
+    # What torch's processes of one engine say to each other stays on this machine, whatever its name resolves to.
+    "GLOO_SOCKET_IFNAME": "lo",
     # Seconds; longer than the gateway keeps idle connections, so that vLLM never closes one under a request.
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
     "PYTHONUNBUFFERED": "1",
@@ -107,9 +109,14 @@ def environment(served: ServedModel) -> dict[str, str]:
     # Without it vLLM refuses a context beyond config.json's; the fleet file's check has bounded it by `longest`.
     extended = (served.context or 0) > (served.model.context or served.context or 0)
     long_context = {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"} if extended and served.model.longest else {}
-    # vLLM's default of four is fewer than a client may send; the model's own stop strings come on top.
-    stops = {"VLLM_MAX_STOP_STRINGS": str(served.request_bounds.stop + CATALOGUE_STOPS)}
-    return {**ENVIRONMENT, **stops, **offline, **long_context, **served.env}
+    # vLLM's default of four stop strings is fewer than a client may send; those of the model come on top.
+    # Its others are far more than any client may ask for.
+    bounds = {
+        "VLLM_MAX_STOP_STRINGS": str(served.request_bounds.stop + CATALOGUE_STOPS),
+        "VLLM_MAX_N_SEQUENCES": str(served.request_bounds.n),
+        "VLLM_MAX_COMPLETION_PROMPTS": str(served.request_bounds.prompts),
+    }
+    return {**ENVIRONMENT, **bounds, **offline, **long_context, **served.env}
 
 
 def _logprobs(served: ServedModel) -> dict[str, EngineValue]:

@@ -11,6 +11,7 @@ from service.catalog.chat_templates import generation_config
 from service.config.settings import Settings
 from service.engine import state
 from service.engine.argv import argv, environment, optional_flags
+from service.fleet.engine_variables import NOT_INHERITED
 from service.fleet.served_model import ServedModel
 
 
@@ -68,5 +69,6 @@ def program(configured: str) -> list[str]:
 
 def child_environment(served: ServedModel, environ: Mapping[str, str]) -> dict[str, str]:
     """The engine's whole environment: `environ` without the variables of BentoML and the gateway, plus the model's."""
-    kept = {key: value for key, value in environ.items() if not key.startswith(("ROUNDHOUSE_", "PROMETHEUS_", "BENTO"))}
+    ours = ("ROUNDHOUSE_", "PROMETHEUS_", "BENTO")
+    kept = {key: value for key, value in environ.items() if not key.startswith(ours) and key not in NOT_INHERITED}
     return {**kept, **environment(served)}

@@ -35,6 +35,7 @@ def main(control: int, status: int, command: list[str]) -> None:
     _write(status, f"{os.getpid()}\n")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    os.umask(0o077)  # vLLM gives its sockets and files no mode: they are for this user alone
     libc = ctypes.CDLL(None)
     # Orphaned workers of the engine become our children, so that `_kill_children` finds them.
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1)

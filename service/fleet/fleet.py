@@ -13,7 +13,7 @@ from service.fleet.cors import Cors
 from service.fleet.entries import EntryError, served_model
 from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
-from service.fleet.schema import RESERVED, Auth, FleetFile
+from service.fleet.schema import RESERVED, Auth, FleetFile, PrefixCache
 from service.fleet.served_model import ServedModel
 from service.observability.prompt_log import PATTERNS
 
@@ -29,6 +29,7 @@ class Fleet:
     `sign_on` says whose tokens are accepted, None if nobody's.
     `cors` says which pages of other sites may use it from a browser.
     `redact` are the regular expressions of what is left out of logged prompts.
+    `prefix_cache` says whether each tenant has its own part of the engines' prefix caches, or all share them.
     `allowed` are the ids that a name may lead to; None is all of them.
     """
 
@@ -45,6 +46,7 @@ class Fleet:
     sign_on: SignOn | None = None
     cors: Cors = Cors()
     redact: tuple[str, ...] = PATTERNS
+    prefix_cache: PrefixCache = "tenant"
     allowed: frozenset[str] | None = None
 
     def __getitem__(self, model_id: str) -> ServedModel:
@@ -135,6 +137,7 @@ def load(path: Path, catalog: Catalog, store: Path | None = None, *, may_log_pro
         sign_on=file.sign_on,
         cors=file.cors,
         redact=file.redact,
+        prefix_cache=file.prefix_cache,
     )
 
 

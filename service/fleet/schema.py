@@ -12,6 +12,7 @@ from service.catalog.model import Identifier, Infill, ModelId
 from service.catalog.names import Specialty, Variant
 from service.config.strict_yaml import Frozen
 from service.fleet.cors import Cors
+from service.fleet.engine_variables import FIXED, NEVER
 from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
 from service.observability.prompt_log import PATTERNS
@@ -40,6 +41,9 @@ def _settable(env: dict[str, str | int]) -> dict[str, str | int]:
     for name, value in env.items():
         if not name or "=" in name:
             raise ValueError(f"{name!r:.60} cannot be the name of a variable")
+        if name in FIXED or name in NEVER:
+            what = f"is always {FIXED[name]}" if name in FIXED else "is never set"
+            raise ValueError(f"{name} {what} for an engine: leave it out")
         if name == KV_CACHE_SPACE and not str(value).isdecimal():
             raise ValueError(f"{name} is a whole number of GiB, and {value!r:.60} is none")
     return env
@@ -54,6 +58,7 @@ Address = Annotated[
 ]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Auth = Literal["keys", "none"]
+PrefixCache = Literal["tenant", "shared"]
 Policy = Literal["prefix_affinity", "least_load", "power_of_two", "round_robin"]
 
 
@@ -122,6 +127,7 @@ class FleetFile(Frozen):
     startup: Literal["auto", "parallel", "sequential"] = "auto"
     extra_fields: tuple[str, ...] = ()
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
+    prefix_cache: PrefixCache = "tenant"
     request_bounds: RequestBounds = RequestBounds()
     images: ImageBounds = ImageBounds()
     cors: Cors = Cors()

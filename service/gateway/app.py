@@ -67,7 +67,8 @@ class Gateway:
     ) -> None:  # fmt: skip
         assert settings.run_dir
         self._fleet, self._run_dir, self._gateways = fleet, settings.run_dir, settings.gateway_processes
-        self.metrics, self.transport = Metrics(metrics_dir, settings.genai_metrics), ConnectionPool()
+        self.metrics = Metrics(metrics_dir, settings.genai_metrics)
+        self.transport = ConnectionPool(settings.engine_key.get_secret_value())
         self._log = LogWriter(STANDARD_OUTPUT, self.metrics.log_lines_dropped.inc)
         self._settings, self._audit = settings, open_audit(settings, self.metrics)
         self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)

@@ -24,12 +24,14 @@ import psutil
 from circus import sighandler
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
+from pydantic import SecretStr
 
 from service.auth import keys_file
 from service.auth.keys import Keys
 from service.catalog import catalog as catalogs
 from service.config import run_dir
 from service.config.file_watch import FileWatch
+from service.config.secret import read_secret, shared_cache_secret
 from service.config.settings import Settings, variable
 from service.config.strict_yaml import ConfigError
 from service.engine import process_files
@@ -96,6 +98,7 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys
         fleet = load_fleet(settings, catalog)
         keys = keys_file.load(settings, fleet.sign_on is not None)
         check_access(settings.host, fleet.auth, keys)
+        given = {name: SecretStr(read_secret(settings, name)) for name in ("cache_secret", "engine_key")}
         path = run_dir.prepare(settings.run_dir) if settings.run_dir else None
         stored = settings.responses_dir
         if stored:
@@ -104,7 +107,7 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys
         for name in ("audit_log", "prompt_log"):
             if file := getattr(settings, name):
                 check_private(file, variable(name))
-        for name in ("api_key_file", "keys", "audit_log", "prompt_log"):
+        for name in ("api_key_file", "keys", "audit_log", "prompt_log", "cache_secret_file", "engine_key_file"):
             if file := getattr(settings, name):
                 os.environ[variable(name)] = str(file.absolute())
     except ConfigError as error:
@@ -114,7 +117,12 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys
         path = Path(tempfile.mkdtemp(prefix="roundhouse-"))
         atexit.register(shutil.rmtree, path, ignore_errors=True)
     os.environ[RUN_DIR] = str(path)
-    return settings.model_copy(update={"run_dir": path, "responses_dir": stored}), catalog, fleet, keys
+    try:
+        given["cache_secret"] = given["cache_secret"] or SecretStr(shared_cache_secret(path))
+    except ConfigError as error:
+        sys.exit(f"Roundhouse cannot start:\n{error}")
+    found = given | {"run_dir": path, "responses_dir": stored}
+    return settings.model_copy(update=found), catalog, fleet, keys
 
 
 def forward_repeated_signals() -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, Struct
 
 from service.protocol.parts import Block
-from service.protocol.requests import Body, Fraction, OpaqueObject, Stop, Thinking, TokenCount, Tool
+from service.protocol.requests import Body, CacheSalt, Fraction, OpaqueObject, Stop, Thinking, TokenCount, Tool
 
 
 class AnthropicMessage(Struct, gc=False):
@@ -36,7 +36,7 @@ class MessagesRequest(CountRequest, kw_only=True):
     temperature: Fraction | None = None
     top_k: Annotated[int, Meta(ge=0)] | None = None
     top_p: Fraction | None = None
-
+    cache_salt: CacheSalt | None = None
     output_format: OpaqueObject | None = None
 
     output_limit_fields: ClassVar[tuple[str, ...]] = ("max_tokens",)

@@ -7,11 +7,12 @@ table does not have is ignored; with `unknown_fields: refuse` in the fleet file 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
+from service.auth.tenants import OptInField
 from service.fleet.request_bounds import RequestBounds
 from service.protocol import validation_errors
 from service.protocol.anthropic import CountRequest, MessagesRequest
@@ -34,6 +35,8 @@ def _rules(action: Literal["ignore", "refuse"], *groups: tuple[str, str]) -> dic
 
 
 NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+OPT_IN: tuple[str, ...] = get_args(OptInField)
+NOT_OPENED = "it is not opened for this tenant: leave it out, or ask whoever runs the service for 'allow_fields'"
 HINT = "it is for the vendor's own servers"
 ENGINE_INTERNAL = "it steers the engine's internals and is not for clients: leave it out"
 
@@ -43,7 +46,6 @@ _CACHE_HINTS = _rules(
 )
 _ENGINE = _rules(
     "refuse",
-    ("cache_salt", "it decides who shares cached prompts, which is not the client's to say: leave it out"),
     ("priority", "send the header x-roundhouse-priority instead"),
     ("request_id", "send the header x-request-id instead"),
     ("vllm_xargs kv_transfer_params ec_transfer_params mm_payload return_mm_kwargs session_id", ENGINE_INTERNAL),
@@ -57,7 +59,7 @@ _GENERATION = _rules(
 )
 _TEMPLATE = _rules("refuse", ("chat_template", "the model's own chat template is used: leave it out"))
 _SCORING = {
-    **{name: _ENGINE[name] for name in ("cache_salt", "priority", "request_id", "mm_processor_kwargs")},
+    **{name: _ENGINE[name] for name in ("priority", "request_id", "mm_processor_kwargs")},
     **_rules("refuse", ("padding", ENGINE_INTERNAL)),
 }
 
@@ -161,6 +163,7 @@ RULES: Mapping[type[Body], Mapping[str, Rule]] = MappingProxyType(
 _ALL = {"model": "resolved to a served model, whose id the engine gets", "stream": "decides how the answer is sent"}
 _LIMIT = "bounds the answer; counted against rate limits"
 _STOP = "those of the model's prompt format are added"
+_SALTED = {"cache_salt": "mixed into the tenant's own, which divides the prefix cache; every request gets one"}
 _USAGE = "usage is always asked of the engine, and shown if the client asked for it"
 _THINKING = "passed to a model that has a reasoning parser, otherwise ignored"
 _NO_STREAM = "accepted and dropped"
@@ -177,6 +180,7 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
     {
         ChatRequest: {
             **_ALL,
+            **_SALTED,
             "stream_options": _USAGE,
             "messages": _MESSAGES,
             "max_tokens": _LIMIT,
@@ -187,6 +191,7 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
         },
         CompletionRequest: {
             **_ALL,
+            **_SALTED,
             "stream_options": _USAGE,
             "prompt": "with `suffix` rendered as the model's fill-in-the-middle format, otherwise passed",
             "suffix": "rendered into the prompt of a model that can fill in the middle",
@@ -197,6 +202,7 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
         },
         ResponsesRequest: {
             **_ALL,
+            **_SALTED,
             "input": "items without `type` get the one they lack; images are checked; references are replaced by the "
             "stored items",
             "tools": "a grammar for the input of a custom tool is left out and named as ignored",
@@ -212,6 +218,7 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
         CountRequest: {**_ALL, "messages": _MESSAGES, "tools": _SERVER_TOOLS, "thinking": _THINKING},
         MessagesRequest: {
             **_ALL,
+            **_SALTED,
             "messages": _MESSAGES,
             "tools": _SERVER_TOOLS,
             "tool_choice": "left out with the tool that it names",
@@ -220,9 +227,10 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
             "max_tokens": _LIMIT,
             "stop_sequences": _STOP,
         },
-        EmbeddingsRequest: {**_ALL, "stream": "accepted if false"},
+        EmbeddingsRequest: {**_ALL, **_SALTED, "stream": "accepted if false"},
         RerankRequest: {
             **_ALL,
+            **_SALTED,
             "stream": "accepted if false",
             "query": _PAIRED,
             "documents": f"at most {_BOUNDS.inputs} strings, or objects of which only `text` counts; see `query`",
@@ -230,6 +238,7 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
         },
         ScoreRequest: {
             **_ALL,
+            **_SALTED,
             "stream": "accepted if false",
             **{name: _SIDES for sides in SIDES for name in sides},
         },
@@ -254,6 +263,13 @@ def check(kind: type[Body], name: str, refuse_unknown: bool) -> None:
         raise validation_errors.unknown_field(kind, name)
     if rule.action == "refuse":
         raise validation_errors.unsupported_field(kind, name, rule.why)
+
+
+def check_opened(request: Body, opened: Collection[str]) -> None:
+    """Raises the 400 for a field that is opened for single tenants, and not for that of the request."""
+    for name in OPT_IN:
+        if name not in opened and getattr(request, name, None) is not None:
+            raise validation_errors.unsupported_field(type(request), name, NOT_OPENED)
 
 
 def header_value(ignored: Iterable[str]) -> bytes:

@@ -140,7 +140,12 @@ def with_fields(body: bytes, fields: dict[str, Any]) -> bytes:
     """
     if not fields:
         return body
-    return body.rstrip()[:-1] + b"," + json.dumps(fields).encode()[1:]
+    return b"".join((memoryview(body.rstrip())[:-1], b",", json.dumps(fields).encode()[1:]))
+
+
+def with_salt(body: bytes, salt: str) -> bytes:
+    """The JSON object `body` with this `cache_salt`, which needs no escapes; as `with_fields`, sooner."""
+    return b"".join((memoryview(body.rstrip())[:-1], b',"cache_salt": "', salt.encode(), b'"}'))
 
 
 def _merged(sent: msgspec.Raw | None, ours: Any) -> Any:

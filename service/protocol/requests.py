@@ -20,6 +20,7 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
+CacheSalt = Annotated[str, Meta(min_length=1, max_length=256)]
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Meta(min_length=1)]
 Text = Annotated[str, Meta(min_length=1)]
@@ -119,6 +120,7 @@ class Decoding(Body):
     logit_bias: dict[str, float] | None = None
     structured_outputs: OpaqueObject | None = None
     skip_special_tokens: bool | None = None
+    cache_salt: CacheSalt | None = None
     user: str | None = None
 
 
@@ -274,6 +276,7 @@ class EmbeddingsRequest(Body, kw_only=True):
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
     truncation_side: Literal["left", "right"] | None = None
     use_activation: bool | None = None
+    cache_salt: CacheSalt | None = None
     user: str | None = None
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta, Struct
 
 from service.protocol import validation_errors
-from service.protocol.requests import Body, OpaqueObject, Text
+from service.protocol.requests import Body, CacheSalt, OpaqueObject, Text
 
 
 class Document(Struct, gc=False):
@@ -38,6 +38,7 @@ class Scoring(Body, kw_only=True):
     instruction: Text | None = None
     chat_template_kwargs: OpaqueObject | None = None
     use_activation: bool | None = None
+    cache_salt: CacheSalt | None = None
     user: str | None = None
 
     @property

@@ -241,7 +241,7 @@ class Dispatcher:
             if call.sequences > 1:
                 error.message += f" It is {call.sequences} sequences for it: fewer at a time may fit earlier."
             raise RetryableError(error, unprocessed=True)
-        if status >= 500 or status == 404:
+        if status >= 500 or status in (401, 403, 404):
             dead = responses.is_death(body)
             self._upstreams.record_failure(replica, refused=dead)
             if dead:

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+from service.auth.cache_salt import CacheSalts
 from service.auth.keys import Caller
 from service.auth.tenants import effective_priority
 from service.catalog.catalog import Catalog
@@ -10,10 +11,10 @@ from service.config.settings import Settings
 from service.fleet.fleet import Fleet
 from service.observability.record import Record
 from service.protocol.adaptations import adapt
-from service.protocol.fields import label
+from service.protocol.fields import check_opened, label
 from service.protocol.generation import Endpoint, Requirements
 from service.protocol.images import find_images
-from service.protocol.parse_body import FieldPolicy, Parsed, engine_body, parse_body
+from service.protocol.parse_body import FieldPolicy, Parsed, engine_body, parse_body, with_salt
 from service.protocol.request_headers import RequestOptions
 from service.protocol.requests import Body
 from service.protocol.rewrites import rewrites, stop_conditions
@@ -26,10 +27,11 @@ from service.upstreams.upstreams import Upstreams
 
 
 class Preparation:
-    """Prepares requests for the models of one fleet. A reloaded fleet gets another."""
+    """Prepares requests for the models of one fleet. A reloaded fleet gets another, with the same `secret`."""
 
-    def __init__(self, fleet: Fleet, catalog: Catalog, upstreams: Upstreams, settings: Settings) -> None:
+    def __init__(self, fleet: Fleet, catalog: Catalog, upstreams: Upstreams, settings: Settings, secret: bytes) -> None:
         self.fleet, self._catalog, self._upstreams = fleet, catalog, upstreams
+        self._cache_salts = CacheSalts(secret, fleet.prefix_cache == "shared")
         self._field_policy = FieldPolicy.of(fleet)
         self._restricted = lru_cache(fleet.restricted)  # for each set of models that keys are for
         self._timeouts = {served.id: RequestTimeouts.of(served, settings) for served in fleet.served}
@@ -50,6 +52,8 @@ class Preparation:
         request, accepted, ignored = parsed
         requirements = endpoint.requirements(request)
         target = self.resolve(request, requirements, caller.models)
+        if caller.tenant.allow_fields is not None:
+            check_opened(request, caller.tenant.allow_fields)
         served, dialect = target.served, endpoint.dialect
         record.model, record.variant, record.family = target.name, served.variant, served.family
         record.route_reason = target.reason
@@ -62,6 +66,8 @@ class Preparation:
         record.ignored_fields = tuple(label(endpoint.body, name) for name in ignored)
         rewritten = adapted.fields | rewrites(request, target.name, served.model, dialect, stops)
         payload = engine_body(accepted, request, rewritten, endpoint.streams)
+        if hasattr(request, "cache_salt") and (salt := self._cache_salts.salt(caller.tenant.id, request.cache_salt)):
+            payload = with_salt(payload, salt)
         timeouts = self._timeouts[served.id]
         return Call(
             request=request,

@@ -1,6 +1,7 @@
 """The life of one generation request, in order: parse, resolve, admit, dispatch, respond."""
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -53,6 +54,7 @@ class Relay:
     ) -> None:
         self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
         self._settings, self._clock, self._prompt_log = settings, clock, prompt_log
+        self._secret = settings.cache_secret.get_secret_value().encode() or secrets.token_bytes(32)
         self._dispatcher = Dispatcher(upstreams, admission, transport, settings.max_response_bytes, clock)
         self._idempotency = IdempotencyCache(clock)
         self._screening = screening or Screening(None, decodes_images=False)
@@ -63,7 +65,7 @@ class Relay:
 
     def apply(self, fleet: Fleet) -> None:
         """Applies a reloaded fleet to new requests; running ones are unaffected."""
-        self.preparation = Preparation(fleet, self._catalog, self._upstreams, self._settings)
+        self.preparation = Preparation(fleet, self._catalog, self._upstreams, self._settings, self._secret)
 
     @property
     def idempotency_cache_bytes(self) -> int:

@@ -22,9 +22,13 @@ IDLE_TIMEOUT = 30.0  # seconds; shorter than the engines' own keep-alive, so tha
 
 
 class ConnectionPool:
-    """Connections to replicas, pooled by address. An address is a Unix socket's path, or `host:port`."""
+    """Connections to replicas, pooled by address. An address is a Unix socket's path, or `host:port`.
 
-    def __init__(self) -> None:
+    `engine_key` is sent with every request, for the engines that ask for one; empty sends none.
+    """
+
+    def __init__(self, engine_key: str = "") -> None:
+        self._authorization = f"authorization: Bearer {engine_key}\r\n".encode() if engine_key else b""
         self._idle: dict[str, list[Exchange]] = {}
 
     async def send(self, address: str, request: bytes, deadlines: Deadlines, remaining: float = math.inf) -> Exchange:
@@ -33,6 +37,9 @@ class ConnectionPool:
         `remaining` bounds the whole exchange, in seconds, beside the deadlines. Read the response from the Exchange and
         give that back with `release`. Raises TransportError.
         """
+        if self._authorization:
+            first_line, end, rest = request.partition(b"\r\n")
+            request = b"".join((first_line, end, self._authorization, rest))
         loop = asyncio.get_running_loop()
         idle = self._idle.get(address)
         while idle:

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from service.config.settings import Settings
+from service.config.settings import Settings, variable
 from service.engine.probe import fetch, probe_request
 from service.engine.readiness import FIRST_TOKEN, HEALTH_CHECK
 from service.engine.state import Condition, EngineState
@@ -19,10 +19,13 @@ log = logging.getLogger("roundhouse")
 
 IDENTITY_INTERVAL = 30.0  # seconds after which a ready engine is asked again which models it serves
 SILENCE_TIMEOUT = 5.0  # seconds without any response, from the first failed poll, after which a ready engine has failed
+NOT_OUR_KEY = (
+    f"the engine at its address asks for an API key, and {variable('engine_key')} is not set or is another one"
+)
 
 
-class WrongModelError(Exception):
-    """Another model is served at this address."""
+class UnusableError(Exception):
+    """Another model is served at this address, or its engine does not accept our key."""
 
 
 class RemoteEngine:
@@ -63,7 +66,7 @@ class RemoteEngine:
             if not self._incarnations:
                 self._show("starting", "waiting for its first token")
             await self._send_probe()
-        except WrongModelError as error:
+        except UnusableError as error:
             self._show("failed", reason=str(error))
         except TransportError as error:
             if self._incarnations or self._clock() - self._started_at > self._start_timeout:
@@ -98,7 +101,7 @@ class RemoteEngine:
         """Why the expected engine is no longer at the address; None if it is, or if one poll alone failed."""
         try:
             await self._identify()
-        except WrongModelError as error:
+        except UnusableError as error:
             return str(error)
         except RefusedError as error:
             return f"it no longer accepts connections: {error}"
@@ -108,15 +111,17 @@ class RemoteEngine:
         return None
 
     async def _identify(self) -> None:
-        """Asks which models the engine serves; raises WrongModelError if the expected one is not among them."""
+        """Asks which models the engine serves; raises UnusableError if it may not, or if ours is none of them."""
         status, body = await fetch(self._transport, self._replica.address, pool.get_request("/v1/models"), HEALTH_CHECK)
         self._silent_since = None
+        if status in (401, 403):
+            raise UnusableError(NOT_OUR_KEY)
         if status != 200:
             raise TransportError(f"status {status} of /v1/models")
         ids = model_ids(body)
         if self._upstream.served.id not in ids:
             others = ", ".join(f"'{model_id[:64]}'" for model_id in ids[:3]) or "no model"
-            raise WrongModelError(f"the engine at its address serves {others} and not '{self._upstream.served.id}'")
+            raise UnusableError(f"the engine at its address serves {others} and not '{self._upstream.served.id}'")
         self._identified_at, self._recheck = self._clock(), False
 
     async def _send_probe(self) -> None:

@@ -24,6 +24,13 @@ def test_a_folder_that_exists_stays_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "e0.json").exists()
 
 
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o1777])
+def test_a_folder_that_others_can_write_to_is_refused(mode: int, tmp_path: Path) -> None:
+    tmp_path.chmod(mode)
+    with pytest.raises(ConfigError, match=f"ROUNDHOUSE_RUN_DIR: other users can write to {tmp_path}"):
+        run_dir.prepare(tmp_path)
+
+
 def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The processes of the service run in other folders."""
     monkeypatch.chdir(tmp_path)

@@ -19,6 +19,7 @@ from service.engine.argv import (
     unknown_flags,
 )
 from service.engine.command import child_environment
+from service.fleet.engine_variables import FIXED, NOT_INHERITED
 from service.fleet.request_bounds import RequestBounds
 from service.fleet.served_model import ServedModel
 from service.transport.pool import IDLE_TIMEOUT
@@ -170,6 +171,17 @@ def test_local_weights_never_contact_the_hub(tmp_path: Path, entry: str, offline
 def test_the_fleet_files_environment_overrides_ours(tmp_path: Path) -> None:
     found = environment(only(tmp_path, "model: pebble-chat\nenv: {HF_HUB_OFFLINE: 0, MINE: x}"))
     assert (found["HF_HUB_OFFLINE"], found["MINE"]) == ("0", "x")
+
+
+def test_nothing_from_outside_opens_an_engine(tmp_path: Path) -> None:
+    opened = dict.fromkeys((*FIXED, *NOT_INHERITED, "VLLM_MAX_N_SEQUENCES", "VLLM_MAX_COMPLETION_PROMPTS"), "1")
+    found = child_environment(only(tmp_path, "model: pebble-chat"), opened)
+    assert found.items() >= FIXED.items()
+    assert not NOT_INHERITED & found.keys()
+    assert (found["VLLM_MAX_N_SEQUENCES"], found["VLLM_MAX_COMPLETION_PROMPTS"]) == ("128", "128")
+    own = child_environment(only(tmp_path, "model: pebble-chat\nenv: {VLLM_PLUGINS: mine}"), opened)
+    assert own["VLLM_PLUGINS"] == "mine"
+    assert not [arg for arg in command(tmp_path, "model: pebble-chat") if "trust" in arg]
 
 
 def test_an_engine_keeps_idle_connections_for_longer_than_the_gateway(tmp_path: Path) -> None:

@@ -426,3 +426,10 @@ async def test_a_long_cause_is_cut(start: Start) -> None:
     started = await start(*python("print('ValueError: ' + 'x' * 9999)"))
     await started.status()
     assert len(started.process.cause()) == 500
+
+
+async def test_what_an_engine_makes_is_for_this_user_alone(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "e.sock"
+    started = await start(*python(f"import socket; socket.socket(socket.AF_UNIX).bind({str(path)!r})"))
+    assert await started.status() == 0
+    assert path.stat().st_mode & 0o077 == 0

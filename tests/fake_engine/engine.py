@@ -53,7 +53,9 @@ class FakeEngine:
         prefill: float = 0.0,
         slots: int = 256,
         queue: int | None = None,
+        key: str | None = None,
     ) -> None:
+        self.key = key
         self.model, self.variant, self.gap, self.prefill, self.queue = model, variant, gap, prefill, queue
         pooling = {"embedding": {EMBEDDINGS}, "reranker": SCORING}
         posts = {*pooling[variant], *TOKENS} if variant in pooling else {*SHAPES, *COUNTING}
@@ -178,6 +180,8 @@ class FakeEngine:
             await wire.raw(fault.raw)
         elif fault.status:
             await wire.answer(fault.status, fault.body)
+        elif self.key and seen.path.startswith("/v1/") and seen.headers.get("authorization") != f"Bearer {self.key}":
+            await wire.answer(401, bodies.dumps({"error": "Unauthorized"}))
         elif seen.path not in self._paths.get(seen.method, ()):
             others = [method for method, paths in self._paths.items() if seen.path in paths]
             detail, allow = ("Method Not Allowed", {"allow": others[0]}) if others else ("Not Found", {})

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -38,10 +39,15 @@ class Fault:
     dead: bool = False  # the engine core dies where `events` cuts the stream
 
 
+# A body to which a gateway has appended the salt of a tenant.
+SALTED = re.compile(rb'(.*), ?"cache_salt": "([A-Za-z0-9_-]{43})"\}', re.DOTALL)
+
+
 @dataclass(eq=False)
 class Seen:
     """One request as the engine received it. `closed` is set, and `left` is the loop's time, when the peer has gone.
 
+    `cache_salt` is what the gateway appends to the body of each request for a generation, and `body` is without it.
     `answer` is what was written so far, head included; `sent` says whether that was all.
     """
 
@@ -54,6 +60,7 @@ class Seen:
     left: float | None = None
     answer: bytes = b""
     sent: bool = False
+    cache_salt: str | None = None
 
     @property
     def json(self) -> Any:
@@ -100,7 +107,10 @@ class Line(asyncio.StreamReader):
         pairs = (row.partition(":") for row in head[1:] if row)
         headers = {name.lower(): value.strip() for name, _, value in pairs}
         body = await self.readexactly(int(headers.get("content-length", 0)))
-        self.seen.append(Seen(method, path, headers, body, asyncio.get_running_loop().time()))
+        seen = Seen(method, path, headers, body, asyncio.get_running_loop().time())
+        if salted := SALTED.fullmatch(body):
+            seen.body, seen.cache_salt = salted[1] + b"}", salted[2].decode()
+        self.seen.append(seen)
         return self.seen[-1]
 
 

@@ -9,6 +9,7 @@ from service.catalog.engine_args import RESERVED_FLAGS
 from service.catalog.model import Chat
 from service.config.strict_yaml import ConfigError
 from service.fleet import fleet
+from service.fleet.engine_variables import FIXED, NEVER
 from service.fleet.schema import RESERVED
 from service.fleet.served_model import ServedModel
 from service.weights import manifest
@@ -146,6 +147,15 @@ def test_flags_that_roundhouse_sets_are_refused(tmp_path: Path, key: str, parent
         tmp_path, f"models:\n  - model: pebble-chat\n{indent}engine:\n{indent}  dtype: auto\n{indent}  {key}: x"
     )
     assert found == [f"5: {parent}.{key}: is set by {RESERVED_FLAGS[key]}"]
+
+
+@each("name", [*FIXED, *NEVER])
+@each("parent", ["models[0].env", "env"])
+def test_variables_that_would_open_an_engine_are_refused(tmp_path: Path, name: str, parent: str) -> None:
+    indent = "    " if parent.startswith("models") else ""
+    (found,) = problems(tmp_path, f"models:\n  - model: pebble-chat\n{indent}env: {{{name}: 1}}")
+    assert found.startswith(f"3: {parent}: {name} is ")
+    assert found.endswith("for an engine: leave it out")
 
 
 @pytest.mark.parametrize("word", RESERVED)

@@ -204,7 +204,7 @@ async def test_route_agrees_with_the_request_itself(case: Any, stream: bool, sta
         ({"model": "auto", "endpoint": "/v1/nope"}, 400, "invalid_value", "endpoint"),
         ({"model": "auto", "endpoint": ["/v1/completions"]}, 400, "invalid_value", "endpoint"),
         ({"model": "auto", "endpoint": {}}, 400, "invalid_value", "endpoint"),
-        ({"model": "auto", "cache_salt": "x"}, 400, "unsupported_parameter", "cache_salt"),
+        ({"model": "auto", "request_id": "x"}, 400, "unsupported_parameter", "request_id"),
         ({"model": "auto", "temperature": 9}, 400, "invalid_value", "temperature"),
     ],
 )

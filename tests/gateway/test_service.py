@@ -243,7 +243,11 @@ def test_run_folder_is_created_once_for_all_processes(gateway: ModuleType, monke
     settings, *_ = gateway.load_configuration()
     assert settings.run_dir.is_dir()
     assert settings.run_dir.stat().st_mode & 0o777 == 0o700
-    assert gateway.load_configuration()[0].run_dir == settings.run_dir
+    again = gateway.load_configuration()[0]
+    assert (again.run_dir, again.cache_secret) == (settings.run_dir, settings.cache_secret)
+    assert settings.cache_secret
+    (secret,) = settings.run_dir.iterdir()
+    secret.unlink()
     settings.run_dir.rmdir()
 
 

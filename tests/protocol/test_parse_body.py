@@ -31,17 +31,17 @@ def test_other_fields_are_dropped_and_named() -> None:
 
 
 def test_null_is_no_field() -> None:
-    parsed = parse_body(ChatRequest, body(CHAT, cache_salt=None, verbosity=None, guided_json=None))
+    parsed = parse_body(ChatRequest, body(CHAT, request_id=None, verbosity=None, guided_json=None))
     assert parsed.ignored == ()
     assert json.loads(parsed.body) == json.loads(body(CHAT))
 
 
 def test_extra_fields_of_the_fleet_are_passed() -> None:
-    raw = body(CHAT, guided_json={"a": [1]}, cache_salt="s")
-    parsed = parse_body(ChatRequest, raw, FieldPolicy(("guided_json", "cache_salt")))
+    raw = body(CHAT, guided_json={"a": [1]}, request_id="s")
+    parsed = parse_body(ChatRequest, raw, FieldPolicy(("guided_json", "request_id")))
     assert json.loads(parsed.body) == json.loads(raw)
     assert parsed.ignored == ()
-    assert rejection(CHAT, raw, ("guided_json",)).param == "cache_salt"
+    assert rejection(CHAT, raw, ("guided_json",)).param == "request_id"
     assert rejection(CHAT, body(CHAT, other=1), ("guided_json",)).code == "unknown_parameter"
 
 

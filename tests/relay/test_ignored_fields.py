@@ -6,7 +6,7 @@ from tests.conftest import Start
 from tests.support.exchanges import CHAT, EXCHANGES, MESSAGE, Case, is_refusal, label
 from tests.support.gateways import HOUSE
 
-STRICT = HOUSE + "\nunknown_fields: refuse\nextra_fields: [cache_salt]\n"
+STRICT = HOUSE + "\nunknown_fields: refuse\nextra_fields: [request_id]\n"
 
 
 @pytest.mark.parametrize(("case", "stream"), EXCHANGES, ids=label)
@@ -29,16 +29,16 @@ async def test_a_field_left_out_for_want_of_a_parser_is_named_too(start: Start) 
 
 async def test_a_refused_field_reaches_no_engine(start: Start) -> None:
     gateway = await start(HOUSE)
-    assert is_refusal(CHAT, await gateway.post(CHAT.path, CHAT.body(cache_salt="s")), 400, "unsupported_parameter")
+    assert is_refusal(CHAT, await gateway.post(CHAT.path, CHAT.body(request_id="s")), 400, "unsupported_parameter")
     assert not gateway.seen
 
 
 async def test_a_fleet_may_refuse_what_is_unknown_and_pass_what_it_names(start: Start) -> None:
     gateway = await start(STRICT)
     assert is_refusal(CHAT, await gateway.post(CHAT.path, CHAT.body(a_new_field=1)), 400, "unknown_parameter")
-    response = await gateway.post(CHAT.path, CHAT.body(cache_salt="s", verbosity="low"))
+    response = await gateway.post(CHAT.path, CHAT.body(request_id="s", verbosity="low"))
     assert response.headers["x-roundhouse-ignored-fields"] == "verbosity"
-    assert gateway.seen[0].json["cache_salt"] == "s"
+    assert gateway.seen[0].json["request_id"] == "s"
 
 
 async def test_the_route_says_what_would_be_ignored(start: Start) -> None:

@@ -12,7 +12,7 @@ from service.config.settings import Settings
 from service.engine import watchdog
 from service.transport.pool import ConnectionPool, Deadlines
 from service.upstreams import remote
-from service.upstreams.remote import IDENTITY_INTERVAL, SILENCE_TIMEOUT, RemoteEngine
+from service.upstreams.remote import IDENTITY_INTERVAL, NOT_OUR_KEY, SILENCE_TIMEOUT, RemoteEngine
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
 from tests.fake_engine import FakeEngine, Fault
@@ -22,14 +22,17 @@ from tests.support.waiting import until
 from tests.upstreams.clock import Clock
 
 SHORT_DEADLINES = Deadlines(connect=0.2, first_byte=0.2, idle=0.2, total=0.2)
+KEY = "ek_0123456789abcdef"
 NO_RESPONSE = Fault(raw=b"", end="hang")
 
 
 class Watched:
     """A remote replica and its health checks, on a clock that only the test moves."""
 
-    def __init__(self, folder: Path, address: str, entry: str = "model: pebble-chat", hang: float = 1000.0) -> None:
-        self.clock, self.transport = Clock(), ConnectionPool()
+    def __init__(
+        self, folder: Path, address: str, entry: str = "model: pebble-chat", hang: float = 1000.0, key: str = ""
+    ) -> None:  # fmt: skip
+        self.clock, self.transport = Clock(), ConnectionPool(key)
         self.upstream = Upstream(fleets.only(folder, f"{entry}\naddresses: ['{address}']"))
         self.replica = Replica(f"{self.upstream.served.id}@{address}", address)
         self.changes = 0
@@ -75,6 +78,20 @@ async def test_it_is_ready_after_a_successful_probe(stack: AsyncExitStack, tmp_p
     assert await watched.poll() == ("ready", None)
     assert watched.replica.stats and watched.replica.stats.tokens == 3
     assert watched.changes == 2, "it was starting, then ready"
+
+
+async def test_an_engine_that_asks_for_a_key_gets_ours(stack: AsyncExitStack, tmp_path: Path) -> None:
+    engine = FakeEngine("pebble-chat", key=KEY)
+    watched, _ = await started(stack, tmp_path, engine, key=KEY)
+    assert await watched.poll() == ("ready", None)
+    engine.key = "another-0123456789"
+    assert await watched.poll() == ("ready", None), "its metrics need no key"
+    condition, reason = await watched.poll(recheck=True)
+    assert (condition, reason) == ("failed", NOT_OUR_KEY)
+    assert "ROUNDHOUSE_ENGINE_KEY" in NOT_OUR_KEY
+    assert (await watched.poll())[0] == "failed"
+    engine.key = KEY
+    assert await watched.poll() == ("ready", None)
 
 
 async def test_an_encoder_is_probed_with_an_embedding(stack: AsyncExitStack, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any, get_args
 import pytest
 
 from service.protocol.fields import RULES
+from service.protocol.parts import PLAIN, REFUSED
 from tests.protocol.test_generation import (
     CHAT,
     COMPLETIONS,
@@ -52,3 +53,11 @@ def test_every_field_of_vllms_requests_is_decided() -> None:
         if name not in ENDPOINTS[path].body.__struct_fields__ and name not in RULES[ENDPOINTS[path].body]
     }
     assert not undecided
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_type_of_part_that_vllm_loads_is_decided() -> None:
+    from vllm.renderers.chat_utils import MM_PARSER_MAP
+
+    named = {"image_url", "input_image"}  # whose data must be in the request
+    assert set(MM_PARSER_MAP) == PLAIN | (REFUSED.keys() - {"file", "input_file"}) | named | {"tool_reference"}
