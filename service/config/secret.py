@@ -6,7 +6,8 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from service.config.settings import Settings, check_key, variable
+from service.config.setting_types import check_key
+from service.config.settings import Settings, variable
 from service.config.strict_yaml import ConfigError
 
 BY_OTHERS = stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP

@@ -3,19 +3,17 @@
 docs/configuration.md is generated from the descriptions here; `python -m service.config.reference` writes it.
 """
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.config.paths import ROOT
+from service.config.setting_types import ApiKey, Bytes, Count, Files, HostNames, Port, Seconds, UserPath, expanded
 from service.config.strict_yaml import ConfigError, plain
 
 PREFIX = "ROUNDHOUSE_"
@@ -27,50 +25,6 @@ SERVICE_LINK = re.compile(
     r"PORT=(tcp|udp|sctp)://.*|PORT_\d+_(TCP|UDP|SCTP)(_ADDR|_PORT|_PROTO)?=.*)",
     re.DOTALL,
 )
-SHORTEST_KEY = 16  # characters
-PRINTABLE = re.compile(r"[\x21-\x7e]{1,256}")
-MAKE_KEY = "python3 -c 'import secrets; print(\"rh_\" + secrets.token_urlsafe(32))'"
-
-
-def _expanded(path: Path) -> Path:
-    return Path(os.path.expanduser(path))  # noqa: PTH111  unlike Path's own it does not fail where there is no home
-
-
-def _host_names(text: str) -> str:
-    for name in filter(None, map(str.strip, text.split(","))):
-        if name != "*" and not re.fullmatch(r"[A-Za-z0-9._-]+", name) and not _is_ip_address(name.strip("[]")):
-            raise ValueError(f"it should be host names without port, separated by commas, and '{name}' is none")
-    return text
-
-
-def _strong(key: SecretStr) -> SecretStr:
-    if key.get_secret_value():
-        check_key(key.get_secret_value())
-    return key
-
-
-def check_key(key: str) -> None:
-    """Raises ValueError, which does not repeat it, where a key can be guessed or cannot stand in a header."""
-    if len(key) < SHORTEST_KEY:
-        raise ValueError(f"a key has at least {SHORTEST_KEY} characters. A good one: {MAKE_KEY}")
-    if not PRINTABLE.fullmatch(key):
-        raise ValueError(f"a key has at most 256 printable ASCII characters, and no spaces. A good one: {MAKE_KEY}")
-
-
-def _is_ip_address(text: str) -> bool:
-    try:
-        return bool(ip_address(text))
-    except ValueError:
-        return False
-
-
-UserPath = Annotated[Path, AfterValidator(_expanded)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Bytes = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=1)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-HostNames = Annotated[str, AfterValidator(_host_names)]
-ApiKey = Annotated[SecretStr, AfterValidator(_strong)]
 
 
 class Settings(BaseSettings):
@@ -85,7 +39,7 @@ class Settings(BaseSettings):
     """The fleet file: which models are served, and how."""
     models: UserPath = ROOT / "models"
     """Folder of the model catalogue."""
-    weights: UserPath = _expanded(Path("~/.cache/roundhouse/weights"))
+    weights: UserPath = expanded(Path("~/.cache/roundhouse/weights"))
     """Folder where `roundhouse pull` stores weights."""
     run_dir: UserPath | None = None
     """Private folder for sockets and state files, made if it does not exist; a temporary one if unset."""
@@ -154,7 +108,7 @@ class Settings(BaseSettings):
     """
     audit_max_bytes: Bytes = 64 * 2**20
     """Size at which the audit log, or the prompt log, is put aside and a new file begun."""
-    audit_files: Annotated[int, Field(ge=1, le=1000)] = 10
+    audit_files: Files = 10
     """How many files of such a log there are at most; the oldest is deleted for a new one."""
 
     max_body_bytes: Bytes = 4 * 2**20

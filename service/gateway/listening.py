@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from service.auth.keys import Keys
 from service.config.loopback import is_loopback
-from service.config.settings import MAKE_KEY, variable
+from service.config.setting_types import MAKE_KEY
+from service.config.settings import variable
 from service.config.strict_yaml import ConfigError
 from service.fleet.schema import Auth
 

@@ -1,0 +1,56 @@
+"""The types of settings: what the text of a variable must be."""
+
+import os
+import re
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
+
+SHORTEST_KEY = 16  # characters
+PRINTABLE = re.compile(r"[\x21-\x7e]{1,256}")
+MAKE_KEY = "python3 -c 'import secrets; print(\"rh_\" + secrets.token_urlsafe(32))'"
+
+
+def expanded(path: Path) -> Path:
+    """The path with `~` replaced by the home folder."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  unlike Path's own it does not fail where there is no home
+
+
+def _host_names(text: str) -> str:
+    for name in filter(None, map(str.strip, text.split(","))):
+        if name != "*" and not re.fullmatch(r"[A-Za-z0-9._-]+", name) and not _is_ip_address(name.strip("[]")):
+            raise ValueError(f"it should be host names without port, separated by commas, and '{name}' is none")
+    return text
+
+
+def _strong(key: SecretStr) -> SecretStr:
+    if key.get_secret_value():
+        check_key(key.get_secret_value())
+    return key
+
+
+def check_key(key: str) -> None:
+    """Raises ValueError, which does not repeat it, where a key can be guessed or cannot stand in a header."""
+    if len(key) < SHORTEST_KEY:
+        raise ValueError(f"a key has at least {SHORTEST_KEY} characters. A good one: {MAKE_KEY}")
+    if not PRINTABLE.fullmatch(key):
+        raise ValueError(f"a key has at most 256 printable ASCII characters, and no spaces. A good one: {MAKE_KEY}")
+
+
+def _is_ip_address(text: str) -> bool:
+    try:
+        return bool(ip_address(text))
+    except ValueError:
+        return False
+
+
+UserPath = Annotated[Path, AfterValidator(expanded)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1)]
+Files = Annotated[int, Field(ge=1, le=1000)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+HostNames = Annotated[str, AfterValidator(_host_names)]
+ApiKey = Annotated[SecretStr, AfterValidator(_strong)]
