@@ -2,7 +2,7 @@
 
 import click
 
-from service.cli import adding, catalogue, connect, keys, packing, planning, proving, serving, weights
+from service.cli import adding, catalogue, connect, evidence, keys, packing, planning, proving, serving, weights
 from service.config.settings import VARIABLES, summary
 
 
@@ -27,6 +27,7 @@ for command in (
     *planning.COMMANDS,
     *connect.COMMANDS,
     *keys.COMMANDS,
+    *evidence.COMMANDS,
 ):
     main.add_command(command)
 

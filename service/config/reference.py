@@ -39,7 +39,7 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         "Paths": (
             "Where files are. A relative path starts from the folder in which the command is run. The default fleet "
             "and catalogue are part of Roundhouse.",
-            ("fleet", "models", "weights", "run_dir", "responses_dir", "engine_program"),
+            ("fleet", "models", "weights", "run_dir", "responses_dir", "evidence_dir", "engine_program"),
         ),
         "Listening": (
             "Without an API key the service listens on loopback addresses only, unless the fleet file says "
@@ -100,6 +100,11 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
             "What the service says of itself. [metrics.md](metrics.md) lists the metrics.",
             ("genai_metrics",),
         ),
+        "Evidence": (
+            "How much is kept of engines that hung, crashed or failed to start. "
+            "[reliability.md](reliability.md#evidence) says what.",
+            ("evidence", "evidence_bundles", "evidence_max_bytes"),
+        ),
     }
 )
 HEAD = "| variable | default | unit | what it does |\n|---|---|---|---|"
@@ -124,6 +129,8 @@ def _row(name: str) -> str:
 
 
 def _default(value: Any) -> str:
+    if isinstance(value, bool):
+        return f"`{value}`".lower()
     if value is None or not str(value):
         return "unset"
     if isinstance(value, Path) and value.is_relative_to(ROOT):
@@ -134,6 +141,8 @@ def _default(value: Any) -> str:
 
 
 def _unit(name: str, kind: Any) -> str:
+    if kind is bool:
+        return "true or false"
     if kind is float:
         return "seconds"
     if kind is int:

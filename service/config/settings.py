@@ -48,6 +48,11 @@ class Settings(BaseSettings):
 
     It must outlive the service, unlike the run folder, and be on a disk of this machine.
     """
+    evidence_dir: UserPath | None = None
+    """Private folder with evidence of hung and crashed engines, made if it does not exist; in the run folder if unset.
+
+    The run folder's is removed at the end of the service, unless `ROUNDHOUSE_RUN_DIR` names that folder.
+    """
     engine_program: str = ""
     """Command that starts vLLM's server, if not the installed one.
 
@@ -126,6 +131,13 @@ class Settings(BaseSettings):
     """Largest size of the stored responses; those that were used least recently are evicted."""
     responses_max_age: Seconds = 30 * 86400.0
     """How long a response is stored after it was last continued."""
+
+    evidence: bool = True
+    """Whether evidence of engines that hang, crash or do not start is kept before they are started again."""
+    evidence_bundles: Count = 20
+    """Most bundles of evidence that are kept; the oldest are dropped."""
+    evidence_max_bytes: Bytes = 64 * 2**20
+    """Largest size of all bundles of evidence together; the oldest are dropped."""
 
     body_timeout: Seconds = 30.0
     """Longest wait for the next part of a request body; then 408 `request_timeout`."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from service.engine.bundles import Cause
 from service.engine.process_files import start_time
 
 Condition = Literal["waiting", "scaled_to_zero", "starting", "ready", "failed", "stopping", "stopped"]
@@ -17,12 +18,26 @@ WITHOUT_PROCESS: tuple[Condition, ...] = ("failed", "stopped", "scaled_to_zero")
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """The bundle of evidence of an engine's last failure, at Unix time `at` in seconds.
+
+    `kept` is None while it is being collected, and False where it was lost.
+    """
+
+    id: str
+    cause: Cause
+    at: float
+    kept: bool | None = None
+
+
+@dataclass(frozen=True)
 class EngineState:
     """The state of one replica.
 
     `order` is its position in the fleet's startup order, from 0. `phase` is what it is doing in this condition, and
     `reason` why it failed, both for people to read. `since` is Unix time in seconds, `restarts` counts the starts after
     a crash, and `pid` is the API server's. `start_phases` has the seconds of each phase of the last start so far.
+    `evidence` is what is kept of its last failure.
     """
 
     replica: str
@@ -35,6 +50,7 @@ class EngineState:
     restarts: int = 0
     pid: int | None = None
     start_phases: dict[str, float] = field(default_factory=dict)
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)

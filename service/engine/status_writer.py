@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.engine import state
 from service.engine.log_file import LogFile
-from service.engine.state import Condition, EngineState
+from service.engine.state import Condition, EngineState, Evidence
 
 PrintProgress = Callable[[str], None]
 # Text in vLLM's log → the phase of the start that begins with it.
@@ -66,6 +66,18 @@ class StatusWriter:
         """Publishes why the engine ended; `phase` says when it is restarted."""
         self.state = replace(self.state, restarts=self.state.restarts + 1, pid=None)
         self.show("failed", phase, reason)
+
+    def collecting(self, evidence: Evidence, reason: str) -> None:
+        """Publishes, without a progress line, that the engine has failed: gateways tell which requests it had."""
+        self.state = replace(self.state, evidence=evidence, condition="failed", phase="keeping evidence", reason=reason)
+        self.write()
+
+    def collected(self, kept: bool, text: str | None) -> None:
+        """Notes what became of the evidence, which is published with the next condition; prints `text`."""
+        if self.state.evidence:
+            self.state = replace(self.state, evidence=replace(self.state.evidence, kept=kept))
+        if text:
+            self._print(text)
 
     def started(self, pid: int | None) -> None:
         """Sets the pid of the engine's process, which is published with the next condition."""

@@ -10,6 +10,7 @@ from service.config.settings import Settings
 from service.engine import demand, gateway_registry, memory_check, state
 from service.engine.argv import unknown_flags
 from service.engine.command import Command, child_environment
+from service.engine.evidence import EvidenceCollector, Run
 from service.engine.probe import probe_request
 from service.engine.process import EngineProcess
 from service.engine.readiness import Readiness
@@ -62,6 +63,7 @@ class Supervisor:
         self._command = Command(served, order, self._run_dir, settings)
         initial = EngineState(state.replica_id(served.id, number), served.id, order, "stopped")
         self._status = StatusWriter(self._run_dir, initial, print_progress)
+        self._evidence = EvidenceCollector(self._status, order, self._run_dir, settings)
         self._transport = ConnectionPool()
         self._process: EngineProcess | None = None
         self._task: asyncio.Task[None] | None = None
@@ -172,17 +174,20 @@ class Supervisor:
     async def _run_process(self) -> str | None:
         """Runs the engine's process from start to end; returns why it failed, None if it did not."""
         self._socket.unlink(missing_ok=True)
-        process = self._process = EngineProcess(self._status.log)
-        monitoring = self._monitoring = asyncio.create_task(self._monitor(process))
+        process = EngineProcess(self._status.log)
+        run = self._evidence.run(process, self._command.build(), child_environment(self._served, os.environ))
+        self._process = process
+        monitoring = self._monitoring = asyncio.create_task(self._monitor(run))
         try:
             self._status.show("starting", "importing vLLM")
-            await process.start(self._command.build(), child_environment(self._served, os.environ))
+            await process.start(run.argv, run.environment)
             self._status.started(await process.pid)
             outcomes: list[asyncio.Future[Any]] = [monitoring, process.ended]
             await asyncio.wait(outcomes, return_when=asyncio.FIRST_COMPLETED)
             if not process.ended.done() and not monitoring.cancelled():
                 problem = monitoring.result()
                 if problem:
+                    problem = await self._evidence.keep(run, problem)
                     process.kill()
                     await process.ended
                 else:
@@ -191,7 +196,8 @@ class Supervisor:
             status = await process.ended
             if flags := self._command.newly_unknown(unknown_flags(process.tail)):
                 return self._retry_without(flags)
-            return f"{_exit_reason(status)}: {process.cause()}"
+            reason = f"{_exit_reason(status)}: {process.cause()}"
+            return reason if self._stopping else await self._evidence.keep(run, reason, status)
         finally:
             monitoring.cancel()
             if process.is_running:  # this method failed: the next start needs the memory
@@ -208,7 +214,7 @@ class Supervisor:
         self._status.log(f"roundhouse: {self._status.state.phase}")
         return None
 
-    async def _monitor(self, process: EngineProcess) -> str | None:
+    async def _monitor(self, run: Run) -> str | None:
         """Waits for readiness, then watches the engine; returns why to kill it, None when it is no longer needed."""
         start_timeout, hang_timeout = self._settings.start_timeout, self._settings.hang_timeout
         readiness = Readiness(
@@ -216,7 +222,7 @@ class Supervisor:
             self._served,
             self._transport,
             start_timeout,
-            lambda: process.last_output,
+            lambda: run.process.last_output,
             self._status.heartbeat,
         )
         if problem := await readiness.wait():
@@ -231,7 +237,9 @@ class Supervisor:
                 if not self._needed():
                     return None
                 self._status.show("ready")
-            if reason := await watchdog.poll():
+            reason = await watchdog.poll()
+            run.sampled(watchdog.stats)
+            if reason:
                 return reason
             self._status.retry_write()
             await asyncio.sleep(WATCH_INTERVAL)

@@ -25,6 +25,7 @@ from service.gateway.authentication import KeyMiddleware
 from service.gateway.check_log import CheckLog
 from service.gateway.cors import CorsMiddleware
 from service.gateway.endpoints import Endpoints
+from service.gateway.evidence import EvidenceWitness
 from service.gateway.gauges import FleetGauges
 from service.gateway.metric_pages import MetricPages
 from service.gateway.middleware import ErrorMiddleware, LimitsMiddleware, RecordMiddleware
@@ -91,6 +92,7 @@ class Gateway:
             self.is_ready, settings, self._stored,
         )  # fmt: skip
         self._activator = Activator(fleet)
+        self._witness = EvidenceWitness(self.upstreams, self._relay.shapes_at, self.metrics, settings.run_dir)
         limited = LimitsMiddleware(self._endpoints, settings.max_header_bytes)
         sites = SiteMiddleware(limited, allowed_hosts(settings.host, settings.allowed_host_names))
         self._users = self._signed_on_users(fleet)
@@ -220,7 +222,7 @@ class Gateway:
         if self._audit:
             self._audit.write("started", process=os.getpid(), **configuration(self._settings))
         self.upstreams.refresh()
-        watch = partial(self.upstreams.watch, self.admission.wake_waiters, self.count_failure)
+        watch = partial(self.upstreams.watch, self._upstreams_changed, self.count_failure)
         tasks = [
             asyncio.create_task(keep_running(name, loop, self.count_failure))
             for name, loop in (
@@ -249,6 +251,10 @@ class Gateway:
     async def start_checking(self) -> None:
         """Starts the first process that checks schemas and images, so that no request waits for it."""
         await self._checks.warm()
+
+    def _upstreams_changed(self) -> None:
+        self._witness.look()
+        self.admission.wake_waiters()
 
     async def _housekeeping(self) -> None:
         """Every TICK: updates gauges, expires what is stale, and tells the supervisors which engines are wanted."""

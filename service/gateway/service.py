@@ -49,7 +49,7 @@ from service.observability.rotating_file import check_private
 from service.server.asgi import App, Receive, Scope, Send
 
 GC_THRESHOLD = 5_000  # new container objects before the garbage collector runs; Python's default is 700
-RUN_DIR, RESPONSES_DIR = "ROUNDHOUSE_RUN_DIR", "ROUNDHOUSE_RESPONSES_DIR"
+RUN_DIR = "ROUNDHOUSE_RUN_DIR"
 
 
 class BypassBentoML:
@@ -100,10 +100,11 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys
         check_access(settings.host, fleet.auth, keys)
         given = {name: SecretStr(read_secret(settings, name)) for name in ("cache_secret", "engine_key")}
         path = run_dir.prepare(settings.run_dir) if settings.run_dir else None
-        stored = settings.responses_dir
-        if stored:
-            stored = run_dir.private_folder(stored, "responses_dir")
-            os.environ[RESPONSES_DIR] = str(stored)  # the workers run in another folder
+        folders = {name: getattr(settings, name) for name in ("responses_dir", "evidence_dir")}
+        for name, folder in folders.items():
+            if folder:
+                folders[name] = run_dir.private_folder(folder, name)
+                os.environ[variable(name)] = str(folders[name])  # the workers run in another folder
         for name in ("audit_log", "prompt_log"):
             if file := getattr(settings, name):
                 check_private(file, variable(name))
@@ -121,7 +122,7 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys
         given["cache_secret"] = given["cache_secret"] or SecretStr(shared_cache_secret(path))
     except ConfigError as error:
         sys.exit(f"Roundhouse cannot start:\n{error}")
-    found = given | {"run_dir": path, "responses_dir": stored}
+    found = given | {"run_dir": path, **folders}
     return settings.model_copy(update=found), catalog, fleet, keys
 
 

@@ -101,6 +101,14 @@ class Metrics:
             "roundhouse_event_loop_lag_seconds", "Delay of a timer that is due four times a second.",
             registry=registry, buckets=GAP_BUCKETS,
         )  # fmt: skip
+        self.evidence_bundles = Counter(
+            "roundhouse_evidence_bundles", "Failures of engines that were started here, of which evidence is kept.",
+            ("model", "cause"), registry=registry,
+        )  # fmt: skip
+        self.evidence_lost = Counter(
+            "roundhouse_evidence_lost", "Failures of engines that were started here, of which none could be kept.",
+            ("model", "cause"), registry=registry,
+        )  # fmt: skip
         self.background_task_failures = Counter(
             "roundhouse_background_task_failures", "Failures of tasks that must always run; each was started again.",
             ("task",), registry=registry,

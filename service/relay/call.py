@@ -145,6 +145,11 @@ class Call:
         self.record.gpu_seconds += seconds
         self.record.cost += seconds / 3600 * (self.served.gpu_hour_price or 0.0)
 
+    @property
+    def prompt_tokens(self) -> float:
+        """The tokens of the prompt, estimated by its bytes until an engine has counted them."""
+        return self.record.prompt_tokens or self._prompt_estimate
+
     def tokens(self, now: float) -> float:
         """The tokens that an engine has spent on the request until `now`, whether or not it was completed.
 
@@ -154,7 +159,7 @@ class Call:
         if self.sent_at is None or not self.sequences:
             return 0
         record = self.record
-        prompt = record.prompt_tokens or self._prompt_estimate
+        prompt = self.prompt_tokens
         if record.prompt_tokens or record.completion_tokens or record.streamed:
             return prompt + (record.completion_tokens or len(record.output_times))
         generated = (now - self.sent_at) * self.upstream.token_rate.value * self.sequences

@@ -14,6 +14,7 @@ from service.relay.call import Call
 from service.relay.engine_answers import ErrorTranslator
 from service.relay.quarantine import Quarantine
 from service.relay.refusals import not_ready
+from service.relay.request_shapes import FailedRequests
 from service.relay.retry_budget import RetryBudget
 from service.routing.policies import POLICIES, PolicyInput
 from service.routing.prefix_key import key
@@ -60,7 +61,10 @@ class UpstreamResponse:
 
 
 class Dispatcher:
-    """Sends requests to replicas and records failures: for ejection, for quarantine, and for the retry budget."""
+    """Sends requests to replicas and records failures: for ejection, for quarantine, and for the retry budget.
+
+    `failed` remembers the shapes of requests that failed.
+    """
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class Dispatcher:
         self._upstreams, self._admission, self._transport, self._clock = upstreams, admission, transport, clock
         self._max_response_bytes, self._translator = max_response_bytes, ErrorTranslator(transport, clock)
         self._quarantine, self._retry_budget = Quarantine(clock), RetryBudget()
+        self.failed = FailedRequests()
         self._in_flight = 0
 
     async def dispatch(self, call: Call, slot: Slot) -> UpstreamResponse:
@@ -254,6 +259,7 @@ class Dispatcher:
         """Counts a failure of the replica, and where its engine has crashed also one of the request."""
         if isinstance(error, InvalidResponseError):
             return
+        self.failed.add(replica.id, call, self._clock())
         if isinstance(error, BrokenStreamError):
             if error.dead:
                 self._upstreams.record_failure(replica, refused=True)

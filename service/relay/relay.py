@@ -26,6 +26,7 @@ from service.relay.dispatch import Dispatcher, UpstreamResponse
 from service.relay.idempotency import IdempotencyCache
 from service.relay.preparation import Preparation
 from service.relay.refusals import not_ready
+from service.relay.request_shapes import Shape, shape
 from service.relay.response_writer import ResponseWriter
 from service.relay.screening import Screening
 from service.relay.stored import StoredResponses, Storing
@@ -59,7 +60,7 @@ class Relay:
         self._idempotency = IdempotencyCache(clock)
         self._screening = screening or Screening(None, decodes_images=False)
         self._stored = stored or StoredResponses(None, settings.max_body_bytes)
-        self._running: set[asyncio.Task[object]] = set()
+        self._running: dict[asyncio.Task[object], Call] = {}
         self._ended = False
         self.apply(fleet)
 
@@ -81,6 +82,12 @@ class Relay:
         self._ended = True
         for task in self._running:
             task.cancel()
+
+    def shapes_at(self, replica: str) -> list[Shape]:
+        """The shapes of the requests that are at the replica with this id, or have just failed there."""
+        now = self._clock()
+        running = [shape(call, now) for call in self._running.values() if call.record.replica == replica]
+        return running + self._dispatcher.failed.recent(replica, now)
 
     def answer(
         self, endpoint: Endpoint, body: bytes, headers: Headers, record: Record,
@@ -132,7 +139,7 @@ class Relay:
         """Processes the request until its client disconnects; an error within a stream ends it with an error event."""
         writer = ResponseWriter(send, call.dialect, extra)
         with CancelOnDisconnect(receive, extra) as client:
-            self._running.add(client.task)
+            self._running[client.task] = call
             try:
                 await self._process(call, writer, client)
             except ApiError as error:
@@ -148,7 +155,7 @@ class Relay:
                 stopped = ApiError(ErrorCode.SHUTTING_DOWN, "The service is shutting down.", retry_after=1.0)
                 await self._fail(call, writer, stopped)
             finally:
-                self._running.discard(client.task)
+                self._running.pop(client.task, None)
                 if call.storing:
                     self._stored.release(call.storing)
 

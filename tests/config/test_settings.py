@@ -14,7 +14,7 @@ from tests.support.each import each
 FIELDS = Settings.model_fields
 # What each kind of setting may be given, and what becomes of it.
 GIVEN: dict[Any, tuple[str, object]] = {
-    int: ("7", 7), float: ("7.5", 7.5), str: ("text", "text"), Path: ("a/b", Path("a/b")),
+    int: ("7", 7), float: ("7.5", 7.5), str: ("text", "text"), Path: ("a/b", Path("a/b")), bool: ("off", False),
     FIELDS["run_dir"].annotation: ("a/b", Path("a/b")), SecretStr: ("x" * 16, SecretStr("x" * 16)),
 }  # fmt: skip
 

@@ -35,7 +35,8 @@ from tests.support.fleets import ROOT
 from tests.support.gateways import ONE
 from tests.support.waiting import until
 
-PROGRAM = f"/usr/bin/env PYTHONPATH={ROOT} {sys.executable} -m tests.support.stand_in"
+# The environment's own PYTHONPATH comes first: by it an engine tells where it stands.
+PROGRAM = f"""sh -c 'PYTHONPATH="$PYTHONPATH:{ROOT}" exec "$0" "$@"' {sys.executable} -m tests.support.stand_in"""
 DEADLINES = Deadlines(connect=5, first_byte=10, idle=10, total=10)
 # Seconds after which what must not happen would have happened: several checks by a supervisor, or health checks.
 CHECKS, HEALTH_CHECKS = 0.25, 0.6
@@ -49,7 +50,9 @@ class StartedFleet:
         self.run_dir.mkdir(exist_ok=True)
         fleet = fleets.load(folder, text)
         self.output: list[str] = []
-        configured = Settings(run_dir=self.run_dir, **{"engine_program": PROGRAM, "drain_timeout": 5.0, **settings})
+        # tests/engine/test_evidence.py keeps some.
+        usual = {"engine_program": PROGRAM, "drain_timeout": 5.0, "evidence": False}
+        configured = Settings(run_dir=self.run_dir, **{**usual, **settings})
         self.supervisors = [
             Supervisor(served, number, order, fleet, configured, self.output.append)
             for order, (served, number) in enumerate(fleet.replicas())

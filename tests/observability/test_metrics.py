@@ -73,6 +73,8 @@ def observed_metrics() -> Metrics:
     metrics.sign_on_refusals.labels("expired").inc()
     metrics.reloads.labels("fleet", "applied").inc()
     metrics.background_task_failures.labels("upstreams").inc()
+    metrics.evidence_bundles.labels("m", "hang").inc()
+    metrics.evidence_lost.labels("m", "crash").inc()
     metrics.response_store_failures.inc()
     metrics.log_lines_dropped.inc()
     metrics.checks.labels("schema", "passed").inc()

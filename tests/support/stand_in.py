@@ -2,7 +2,8 @@
 
 The variable STAND_IN names what is wrong with it: `broken` (it ends while it loads), `mute` (no token until the file
 `speak` lies beside its socket), `early` (its socket is there, but nobody answers there until
-`speak`), `stubborn` (SIGTERM does not stop it). LACKS names flags that this release does not have yet. At SIGUSR1 its
+`speak`), `stubborn` (SIGTERM does not stop it), `spin` (it quotes in its log what it was asked, and spins, where
+others stand still). LACKS names flags that this release does not have yet. At SIGUSR1 its
 core stands still: it says that it is healthy, and makes no token any more.
 """
 
@@ -23,6 +24,11 @@ LOG = """\
 (Worker pid=3) INFO 11-21 20:32:40 [loader.py:2] Loading weights took 0.01 seconds
 (APIServer pid=1) INFO 11-21 20:32:45 [api_server.py:3] Starting vLLM server on unix:x
 """
+
+
+def spin_for_ever() -> None:
+    while True:
+        pass
 
 
 async def main(uds: Path, name: str, wrong: str) -> None:
@@ -49,6 +55,11 @@ async def main(uds: Path, name: str, wrong: str) -> None:
         engine.always = Fault(status=500)
 
     def freeze() -> None:
+        if wrong == "spin":
+            for seen in engine.requests:
+                print(f"ERROR [serving.py:1] jinja2.exceptions.TemplateError: {seen.body.decode()}", flush=True)
+                print(f"  Input is wrong [type=x, input_value={seen.body.decode()}, input_type=str]", flush=True)
+            spin_for_ever()
         engine.always = Fault(raw=b"", end="hang")
         print("frozen", flush=True)
 

@@ -1,0 +1,161 @@
+"""What is kept of engines that hang, crash or do not start, with a stand-in for vLLM."""
+
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.engine import bundles, evidence, watchdog
+from service.engine.bundles import Bundle
+from service.engine.evidence import without_secrets
+from service.engine.log_end import redacted
+from service.transport.pool import Deadlines, post_request
+from tests.engine.test_supervisor import StartedFleet, StartFleet, ask, fleet_text, start_fleet
+from tests.support.exchanges import CHAT
+from tests.support.waiting import until
+
+__all__ = ["start_fleet"]
+
+CANARY = "lapwing"
+ON: dict[str, Any] = {"evidence": True, "hang_timeout": 1.0}
+
+
+def kept(fleet: StartedFleet) -> list[Bundle]:
+    return bundles.read(fleet.run_dir / "evidence")
+
+
+async def restarted(fleet: StartedFleet) -> Bundle:
+    """The bundle of the first failure, once the engine is ready again."""
+    await until(
+        lambda: fleet.state().restarts == 1 and fleet.state().condition == "ready",
+        f"a restart (output: {fleet.output})",
+    )
+    (bundle,) = kept(fleet)
+    return bundle
+
+
+@pytest.mark.parametrize(("fault", "number"), [("spin", signal.SIGUSR1), ("", signal.SIGSTOP)])
+async def test_a_hung_engine_leaves_its_stacks(
+    fault: str, number: signal.Signals, start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its process spins, holding the GIL, or is stopped; and nothing of what it was asked."""
+    monkeypatch.setenv("OTHERS_SECRET", CANARY)
+    monkeypatch.setattr(watchdog, "SCRAPE", Deadlines(connect=1, first_byte=0.5, idle=0.5, total=0.5))
+    fleet = start_fleet(fleet_text(fault), **ON)
+    first = await fleet.until("ready")
+    assert first.pid
+    body = CHAT.body() | {"messages": [{"role": "user", "content": f"{CANARY} {CANARY}"}]}
+    assert (await ask(fleet, post_request(CHAT.path, json.dumps(body).encode())))[0] == 200
+    os.kill(first.pid, number)
+    bundle = await restarted(fleet)
+    about = bundle.summary
+    assert (about["cause"], about["replica"], about["exit_status"], about["complete"]) == (
+        "hang", "pebble-chat-0", None, True,
+    )  # fmt: skip
+    assert about["reason"].startswith("it hangs: no progress for 1 s")
+    assert about["took_s"] < evidence.LIMIT
+    (process,) = about["processes"]
+    assert (process["pid"], process["state"]) == (first.pid, "running" if fault else "stopped")
+    assert "in run_forever" in (bundle.path / "stacks.txt").read_text()
+    assert ("spin_for_ever" in about["main_thread"]["frames"][0]) == bool(fault)
+    figures = json.loads((bundle.path / "figures.json").read_text())
+    assert figures[-1]["tokens"] > 0
+    log = (bundle.path / "log.txt").read_text()
+    assert "Starting vLLM server" in log
+    assert ("TemplateError" in log) == bool(fault)
+    assert (bundle.path / "card.txt").read_text()
+    assert "--uds" in about["argv"]
+    assert about["environment"]["PYTHONUNBUFFERED"] == "1"
+    assert about["environment"]["PATH"] is None
+    assert "OTHERS_SECRET" in about["environment"]
+    assert not [file.name for file in bundle.path.iterdir() if CANARY in file.read_text()]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in bundle.path.iterdir()} == {0o600}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (bundle.path, bundle.path.parent)} == {0o700}
+    failed = next(line for line in fleet.output if "failed, starts again" in line)
+    assert f"(evidence {bundle.id})" in failed
+    assert fleet.state().evidence
+    assert any(line.endswith(f"its evidence is in {bundle.path}") for line in fleet.output)
+
+
+async def test_a_crash_by_a_signal_leaves_the_stack_of_the_thread(start_fleet: StartFleet) -> None:
+    fleet = start_fleet(fleet_text(""), **ON)
+    first = await fleet.until("ready")
+    assert first.pid
+    os.kill(first.pid, signal.SIGSEGV)
+    bundle = await restarted(fleet)
+    assert (bundle.summary["cause"], bundle.summary["exit_status"]) == ("crash", -signal.SIGSEGV)
+    assert bundle.summary["main_thread"]["pid"] == first.pid
+    assert bundle.summary["main_thread"]["frames"]
+    assert "no process of the engine was left to look at" in bundle.summary["notes"]
+    assert "Fatal Python error: Segmentation fault" in (bundle.path / "stacks.txt").read_text()
+
+
+async def test_a_failed_start_leaves_its_log(start_fleet: StartFleet) -> None:
+    fleet = start_fleet(fleet_text("broken"), **ON | {"evidence_bundles": 2})
+    await until(lambda: fleet.state().restarts >= 4)
+    for bundle in kept(fleet):
+        assert bundle.summary["cause"] == "failed_start"
+        assert bundle.summary["reason"].endswith("ValueError: the weights are broken")
+        assert "ValueError: the weights are broken" in (bundle.path / "log.txt").read_text()
+    assert 1 <= len(kept(fleet)) <= 2
+
+
+@pytest.mark.parametrize("why", ["no folder", "no time"])
+async def test_an_engine_restarts_though_nothing_can_be_kept(
+    why: str, start_fleet: StartFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    (tmp_path / "file").touch()
+    if why == "no time":
+        monkeypatch.setattr(evidence, "LIMIT", 0.0)
+    folder = {"evidence_dir": tmp_path / "file/evidence"} if why == "no folder" else {}
+    fleet = start_fleet(fleet_text("broken"), **ON | folder)
+    await until(lambda: fleet.state().restarts >= 3)
+    (line,) = [line for line in fleet.output if "no evidence could be kept" in line]
+    assert ("it took longer than 0 s" if why == "no time" else "Not a directory") in line
+    assert not [line for line in fleet.output if "(evidence " in line]
+    await until(lambda: bool((found := fleet.state().evidence) and found.kept is False))
+
+
+BUNDLES = [
+    Bundle(f"20261128T03000000{number}-{series}", Path(), 10, {})
+    for number, series in enumerate(
+        ["a-0-hang", "a-0-failed_start", "b-0-crash", "a-0-failed_start", "b-0-failed_start"]
+    )
+]
+
+
+@pytest.mark.parametrize(
+    ("most", "most_bytes", "dropped"),
+    [(5, 50, []), (4, 50, [1]), (3, 50, [1, 0]), (5, 25, [1, 0, 2]), (0, 50, [1, 0, 2, 3, 4])],
+)
+def test_what_is_dropped(most: int, most_bytes: int, dropped: list[int]) -> None:
+    """The oldest first, but for failed starts of which a newer one is there: they would push out what began it all."""
+    assert bundles.surplus(BUNDLES, most, most_bytes) == [BUNDLES[number] for number in dropped]
+
+
+LINES = {
+    "ValidationError: lapwing": "ValidationError: …",
+    "  Input is wrong [type=x, input_value='lapwing', input_type=str]": "  Input is wrong [type=x, input_value= …",
+    "prompt: lapwing, params: None": "prompt: …",
+    "cannot read 'lapwing' here": "cannot read … here",
+    'cannot read "lapwing': "cannot read …",
+    "ids [11, 12, 13, 14, 15]": "ids [ …",
+    "RuntimeError: CUDA error: an illegal memory access was encountered": None,
+    '  File "/x/core.py", line 12, in step': None,
+    "Engine 000: Avg prompt throughput: 0.5 tokens/s, Running: 1 reqs": None,
+    "x" * 400: "x" * 300,
+}
+
+
+def test_the_log_quotes_nothing() -> None:
+    assert list(redacted(LINES)) == [line if shown is None else shown for line, shown in LINES.items()]
+
+
+def test_the_command_line_has_no_secrets() -> None:
+    argv = ["x", "--api-key", "s1", "--hf-token=s2", "--tokenizer", "t", "--max-num-batched-tokens", "5"]
+    shown = ["x", "--api-key", "…", "--hf-token=…", "--tokenizer", "t", "--max-num-batched-tokens", "5"]
+    assert list(without_secrets(argv)) == shown
