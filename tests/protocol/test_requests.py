@@ -102,6 +102,7 @@ GOOD: dict[str, Any] = {
     "return_tokens_as_token_ids": True,
     "return_token_offsets": True,
     "return_prompt_text": True,
+    "cache_salt": "a",
     "stream_interval": 2,
     "thinking_token_budget": 100,
     "include_reasoning": False,
