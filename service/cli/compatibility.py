@@ -8,7 +8,7 @@ from msgspec import inspect
 from service.fleet.request_bounds import RequestBounds
 from service.protocol.bounded import bounded
 from service.protocol.fields import ACTED, RULES
-from service.protocol.generation import GENERATION, Endpoint
+from service.protocol.generation import GENERATION, MODERATIONS, Endpoint
 from service.protocol.parts import REFUSED
 from service.protocol.validation_errors import COMPARISONS, NAMES, UNITS
 
@@ -50,7 +50,7 @@ HEAD = "| field | what becomes of it | |\n|---|---|---|"
 
 def document() -> str:
     """All of docs/compatibility.md, without the last line break."""
-    sections = (line for endpoint in GENERATION for line in _section(endpoint))
+    sections = (line for endpoint in (*GENERATION, MODERATIONS) for line in _section(endpoint))
     return "\n".join([INTRODUCTION, PARTS, *_refused_parts(), *sections]).rstrip()
 
 

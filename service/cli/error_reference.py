@@ -12,7 +12,7 @@ EXAMPLE = ApiError(
 INTRODUCTION = """\
 # Errors
 
-<!-- Written by `python -m service.cli.error_reference > docs/errors.md` from service/errors.py. -->
+<!-- Written by `python -m service.cli.error_reference > docs/errors.md` from service/errors/codes.py. -->
 
 Why a request was refused or failed, and what to do about it. An error is a JSON body in the format that the client's
 library expects. From OpenAI's endpoints:

@@ -60,6 +60,10 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
             "[security.md](security.md#tenants-in-the-engines).",
             ("engine_key", "engine_key_file", "cache_secret", "cache_secret_file"),
         ),
+        "Guardrails": (
+            "What judges texts is in the fleet file. [guardrails.md](guardrails.md) explains it.",
+            ("guardrail_keys",),
+        ),
         "Limits": (
             "What a single request may be. The number of requests is limited per model in the fleet file "
             "(`max_in_flight`, `max_queued`), and per tenant.",

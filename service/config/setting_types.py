@@ -39,6 +39,22 @@ def check_key(key: str) -> None:
         raise ValueError(f"a key has at most 256 printable ASCII characters, and no spaces. A good one: {MAKE_KEY}")
 
 
+def _named_keys(text: SecretStr) -> SecretStr:
+    keys_by_name(text)
+    return text
+
+
+def keys_by_name(text: SecretStr) -> dict[str, str]:
+    """The keys of `NAME=KEY,…` by name. Raises ValueError, which does not repeat them, for what is none."""
+    found = {}
+    for row in filter(str.strip, text.get_secret_value().split(",")):
+        name, _, key = row.partition("=")
+        if not name.strip() or not PRINTABLE.fullmatch(key.strip()):
+            raise ValueError("it should be NAME=KEY, separated by commas, with keys of printable ASCII without spaces")
+        found[name.strip()] = key.strip()
+    return found
+
+
 def _is_ip_address(text: str) -> bool:
     try:
         return bool(ip_address(text))
@@ -53,4 +69,5 @@ Count = Annotated[int, Field(ge=1)]
 Files = Annotated[int, Field(ge=1, le=1000)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 HostNames = Annotated[str, AfterValidator(_host_names)]
+NamedKeys = Annotated[SecretStr, AfterValidator(_named_keys)]
 ApiKey = Annotated[SecretStr, AfterValidator(_strong)]

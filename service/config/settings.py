@@ -13,7 +13,19 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.config.paths import ROOT
-from service.config.setting_types import ApiKey, Bytes, Count, Files, HostNames, Port, Seconds, UserPath, expanded
+from service.config.setting_types import (
+    ApiKey,
+    Bytes,
+    Count,
+    Files,
+    HostNames,
+    NamedKeys,
+    Port,
+    Seconds,
+    UserPath,
+    expanded,
+    keys_by_name,
+)
 from service.config.strict_yaml import ConfigError, plain
 
 PREFIX = "ROUNDHOUSE_"
@@ -116,6 +128,12 @@ class Settings(BaseSettings):
     audit_files: Files = 10
     """How many files of such a log there are at most; the oldest is deleted for a new one."""
 
+    guardrail_keys: NamedKeys = SecretStr("")
+    """Keys of classifiers that `guardrails` in the fleet file name by `url`: `NAME=KEY`, separated by commas.
+
+    NAME is the step's. A classifier gets its key as `Authorization: Bearer KEY`; one without a key here gets none.
+    """
+
     max_body_bytes: Bytes = 4 * 2**20
     """Largest request body; a larger one gets 413 `request_too_large`."""
     max_response_bytes: Bytes = 64 * 2**20
@@ -207,6 +225,11 @@ class Settings(BaseSettings):
     def allowed_host_names(self) -> frozenset[str]:
         """The names of `allowed_hosts`, in lower case, IPv6 addresses without brackets."""
         return frozenset(name.strip().strip("[]").lower() for name in self.allowed_hosts.split(",") if name.strip())
+
+    @property
+    def guardrail_keys_by_name(self) -> dict[str, str]:
+        """The keys of `guardrail_keys` by the names of their steps."""
+        return keys_by_name(self.guardrail_keys)
 
     @property
     def gateway_processes(self) -> int:

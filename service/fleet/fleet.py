@@ -11,6 +11,8 @@ from service.catalog.names import Variant
 from service.config.strict_yaml import ConfigError, Document
 from service.fleet.cors import Cors
 from service.fleet.entries import EntryError, served_model
+from service.fleet.guardrail import Guardrail
+from service.fleet.guardrails import read_guardrails
 from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
 from service.fleet.schema import RESERVED, Auth, FleetFile, PrefixCache
@@ -26,7 +28,7 @@ class Fleet:
     `startup` is *auto*, *parallel* or *sequential*. `extra_fields` are request fields that pass to vLLM unchecked;
     those that nobody knows are ignored, or refused if `refuse_unknown_fields`. `request_bounds` is how much one request
     may ask for, and `images` bounds those of one. `auth` is *none* where the service may be open to everyone.
-    `sign_on` says whose tokens are accepted, None if nobody's.
+    `sign_on` says whose tokens are accepted, None if nobody's. `guardrails` are the steps that judge texts, by name.
     `cors` says which pages of other sites may use it from a browser.
     `redact` are the regular expressions of what is left out of logged prompts.
     `prefix_cache` says whether each tenant has its own part of the engines' prefix caches, or all share them.
@@ -42,6 +44,7 @@ class Fleet:
     tenants: dict[str, Tenant] = field(default_factory=dict)
     request_bounds: RequestBounds = RequestBounds()
     images: ImageBounds = ImageBounds()
+    guardrails: dict[str, Guardrail] = field(default_factory=dict)
     auth: Auth = "keys"
     sign_on: SignOn | None = None
     cors: Cors = Cors()
@@ -111,6 +114,7 @@ def load(path: Path, catalog: Catalog, store: Path | None = None, *, may_log_pro
         if tenant.log_prompts and not may_log_prompts
     ]
     aliases = _aliases(document, file, served, problems)
+    guardrails, served = read_guardrails(document, file, served, problems)
     ids = {model.id for model in served.values()}
     for variant, target in file.defaults.items():
         if target not in ids:
@@ -133,6 +137,7 @@ def load(path: Path, catalog: Catalog, store: Path | None = None, *, may_log_pro
         tenants={name: Tenant(id=name, **entry.model_dump()) for name, entry in file.tenants.items()},
         request_bounds=file.request_bounds,
         images=file.images,
+        guardrails=guardrails,
         auth=file.auth,
         sign_on=file.sign_on,
         cors=file.cors,

@@ -10,7 +10,8 @@ from service.fleet.served_model import ServedModel
 
 # Fields of ServedModel that only the gateway uses, so that they may change while engines run.
 RELOADABLE = (
-    "family", "scale_down_after", "policy", "max_in_flight", "max_queued", "timeouts", "aliases", "request_bounds"
+    "family", "scale_down_after", "policy", "max_in_flight", "max_queued", "timeouts", "aliases", "request_bounds",
+    "guardrails",
 )  # fmt: skip
 
 

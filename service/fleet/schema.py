@@ -13,6 +13,7 @@ from service.catalog.names import Specialty, Variant
 from service.config.strict_yaml import Frozen
 from service.fleet.cors import Cors
 from service.fleet.engine_variables import FIXED, NEVER
+from service.fleet.guardrail import GuardrailEntry, GuardrailNames
 from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
 from service.observability.prompt_log import PATTERNS
@@ -110,6 +111,7 @@ class ModelEntry(Frozen):
     timeouts: Timeouts = Timeouts()
     aliases: tuple[Alias, ...] = ()
     adapters: tuple[Adapter, ...] = ()
+    guardrails: GuardrailNames | None = None
     engine: EngineSettings = Field(default_factory=dict)
     optional_flags: tuple[EngineKey, ...] = ()
     env: Environment = Field(default_factory=dict)
@@ -132,6 +134,8 @@ class FleetFile(Frozen):
     images: ImageBounds = ImageBounds()
     cors: Cors = Cors()
     redact: Annotated[tuple[Pattern, ...], Field(max_length=32)] = PATTERNS
+    guardrails: dict[Identifier, GuardrailEntry] = Field(default_factory=dict)
+    default_guardrails: GuardrailNames = GuardrailNames()
     tenants: dict[Identifier, TenantEntry] = Field(default_factory=dict)
     engine: EngineSettings = Field(default_factory=dict)
     optional_flags: tuple[EngineKey, ...] = ()

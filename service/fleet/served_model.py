@@ -7,6 +7,7 @@ from pathlib import Path
 from service.catalog.engine_args import EngineValue
 from service.catalog.model import Capability, Model
 from service.catalog.names import POOLING, Variant
+from service.fleet.guardrail import Guardrails
 from service.fleet.request_bounds import RequestBounds
 from service.fleet.schema import Adapter, Timeouts
 
@@ -20,7 +21,7 @@ class ServedModel:
     Roundhouse does not start them. `parser_choice` says which of vLLM's parsers were chosen for a model outside of the
     catalogue, and why. `gpu_hour_price` is what one GPU costs for an hour.
     `max_in_flight` bounds the sequences at one replica, `max_queued` the requests that wait.
-    `request_bounds` is how much one request may ask of an engine.
+    `request_bounds` is how much one request may ask of an engine, `guardrails` are what judges requests and answers.
     """
 
     id: str
@@ -45,6 +46,7 @@ class ServedModel:
     env: dict[str, str] = field(default_factory=dict)
     parser_choice: str | None = None
     request_bounds: RequestBounds = RequestBounds()
+    guardrails: Guardrails = Guardrails()
 
     @property
     def variant(self) -> Variant:

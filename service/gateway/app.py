@@ -84,7 +84,7 @@ class Gateway:
         self._prompt_log = open_prompt_log(settings, fleet, self.metrics)
         self._relay = Relay(
             fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic, self._stored,
-            Screening(self._checks, settings.check_images), self._prompt_log,
+            Screening(self._checks, settings.check_images), self._prompt_log, self.metrics,
         )  # fmt: skip
         metric_pages = MetricPages(self.render_metrics, self.upstreams, self.transport)
         self._endpoints = Endpoints(

@@ -14,11 +14,11 @@ from service.gateway.openapi import describe
 from service.gateway.request_body import read_json_body
 from service.gateway.stored_responses import StoredResponseEndpoints
 from service.gateway.versions import Versions
-from service.protocol.generation import PATHS, Endpoint
+from service.protocol.generation import MODERATIONS, PATHS, Endpoint
 from service.protocol.scoring import SIDES
 from service.relay.relay import Relay
 from service.relay.stored import StoredResponses
-from service.server.asgi import Receive, Scope, Send, extension_of, respond, respond_json
+from service.server.asgi import CancelOnDisconnect, Receive, Scope, Send, extension_of, respond, respond_json
 from service.upstreams.upstreams import Upstreams
 
 EndpointFunction = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -46,6 +46,7 @@ class Endpoints:
             MODELS: {"GET": self._list_models},
             f"{MODELS}/{{id}}": {"GET": self._show_model},
             "/v1/route": {"POST": self._route},
+            MODERATIONS.path: {"POST": self._moderate},
             "/health": {"GET": self._show_health},
             "/ping": {"GET": self._show_health},
             "/version": {"GET": self._show_version},
@@ -138,6 +139,12 @@ class Endpoints:
             "reason": reason,
         }
         await respond_json(send, route)
+
+    async def _moderate(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_json_body(scope, receive, self._settings)
+        with CancelOnDisconnect(receive, extension_of(scope)):
+            answer = await self._relay.moderations.answer(body, scope["headers"], scope["record"], scope["key"])
+        await respond_json(send, answer)
 
     async def _show_health(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What load generators and balancers made for vLLM ask; the same as the probe `/readyz`."""

@@ -31,7 +31,7 @@ from service.gateway.openapi_schemas import (
 )
 from service.protocol.bounded import bounded
 from service.protocol.fields import ACTED
-from service.protocol.generation import GENERATION, PATHS, Endpoint
+from service.protocol.generation import GENERATION, MODERATIONS, PATHS, Endpoint
 from service.protocol.json_schema import REFERENCE, schemas_of
 from service.protocol.scoring import SIDES, ScoreRequest
 from service.protocol.tokenization import TokenizeRequest
@@ -71,7 +71,7 @@ def describe(bounds: RequestBounds) -> Schema:
 
 
 def _bodies(bounds: RequestBounds) -> dict[str, Schema]:
-    schemas = schemas_of({bounded(one.body, bounds): ACTED[one.body] for one in GENERATION})
+    schemas = schemas_of({bounded(one.body, bounds): ACTED[one.body] for one in (*GENERATION, MODERATIONS)})
     schemas[ScoreRequest.__name__]["anyOf"] = [{"required": list(sides)} for sides in SIDES]
     schemas[TokenizeRequest.__name__]["anyOf"] = [{"required": [name]} for name in ("prompt", "messages")]
     return schemas
@@ -87,6 +87,9 @@ def _paths() -> Iterator[tuple[str, Schema]]:
     items = an_object(object=constant("list"), data=OBJECTS, has_more={"type": "boolean"})
     query = [{"name": name, "in": "query", "schema": schema} for name, schema in INPUT_ITEMS_QUERY]
     yield "/v1/route", {"post": {**_operation("Where a request would go, without running it", answer), **_takes(route)}}
+    judged = an_object(id=STRING, model=STRING, results=OBJECTS)
+    taken = _takes({"$ref": REFERENCE + MODERATIONS.body.__name__})
+    yield MODERATIONS.path, {"post": {**_operation("Whether texts are harmful, as a guard judges", judged), **taken}}
     yield "/v1/models", {"get": _operation("What is served", MODEL_LIST, errors="EitherError")}
     yield "/v1/models/{id}", {
         "parameters": [ID], "get": _operation("One of the models", ONE_MODEL, errors="EitherError"),

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from service.observability.fleet_metrics import FleetMetrics
 from service.observability.histogram import FastHistogram
 from service.observability.record import Record
-from service.observability.request_metrics import GAP_BUCKETS, RequestMetrics
+from service.observability.request_metrics import DURATION_BUCKETS, GAP_BUCKETS, RequestMetrics
 
 CHECK_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 CREATED = "_created"  # the time a series began, which nothing asks for and a quarter of the page would be
@@ -129,6 +129,18 @@ class Metrics:
             "roundhouse_check_process_deaths", "Processes that died of what they checked, by how.", ("how",),
             registry=registry,
         )  # fmt: skip
+        self.guardrail_checks = Counter(
+            "roundhouse_guardrail_checks", "Texts that a guardrail judged, by stage and result.",
+            ("guardrail", "stage", "result"), registry=registry,
+        )  # fmt: skip
+        self.guardrail_duration = FastHistogram(
+            "roundhouse_guardrail_duration_seconds", "How long a guardrail takes for one text.", ("guardrail",),
+            registry=registry, buckets=DURATION_BUCKETS,
+        )  # fmt: skip
+        self.guard_tokens = Counter(
+            "roundhouse_guard_tokens", "Tokens that guards read and wrote for guardrails and moderations.",
+            ("model", "kind"), registry=registry,
+        )  # fmt: skip
         self.log_lines_dropped = Counter(
             "roundhouse_log_lines_dropped", "Log lines lost because their reader was too slow or gone.",
             registry=registry,
@@ -138,6 +150,16 @@ class Metrics:
             "roundhouse_file_lines_dropped", "Lines lost of a log that is a file, such as the audit log.",
             ("log",), registry=registry,
         )  # fmt: skip
+
+    def observe_guardrail(self, guardrail: str, stage: str, result: str, seconds: float) -> None:
+        """Observes one text that a guardrail was asked about, for so many seconds."""
+        self.guardrail_checks.labels(guardrail, stage, result).inc()
+        self.guardrail_duration.labels(guardrail).observe(seconds)
+
+    def count_guard_tokens(self, model: str, record: Record) -> None:
+        """Counts the tokens of a guard, which are no tenant's."""
+        self.guard_tokens.labels(model, "prompt").inc(record.prompt_tokens)
+        self.guard_tokens.labels(model, "completion").inc(record.completion_tokens)
 
     def observe(self, record: Record) -> None:
         """Observes one finished request."""

@@ -16,6 +16,7 @@ from service.auth.tenants import OptInField
 from service.fleet.request_bounds import RequestBounds
 from service.protocol import validation_errors
 from service.protocol.anthropic import CountRequest, MessagesRequest
+from service.protocol.moderations import ModerationRequest
 from service.protocol.requests import Body, ChatRequest, CompletionRequest, EmbeddingsRequest, ResponsesRequest
 from service.protocol.scoring import SIDES, RerankRequest, ScoreRequest
 from service.protocol.tokenization import DetokenizeRequest, TokenizeRequest
@@ -74,7 +75,7 @@ RULES: Mapping[type[Body], Mapping[str, Rule]] = MappingProxyType(
                 "ignore",
                 ("verbosity", "open models have no such setting"),
                 ("prediction", "speculative decoding is the engine's own setting"),
-                ("moderation", "no moderation runs here"),
+                ("moderation", "the fleet file says what is moderated, not the request"),
                 ("thinking", "thinking is switched by reasoning_effort or chat_template_kwargs"),
                 ("store", "chat completions are not stored here"),
                 ("metadata safety_identifier service_tier modalities", HINT),
@@ -96,7 +97,7 @@ RULES: Mapping[type[Body], Mapping[str, Rule]] = MappingProxyType(
                 ("safety_identifier service_tier", HINT),
                 ("context_management", HINT),
                 ("stream_options background_options access_programs", HINT),
-                ("moderation", "no moderation runs here"),
+                ("moderation", "the fleet file says what is moderated, not the request"),
             ),
             **_rules(
                 "refuse",
@@ -157,6 +158,7 @@ RULES: Mapping[type[Body], Mapping[str, Rule]] = MappingProxyType(
         ScoreRequest: _SCORING,
         TokenizeRequest: {**_TEMPLATE, **{name: _ENGINE[name] for name in ("mm_processor_kwargs", "media_io_kwargs")}},
         DetokenizeRequest: {},
+        ModerationRequest: {},
     }
 )
 
@@ -249,6 +251,11 @@ ACTED: Mapping[type[Body], Mapping[str, str]] = MappingProxyType(
             "messages": f"{_MESSAGES}; rendered by the model's chat template",
         },
         DetokenizeRequest: {**_ALL, "stream": _NO_STREAM},
+        ModerationRequest: {
+            "model": "a guard or a step of `guardrails`, by its name; without one the first that there is",
+            "stream": _NO_STREAM,
+            "input": f"judged: a string, a list of at most {_BOUNDS.inputs} strings, or a list of parts of type `text`",
+        },
     }
 )
 """What Roundhouse does with fields of a struct that it acts on, in words for the documentation."""

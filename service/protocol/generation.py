@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from service.protocol.anthropic import AnthropicMessage, CountRequest, MessagesRequest
 from service.protocol.images import find_images
+from service.protocol.moderations import ModerationRequest
 from service.protocol.parts import any_list, no_image, only_text
 from service.protocol.requests import (
     Body,
@@ -118,6 +119,10 @@ def _detokenize(_: DetokenizeRequest) -> Requirements:
     return Requirements("tokens")
 
 
+def _moderations(_: ModerationRequest) -> Requirements:
+    return Requirements("chat")
+
+
 def _contains_code(content: Any) -> bool:
     if isinstance(content, str):
         start = content[:MAX_SEARCHED]
@@ -139,6 +144,8 @@ GENERATION = (
     Endpoint("/tokenize", TokenizeRequest, "openai", _tokenize, streams=False),
     Endpoint("/detokenize", DetokenizeRequest, "openai", _detokenize, streams=False),
 )
+# Answered by the gateway, which asks guards; its bodies are read as those above are.
+MODERATIONS = Endpoint("/v1/moderations", ModerationRequest, "openai", _moderations, streams=False)
 # Every path that a client may send such a request to.
 PATHS: Mapping[str, Endpoint] = MappingProxyType(
     {path: endpoint for endpoint in GENERATION for path in (endpoint.path, *endpoint.aliases)}

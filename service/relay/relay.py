@@ -12,6 +12,7 @@ from service.catalog.catalog import Catalog
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
+from service.observability.metrics import Metrics
 from service.observability.prompt_log import PromptLog, fits
 from service.observability.record import Record
 from service.protocol import request_headers
@@ -23,7 +24,10 @@ from service.protocol.streams import BrokenStreamError, StreamWatcher
 from service.relay.answer_headers import answer_headers
 from service.relay.call import Call
 from service.relay.dispatch import Dispatcher, UpstreamResponse
+from service.relay.guard_models import GuardModels
+from service.relay.guarding import Guarding
 from service.relay.idempotency import IdempotencyCache
+from service.relay.moderations import Moderations
 from service.relay.preparation import Preparation
 from service.relay.refusals import not_ready
 from service.relay.request_shapes import Shape, shape
@@ -52,6 +56,7 @@ class Relay:
         stored: StoredResponses | None = None,
         screening: Screening | None = None,
         prompt_log: PromptLog | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
         self._settings, self._clock, self._prompt_log = settings, clock, prompt_log
@@ -60,6 +65,11 @@ class Relay:
         self._idempotency = IdempotencyCache(clock)
         self._screening = screening or Screening(None, decodes_images=False)
         self._stored = stored or StoredResponses(None, settings.max_body_bytes)
+        guards = GuardModels(
+            self._dispatcher, self._acquire_slot, lambda: self.preparation, metrics or Metrics(), clock
+        )
+        judge = guards.judge(transport, settings.guardrail_keys_by_name)
+        self._guarding, self.moderations = Guarding(judge, clock), Moderations(judge, lambda: self.preparation)
         self._running: dict[asyncio.Task[object], Call] = {}
         self._ended = False
         self.apply(fleet)
@@ -169,6 +179,8 @@ class Relay:
         if call.images or call.constraints:
             await self._screening.screen(call, self.preparation.fleet)
         with self._acquire_slot(call) as slot:
+            if call.served.guardrails.input:
+                await self._guarding.check_request(call)
             if call.storing and call.storing.background:
                 await self._detach(call, call.storing, slot, writer, client)
             if slot.is_queued:
@@ -205,6 +217,8 @@ class Relay:
                 await self._stream(call, response, response.watcher, headers, writer)
             else:
                 body = response.buffered
+                if self._guarding.judges_response(call):
+                    await self._guarding.check_response(call, body)
                 await writer.respond(await call.storing.finish(body) if call.storing else body, headers)
         finally:
             self._dispatcher.finish(response)
@@ -256,12 +270,16 @@ class Relay:
             events = outgoing(feed(raw, clock()))
             return write_now(events) if events else True
 
-        writer.next_sequence_number = watcher.next_sequence_number
-        await writer.open(headers)
-        await writer.send_events(response.buffered)
+        blocked = False
         try:
-            await response.exchange.stream_to(sink, writer.flush)
-            if not watcher.finished:
+            if self._guarding.judges_response(call):
+                blocked = await self._guarding.forward(call, response, outgoing, writer, headers)
+            else:
+                writer.next_sequence_number = watcher.next_sequence_number
+                await writer.open(headers)
+                await writer.send_events(response.buffered)
+                await response.exchange.stream_to(sink, writer.flush)
+            if not watcher.finished and not blocked:
                 raise BrokenStreamError
         except (TransportError, BrokenStreamError) as error:
             response.exchange.close()

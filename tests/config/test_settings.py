@@ -17,12 +17,15 @@ GIVEN: dict[Any, tuple[str, object]] = {
     int: ("7", 7), float: ("7.5", 7.5), str: ("text", "text"), Path: ("a/b", Path("a/b")), bool: ("off", False),
     FIELDS["run_dir"].annotation: ("a/b", Path("a/b")), SecretStr: ("x" * 16, SecretStr("x" * 16)),
 }  # fmt: skip
+NAMED: dict[str, tuple[str, object]] = {"guardrail_keys": ("words=key", SecretStr("words=key"))}
 
 every_setting = each("name", FIELDS)
 
 
 def given(name: str) -> tuple[str, object]:
     """What a setting may be given that is not its default, and what becomes of it."""
+    if name in NAMED:
+        return NAMED[name]
     kind, default = FIELDS[name].annotation, FIELDS[name].default
     return (str(not default).lower(), not default) if kind is bool else GIVEN[kind]
 
@@ -159,6 +162,16 @@ def test_no_setting_is_taken_for_a_service(name: str) -> None:
     assert VARIABLES[variable(name)] == name
     text, _ = given(name)
     assert Settings.from_environ({variable(name): text}) != Settings()
+
+
+def test_keys_of_classifiers() -> None:
+    given = Settings.from_environ({"ROUNDHOUSE_GUARDRAIL_KEYS": "words=a=b, more = c ,"})
+    assert given.guardrail_keys_by_name == {"words": "a=b", "more": "c"}
+    assert Settings().guardrail_keys_by_name == {}
+    for wrong in ("words", "=key", "words=", "words=a b"):
+        (problem,) = problems({"ROUNDHOUSE_GUARDRAIL_KEYS": wrong})
+        assert "NAME=KEY, separated by commas" in problem
+        assert wrong not in problem.replace("NAME=KEY, separated", "")
 
 
 def test_settings_do_not_change() -> None:

@@ -5,7 +5,7 @@ engine in tests/engine, so a test against the fake is as good as its script.
 """
 
 from tests.fake_engine.engine import CONTEXT, Death, FakeEngine
-from tests.fake_engine.scripts import Call, Script
+from tests.fake_engine.scripts import Call, Script, Verdicts
 from tests.fake_engine.wire import Fault, Seen
 
-__all__ = ["CONTEXT", "Call", "Death", "FakeEngine", "Fault", "Script", "Seen"]
+__all__ = ["CONTEXT", "Call", "Death", "FakeEngine", "Fault", "Script", "Seen", "Verdicts"]

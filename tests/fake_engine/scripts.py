@@ -5,6 +5,7 @@ from typing import Any
 
 from tests.fake_engine.bodies import Json
 
+FORBIDDEN = "forbidden"
 RESULTS = {"tool_result", "function_call_output", "custom_tool_call_output"}
 
 
@@ -32,6 +33,20 @@ class Script:
         turn = results(request)
         due = self.calls[turn] if turn < len(self.calls) else None
         return due if due and due.name in tools(request) else self.text
+
+
+@dataclass(frozen=True)
+class Verdicts(Script):
+    """What Llama Guard would say: `unsafe` of a text with the word FORBIDDEN, of any other `safe`."""
+
+    calls: tuple[Call, ...] = ()
+    text: str = "\n\nsafe"
+    unsafe: str = "\n\nunsafe\nS1,S9"
+
+    def reply(self, request: Json) -> Call | str:
+        """The verdict on the last message."""
+        judged = request["messages"][-1]["content"]
+        return self.unsafe if isinstance(judged, str) and FORBIDDEN in judged else self.text
 
 
 def tools(request: Json) -> set[str]:

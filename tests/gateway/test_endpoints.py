@@ -304,6 +304,8 @@ ALLOWED = [
     *((path, "POST") for path in PATHS),
     ("/v1/route", "POST"),
     *((path, "GET") for path in ("/", "/v1/models", "/v1/models/pebble-chat", "/metrics", "/version", "/openapi.json")),
+    ("/v1/moderations", "POST"),
+    *((path, "GET") for path in ("/", "/v1/models", "/v1/models/pebble-chat", "/metrics", "/version")),
     ("/v1/responses/resp_1/cancel", "POST"),
 ]
 METHODS = ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD")

@@ -81,6 +81,8 @@ def observed_metrics() -> Metrics:
     metrics.check_seconds.labels("schema").observe(0.1)
     metrics.check_process_deaths.labels("crash").inc()
     metrics.file_lines_dropped.labels("audit").inc()
+    metrics.observe_guardrail("safety", "input", "passed", 0.1)
+    metrics.count_guard_tokens("guard", streamed())
     return metrics
 
 

@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from service.protocol.fields import ACTED, RULES, header_value, label
-from service.protocol.generation import GENERATION
+from service.protocol.generation import GENERATION, MODERATIONS
 from service.protocol.parse_body import FieldPolicy, parse_body
 from service.protocol.requests import Body, ChatRequest
 from tests.protocol.test_generation import (
@@ -65,7 +65,7 @@ def sdks() -> dict[str, tuple[type, ...]]:
 def test_every_endpoint_has_a_table(sdks: dict[str, tuple[type, ...]]) -> None:
     others = (RERANK, SCORE, TOKENIZE, DETOKENIZE)  # which the SDKs do not have
     paths = (CHAT, COMPLETIONS, RESPONSES, COUNT, MESSAGES, EMBEDDINGS, *others)
-    assert list(RULES) == [ENDPOINTS[path].body for path in paths]
+    assert list(RULES) == [*(ENDPOINTS[path].body for path in paths), MODERATIONS.body]
     assert {*sdks, *others} == {endpoint.path for endpoint in GENERATION}
 
 

@@ -26,7 +26,7 @@ from service.observability.log_writer import LogWriter
 from service.server.asgi import EXTENSION, Headers, Message, Receive, Scope, Send, ServerExtension
 from service.transport.pool import ConnectionPool
 from service.upstreams.replica import Replica
-from tests.fake_engine import FakeEngine, Seen
+from tests.fake_engine import FakeEngine, Seen, Verdicts
 from tests.support import fleets, ledger
 from tests.support.ledger import Given
 from tests.support.servers import serving
@@ -341,6 +341,7 @@ async def running(
         engines = []
         for order, (served, number) in enumerate(fleet.replicas()):
             engine = FakeEngine(served.id, served.variant)
+            engine.agent = Verdicts() if served.variant == "guard" else None
             engines.append(await stack.enter_async_context(engine.listen(state.socket_path(run_dir, order))))
             state.write(run_dir, EngineState(state.replica_id(served.id, number), served.id, order, "ready"))
         output: list[str] = []

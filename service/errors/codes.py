@@ -1,11 +1,8 @@
-"""The errors that a client can get: the one table of their codes, and how an error is rendered.
+"""The one table of the errors that a client can get.
 
 docs/errors.md is generated from the table; `python -m service.cli.error_reference` writes it.
 """
 
-import json
-import math
-from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 
 
@@ -167,6 +164,20 @@ class ErrorCode(StrEnum):
         "upstream_rejected", 400, "The engine rejected the request for a reason that has no code of its own.",
         "Change the field that `param` names, as the message says. The log line has the engine's reason, too.",
     )
+
+    # Guardrails
+    CONTENT_FILTER = (
+        "content_filter", 400,
+        "A guardrail of the model has judged the request, or the answer to it, as what must not pass.",
+        "Change the request; the message names the categories. A stream that has begun ends with the finish reason "
+        "`content_filter` instead, see [guardrails.md](guardrails.md).",
+    )
+    GUARDRAIL_UNAVAILABLE = (
+        "guardrail_unavailable", 503,
+        "A guardrail of the model could not judge the request, or the answer to it, and nothing passes unjudged.",
+        "Send it again later. Where it happens often, look at the guard that the message names.",
+    )
+
     # Stored responses
     RESPONSE_NOT_FOUND = (
         "response_not_found", 404,
@@ -249,52 +260,3 @@ ANTHROPIC_TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
     429: "rate_limit_error", 503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
-
-
-@dataclass(eq=False)
-class ApiError(Exception):
-    """An error that is its own HTTP answer.
-
-    `message` tells a person what was wrong and what to do; `param` names the offending field of the request where there
-    is one. `retry_after` is in seconds; `allow` lists the methods that a path has.
-    """
-
-    code: ErrorCode
-    message: str
-    param: str | None = None
-    _: KW_ONLY
-    retry_after: float | None = None
-    allow: str | None = None
-
-    def __str__(self) -> str:
-        return self.message
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return self.code.status
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers that the answer has because of the error."""
-        retry_after = None if self.retry_after is None else str(whole_seconds(self.retry_after))
-        challenge = "Bearer" if self.status == 401 else None
-        values = {"retry-after": retry_after, "allow": self.allow, "www-authenticate": challenge}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-def whole_seconds(seconds: float) -> int:
-    """A wait as a client is told it: whole seconds, never too early and never none."""
-    return max(1, math.ceil(seconds))
-
-
-def openai_body(error: ApiError) -> bytes:
-    """The error in OpenAI's envelope; `code` is always a string."""
-    fields = {"message": error.message, "type": error.code.type, "param": error.param, "code": error.code}
-    return json.dumps({"error": fields}, ensure_ascii=False).encode()
-
-
-def anthropic_body(error: ApiError) -> bytes:
-    """The error in the envelope of Anthropic's Messages API."""
-    fields = {"type": error.code.anthropic_type, "message": error.message}
-    return json.dumps({"type": "error", "error": fields}, ensure_ascii=False).encode()

@@ -1,0 +1,79 @@
+"""Asks a served guard as any request is run: prepared, admitted to a slot or queued, dispatched with a retry."""
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from service.admission.slots import Slot
+from service.auth.keys import Caller
+from service.errors import ApiError, ErrorCode
+from service.guardrails.classifier import Classifiers
+from service.guardrails.judge import Asker, Judge
+from service.observability.metrics import Metrics
+from service.observability.record import Record
+from service.protocol.generation import PATHS
+from service.protocol.request_headers import RequestOptions
+from service.relay.call import Call
+from service.relay.dispatch import Dispatcher
+from service.relay.preparation import Preparation
+from service.transport.pool import ConnectionPool
+
+CHAT = PATHS["/v1/chat/completions"]
+MOST_TOKENS = 128  # of a verdict
+WAIT = 60.0  # seconds between two looks at the queue
+
+
+class GuardModels:
+    """The guards of the fleet. `acquire` gives a request its slot, `metrics` count what guards read and wrote."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, acquire: Callable[[Call], Slot], preparation: Callable[[], Preparation],
+        metrics: Metrics | None, clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._dispatcher, self._acquire, self._preparation = dispatcher, acquire, preparation
+        self._metrics, self._clock = metrics or Metrics(), clock
+
+    def judge(self, transport: ConnectionPool, keys: Mapping[str, str]) -> Judge:
+        """What judges by these guards, and by classifiers, which get their `keys` by the names of their steps."""
+        return Judge(self.ask, Classifiers(transport, keys), self._metrics.observe_guardrail, self._clock)
+
+    async def ask(self, model: str, messages: list[dict[str, Any]], patience: float, asker: Asker) -> str:
+        """What the guard says about the conversation, within `patience` seconds; raises ApiError."""
+        call = self._call(model, messages, patience, asker)
+        with self._acquire(call) as slot:
+            while slot.is_queued and not await slot.wait_admitted(WAIT):
+                pass
+            gpu_time = call.upstream.gpu_time
+            entered = gpu_time.enter(self._clock())
+            try:
+                return await self._answer(call, slot)
+            finally:
+                now = self._clock()
+                slot.report_usage(call.tokens(now))
+                gpu_time.leave(entered, now)
+                self._metrics.count_guard_tokens(model, call.record)
+
+    async def _answer(self, call: Call, slot: Slot) -> str:
+        response = await self._dispatcher.dispatch(call, slot)
+        self._dispatcher.finish(response)
+        self._dispatcher.completed(call)
+        return said(response.buffered)
+
+    def _call(self, model: str, messages: list[dict[str, Any]], patience: float, asker: Asker) -> Call:
+        body = json.dumps({"model": model, "messages": messages, "max_tokens": MOST_TOKENS, "temperature": 0}).encode()
+        record = Record(f"{asker.request_id}-{secrets.token_hex(4)}", "guardrail", self._clock())
+        preparation = self._preparation()
+        options = RequestOptions(priority=asker.priority, timeout=patience)
+        return preparation.call(CHAT, body, preparation.parse(CHAT, body), options, Caller(asker.tenant), record)
+
+
+def said(body: bytes) -> str:
+    """The text of a whole chat completion; raises ApiError for one without any."""
+    try:
+        content = json.loads(body)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError):
+        content = None
+    if not isinstance(content, str):
+        raise ApiError(ErrorCode.UPSTREAM_ERROR, "it said nothing")
+    return content
