@@ -149,5 +149,9 @@ class Checks:
             await asyncio.wait(tasks)
         for _ in range(self._processes):  # whoever has a slot may still be ending a process
             await self._slots.acquire()
-        for process in list(self._all):
-            await self._end(process)
+        try:
+            for process in list(self._all):
+                await self._end(process)
+        finally:
+            for _ in range(self._processes):
+                self._slots.release()

@@ -99,6 +99,7 @@ async def test_a_task_of_the_gateway_comes_back(
 async def test_every_task_of_the_gateway_has_an_owner(gateway: app.Gateway) -> None:
     for _, function in GATEWAY:
         await pausing(function)
+    await until(lambda: not running("Gateway.start_checking"), "the first process that checks")
     functions = {function for _, function in GATEWAY}
     tasks = [names(task) for task in asyncio.all_tasks() - {asyncio.current_task()}]
     assert [task for task in tasks if "keep_running" not in task] == []

@@ -193,7 +193,9 @@ async def test_a_gateway_that_stands_still_says_so(start: Start) -> None:
 # The wall clock is for people: what a file or a log line says of when something was.
 DATES = {
     "service/cli/keys.py",
+    "service/engine/evidence.py",
     "service/engine/status_writer.py",
+    "service/gateway/evidence.py",
     "service/gateway/middleware.py",
     "service/relay/stored.py",
     "service/upstreams/remote.py",
