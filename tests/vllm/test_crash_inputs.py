@@ -1,7 +1,6 @@
 """Requests that have killed, stalled or corrupted engines, sent through the gateway to a real one."""
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,7 +59,6 @@ def refused() -> Iterator[tuple[str, dict[str, Any]]]:
         yield COMPLETIONS, {"allowed_token_ids": [token]}
     yield CHAT, {"n": 10**9}
     yield CHAT, {"n": 16385}
-    yield CHAT, {"cache_salt": "\0é"}
     yield CHAT, {"min_tokens": 2**31 + 1}
     yield COMPLETIONS, {"prompt": []}
     yield COMPLETIONS, {"prompt": [[]]}
@@ -79,6 +77,7 @@ def either() -> Iterator[tuple[str, dict[str, Any]]]:
     for value in (-2, 2):
         yield CHAT, {"presence_penalty": value, "frequency_penalty": value, "repetition_penalty": 2}
     yield CHAT, {"repetition_penalty": 1e-300}
+    yield CHAT, {"cache_salt": "\0é"}  # the engine gets one of ours in its place
     yield CHAT, {"min_tokens": 4, "max_tokens": 4, "stop_token_ids": [1]}
     yield CHAT, {"min_tokens": 2**31}
     yield CHAT, {"logit_bias": {str(token): -100 for token in range(VOCABULARY)}}
@@ -97,11 +96,9 @@ def test_none_of_them_harms_an_engine(client: httpx.Client, pebble: Service, rea
     alive, wrong = processes_of(real_engine.pid), []
     for statuses, requests in (((400,), refused()), ((200, 400), either())):
         for path, fields in requests:
-            began = time.monotonic()
             response = ask(client, path, **fields)
             if response.status_code not in statuses:
                 wrong.append((response.status_code, path, json.dumps(fields)[:120], response.text[:200]))
-            assert time.monotonic() - began < 50, "the client's patience"
     assert ask(client, CHAT).status_code == 200
     assert processes_of(real_engine.pid) == alive and pebble.models()[MODEL]["state"] == "ready"
     assert not wrong, "\n".join(map(str, wrong))
