@@ -10,13 +10,29 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from service.stored.file import DatabaseFile, used_bytes
-from service.stored.owners import Owners
+from service.database.file import DatabaseFile, used_bytes
+from service.database.owners import Owners
 from service.stored.response import RUNNING, Body, Conversation, Item, NewResponse, TooLargeError, encode, failed
 
 FILE = "responses.sqlite3"
 EVICTED_AT_ONCE = 8
 STOPPED = "The gateway stopped before the response was complete. Send the request again."
+SCHEMA = """
+CREATE TABLE responses (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, id TEXT NOT NULL, previous INTEGER,
+  status TEXT NOT NULL, owner TEXT, used REAL NOT NULL, prefix_key TEXT NOT NULL, UNIQUE (tenant, id)
+);
+CREATE TABLE bodies (
+  number INTEGER PRIMARY KEY REFERENCES responses (number) ON DELETE CASCADE, body BLOB NOT NULL
+);
+CREATE INDEX responses_by_use ON responses (used);
+CREATE INDEX responses_by_owner ON responses (owner) WHERE owner IS NOT NULL;
+CREATE TABLE items (
+  response INTEGER NOT NULL REFERENCES responses (number) ON DELETE CASCADE, position INTEGER NOT NULL,
+  tenant TEXT NOT NULL, id TEXT NOT NULL, output INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (response, position)
+);
+CREATE INDEX items_by_id ON items (tenant, id);
+"""
 CHAIN = """
 WITH RECURSIVE chain (number, previous, depth) AS (
   SELECT number, previous, 0 FROM responses WHERE tenant = :tenant AND id = :id
@@ -33,7 +49,7 @@ class Database:
 
     def __init__(self, folder: Path, max_bytes: int, max_age: float, clock: Callable[[], float] = time.time) -> None:
         self._max_bytes, self._max_age, self._clock = max_bytes, max_age, clock
-        self._file = DatabaseFile(folder / FILE)
+        self._file = DatabaseFile(folder / FILE, SCHEMA)
         self._owners = Owners(folder)
 
     def save(self, response: NewResponse) -> None:

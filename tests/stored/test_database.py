@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from service.stored.database import FILE, Database
-from service.stored.file import DatabaseFile
+from service.database.file import DatabaseFile
+from service.stored.database import FILE, SCHEMA, Database
 from service.stored.response import Item, NewResponse, TooLargeError
 
 ROOT = Path(__file__).parents[2]
@@ -178,7 +178,7 @@ def test_what_was_stored_survives_a_killed_process_and_what_ran_has_failed(tmp_p
 
 
 def test_a_file_of_another_release_is_left_alone(tmp_path: Path) -> None:
-    with DatabaseFile(tmp_path / FILE).transaction() as connection:
+    with DatabaseFile(tmp_path / FILE, SCHEMA).transaction() as connection:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(Exception, match="another release"):
         Database(tmp_path, SIZE, AGE).get("a", "1")

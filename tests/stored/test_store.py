@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from service.database import file
 from service.errors import ApiError
-from service.stored import file
 from service.stored.database import FILE, Database
 from service.stored.store import Store
 from tests.stored.test_database import AGE, SIZE, response

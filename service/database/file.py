@@ -6,31 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-VERSION = 1  # of the tables
 BUSY = 2.0  # seconds to wait for another process that writes
-SCHEMA = """
-CREATE TABLE responses (
-  number INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, id TEXT NOT NULL, previous INTEGER,
-  status TEXT NOT NULL, owner TEXT, used REAL NOT NULL, prefix_key TEXT NOT NULL, UNIQUE (tenant, id)
-);
-CREATE TABLE bodies (
-  number INTEGER PRIMARY KEY REFERENCES responses (number) ON DELETE CASCADE, body BLOB NOT NULL
-);
-CREATE INDEX responses_by_use ON responses (used);
-CREATE INDEX responses_by_owner ON responses (owner) WHERE owner IS NOT NULL;
-CREATE TABLE items (
-  response INTEGER NOT NULL REFERENCES responses (number) ON DELETE CASCADE, position INTEGER NOT NULL,
-  tenant TEXT NOT NULL, id TEXT NOT NULL, output INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (response, position)
-);
-CREATE INDEX items_by_id ON items (tenant, id);
-"""
 
 
 class DatabaseFile:
-    """The file at `path`. One thread uses it."""
+    """The file at `path`, whose tables `schema` makes; `version` is theirs. One thread uses it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, schema: str, version: int = 1) -> None:
+        self._path, self._schema, self._version = path, schema, version
         self._connection: sqlite3.Connection | None = None
 
     @contextmanager
@@ -59,23 +42,23 @@ class DatabaseFile:
             # A process that is killed loses nothing that was committed; a power cut may take the last seconds.
             for setting in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON", "secure_delete = ON"):
                 connection.execute(f"PRAGMA {setting}").close()
-            if _version(connection) != VERSION:
+            if _version(connection) != self._version:
                 connection.execute("BEGIN IMMEDIATE")
                 with connection:
-                    _create_tables(connection)
+                    self._create_tables(connection)
         except sqlite3.Error:
             connection.close()
             raise
         return connection
 
-
-def _create_tables(connection: sqlite3.Connection) -> None:
-    """Makes the tables, unless another process has just done so."""
-    if _version(connection) not in (0, VERSION):
-        raise sqlite3.DatabaseError("it was written by another release of Roundhouse")
-    for statement in filter(str.strip, SCHEMA.split(";") if _version(connection) == 0 else ()):
-        connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {VERSION}")
+    def _create_tables(self, connection: sqlite3.Connection) -> None:
+        """Makes the tables, unless another process has just done so."""
+        found = _version(connection)
+        if found not in (0, self._version):
+            raise sqlite3.DatabaseError("it was written by another release of Roundhouse")
+        for statement in filter(str.strip, self._schema.split(";") if found == 0 else ()):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {self._version}")
 
 
 def _version(connection: sqlite3.Connection) -> int:

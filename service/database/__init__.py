@@ -1,0 +1,1 @@
+"""SQLite files that several processes share, and which of those processes live."""
