@@ -139,8 +139,9 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
     with refused():
         if settings.run_dir:
             run_dir.prepare(settings.run_dir)
-        if settings.responses_dir:
-            run_dir.private_folder(settings.responses_dir, "responses_dir")
+        for name in ("responses_dir", "usage_dir"):
+            if folder := getattr(settings, name):
+                run_dir.private_folder(folder, name)
         for name in ("audit_log", "prompt_log"):
             if file := getattr(settings, name):
                 check_private(file, variable(name))
@@ -171,6 +172,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "weights",
         "run_dir",
         "responses_dir",
+        "usage_dir",
         "api_key_file",
         "keys",
         "audit_log",

@@ -39,7 +39,7 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         "Paths": (
             "Where files are. A relative path starts from the folder in which the command is run. The default fleet "
             "and catalogue are part of Roundhouse.",
-            ("fleet", "models", "weights", "run_dir", "responses_dir", "evidence_dir", "engine_program"),
+            ("fleet", "models", "weights", "run_dir", "responses_dir", "usage_dir", "evidence_dir", "engine_program"),
         ),
         "Listening": (
             "Without an API key the service listens on loopback addresses only, unless the fleet file says "
@@ -77,6 +77,10 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         "Stored responses": (
             "How much is kept in `ROUNDHOUSE_RESPONSES_DIR`, and how long. [responses.md](responses.md) has the rest.",
             ("responses_max_bytes", "responses_max_age"),
+        ),
+        "Usage": (
+            "How much the ledger in `ROUNDHOUSE_USAGE_DIR` keeps. [usage.md](usage.md) has the rest.",
+            ("usage_detail_age", "usage_max_bytes"),
         ),
         "Timeouts": (
             "How long each step of a request may take. [errors.md](errors.md) explains the errors that follow.",

@@ -60,6 +60,11 @@ class Settings(BaseSettings):
 
     It must outlive the service, unlike the run folder, and be on a disk of this machine.
     """
+    usage_dir: UserPath | None = None
+    """Private folder of the usage ledger, made if it does not exist; nothing is recorded if unset.
+
+    It must outlive the service, unlike the run folder, and be on a disk of this machine.
+    """
     evidence_dir: UserPath | None = None
     """Private folder with evidence of hung and crashed engines, made if it does not exist; in the run folder if unset.
 
@@ -149,6 +154,11 @@ class Settings(BaseSettings):
     """Largest size of the stored responses; those that were used least recently are evicted."""
     responses_max_age: Seconds = 30 * 86400.0
     """How long a response is stored after it was last continued."""
+
+    usage_detail_age: Seconds = 30 * 86400.0
+    """How long the usage ledger keeps a line per request; after that it has sums per day."""
+    usage_max_bytes: Bytes = 2**30
+    """Largest size of the usage ledger; beyond it the oldest lines become sums per day before their time."""
 
     evidence: bool = True
     """Whether evidence of engines that hang, crash or do not start is kept before they are started again."""

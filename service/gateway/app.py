@@ -31,6 +31,7 @@ from service.gateway.metric_pages import MetricPages
 from service.gateway.middleware import ErrorMiddleware, LimitsMiddleware, RecordMiddleware
 from service.gateway.scale_to_zero import Activator
 from service.gateway.sites import SiteMiddleware, allowed_hosts
+from service.gateway.storage import open_ledger, open_store
 from service.gateway.versions import Versions
 from service.observability.background import keep_running
 from service.observability.log_writer import LogWriter
@@ -41,8 +42,6 @@ from service.relay.stored import StoredResponses
 from service.server.asgi import App, Receive, Scope, Send
 from service.server.connection import Connection
 from service.server.timeouts import ClientTimeouts
-from service.stored.database import Database
-from service.stored.store import Store
 from service.transport.pool import ConnectionPool
 from service.upstreams.limit import ceiling
 from service.upstreams.upstreams import Upstreams
@@ -75,16 +74,17 @@ class Gateway:
         self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)
         self.admission = Admission(settings, time.monotonic, random.random)
         self._gauges = FleetGauges(self.metrics.fleet, self.upstreams, self.admission, self._gateways)
-        self._stored = StoredResponses(self._open_store(settings), settings.max_body_bytes)
+        self._stored = StoredResponses(open_store(settings, self.metrics), settings.max_body_bytes)
         self._checks = Checks(
             command(settings.check_memory_bytes, settings.check_timeout), settings.check_processes,
             settings.check_timeout, settings.queue_timeout + settings.check_timeout,
             CheckLog(self.metrics, self._log.write),
         )  # fmt: skip
         self._prompt_log = open_prompt_log(settings, fleet, self.metrics)
+        self._ledger = open_ledger(settings, self.metrics)
         self._relay = Relay(
             fleet, catalog, self.upstreams, self.admission, self.transport, settings, time.monotonic, self._stored,
-            Screening(self._checks, settings.check_images), self._prompt_log, self.metrics,
+            Screening(self._checks, settings.check_images), self._prompt_log, self.metrics, self._ledger,
         )  # fmt: skip
         metric_pages = MetricPages(self.render_metrics, self.upstreams, self.transport)
         self._endpoints = Endpoints(
@@ -100,18 +100,12 @@ class Gateway:
         self._cors_middleware = CorsMiddleware(ErrorMiddleware(self._key_middleware), fleet.cors)
         self._record_middleware = RecordMiddleware(
             self._cors_middleware, self.metrics, self._endpoints.name_of, self._log.write,
-            self._audit.observe if self._audit else None,
+            self._audit.observe if self._audit else None, self._ledger.end if self._ledger else None,
         )  # fmt: skip
         self.app: App = self._record_middleware
         self._client_timeouts = ClientTimeouts(
             keep_alive=settings.keep_alive_timeout, write=settings.client_write_timeout
         )
-
-    def _open_store(self, settings: Settings) -> Store | None:
-        if settings.responses_dir is None:
-            return None
-        limits = settings.responses_max_bytes, settings.responses_max_age
-        return Store(Database(settings.responses_dir, *limits), self.metrics.response_store_failures.inc)
 
     def _signed_on_users(self, fleet: Fleet) -> "SignedOnUsers | None":
         if fleet.sign_on is None:
@@ -230,6 +224,7 @@ class Gateway:
                 ("housekeeping", self._housekeeping),
                 ("stored responses", self._stored.watch),
                 *((("signing keys", self._users.watch),) if self._users else ()),
+                *((("usage ledger", self._ledger.watch),) if self._ledger else ()),
             )
         ]
         try:
@@ -241,6 +236,8 @@ class Gateway:
             self.transport.close()
             await self._checks.close()
             await self._stored.close()
+            if self._ledger:
+                await self._ledger.close()
             self._log.close()
             if self._prompt_log:
                 self._prompt_log.close()

@@ -46,15 +46,17 @@ def request_id_headers(request_id: str, path: str = "") -> Headers:
 class RecordMiddleware:
     """Gives each request an id and a Record, in `scope["record"]`; observes and logs the record once at the end.
 
-    `on_end` is told of it then, too.
+    `on_end` is told of it then, too, and `account` of requests to models.
     While `draining`, each response closes its connection, so that the client opens a new one elsewhere.
     """
 
     def __init__(
         self, app: App, metrics: Metrics, name_of: Callable[[str], str], write: Callable[[str], None],
         on_end: Callable[[Scope, Record], object] | None = None,
+        account: Callable[[Record], None] | None = None,
     ) -> None:  # fmt: skip
         self._app, self._metrics, self._name_of, self._write, self._on_end = app, metrics, name_of, write, on_end
+        self._account = account
         self.draining = False
         self._timestamp_second, self._timestamp = 0, ""
 
@@ -92,6 +94,8 @@ class RecordMiddleware:
             if key := scope.get("key"):
                 record.key = key.id
             self._metrics.observe(record)
+            if self._account and record.requested:
+                self._account(record)
             self._write(log_line(record, self._now()))
             if self._on_end:
                 self._on_end(scope, record)

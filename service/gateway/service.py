@@ -100,7 +100,7 @@ def load_configuration() -> tuple[Settings, catalogs.Catalog, fleets.Fleet, Keys
         check_access(settings.host, fleet.auth, keys)
         given = {name: SecretStr(read_secret(settings, name)) for name in ("cache_secret", "engine_key")}
         path = run_dir.prepare(settings.run_dir) if settings.run_dir else None
-        folders = {name: getattr(settings, name) for name in ("responses_dir", "evidence_dir")}
+        folders = {name: getattr(settings, name) for name in ("responses_dir", "usage_dir", "evidence_dir")}
         for name, folder in folders.items():
             if folder:
                 folders[name] = run_dir.private_folder(folder, name)

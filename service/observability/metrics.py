@@ -125,6 +125,14 @@ class Metrics:
             "roundhouse_check_seconds", "How long a check took that was not remembered.", ("kind",), registry=registry,
             buckets=CHECK_BUCKETS,
         )  # fmt: skip
+        self.usage_write_failures = Counter(
+            "roundhouse_usage_write_failures",
+            "Batches of the usage ledger that could not be written; each is tried again.", registry=registry,
+        )  # fmt: skip
+        self.usage_lines_dropped = Counter(
+            "roundhouse_usage_lines_dropped", "Requests without a line in the usage ledger, as too many waited for it.",
+            registry=registry,
+        )  # fmt: skip
         self.check_process_deaths = Counter(
             "roundhouse_check_process_deaths", "Processes that died of what they checked, by how.", ("how",),
             registry=registry,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
@@ -21,6 +22,14 @@ from service.transport.pool import Deadlines
 from service.upstreams.upstream import Upstream
 
 BYTES_PER_TOKEN = 4
+
+
+class Spent(NamedTuple):
+    """Tokens of prompt and completion; `counted` says that they are the engine's own count."""
+
+    prompt: float
+    completion: float
+    counted: bool
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ class Call:
     @property
     def cost(self) -> float:
         """The estimated tokens of prompt and output, which rate limits and fair queueing are charged with."""
-        return self._prompt_estimate + self._output_estimate
+        return self.prompt_estimate + self.output_estimate
 
     def waits_for(self, position: int) -> str:
         """What the request waits for at this position of the queue, as its client is told."""
@@ -148,22 +157,25 @@ class Call:
     @property
     def prompt_tokens(self) -> float:
         """The tokens of the prompt, estimated by its bytes until an engine has counted them."""
-        return self.record.prompt_tokens or self._prompt_estimate
+        return self.record.prompt_tokens or self.prompt_estimate
 
-    def tokens(self, now: float) -> float:
+    def spent(self, now: float) -> Spent:
         """The tokens that an engine has spent on the request until `now`, whether or not it was completed.
 
         What the engine did not count is estimated: the prompt by its bytes, and the output by what was streamed, or for
         a response that is not streamed by what the model generates in this time, `cost` at most.
         """
         if self.sent_at is None or not self.sequences:
-            return 0
+            return Spent(0, 0, counted=True)
         record = self.record
+        completion = record.completion_tokens
+        if record.prompt_tokens and (completion or not record.streamed):
+            return Spent(record.prompt_tokens, completion, counted=True)
         prompt = self.prompt_tokens
-        if record.prompt_tokens or record.completion_tokens or record.streamed:
-            return prompt + (record.completion_tokens or len(record.output_times))
+        if completion or record.streamed:
+            return Spent(prompt, completion or len(record.output_times), counted=False)
         generated = (now - self.sent_at) * self.upstream.token_rate.value * self.sequences
-        return prompt + min(generated, self._output_estimate)
+        return Spent(prompt, min(generated, self.output_estimate), counted=False)
 
     def measure_rate(self, last_output_at: float) -> None:
         """Measures the token rate of the model by this response."""
@@ -172,11 +184,13 @@ class Call:
             self.upstream.token_rate.observe(tokens, last_output_at - self.sent_at)
 
     @cached_property
-    def _prompt_estimate(self) -> float:
+    def prompt_estimate(self) -> float:
+        """The tokens of the prompt, by its bytes."""
         return prompt_estimate(estimate_prompt_bytes(self.request, self.body), BYTES_PER_TOKEN, self.images)
 
     @property
-    def _output_estimate(self) -> int:
+    def output_estimate(self) -> int:
+        """The tokens that all its sequences may generate."""
         return self.sequences * estimate_output_tokens(self.request)
 
     @property

@@ -12,6 +12,7 @@ from service.catalog.catalog import Catalog
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
+from service.observability.ledger import Ledger
 from service.observability.metrics import Metrics
 from service.observability.prompt_log import PromptLog, fits
 from service.observability.record import Record
@@ -57,9 +58,10 @@ class Relay:
         screening: Screening | None = None,
         prompt_log: PromptLog | None = None,
         metrics: Metrics | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
-        self._settings, self._clock, self._prompt_log = settings, clock, prompt_log
+        self._settings, self._clock, self._prompt_log, self._ledger = settings, clock, prompt_log, ledger
         self._secret = settings.cache_secret.get_secret_value().encode() or secrets.token_bytes(32)
         self._dispatcher = Dispatcher(upstreams, admission, transport, settings.max_response_bytes, clock)
         self._idempotency = IdempotencyCache(clock)
@@ -108,7 +110,7 @@ class Relay:
         parsed = self.preparation.parse(endpoint, body)
         record.requested, record.streamed = parsed.request.model, bool(parsed.request.stream) and endpoint.streams
         caller = caller_of(key, options.tenant, self.preparation.fleet.tenants)
-        record.tenant = caller.tenant.id
+        record.tenant, record.key = caller.tenant.id, key.id
         if caller.tenant.log_prompts and self._prompt_log:
             tee = Tee(send, extra, fits)
             serving = self._serve(endpoint, body, parsed, options, caller, record, receive, tee.send, tee.extra)
@@ -188,14 +190,23 @@ class Relay:
             call.record.admitted = self._clock()
             if call.storing:
                 await call.storing.start()
+            if self._ledger and call.sequences:
+                self._ledger.begin(call.record, call.prompt_estimate, call.output_estimate)
             entered = call.upstream.gpu_time.enter(self._clock())
             try:
                 await self._respond(call, slot, writer, client)
             finally:
                 now = self._clock()
-                slot.report_usage(call.tokens(now))
+                self._account(call, slot, now)
                 call.add_gpu_time(call.upstream.gpu_time.leave(entered, now))
             self._dispatcher.completed(call)
+
+    def _account(self, call: Call, slot: Slot, now: float) -> None:
+        """Reports what the request has spent until now, whether or not it was completed."""
+        spent = call.spent(now)
+        slot.report_usage(spent.prompt + spent.completion)
+        if not spent.counted:
+            call.record.estimate = round(spent.prompt), round(spent.completion)
 
     async def _detach(
         self, call: Call, storing: Storing, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect

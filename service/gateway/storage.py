@@ -1,0 +1,24 @@
+"""Opens what the gateway keeps in files, as its settings say: stored responses and the usage ledger."""
+
+from service.config.settings import Settings
+from service.observability.ledger import Ledger
+from service.observability.ledger_file import LedgerFile
+from service.observability.metrics import Metrics
+from service.stored.database import Database
+from service.stored.store import Store
+
+
+def open_store(settings: Settings, metrics: Metrics) -> Store | None:
+    """The store of responses; None where nothing is stored."""
+    if settings.responses_dir is None:
+        return None
+    limits = settings.responses_max_bytes, settings.responses_max_age
+    return Store(Database(settings.responses_dir, *limits), metrics.response_store_failures.inc)
+
+
+def open_ledger(settings: Settings, metrics: Metrics) -> Ledger | None:
+    """The usage ledger; None where nothing is recorded."""
+    if settings.usage_dir is None:
+        return None
+    file = LedgerFile(settings.usage_dir, settings.usage_detail_age, settings.usage_max_bytes)
+    return Ledger(file, metrics.usage_write_failures.inc, metrics.usage_lines_dropped.inc)
