@@ -1,14 +1,16 @@
 """The entrance of every generation request: its tenant's limits first, then a slot or the queue of its model."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 
+from service.admission.budgets import Wall
 from service.admission.flow import Ticket
-from service.admission.rate_limits import LimitExceeded, RateLimiter, TenantLimiter
+from service.admission.rate_limits import LimitExceeded, OverLimitError, RateLimiter, TenantLimiter
 from service.admission.service_rate import retry_after
 from service.admission.slots import Capacity, Clock, Slot, SlotPool
 from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
-from service.errors import ApiError, ErrorCode, whole_seconds
+from service.errors import ApiError
 from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
 
@@ -16,12 +18,14 @@ from service.fleet.served_model import ServedModel
 class Admission:
     """Admits a request if its tenant is within its limits and its model has free capacity, else queues or rejects it.
 
-    `jitter` returns floats from 0 to 1, which spread the `Retry-After` of rejected requests.
+    `jitter` returns floats from 0 to 1, which spread the `Retry-After` of rejected requests; `wall` is in Unix seconds.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, jitter: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, jitter: Callable[[], float], wall: Wall = time.time
+    ) -> None:  # fmt: skip
         self._timeout, self._clock, self._jitter = settings.queue_timeout, clock, jitter
-        self._limiter = RateLimiter(settings.gateway_processes)
+        self._limiter = RateLimiter(settings.gateway_processes, wall)
         self._pools: dict[str, SlotPool] = {}
 
     def acquire(
@@ -48,21 +52,25 @@ class Admission:
         cost = cost if cost > 1.0 else 1.0
         limiter = self._limiter.of(tenant, now)
         if limiter and (exceeded := limiter.exceeded(cost, now)):
-            raise self._over_limit(limiter, exceeded, pool)
+            raise self._over_limit(limiter, exceeded, pool, now)
         if pool.queued:
             pool.admit_queued(now)  # the replicas may have gained capacity since the last release
         if not pool.queued and capacity() > pool.unassigned:
-            slot = Slot(pool, limiter, cost, sequences)
+            slot = Slot(pool, cost, sequences)
             pool.acquire(sequences, now)
         else:
             ticket = Ticket(tenant, priority, cost, sequences, session)
             if timeout is None:
                 timeout = served.timeouts.queue or self._timeout
-            slot = Slot(pool, limiter, cost, sequences, ticket, now + timeout)
+            slot = Slot(pool, cost, sequences, ticket, now + timeout)
             pool.enqueue(slot, ticket, served.max_queued, now)
         if limiter:
-            limiter.charge(cost)
+            slot.charge = limiter.charge(cost)
         return slot
+
+    def restore(self, day: int, used: Mapping[str, tuple[float, float]]) -> None:
+        """Takes the requests and tokens that tenants used on that day out of what this process grants them."""
+        self._limiter.restore(day, used)
 
     def wake_waiters(self, model_id: str | None = None) -> None:
         """Admits queued requests after the capacity of replicas has changed, of one model or of all (None)."""
@@ -108,8 +116,6 @@ class Admission:
     def _open(self, model_id: str) -> SlotPool:
         return self._pools.setdefault(model_id, SlotPool(model_id, self._clock, self._jitter))
 
-    def _over_limit(self, limiter: TenantLimiter, exceeded: LimitExceeded, pool: SlotPool) -> ApiError:
+    def _over_limit(self, limiter: TenantLimiter, exceeded: LimitExceeded, pool: SlotPool, now: float) -> ApiError:
         seconds = exceeded.seconds or retry_after(1, pool.service_rate.rate(limiter.in_flight), self._jitter())
-        wait = whole_seconds(seconds)
-        message = f"Tenant '{limiter.tenant.id}' is at its limit of {exceeded.limit}. Try again in {wait} s."
-        return ApiError(ErrorCode.RATE_LIMIT_EXCEEDED, message, retry_after=seconds)
+        return OverLimitError(limiter.tenant, exceeded.limit, seconds, limiter.states(now))

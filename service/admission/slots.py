@@ -10,9 +10,10 @@ import math
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from service.admission.budgets import BudgetState
 from service.admission.flow import Ticket
 from service.admission.queue import Queue
-from service.admission.rate_limits import TenantLimiter
+from service.admission.rate_limits import Charge
 from service.admission.service_rate import ServiceRate, retry_after
 from service.errors import ApiError, ErrorCode
 
@@ -133,18 +134,16 @@ class Slot:
     As a context manager it is released at exit. Once admitted it is assigned to the replica that is tried, and
     unassigned if that attempt fails: the slots stay held until `release`, so that a retry at another replica need not
     queue again. A slot without a ticket was admitted at once; one with a ticket is queued until `deadline`, in
-    monotonic seconds.
+    monotonic seconds. `charge` is what the tenant's limits were charged, if it has some.
     """
 
     __slots__ = (
-        "_admitted", "_cost", "_error", "_limiter", "_pool", "_replica", "_state", "_tokens", "deadline", "sequences",
-        "ticket",
+        "_admitted", "_error", "_pool", "_replica", "_state", "_tokens", "charge", "deadline", "sequences", "ticket",
     )  # fmt: skip
 
     def __init__(
         self,
         pool: SlotPool,
-        limiter: TenantLimiter | None,
         cost: float,
         sequences: int,
         ticket: Ticket | None = None,
@@ -152,8 +151,8 @@ class Slot:
     ) -> None:
         self._pool = pool
         self.sequences = sequences
-        self._limiter = limiter
-        self._cost = self._tokens = cost
+        self.charge: Charge | None = None
+        self._tokens = cost
         self.ticket = ticket
         self.deadline = deadline
         self._state: Literal["queued", "admitted", "rejected", "released"] = "queued" if ticket else "admitted"
@@ -175,6 +174,10 @@ class Slot:
     def position(self) -> int:
         """The position in the queue: 1 is next, 0 is not queued."""
         return self.ahead + 1 if self._state == "queued" else 0
+
+    def budgets(self) -> tuple[BudgetState, ...]:
+        """The budgets of its tenant, if it has some."""
+        return self.charge.states(self._pool.clock()) if self.charge else ()
 
     async def wait_admitted(self, seconds: float) -> bool:
         """Waits at most `seconds`; returns whether the request has been admitted. Raises 503 if it was rejected."""
@@ -225,12 +228,12 @@ class Slot:
         if state == "admitted":
             if self._replica:
                 self.unassign()
-            if self._limiter:
-                self._limiter.settle(self._cost, self._tokens)
+            if self.charge:
+                self.charge.settle(self._tokens)
             self._pool.release(self, self._tokens)
         elif state != "released":
-            if self._limiter:
-                self._limiter.refund(self._cost)
+            if self.charge:
+                self.charge.refund()
             if state == "queued" and self.ticket:
                 self._pool.withdraw(self.ticket)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt
@@ -33,6 +34,7 @@ OptInField = Literal[
     "truncation_side",
 ]
 DEFAULT_TENANT = "default"  # of a request that names none
+BUDGETS = ("requests_per_minute", "tokens_per_minute", "requests_per_day", "tokens_per_day")
 PRIORITIES: tuple[Priority, ...] = ("interactive", "default", "batch")  # highest first
 
 
@@ -44,6 +46,9 @@ class TenantEntry(Frozen):
     max_in_flight: PositiveInt | None = None
     requests_per_minute: PositiveInt | None = None
     tokens_per_minute: PositiveInt | None = None
+    requests_per_day: PositiveInt | None = None
+    tokens_per_day: PositiveInt | None = None
+    max_output_tokens: PositiveInt | None = None
     log_prompts: bool = False
     allow_fields: tuple[OptInField, ...] | None = None
 
@@ -52,9 +57,10 @@ class TenantEntry(Frozen):
 class Tenant:
     """One tenant. `weight` is its relative share in the fair queue; `priority` the highest that it may request.
 
-    The limits hold for all gateway processes together; None means unlimited. `tokens_per_minute` counts prompt and
-    completion tokens. `log_prompts` says whether what it asks and gets is logged. Of the fields that can be opened for
-    each tenant (`OptInField`) its requests may have those of `allow_fields`; None means all.
+    The limits hold for all gateway processes together; None means unlimited. Tokens are those of prompt and completion,
+    and a day is one of UTC. `max_output_tokens` bounds what each sequence of a request may generate. `log_prompts` says
+    whether what it asks and gets is logged. Of the fields that can be opened for each tenant (`OptInField`) its
+    requests may have those of `allow_fields`; None means all.
     """
 
     id: str
@@ -63,14 +69,27 @@ class Tenant:
     max_in_flight: int | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    requests_per_day: int | None = None
+    tokens_per_day: int | None = None
+    max_output_tokens: int | None = None
     log_prompts: bool = False
     allow_fields: tuple[OptInField, ...] | None = None
+
+    @cached_property
+    def has_budgets(self) -> bool:
+        """Whether its requests or tokens in some span of time are limited."""
+        return any(getattr(self, name) is not None for name in BUDGETS)
+
+    @cached_property
+    def is_limited(self) -> bool:
+        """Whether there is anything to count for it."""
+        return self.max_in_flight is not None or self.has_budgets
 
     def per_gateway(self, gateways: int) -> "Tenant":
         """This tenant with its limits divided by the number of gateway processes; each is at least 1."""
         shares = {
             name: max(1, limit // gateways)
-            for name in ("max_in_flight", "requests_per_minute", "tokens_per_minute")
+            for name in ("max_in_flight", *BUDGETS)
             if (limit := getattr(self, name)) is not None
         }
         return replace(self, **shares)

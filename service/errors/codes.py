@@ -207,7 +207,7 @@ class ErrorCode(StrEnum):
     # Capacity
     RATE_LIMIT_EXCEEDED = (
         "rate_limit_exceeded", 429,
-        "The tenant has used up its requests or tokens per minute, or has too many requests in flight.",
+        "The tenant has used up its requests or tokens per minute or day, or has too many requests in flight.",
         "Wait as long as `Retry-After` says, or raise the tenant's limits in the fleet file.",
     )
     OVERLOADED = (

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from service.admission.budgets import day_of
 from service.admission.gate import Admission
 from service.auth.keys import Keys
 from service.catalog.catalog import Catalog
@@ -216,6 +217,12 @@ class Gateway:
         if self._audit:
             self._audit.write("started", process=os.getpid(), **configuration(self._settings))
         self.upstreams.refresh()
+        if self._ledger:
+            day, workers = day_of(time.time()), self._settings.workers
+            used = await self._ledger.used_on(day)
+            self.admission.restore(
+                day, {name: (count / workers, tokens / workers) for name, (count, tokens) in used.items()}
+            )
         watch = partial(self.upstreams.watch, self._upstreams_changed, self.count_failure)
         tasks = [
             asyncio.create_task(keep_running(name, loop, self.count_failure))

@@ -74,6 +74,13 @@ class Ledger:
             )
         )  # fmt: skip
 
+    async def used_on(self, day: int) -> dict[str, tuple[int, int]]:
+        """The requests and tokens of each tenant on that day; none where the file cannot be read, which is logged."""
+        found: dict[str, tuple[int, int]] = {}
+        read = partial(self._guard, lambda: found.update(self._file.used_on(day)))
+        await asyncio.get_running_loop().run_in_executor(self._thread, read)
+        return found
+
     async def close(self) -> None:
         """Writes what waits, as far as that is possible in PATIENCE seconds."""
         loop = asyncio.get_running_loop()
@@ -113,10 +120,10 @@ class Ledger:
         except (sqlite3.Error, OSError) as error:
             self._on_failure()
             if not self._failing:
-                log.warning("the usage ledger cannot be written: %s. Requests go on, and it is tried again.", error)
+                log.warning("the usage ledger cannot be used: %s. Requests go on, and it is tried again.", error)
             self._failing = True
             return False
         if self._failing:
-            log.warning("the usage ledger can be written again.")
+            log.warning("the usage ledger can be used again.")
         self._failing = False
         return True

@@ -141,6 +141,12 @@ class LedgerFile:
             rows = connection.execute(query, {"day": day, "since": since, "tenant": tenant}).fetchall()
         return [Usage(row[: len(groups)], *map(int, row[len(groups) :])) for row in rows]
 
+    def used_on(self, day: int) -> dict[str, tuple[int, int]]:
+        """The requests and tokens that each tenant was charged on that day, counted from 1970, of UTC."""
+        rows = self.usage(["tenant", "day"], day * DAY)
+        name = time.strftime("%Y-%m-%d", time.gmtime(day * DAY))
+        return {row.group[0]: (row.admitted, row.prompt + row.completion) for row in rows if row.group[1] == name}
+
     def close(self) -> None:
         """Closes the file; the next use opens it again."""
         self._file.close()

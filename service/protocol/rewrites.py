@@ -9,6 +9,7 @@ from typing import Any
 from service.catalog.infill import infill, orders
 from service.catalog.model import Chat, Infill, Model
 from service.errors import ApiError, ErrorCode
+from service.protocol import validation_errors
 from service.protocol.anthropic import MessagesRequest
 from service.protocol.requests import Body, ChatRequest, CompletionRequest, Decoding, ResponsesRequest
 from service.protocol.streams import Dialect
@@ -97,6 +98,19 @@ def rewrites(
     if isinstance(request, CompletionRequest) and request.suffix is not None and isinstance(request.prompt, str):
         fields |= _infilling(request, request.prompt, request.suffix, model)
     return fields | stop_conditions.fields(dialect) if stop_conditions.added else fields
+
+
+def cap_output(request: Body, most: int) -> dict[str, Any]:
+    """The fields that keep the output of a request within `most` tokens where it sets no bound itself.
+
+    Raises the 400 for a bound that is larger.
+    """
+    for name in request.output_limit_fields:
+        if (getattr(request, name) or 0) > most:
+            text = f"it should be at most {most}, the largest output of this tenant"
+            raise validation_errors.invalid_value(name, text)
+    bounded = not request.output_limit_fields or request.output_limit
+    return {} if bounded else {request.output_limit_fields[0]: most}
 
 
 def _infilling(request: CompletionRequest, prefix: str, suffix: str, model: Model) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class Call:
     removes stop reasons that the catalogue added (see `StopConditions`), and documents that the client does not want.
 
     `constraints` are the members of the body that an engine may compile, as a JSON object; empty if there are none.
+    `output_cap` is the most tokens that each sequence may generate where the request itself has no bound.
 
     `storing` stores the response; `prefix_key` is that of the stored conversation which the request belongs to. Both
     are None for most requests.
@@ -95,6 +96,7 @@ class Call:
     constraints: bytes = b""
     sent_at: float | None = None
     storing: Storing | None = None
+    output_cap: int | None = None
     prefix_key: int | None = None
 
     @property
@@ -191,7 +193,7 @@ class Call:
     @property
     def output_estimate(self) -> int:
         """The tokens that all its sequences may generate."""
-        return self.sequences * estimate_output_tokens(self.request)
+        return self.sequences * estimate_output_tokens(self.request, self.output_cap)
 
     @property
     def deadlines(self) -> Deadlines:

@@ -50,7 +50,8 @@ class GuardModels:
                 return await self._answer(call, slot)
             finally:
                 now = self._clock()
-                slot.report_usage(call.tokens(now))
+                spent = call.spent(now)
+                slot.report_usage(spent.prompt + spent.completion)
                 gpu_time.leave(entered, now)
                 self._metrics.count_guard_tokens(model, call.record)
 

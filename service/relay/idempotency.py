@@ -98,7 +98,8 @@ class IdempotencyCache:
         if tee.body is None or not tee.complete or tee.status != 200 or record.outcome != "complete":
             return
         origin = replace(record, output_times=[])
-        answer = CachedAnswer(fingerprint, tee.headers, bytes(tee.body), origin, self._clock() + self._ttl)
+        headers = [row for row in tee.headers if b"ratelimit-" not in row[0]]  # they tell of that moment
+        answer = CachedAnswer(fingerprint, headers, bytes(tee.body), origin, self._clock() + self._ttl)
         if self._make_room(answer.size):
             self._cached[key] = answer
             self.size += answer.size

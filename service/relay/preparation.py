@@ -17,7 +17,7 @@ from service.protocol.images import find_images
 from service.protocol.parse_body import FieldPolicy, Parsed, engine_body, parse_body, with_salt
 from service.protocol.request_headers import RequestOptions
 from service.protocol.requests import Body
-from service.protocol.rewrites import rewrites, stop_conditions
+from service.protocol.rewrites import cap_output, rewrites, stop_conditions
 from service.protocol.scoring import is_bare_ranking, without_documents
 from service.protocol.sequences import count_sequences, too_many_sequences
 from service.relay.call import Call, RequestTimeouts
@@ -65,7 +65,9 @@ class Preparation:
         ignored += adapted.ignored
         record.ignored_fields = tuple(label(endpoint.body, name) for name in ignored)
         rewritten = adapted.fields | rewrites(request, target.name, served.model, dialect, stops)
-        payload = engine_body(accepted, request, rewritten, endpoint.streams)
+        most = caller.tenant.max_output_tokens
+        capped = {} if most is None else cap_output(request, most)
+        payload = engine_body(accepted, request, rewritten | capped, endpoint.streams)
         if hasattr(request, "cache_salt") and (salt := self._cache_salts.salt(caller.tenant.id, request.cache_salt)):
             payload = with_salt(payload, salt)
         timeouts = self._timeouts[served.id]
@@ -86,6 +88,7 @@ class Preparation:
             redact=without_documents if is_bare_ranking(request) else stops.redact_stop_reason(dialect),
             sequences=sequences,
             deadline=record.started + min(options.timeout or timeouts.unstreamed.total, timeouts.unstreamed.total),
+            output_cap=most if capped else None,
             images=find_images(request) if requirements.vision else (),
             constraints=constraints_of(request, payload),
         )

@@ -25,12 +25,12 @@ from service.protocol.streams import BrokenStreamError, StreamWatcher
 from service.relay.answer_headers import answer_headers
 from service.relay.call import Call
 from service.relay.dispatch import Dispatcher, UpstreamResponse
+from service.relay.entrance import Entrance
 from service.relay.guard_models import GuardModels
 from service.relay.guarding import Guarding
 from service.relay.idempotency import IdempotencyCache
 from service.relay.moderations import Moderations
 from service.relay.preparation import Preparation
-from service.relay.refusals import not_ready
 from service.relay.request_shapes import Shape, shape
 from service.relay.response_writer import ResponseWriter
 from service.relay.screening import Screening
@@ -60,7 +60,8 @@ class Relay:
         metrics: Metrics | None = None,
         ledger: Ledger | None = None,
     ) -> None:
-        self._catalog, self._upstreams, self._admission = catalog, upstreams, admission
+        self._catalog, self._upstreams = catalog, upstreams
+        self._entrance = Entrance(admission, settings.sse_heartbeat_interval, clock)
         self._settings, self._clock, self._prompt_log, self._ledger = settings, clock, prompt_log, ledger
         self._secret = settings.cache_secret.get_secret_value().encode() or secrets.token_bytes(32)
         self._dispatcher = Dispatcher(upstreams, admission, transport, settings.max_response_bytes, clock)
@@ -68,7 +69,7 @@ class Relay:
         self._screening = screening or Screening(None, decodes_images=False)
         self._stored = stored or StoredResponses(None, settings.max_body_bytes)
         guards = GuardModels(
-            self._dispatcher, self._acquire_slot, lambda: self.preparation, metrics or Metrics(), clock
+            self._dispatcher, self._entrance.admit, lambda: self.preparation, metrics or Metrics(), clock
         )
         judge = guards.judge(transport, settings.guardrail_keys_by_name)
         self._guarding, self.moderations = Guarding(judge, clock), Moderations(judge, lambda: self.preparation)
@@ -180,13 +181,13 @@ class Relay:
         self._dispatcher.check(call)
         if call.images or call.constraints:
             await self._screening.screen(call, self.preparation.fleet)
-        with self._acquire_slot(call) as slot:
+        with self._entrance.admit(call) as slot:
             if call.served.guardrails.input:
                 await self._guarding.check_request(call)
             if call.storing and call.storing.background:
                 await self._detach(call, call.storing, slot, writer, client)
             if slot.is_queued:
-                await self._wait_in_queue(call, slot, writer)
+                await self._entrance.wait(call, slot, writer)
             call.record.admitted = self._clock()
             if call.storing:
                 await call.storing.start()
@@ -215,13 +216,13 @@ class Relay:
         client.detach()
         self._stored.register(storing, client.task.cancel)
         body = await storing.begin(call.target.name, slot.is_queued)
-        await writer.respond_early(body, answer_headers(call, None))
+        await writer.respond_early(body, answer_headers(call, None, slot.budgets()))
 
     async def _respond(self, call: Call, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
         """Gets the response of a replica and sends it to the client."""
         response = await self._dispatcher.dispatch(call, slot)
         try:
-            headers = answer_headers(call, response.replica)
+            headers = answer_headers(call, response.replica, slot.budgets())
             # A client that reads nothing for too long is treated as disconnected.
             response.exchange.on_client_timeout = client.disconnect
             if response.watcher:
@@ -233,42 +234,6 @@ class Relay:
                 await writer.respond(await call.storing.finish(body) if call.storing else body, headers)
         finally:
             self._dispatcher.finish(response)
-
-    def _acquire_slot(self, call: Call) -> Slot:
-        """A slot, held or queued for; raises ApiError if the model is not ready and will not be in time."""
-        now, upstream = self._clock(), call.upstream
-        timeout = call.timeouts.unstreamed.total if call.in_background else call.timeouts.queue
-        if not upstream.usable(now):
-            condition, _ = upstream.condition()
-            if call.served.min_replicas == 0 and condition != "failed":
-                timeout = call.timeouts.activation
-            elif condition != "ready":
-                raise not_ready(upstream, now)
-        return self._admission.acquire(
-            call.served,
-            call.tenant,
-            call.priority,
-            call.cost,
-            lambda: upstream.capacity(self._clock()),
-            now,
-            max(0.001, min(timeout, call.deadline - now)),
-            max(1, call.sequences),
-            call.session,
-        )
-
-    async def _wait_in_queue(self, call: Call, slot: Slot, writer: ResponseWriter) -> None:
-        """Waits until the request is admitted; a stream gets comments meanwhile, which say what it waits for."""
-        interval = call.options.sse_heartbeat_interval or self._settings.sse_heartbeat_interval
-        try:
-            while not await slot.wait_admitted(interval):
-                if call.upstream.condition()[0] == "failed":
-                    raise not_ready(call.upstream, self._clock())
-                if call.record.streamed:
-                    await writer.comment(call.waits_for(slot.position))
-        except ApiError:
-            if call.upstream.condition()[0] != "ready":
-                raise not_ready(call.upstream, self._clock()) from None
-            raise
 
     async def _stream(
         self, call: Call, response: UpstreamResponse, watcher: StreamWatcher, headers: Headers, writer: ResponseWriter

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.admission.rate_limits import LimitExceeded, RateLimiter, TenantLimiter, TokenBucket
+from service.admission.budgets import TokenBucket
+from service.admission.rate_limits import LimitExceeded, RateLimiter, TenantLimiter
 from service.auth.tenants import Tenant
 
 AMOUNTS = st.floats(0.1, 500)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.admission.rate_limits import TokenBucket
+from service.admission.budgets import TokenBucket
 from tests.conftest import Start
 from tests.fake_engine import Fault
 from tests.support.exchanges import (
