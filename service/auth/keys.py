@@ -26,7 +26,7 @@ class Key:
     """What is known of a key, or of the token of a user who has signed on, and what its bearer may do.
 
     `expires` is in Unix seconds. `models` are the ids and aliases that it may use; None means all. The bearer of a
-    `proxy` key may name the tenant of a request.
+    `proxy` key may name the tenant of a request, that of an `operator`'s sees the usage of all tenants.
     """
 
     id: str
@@ -35,6 +35,7 @@ class Key:
     models: frozenset[str] | None = None
     endpoints: frozenset[EndpointGroup] = DEFAULT_GROUPS
     proxy: bool = False
+    operator: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Caller:
 
 
 Keys = Mapping[bytes, Key]  # by digest
-ANYONE = Key("", endpoints=ALL_GROUPS, proxy=True)  # the caller where no key is asked for
-FIRST = Key("first", endpoints=ALL_GROUPS)
+ANYONE = Key("", endpoints=ALL_GROUPS, proxy=True, operator=True)  # the caller where no key is asked for
+FIRST = Key("first", endpoints=ALL_GROUPS, operator=True)
 
 
 def digest(secret: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 import click
 
-from service.cli import adding, catalogue, connect, evidence, keys, packing, planning, proving, serving, weights
+from service.cli import adding, catalogue, connect, evidence, keys, packing, planning, proving, serving, usage, weights
 from service.config.settings import VARIABLES, summary
 
 
@@ -28,6 +28,7 @@ for command in (
     *connect.COMMANDS,
     *keys.COMMANDS,
     *evidence.COMMANDS,
+    *usage.COMMANDS,
 ):
     main.add_command(command)
 

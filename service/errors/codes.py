@@ -106,8 +106,7 @@ class ErrorCode(StrEnum):
         "Check the base URL of the client: for OpenAI's libraries it ends in `/v1`, for Anthropic's it does not.",
     )
     METHOD_NOT_ALLOWED = (
-        "method_not_allowed", 405, "The endpoint exists, but not with this method.",
-        "Use a method that the `Allow` header lists.",
+        "method_not_allowed", 405, "The endpoint exists, but not with this method.", "Use one that `Allow` lists.",
     )
     REQUEST_TIMEOUT = (
         "request_timeout", 408, "The rest of the request body did not arrive in time.",
@@ -186,8 +185,8 @@ class ErrorCode(StrEnum):
     )
     STORE_UNAVAILABLE = (
         "store_unavailable", 503,
-        "The request needs the store of responses, whose file is locked or damaged, or whose disk is full.",
-        "Send it again later, or with `store: false` and the whole conversation.",
+        "The request needs the file of stored responses, or of usage, which is locked or damaged, or its disk is full.",
+        "Send it again later; a request to a model also with `store: false` and the whole conversation.",
     )
     # Repeated requests
     IDEMPOTENCY_IN_PROGRESS = (
@@ -196,8 +195,7 @@ class ErrorCode(StrEnum):
         "Send the request again later, with the same key.",
     )
     IDEMPOTENCY_CONFLICT = (
-        "idempotency_conflict", 422, "The `Idempotency-Key` was used for another request.",
-        "Use a new key for each new request.",
+        "idempotency_conflict", 422, "The `Idempotency-Key` was used for another request.", "Use a new one for each.",
     )
     REQUEST_QUARANTINED = (
         "request_quarantined", 422,
@@ -209,6 +207,9 @@ class ErrorCode(StrEnum):
         "rate_limit_exceeded", 429,
         "The tenant has used up its requests or tokens per minute or day, or has too many requests in flight.",
         "Wait as long as `Retry-After` says, or raise the tenant's limits in the fleet file.",
+    )
+    BUDGETS_UNAVAILABLE = (
+        "budgets_unavailable", 503, "The Redis that counts tenants' budgets is away.", "Wait as `Retry-After` says.",
     )
     OVERLOADED = (
         "overloaded", 503,
@@ -233,8 +234,7 @@ class ErrorCode(StrEnum):
     )
     # The service
     INTERNAL_ERROR = (
-        "internal_error", 500, "A defect of the gateway.",
-        "Report it with the log's lines for the answer's `x-request-id`.",
+        "internal_error", 500, "A defect of the gateway.", "Report it with the log's lines for its `x-request-id`.",
     )
     UPSTREAM_ERROR = (
         "upstream_error", 502,

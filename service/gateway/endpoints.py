@@ -13,6 +13,7 @@ from service.gateway.model_list import Row, anthropic_list, anthropic_model, mod
 from service.gateway.openapi import describe
 from service.gateway.request_body import read_json_body
 from service.gateway.stored_responses import StoredResponseEndpoints
+from service.gateway.usage import UsageEndpoint
 from service.gateway.versions import Versions
 from service.protocol.generation import MODERATIONS, PATHS, Endpoint
 from service.protocol.scoring import SIDES
@@ -40,6 +41,7 @@ class Endpoints:
         self._metric_pages, self._is_ready, self._settings = metric_pages, is_ready, settings
         self._stored = StoredResponseEndpoints(fleet, stored)
         self._description: bytes | None = None  # as of `describe`, made when somebody first asks for it
+        self._usage = UsageEndpoint(fleet, settings.usage_dir)
         self.table: dict[str, dict[str, EndpointFunction]] = {
             **{path: {"POST": self._generation(endpoint)} for path, endpoint in PATHS.items()},
             "/": {"GET": self._greet},
@@ -47,6 +49,7 @@ class Endpoints:
             f"{MODELS}/{{id}}": {"GET": self._show_model},
             "/v1/route": {"POST": self._route},
             MODERATIONS.path: {"POST": self._moderate},
+            "/v1/usage": {"GET": self._usage.show},
             "/health": {"GET": self._show_health},
             "/ping": {"GET": self._show_health},
             "/version": {"GET": self._show_version},
@@ -59,6 +62,7 @@ class Endpoints:
         """Serves this fleet from now on."""
         self._fleet, self._description = fleet, None
         self._stored.apply(fleet)
+        self._usage.apply(fleet)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         path, method = scope["path"], scope["method"]

@@ -25,6 +25,8 @@ from service.gateway.openapi_schemas import (
     STREAM_TYPE,
     STRING,
     SUMMARIES,
+    USAGE_QUERY,
+    USED,
     Schema,
     an_object,
     constant,
@@ -90,6 +92,8 @@ def _paths() -> Iterator[tuple[str, Schema]]:
     judged = an_object(id=STRING, model=STRING, results=OBJECTS)
     taken = _takes({"$ref": REFERENCE + MODERATIONS.body.__name__})
     yield MODERATIONS.path, {"post": {**_operation("Whether texts are harmful, as a guard judges", judged), **taken}}
+    used = {**_operation("What was used", USED), "parameters": [_query(name) for name in USAGE_QUERY]}
+    yield "/v1/usage", {"get": used}
     yield "/v1/models", {"get": _operation("What is served", MODEL_LIST, errors="EitherError")}
     yield "/v1/models/{id}", {
         "parameters": [ID], "get": _operation("One of the models", ONE_MODEL, errors="EitherError"),
@@ -128,6 +132,10 @@ def _generation(path: str, endpoint: Endpoint) -> Schema:
         success["content"][STREAM_TYPE] = {"schema": STRING}
     parameters = [{"$ref": f"#/components/parameters/{name}"} for name in REQUEST_HEADERS]
     return {"parameters": parameters, **_takes({"$ref": REFERENCE + endpoint.body.__name__}), **operation}
+
+
+def _query(name: str) -> Schema:
+    return {"name": name, "in": "query", "schema": STRING}
 
 
 def _takes(schema: Schema) -> Schema:

@@ -126,3 +126,5 @@ INPUT_ITEMS_QUERY: tuple[tuple[str, Schema], ...] = (
     ("order", {**constant("asc", "desc"), "default": "desc"}),
     ("after", STRING),
 )
+USAGE_QUERY = ("by", "since", "tenant")
+USED = an_object(object=constant("list"), since=NUMBER, by=STRINGS, data=OBJECTS)

@@ -14,7 +14,6 @@ from service.admission.budgets import (
 from service.admission.rate_limits import LimitExceeded, RateLimiter
 from service.auth.tenants import Tenant
 from tests.admission.harness import FakeClock
-from tests.support.each import each
 
 NOON = 20_000 * DAY + DAY / 2
 
@@ -51,7 +50,7 @@ def test_more_than_a_whole_day_is_granted_while_nothing_is_used() -> None:
     assert budget.wait(1) == DAY / 2
 
 
-@each(
+@pytest.mark.parametrize(
     ("limits", "exceeded"),
     [
         ({"requests_per_day": 2}, LimitExceeded("2 requests per day", DAY / 2)),
@@ -60,7 +59,6 @@ def test_more_than_a_whole_day_is_granted_while_nothing_is_used() -> None:
         ({"requests_per_day": 3, "requests_per_minute": 2}, LimitExceeded("2 requests per minute", 30.0)),
         ({"requests_per_day": 3, "tokens_per_day": 300}, None),
     ],
-    ids=["requests", "tokens", "the day beside the minute", "the minute beside the day", "within all"],
 )
 def test_the_limit_that_lasts_longest_is_named(limits: dict[str, int], exceeded: LimitExceeded | None) -> None:
     limiter = RateLimiter(1, FakeClock(NOON)).of(Tenant("x", **limits), 0.0)  # type: ignore[arg-type]

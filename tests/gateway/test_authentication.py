@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from service.auth.keys import ALL_GROUPS, FIRST, Key, Keys, digest
+from service.config.run_dir import private_folder
 from service.gateway.authentication import OPEN_PATHS, group_of
 from service.protocol.generation import PATHS
 from tests.conftest import Start
@@ -146,8 +148,8 @@ async def test_the_libraries_send_keys_as_both_apis_have_it(start: Start) -> Non
             )
 
 
-async def test_a_valid_key_opens_the_whole_table(start: Start) -> None:
-    gateway = await start(FLEET, keys=KEYS)
+async def test_a_valid_key_opens_the_whole_table(start: Start, tmp_path: Path) -> None:
+    gateway = await start(FLEET, keys=KEYS, usage_dir=private_folder(tmp_path / "usage", "usage_dir"))
     for path, functions in gateway.gateway._endpoints.table.items():
         for method in functions:
             answer = await gateway.http.request(method, path, headers={"x-api-key": GOOD})

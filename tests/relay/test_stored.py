@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from service.database import file
 from service.relay import stored
-from service.stored import file
 from service.stored.database import FILE, Database
 from service.stored.response import NewResponse
 from tests.conftest import Start
