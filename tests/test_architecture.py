@@ -172,6 +172,7 @@ FINITE = {
     "service.engine.process": (1, "waits for one engine's end, and resolves its futures in any case"),
     "service.observability.log_writer": (1, "the next line starts it again"),
     "service.checks.checks": (1, "one job; whoever waits takes its result, and a client that leaves does not end it"),
+    "service.admission.shared_budgets": (1, "one question to Redis, with a timeout; its result is taken or given back"),
     "service.conformance.run": (1, "a command's child process"),
 }
 

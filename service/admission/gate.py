@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 
 from service.admission.budgets import Wall
 from service.admission.flow import Ticket
-from service.admission.rate_limits import LimitExceeded, OverLimitError, RateLimiter, TenantLimiter
+from service.admission.rate_limits import Booking, LimitExceeded, OverLimitError, RateLimiter, TenantLimiter
 from service.admission.service_rate import retry_after
+from service.admission.shared_budgets import SharedBudgets
 from service.admission.slots import Capacity, Clock, Slot, SlotPool
 from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
@@ -19,13 +20,16 @@ class Admission:
     """Admits a request if its tenant is within its limits and its model has free capacity, else queues or rejects it.
 
     `jitter` returns floats from 0 to 1, which spread the `Retry-After` of rejected requests; `wall` is in Unix seconds.
+    Where all gateways count budgets together, in `shared`, a request of a tenant that has some reserves there first.
     """
 
     def __init__(
-        self, settings: Settings, clock: Clock, jitter: Callable[[], float], wall: Wall = time.time
+        self, settings: Settings, clock: Clock, jitter: Callable[[], float], wall: Wall = time.time,
+        shared: SharedBudgets | None = None,
     ) -> None:  # fmt: skip
         self._timeout, self._clock, self._jitter = settings.queue_timeout, clock, jitter
-        self._limiter = RateLimiter(settings.gateway_processes, wall)
+        self.shared = shared
+        self._limiter = RateLimiter(settings.gateway_processes, wall, shared=shared is not None)
         self._pools: dict[str, SlotPool] = {}
 
     def acquire(
@@ -39,12 +43,14 @@ class Admission:
         timeout: float | None = None,
         sequences: int = 1,
         session: str | None = None,
+        booking: Booking | None = None,
     ) -> Slot:
         """Slots of the model, held at once or queued for at most `timeout` seconds (None: the fleet's or settings').
 
         `cost` is the estimate of the request's tokens, prompt and output, and `sequences` what it is for the engine, at
         least 1. The queued requests of one `session` of the tenant take turns with those of its others. `capacity` is
-        called for every later admission too, so it must read the replicas each time. Raises 429 if the tenant is over a
+        called for every later admission too, so it must read the replicas each time. `booking` is what the request has
+        reserved in shared budgets. Raises 429 if the tenant is over a
         limit, and 503 if the queue is full or the expected wait longer than the timeout.
         """
         pool = self._pools.get(served.id) or self._open(served.id)
@@ -65,7 +71,7 @@ class Admission:
             slot = Slot(pool, cost, sequences, ticket, now + timeout)
             pool.enqueue(slot, ticket, served.max_queued, now)
         if limiter:
-            slot.charge = limiter.charge(cost)
+            slot.charge = limiter.charge(cost, booking)
         return slot
 
     def restore(self, day: int, used: Mapping[str, tuple[float, float]]) -> None:

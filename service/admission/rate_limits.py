@@ -35,9 +35,11 @@ class OverLimitError(ApiError):
 
 
 class Booking(Protocol):
-    """What a request has reserved in budgets that several gateways share; `states` are those of these budgets."""
+    """What a request has reserved in budgets that several gateways share."""
 
-    states: tuple[BudgetState, ...]
+    @property
+    def states(self) -> tuple[BudgetState, ...]:
+        """Those budgets, as they were then."""
 
     def correct(self, requests: int, tokens: float) -> None:
         """Books that much more, or less, than was reserved."""

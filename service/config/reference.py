@@ -98,7 +98,7 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         "Overload and several gateways": (
             "What happens when more requests arrive than the engines can run, and how several gateway processes share "
             "the engines. [reliability.md](reliability.md) explains both.",
-            ("queue_timeout", "sse_heartbeat_interval", "workers", "gateway_replicas"),
+            ("queue_timeout", "sse_heartbeat_interval", "workers", "gateway_replicas", "redis_url"),
         ),
         "Lifecycle": (
             "How engines start, hang and stop, and how the service shuts down.",

@@ -55,6 +55,13 @@ def keys_by_name(text: SecretStr) -> dict[str, str]:
     return found
 
 
+def _redis_url(url: SecretStr) -> SecretStr:
+    text = url.get_secret_value()
+    if text and not re.fullmatch(r"(redis|rediss)://[^/\s]+(/\d+)?(\?\S*)?|unix://\S*/\S+", text):
+        raise ValueError("it should be redis://HOST:PORT/NUMBER, rediss://… or unix:///PATH, with :PASSWORD@ before it")
+    return url
+
+
 def _is_ip_address(text: str) -> bool:
     try:
         return bool(ip_address(text))
@@ -71,3 +78,4 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 HostNames = Annotated[str, AfterValidator(_host_names)]
 NamedKeys = Annotated[SecretStr, AfterValidator(_named_keys)]
 ApiKey = Annotated[SecretStr, AfterValidator(_strong)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]

@@ -3,7 +3,6 @@
 docs/configuration.md is generated from the descriptions here; `python -m service.config.reference` writes it.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.config.paths import ROOT
+from service.config.service_links import is_service_link
 from service.config.setting_types import (
     ApiKey,
     Bytes,
@@ -21,6 +21,7 @@ from service.config.setting_types import (
     HostNames,
     NamedKeys,
     Port,
+    RedisUrl,
     Seconds,
     UserPath,
     expanded,
@@ -29,14 +30,6 @@ from service.config.setting_types import (
 from service.config.strict_yaml import ConfigError, plain
 
 PREFIX = "ROUNDHOUSE_"
-# What a kubelet sets in every container for each Service of the namespace, here one named roundhouse or roundhouse-…:
-# ROUNDHOUSE_SERVICE_HOST=10.0.0.1, ROUNDHOUSE_PORT=tcp://10.0.0.1:3000, ROUNDHOUSE_PORT_3000_TCP_ADDR=10.0.0.1, …
-SERVICE_LINK = re.compile(
-    r"ROUNDHOUSE_([A-Z0-9_]+_)?("
-    r"SERVICE_HOST=.*|SERVICE_PORT(_[A-Z0-9_]+)?=.*|"
-    r"PORT=(tcp|udp|sctp)://.*|PORT_\d+_(TCP|UDP|SCTP)(_ADDR|_PORT|_PROTO)?=.*)",
-    re.DOTALL,
-)
 
 
 class Settings(BaseSettings):
@@ -200,6 +193,12 @@ class Settings(BaseSettings):
     """
     workers: Count = 1
     """Gateway processes on this machine; each grants its share of the concurrency limits and budgets."""
+    redis_url: RedisUrl = SecretStr("")
+    """Redis in which all gateways count tenants' budgets together, as `redis://:PASSWORD@HOST:6379/0`.
+
+    Without it each process grants its share of every budget. `rediss://` is with TLS, `unix:///run/redis.sock` a socket
+    of this machine. While it cannot be reached, tenants with budgets get 503 `budgets_unavailable`.
+    """
     gateway_replicas: Count = 1
     """Machines or pods that run a gateway for the same engines; limits and budgets are divided among them."""
 
@@ -265,9 +264,7 @@ class Settings(BaseSettings):
         An empty variable counts as unset, and what Kubernetes sets for its Services is ignored.
         """
         ours = {
-            name: text
-            for name, text in environ.items()
-            if name.startswith(PREFIX) and not SERVICE_LINK.fullmatch(f"{name}={text}")
+            name: text for name, text in environ.items() if name.startswith(PREFIX) and not is_service_link(name, text)
         }
         problems = list(_unknown(ours))
         source = EnvSettingsSource(cls)

@@ -32,7 +32,7 @@ from service.gateway.metric_pages import MetricPages
 from service.gateway.middleware import ErrorMiddleware, LimitsMiddleware, RecordMiddleware
 from service.gateway.scale_to_zero import Activator
 from service.gateway.sites import SiteMiddleware, allowed_hosts
-from service.gateway.storage import open_ledger, open_store
+from service.gateway.storage import open_ledger, open_shared_budgets, open_store
 from service.gateway.versions import Versions
 from service.observability.background import keep_running
 from service.observability.log_writer import LogWriter
@@ -73,7 +73,9 @@ class Gateway:
         self._log = LogWriter(STANDARD_OUTPUT, self.metrics.log_lines_dropped.inc)
         self._settings, self._audit = settings, open_audit(settings, self.metrics)
         self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)
-        self.admission = Admission(settings, time.monotonic, random.random)
+        self.admission = Admission(
+            settings, time.monotonic, random.random, shared=open_shared_budgets(settings, self.metrics)
+        )
         self._gauges = FleetGauges(self.metrics.fleet, self.upstreams, self.admission, self._gateways)
         self._stored = StoredResponses(open_store(settings, self.metrics), settings.max_body_bytes)
         self._checks = Checks(
@@ -232,6 +234,7 @@ class Gateway:
                 ("stored responses", self._stored.watch),
                 *((("signing keys", self._users.watch),) if self._users else ()),
                 *((("usage ledger", self._ledger.watch),) if self._ledger else ()),
+                *((("shared budgets", self.admission.shared.watch),) if self.admission.shared else ()),
             )
         ]
         try:
@@ -243,6 +246,8 @@ class Gateway:
             self.transport.close()
             await self._checks.close()
             await self._stored.close()
+            if self.admission.shared:
+                await self.admission.shared.close()
             if self._ledger:
                 await self._ledger.close()
             self._log.close()

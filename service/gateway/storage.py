@@ -1,5 +1,6 @@
-"""Opens what the gateway keeps in files, as its settings say: stored responses and the usage ledger."""
+"""Opens what the gateway keeps outside its memory, as its settings say: responses, usage and shared budgets."""
 
+from service.admission.shared_budgets import SharedBudgets
 from service.config.settings import Settings
 from service.observability.ledger import Ledger
 from service.observability.ledger_file import LedgerFile
@@ -22,3 +23,9 @@ def open_ledger(settings: Settings, metrics: Metrics) -> Ledger | None:
         return None
     file = LedgerFile(settings.usage_dir, settings.usage_detail_age, settings.usage_max_bytes)
     return Ledger(file, metrics.usage_write_failures.inc, metrics.usage_lines_dropped.inc)
+
+
+def open_shared_budgets(settings: Settings, metrics: Metrics) -> SharedBudgets | None:
+    """The budgets in Redis; None where each gateway counts its own share."""
+    url = settings.redis_url.get_secret_value()
+    return SharedBudgets(url, metrics.budget_store_failures.inc) if url else None

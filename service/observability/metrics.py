@@ -145,6 +145,10 @@ class Metrics:
             "roundhouse_guardrail_duration_seconds", "How long a guardrail takes for one text.", ("guardrail",),
             registry=registry, buckets=DURATION_BUCKETS,
         )  # fmt: skip
+        self.budget_store_failures = Counter(
+            "roundhouse_budget_store_failures",
+            "Questions to the Redis of the budgets, and corrections there, that had no answer.", registry=registry,
+        )  # fmt: skip
         self.guard_tokens = Counter(
             "roundhouse_guard_tokens", "Tokens that guards read and wrote for guardrails and moderations.",
             ("model", "kind"), registry=registry,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from service.admission.gate import Admission
-from service.admission.rate_limits import OverLimitError
+from service.admission.rate_limits import Booking, OverLimitError
 from service.admission.slots import Slot
 from service.errors import ApiError
 from service.relay.answer_headers import with_budgets
@@ -18,12 +18,23 @@ class Entrance:
     def __init__(self, admission: Admission, heartbeat: float, clock: Callable[[], float]) -> None:
         self._admission, self._heartbeat, self._clock = admission, heartbeat, clock
 
-    def admit(self, call: Call) -> Slot:
-        """A slot, held or queued for; raises ApiError, a 429 of a tenant's limits with the state of its budgets."""
+    async def enter(self, call: Call) -> Slot:
+        """A slot, held or queued for, after what the request reserves of budgets that all gateways share.
+
+        It waits for nothing where there are none. Raises ApiError; a 429 of a tenant's limits tells the state of its
+        budgets.
+        """
+        shared, booking = self._admission.shared, None
         try:
-            return self._acquire_slot(call)
-        except OverLimitError as error:
-            raise with_budgets(error, call.dialect) from None
+            if shared and call.tenant.has_budgets:
+                booking = await shared.reserve(call.tenant, max(1.0, call.cost))
+            return self._acquire_slot(call, booking)
+        except ApiError as error:
+            if booking:
+                booking.correct(-1, -max(1.0, call.cost))
+            if isinstance(error, OverLimitError):
+                raise with_budgets(error, call.dialect) from None
+            raise
 
     async def wait(self, call: Call, slot: Slot, writer: ResponseWriter) -> None:
         """Waits until the request is admitted; a stream gets comments meanwhile, which say what it waits for."""
@@ -39,7 +50,7 @@ class Entrance:
                 raise not_ready(call.upstream, self._clock()) from None
             raise
 
-    def _acquire_slot(self, call: Call) -> Slot:
+    def _acquire_slot(self, call: Call, booking: Booking | None) -> Slot:
         """A slot, held or queued for; raises ApiError if the model is not ready and will not be in time."""
         now, upstream = self._clock(), call.upstream
         timeout = call.timeouts.unstreamed.total if call.in_background else call.timeouts.queue
@@ -59,4 +70,5 @@ class Entrance:
             max(0.001, min(timeout, call.deadline - now)),
             max(1, call.sequences),
             call.session,
+            booking,
         )

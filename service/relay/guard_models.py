@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from service.admission.slots import Slot
@@ -25,13 +25,13 @@ WAIT = 60.0  # seconds between two looks at the queue
 
 
 class GuardModels:
-    """The guards of the fleet. `acquire` gives a request its slot, `metrics` count what guards read and wrote."""
+    """The guards of the fleet. `enter` gives a request its slot, `metrics` count what guards read and wrote."""
 
     def __init__(
-        self, dispatcher: Dispatcher, acquire: Callable[[Call], Slot], preparation: Callable[[], Preparation],
+        self, dispatcher: Dispatcher, enter: Callable[[Call], Awaitable[Slot]], preparation: Callable[[], Preparation],
         metrics: Metrics | None, clock: Callable[[], float],
     ) -> None:  # fmt: skip
-        self._dispatcher, self._acquire, self._preparation = dispatcher, acquire, preparation
+        self._dispatcher, self._enter, self._preparation = dispatcher, enter, preparation
         self._metrics, self._clock = metrics or Metrics(), clock
 
     def judge(self, transport: ConnectionPool, keys: Mapping[str, str]) -> Judge:
@@ -41,7 +41,7 @@ class GuardModels:
     async def ask(self, model: str, messages: list[dict[str, Any]], patience: float, asker: Asker) -> str:
         """What the guard says about the conversation, within `patience` seconds; raises ApiError."""
         call = self._call(model, messages, patience, asker)
-        with self._acquire(call) as slot:
+        with await self._enter(call) as slot:
             while slot.is_queued and not await slot.wait_admitted(WAIT):
                 pass
             gpu_time = call.upstream.gpu_time

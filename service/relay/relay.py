@@ -69,7 +69,7 @@ class Relay:
         self._screening = screening or Screening(None, decodes_images=False)
         self._stored = stored or StoredResponses(None, settings.max_body_bytes)
         guards = GuardModels(
-            self._dispatcher, self._entrance.admit, lambda: self.preparation, metrics or Metrics(), clock
+            self._dispatcher, self._entrance.enter, lambda: self.preparation, metrics or Metrics(), clock
         )
         judge = guards.judge(transport, settings.guardrail_keys_by_name)
         self._guarding, self.moderations = Guarding(judge, clock), Moderations(judge, lambda: self.preparation)
@@ -181,7 +181,7 @@ class Relay:
         self._dispatcher.check(call)
         if call.images or call.constraints:
             await self._screening.screen(call, self.preparation.fleet)
-        with self._entrance.admit(call) as slot:
+        with await self._entrance.enter(call) as slot:
             if call.served.guardrails.input:
                 await self._guarding.check_request(call)
             if call.storing and call.storing.background:

@@ -13,9 +13,10 @@ from tests.support.each import each
 
 FIELDS = Settings.model_fields
 # What each kind of setting may be given, and what becomes of it.
+SECRET = "redis://localhost:6379/0"  # it would do as an API key, too
 GIVEN: dict[Any, tuple[str, object]] = {
     int: ("7", 7), float: ("7.5", 7.5), str: ("text", "text"), Path: ("a/b", Path("a/b")), bool: ("off", False),
-    FIELDS["run_dir"].annotation: ("a/b", Path("a/b")), SecretStr: ("x" * 16, SecretStr("x" * 16)),
+    FIELDS["run_dir"].annotation: ("a/b", Path("a/b")), SecretStr: (SECRET, SecretStr(SECRET)),
 }  # fmt: skip
 NAMED: dict[str, tuple[str, object]] = {"guardrail_keys": ("words=key", SecretStr("words=key"))}
 
@@ -182,3 +183,13 @@ def test_settings_do_not_change() -> None:
 def test_a_setting_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValidationError, match="prot"):
         Settings(prot=1)  # type: ignore[call-arg]
+
+
+def test_a_url_of_redis_is_checked_and_never_shown() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_environ({"ROUNDHOUSE_REDIS_URL": "http://:s3cret-word@host:6379"})
+    assert "ROUNDHOUSE_REDIS_URL: it should be redis://" in str(caught.value) and "s3cret" not in str(caught.value)
+    for url in ("redis://:s3cret-word@host:6379/2", "rediss://host", "unix:///run/redis.sock", "redis://[::1]:6379/0"):
+        settings = Settings.from_environ({"ROUNDHOUSE_REDIS_URL": url})
+        assert settings.redis_url.get_secret_value() == url
+        assert "s3cret" not in repr(settings)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from service.admission.gate import Admission
+from service.admission.rate_limits import Booking
 from service.admission.slots import Capacity, Slot
 from service.auth.tenants import PRIORITIES, Priority, Tenant
 from service.config.settings import Settings
@@ -200,6 +201,7 @@ class ObservedAdmission(Admission):
         queue_timeout: float | None = None,
         sequences: int = 1,
         session: str | None = None,
+        booking: Booking | None = None,
     ) -> Slot:
         client, oracle = CURRENT_CLIENT.get(), self.oracle
         oracle.check_admissions()
@@ -209,7 +211,7 @@ class ObservedAdmission(Admission):
         free, queued = oracle.free(served.id), self.queued(served.id)
         try:
             client.slot = super().acquire(
-                served, tenant, priority, cost, capacity, now, queue_timeout, sequences, session
+                served, tenant, priority, cost, capacity, now, queue_timeout, sequences, session, booking
             )
         except ApiError as error:
             oracle.rejected(client, error, queued)

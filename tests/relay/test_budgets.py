@@ -4,16 +4,21 @@ import asyncio
 import json
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from service.admission.shared_budgets import Reserved, SharedBudgets
+from service.auth.tenants import Tenant
 from service.observability.ledger_file import DAY, LedgerFile, Line
 from tests.conftest import Start
 from tests.fake_engine import Fault
 from tests.relay.test_ledger import folder
 from tests.support.exchanges import CHAT, COMPLETION, EXCHANGES, MESSAGE, RESPONSE, TALKING, Case, label
 from tests.support.gateways import HOUSE
+from tests.support.redis import redis_server
 from tests.support.waiting import until
 
 TENANT = {"x-roundhouse-tenant": "t"}
@@ -78,7 +83,7 @@ async def test_the_largest_output_is_bounded(case: Case, stream: bool, start: St
 @pytest.mark.parametrize("limits", [{"requests_per_day": 5}, {"tokens_per_day": 160}], ids=["requests", "tokens"])
 async def test_a_race_for_the_last_of_a_budget_lets_none_too_many_through(limits: dict[str, Any], start: Start) -> None:
     fleet = f"models: [{{model: pebble-chat}}]\ntenants: {{t: {json.dumps(limits)}}}"
-    gateway = await start(fleet)
+    gateway = await start(fleet, queue_timeout=60.0, connect_timeout=60.0)
     gateway.engines[0].always = Fault(gap=0.005)
     body = CHAT.body(max_tokens=8)
     answers = await asyncio.gather(*(gateway.http.post(CHAT.path, json=body, headers=TENANT) for _ in range(40)))
@@ -108,3 +113,35 @@ async def test_a_day_survives_a_restart(start: Start, tmp_path: Any) -> None:
         statuses.append((answer.status_code, answer.headers["x-ratelimit-remaining-requests"]))
     assert statuses == [(200, "0"), (429, "0")]
     await until(lambda: len(gateway.lines) == 2, "the end of the requests")
+
+
+FLEET = "models: [{model: pebble-chat, max_in_flight: 1}]\ntenants: {t: {requests_per_day: 3}, free: {}}"
+
+
+async def test_gateways_on_one_redis_share_a_budget_and_close_without_it(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir()
+    with redis_server(tmp_path / "redis") as redis:
+        gateway = await start(FLEET, redis_url=redis.url, gateway_replicas=2)
+        other = SharedBudgets(redis.url, lambda: None)  # that of another gateway
+        tenant = Tenant("t", requests_per_day=3)
+        bodies = [CHAT.body(number % 4 == 0, max_tokens=4) for number in range(9)]
+        results = await asyncio.gather(
+            *(gateway.http.post(CHAT.path, json=body, headers=TENANT) for body in bodies),
+            *(other.reserve(tenant, 10.0) for _ in bodies),
+            return_exceptions=True,
+        )
+        answers = [one for one in results if isinstance(one, httpx.Response)]
+        assert sum(one.status_code == 200 for one in answers) + sum(isinstance(one, Reserved) for one in results) == 3
+        assert all(one.headers["x-ratelimit-limit-requests"] == "3" for one in answers)
+        assert {one.status_code for one in answers} <= {200, 429}
+        redis.kill()
+        closed = await gateway.http.post(CHAT.path, json=CHAT.body(), headers=TENANT)
+        assert (closed.status_code, closed.json()["error"]["code"]) == (503, "budgets_unavailable")
+        assert closed.headers["retry-after"] and str(tmp_path) not in closed.text
+        free = await gateway.http.post(CHAT.path, json=CHAT.body(), headers={"x-roundhouse-tenant": "free"})
+        assert free.status_code == 200
+        assert gateway.sample("roundhouse_budget_store_failures_total") > 0
+        redis.start()
+        again = await gateway.http.post(CHAT.path, json=CHAT.body(), headers=TENANT)
+        assert (again.status_code, again.headers["x-ratelimit-remaining-requests"]) == (200, "2")
+        await other.close()
