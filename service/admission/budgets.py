@@ -1,7 +1,8 @@
 """What a tenant may use in a minute, as token buckets, and in a day of UTC, as counters. Pure."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 MINUTE = 60.0
@@ -9,6 +10,14 @@ DAY = 86400.0
 TOLERANCE = 1e-6  # of an amount: summed fractions may fall short of it by rounding
 
 Counts = Literal["requests", "tokens"]
+OPENAI_NAMES: Mapping[Counts, tuple[bytes, bytes, bytes]] = MappingProxyType(
+    {
+        "requests": (
+            b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests"
+        ),
+        "tokens": (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"),
+    }
+)  # fmt: skip
 Wall = Callable[[], float]  # Unix seconds
 
 
@@ -122,10 +131,11 @@ def tightest(states: Iterable[BudgetState]) -> list[BudgetState]:
 
 def openai_headers(states: Iterable[BudgetState]) -> list[tuple[bytes, bytes]]:
     """The headers by which OpenAI's API tells them: whole numbers, and a span such as `6m0s` until the reset."""
-    headers = []
+    headers: list[tuple[bytes, bytes]] = []
     for counts, limit, remaining, reset in tightest(states):
-        for name, value in (("limit", limit), ("remaining", max(0, int(remaining))), ("reset", span(reset))):
-            headers.append((f"x-ratelimit-{name}-{counts}".encode(), str(value).encode()))
+        names = OPENAI_NAMES[counts]
+        left = int(remaining) if remaining > 0 else 0
+        headers += ((names[0], b"%d" % limit), (names[1], b"%d" % left), (names[2], span(reset).encode()))
     return headers
 
 

@@ -1,4 +1,4 @@
-"""Variables that Kubernetes sets in each container for the Services of a namespace, and that are no settings of ours."""
+"""Variables that Kubernetes sets in each container for the Services of a namespace, which are no settings of ours."""
 
 import re
 
