@@ -144,7 +144,8 @@ def scored(model: str, pairs: list[tuple[str, str]], now: int) -> Json:
 def metrics(model: str, running: int, waiting: int, totals: Mapping[str, int]) -> bytes:
     """The series that the gateway reads, with the labels of the real ones.
 
-    `totals` counts tokens, prompt tokens, and what ended for which reason.
+    `totals` counts tokens, prompt tokens, those of them in the cache, answers, and what ended for which reason. Its
+    histograms say that everything took no time.
     """
     where = f'engine="0",model_name="{model}"'
     rows: dict[str, float] = {
@@ -154,11 +155,20 @@ def metrics(model: str, running: int, waiting: int, totals: Mapping[str, int]) -
         f'num_requests_waiting_by_reason{{{where},reason="deferred"}}': 0,
         f"kv_cache_usage_perc{{{where}}}": running / 512,
         f"prefix_cache_queries_total{{{where}}}": totals["prompt"],
-        f"prefix_cache_hits_total{{{where}}}": 0,
+        f"prefix_cache_hits_total{{{where}}}": totals["cached"],
+        f"num_preemptions_total{{{where}}}": 0,
         f"prompt_tokens_total{{{where}}}": totals["prompt"],
         f"generation_tokens_total{{{where}}}": totals["said"],
         f"iteration_tokens_total_count{{{where}}}": totals["said"],
     }
+    histograms = {
+        "time_to_first_token_seconds": (("0.001", "0.005", "1.0", "+Inf"), totals["begun"]),
+        "inter_token_latency_seconds": (("0.01", "0.025", "1.0", "+Inf"), totals["said"] - totals["begun"]),
+        "request_queue_time_seconds": (("0.3", "0.5", "1.0", "+Inf"), totals["begun"]),
+    }
+    for name, (bounds, count) in histograms.items():
+        rows |= {f'{name}_bucket{{{where},le="{bound}"}}': count for bound in bounds}
+        rows |= {f"{name}_sum{{{where}}}": 0, f"{name}_count{{{where}}}": count}
     for reason in ("stop", "length", "abort", "error", "repetition"):
         name = f'request_success_total{{engine="0",finished_reason="{reason}",model_name="{model}"}}'
         rows[name] = totals[reason]

@@ -40,7 +40,7 @@ class FakeEngine:
     `gap` is the seconds before each token, `slots` how many requests run at once, `queue` how many sequences may run or
     wait, as `--max-num-queued-reqs` bounds them. `prefill` is the seconds for each token of a prompt; prompts are read
     one after the other, and until its turn comes a request waits. `always` befalls every request that is work and for
-    which nothing was scripted. It echoes, or says what the script of an `agent` has next. `context` is in tokens.
+    which nothing was scripted. `cached` is the part of each prompt that its prefix cache had. It echoes, or says what the script of an `agent` has next. `context` is in tokens.
     `requests` holds what the engine was asked, and `looks` how often somebody looked at what it serves and does.
     """
 
@@ -64,6 +64,7 @@ class FakeEngine:
         self.version = "0.32.0"
         self.agent: Script | None = None
         self.always = Fault()
+        self.cached = 0.0
         self.requests: list[Seen] = []
         self.looks: list[Seen] = []
         self.running = self.waiting = self.sequences = 0
@@ -279,7 +280,9 @@ class FakeEngine:
         shape = SHAPES[path]()
         turn = turns.begin(request, self.model, self.context, wire.fault.finish, self.agent)
         gap = self.gap if wire.fault.gap is None else wire.fault.gap
+        turn.cached = int(turn.prompt * self.cached)
         self.totals["prompt"] += turn.prompt
+        self.totals["cached"] += turn.cached
         refusal = requests.late(path, request)
         if request.get("stream"):
             events = self._events(shape, turn, line, gap)
@@ -322,6 +325,7 @@ class FakeEngine:
                 return
             turn.said += 1
             self.totals["said"] += 1
+            self.totals["begun"] += turn.said == 1
             yield word
         self.totals[turn.finish] += 1
 

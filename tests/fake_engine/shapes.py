@@ -29,6 +29,7 @@ class Turn:
     tool: str | None = None
     tools: tuple[Json, ...] = ()
     choice: Any = None
+    cached: int = 0  # tokens of the prompt
 
     @property
     def text(self) -> str:
@@ -64,7 +65,7 @@ def usage(turn: Turn, **details: Any) -> Json:
         "prompt_tokens": turn.prompt,
         "total_tokens": turn.prompt + turn.said,
         "completion_tokens": turn.said,
-        "prompt_tokens_details": {"cached_tokens": 0} | details,
+        "prompt_tokens_details": {"cached_tokens": turn.cached} | details,
     }
 
 
@@ -247,7 +248,7 @@ class Response:
         return dict.fromkeys(unsaid) | tool if tool.get("type") == "function" else tool
 
     def _usage(self, turn: Turn) -> Json:
-        into = {"cached_tokens": 0, "cache_write_tokens": 0, "input_tokens_per_turn": [], "cached_tokens_per_turn": []}
+        into = {"cached_tokens": turn.cached, "cache_write_tokens": 0, "input_tokens_per_turn": [], "cached_tokens_per_turn": []}
         tools = {"tool_output_tokens": 0, "output_tokens_per_turn": [], "tool_output_tokens_per_turn": []}
         return {
             "input_tokens": turn.prompt,
@@ -299,4 +300,4 @@ class Message:
 
     def _usage(self, turn: Turn) -> Json:
         counts = {"input_tokens": turn.prompt, "output_tokens": turn.said}
-        return counts | {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+        return counts | {"cache_creation_input_tokens": 0, "cache_read_input_tokens": turn.cached}
