@@ -39,7 +39,7 @@ def test_environment_variables_exist(page: Path) -> None:
 
 @every_page
 def test_metrics_exist(page: Path) -> None:
-    named = set(re.findall(r"\broundhouse_[a-z_]+[a-z]\b", page.read_text(encoding="utf-8")))
+    named = set(re.findall(r"(?<![\w:])roundhouse_[a-z_]+[a-z]\b", page.read_text(encoding="utf-8")))
     assert named <= metric_names()
 
 

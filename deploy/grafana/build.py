@@ -80,7 +80,9 @@ def thresholds(panel: Panel) -> list[Any]:
     if panel.floor is not None:
         return [model.Threshold(value=None, color=RED), model.Threshold(value=panel.floor, color=GREEN)]
     steps = ((None, GREEN), (panel.warning, YELLOW), (panel.critical, RED))
-    return [model.Threshold(value=bound, color=colour) for bound, colour in steps if bound is not None or colour == GREEN]
+    return [
+        model.Threshold(value=bound, color=colour) for bound, colour in steps if bound is not None or colour == GREEN
+    ]
 
 
 if __name__ == "__main__":

@@ -84,6 +84,8 @@ class RecordMiddleware:
             extension.extra_headers = extra_headers
         try:
             await self._app(scope, receive, send if extension else send_with_headers)
+            if not record.status:  # nothing was sent: the client left while its answer was made
+                record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
         except ClientDisconnectedError:
             record.outcome, record.status, record.code = "cancelled", CLIENT_CLOSED_REQUEST, None
         except asyncio.CancelledError:  # the server is stopping

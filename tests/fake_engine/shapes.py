@@ -248,7 +248,12 @@ class Response:
         return dict.fromkeys(unsaid) | tool if tool.get("type") == "function" else tool
 
     def _usage(self, turn: Turn) -> Json:
-        into = {"cached_tokens": turn.cached, "cache_write_tokens": 0, "input_tokens_per_turn": [], "cached_tokens_per_turn": []}
+        into = {
+            "cached_tokens": turn.cached,
+            "cache_write_tokens": 0,
+            "input_tokens_per_turn": [],
+            "cached_tokens_per_turn": [],
+        }
         tools = {"tool_output_tokens": 0, "output_tokens_per_turn": [], "tool_output_tokens_per_turn": []}
         return {
             "input_tokens": turn.prompt,
