@@ -17,7 +17,7 @@ from tests.support.each import each
 # Labels that Prometheus adds when it scrapes: to everything, and to engines that it found through the gateway.
 TARGET = {"job", "instance"}
 OF_ENGINES = TARGET | {"roundhouse_model", "roundhouse_replica"}
-VALUES = {
+VALUES: dict[str, set[str]] = {
     "state": set(CONDITIONS),
     "outcome": {"complete", "refused", "failed", "cancelled"},
     "kind": {"prompt", "completion"},
@@ -79,7 +79,7 @@ def mistakes(query: Query) -> Iterator[str]:
             return
         labels |= NAMES[name]
         for label, operator, value in matchers:
-            values = BOUNDS.get(name) if label == "le" else VALUES.get(label)
+            values: set[str] | None = BOUNDS.get(name) if label == "le" else VALUES.get(label)
             if label not in NAMES[name]:
                 yield f"the label {label} of {name}"
             elif values and operator in ("=", "!=") and value not in values:
