@@ -163,7 +163,7 @@ ONE_MODEL = Dashboard(
 )  # fmt: skip
 
 TENANTS = Dashboard(
-    "tenants", "Roundhouse / Tenants and cost", "Who uses what, and what it costs. Money is in the fleet file's currency.",
+    "tenants", "Roundhouse / Tenants and cost", "Who uses what, and its cost in the fleet file's currency.",
     {
         "Tenants": (
             Panel("Requests", "Requests that end, per second.", "reqps",
@@ -188,7 +188,7 @@ TENANTS = Dashboard(
                   "percentunit",
                   {"{{model}}": rate("roundhouse_gpu_seconds_total", "model", MODEL, 'use="busy"') + " / "
                    + rate("roundhouse_gpu_seconds_total", "model", MODEL)}),
-            Panel("Cost per million tokens", "All GPU time, idle time included, by prompt and completion tokens.", "short",
+            Panel("Cost per million tokens", "All GPU time, idle time included.", "short",
                   {"{{model}}": f"1e6 * {rate('roundhouse_cost_total', 'model', MODEL)} / "
                    f"{rate('roundhouse_tokens_total', 'model', MODEL)}"}),
         ),
@@ -203,7 +203,8 @@ ENGINES = Dashboard(
             Panel("Running", "Requests in the batch.", "short",
                   {"{{roundhouse_replica}}": f"vllm:num_requests_running{{{REPLICA}}}"}),
             Panel("Waiting", "Requests that wait for KV cache (capacity) or for something else (deferred).", "short",
-                  {"{{roundhouse_replica}} {{reason}}": f"vllm:num_requests_waiting_by_reason{{{REPLICA}}}"}, warning=1),
+                  {"{{roundhouse_replica}} {{reason}}": f"vllm:num_requests_waiting_by_reason{{{REPLICA}}}"},
+                  warning=1),
             Panel("KV cache", "Used part of the KV cache.", "percentunit",
                   {"{{roundhouse_replica}}": f"vllm:kv_cache_usage_perc{{{REPLICA}}}"}, warning=0.9, critical=0.95),
             Panel("Preemptions", "Requests per second that lost their KV cache and begin again.", "short",
