@@ -40,8 +40,8 @@ class FakeEngine:
     `gap` is the seconds before each token, `slots` how many requests run at once, `queue` how many sequences may run or
     wait, as `--max-num-queued-reqs` bounds them. `prefill` is the seconds for each token of a prompt; prompts are read
     one after the other, and until its turn comes a request waits. `always` befalls every request that is work and for
-    which nothing was scripted. `cached` is the part of each prompt that its prefix cache had. It echoes, or says what the
-    script of an `agent` has next. `context` is in tokens.
+    which nothing was scripted. `cached` is the part of each prompt that its prefix cache had. It echoes, or says what
+    the script of an `agent` has next. `context` is in tokens.
     `requests` holds what the engine was asked, and `looks` how often somebody looked at what it serves and does.
     """
 
