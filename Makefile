@@ -123,6 +123,7 @@ docs: $(TESTS)  ## Regenerate what is generated: models/schema.json, docs/openap
 	$(BIN)/python -m tests.planner.choosing > docs/choosing.md
 	$(BIN)/python -m tests.vllm.tool_card > docs/tool-calls.md
 	$(BIN)/python -m bench.gpu.report
+	$(BIN)/python -m deploy.grafana.build
 
 lock:  ## Resolve the pinned versions again (needs uv: pip install uv)
 	requirements/lock

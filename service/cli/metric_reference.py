@@ -31,15 +31,8 @@ series `…_bucket`, `…_sum` and `…_count`. [security.md](security.md#metric
 ## Scraping
 
 One target, the gateway, has all that an operator needs. The engines' own metrics can be scraped through it, with the
-same key, at `/metrics/engines/{replica}`; `/metrics/targets` lists those paths for Prometheus' HTTP service discovery:
-
-```yaml
-scrape_configs:
-- job_name: roundhouse
-  static_configs: [{targets: ["llm.example.org:3000"]}]
-- job_name: vllm
-  http_sd_configs: [{url: "http://llm.example.org:3000/metrics/targets"}]
-```
+same key, at `/metrics/engines/{replica}`; `/metrics/targets` lists those paths for Prometheus' HTTP service discovery.
+[monitoring.md](monitoring.md) has the configuration, the dashboards and the alerts.
 """
 TITLES = {
     RequestMetrics: "Requests",
