@@ -1,5 +1,6 @@
 """The middleware: limits, request ids, the log line, and errors in the format of the endpoint."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -7,8 +8,10 @@ import httpx
 import pytest
 
 from service.gateway import middleware
+from service.observability.metrics import Metrics
 from service.protocol.streams import StreamWatcher
 from service.relay.preparation import Preparation
+from service.server.asgi import Receive, Scope, Send
 from tests.conftest import Start
 from tests.support.exchanges import CASES, CHAT, COUNT, MESSAGE, RESPONSE, Case, error_in, is_refusal, label
 from tests.support.gateways import ONE, RunningGateway
@@ -180,3 +183,24 @@ async def test_a_broken_body_is_its_requests_error(start: Start) -> None:
     await gateway.settle()
     assert (gateway.lines[0]["code"], gateway.lines[0]["outcome"]) == ("invalid_http", "refused")
     assert not gateway.invalid
+
+
+async def test_a_request_that_got_no_response_was_left_by_its_client() -> None:
+    lines: list[str] = []
+
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        """What an endpoint does whose client is gone before it has anything to say."""
+
+    recorder = middleware.RecordMiddleware(silent, Metrics(), str, lines.append)
+    scope: Scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": []}
+    await recorder(scope, _never, _nothing)
+    (line,) = map(json.loads, lines)
+    assert (line["outcome"], line["status"]) == ("cancelled", 499)
+
+
+async def _never() -> Any:
+    await asyncio.Event().wait()
+
+
+async def _nothing(message: Any) -> None:
+    raise AssertionError(message)
