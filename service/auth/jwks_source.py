@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx2
 
-from service.auth.keys_file import WRITE_BY_OTHERS
 from service.auth.sign_on import SignOn, check_url
+from service.config.run_dir import WRITE_BY_OTHERS
 
 TIMEOUT = 5.0  # seconds for each of two exchanges, from its first byte to its last
 MAX_BYTES = 2**20
@@ -36,7 +36,7 @@ class JwksSource:
                 self._tls = await asyncio.to_thread(httpx2.create_ssl_context)
         except OSError as error:
             raise FetchError(f"the certificate authorities cannot be read: {error}") from None
-        async with httpx2.AsyncClient(timeout=TIMEOUT, verify=self._tls) as client:
+        async with httpx2.AsyncClient(timeout=None, verify=self._tls) as client:  # `_get` has one for the whole
             return await _get(client, sign_on.jwks or await _discovered(client, sign_on.issuer))
 
 
