@@ -50,8 +50,8 @@ class Admission:
         `cost` is the estimate of the request's tokens, prompt and output, and `sequences` what it is for the engine, at
         least 1. The queued requests of one `session` of the tenant take turns with those of its others. `capacity` is
         called for every later admission too, so it must read the replicas each time. `booking` is what the request has
-        reserved in shared budgets. Raises 429 if the tenant is over a
-        limit, and 503 if the queue is full or the expected wait longer than the timeout.
+        reserved in shared budgets. Raises 429 if the tenant is over a limit, and 503 if the queue is full or the
+        expected wait longer than the timeout.
         """
         pool = self._pools.get(served.id) or self._open(served.id)
         pool.capacity = capacity

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,13 +12,13 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from service.auth.keys import DEFAULT_GROUPS, FIRST, EndpointGroup, Key, Keys, digest
+from service.config.run_dir import WRITE_BY_OTHERS
 from service.config.secret import read_secret
 from service.config.settings import Settings
 from service.config.strict_yaml import ConfigError, Document, Frozen
 
 HEADER = "# API keys, as digests. `roundhouse keys` writes this file anew with each change: comments are lost then.\n"
 PRIVATE = 0o600
-WRITE_BY_OTHERS = stat.S_IWOTH | stat.S_IWGRP
 
 
 def _in_utc(time: datetime) -> datetime:

@@ -3,12 +3,9 @@
 Names, labels and buckets are those of the conventions, as Prometheus writes them.
 """
 
-import functools
-from typing import Any
-
 from prometheus_client import CollectorRegistry
 
-from service.observability.histogram import FastHistogram
+from service.observability.histogram import FastHistogram, known_series
 from service.observability.record import Record
 
 PROVIDER = "vllm"
@@ -17,6 +14,7 @@ DURATION_BUCKETS = tuple(0.01 * 2**power for power in range(14))
 TTFT_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 TPOT_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 TOKEN_BUCKETS = tuple(float(4**power) for power in range(14))
+# `gen_ai.operation.name` by path; the conventions have no name for the other endpoints.
 OPERATIONS = {
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
@@ -26,16 +24,11 @@ OPERATIONS = {
 }
 
 
-def operation_of(endpoint: str) -> str | None:
-    """`gen_ai.operation.name` of an endpoint's path; None for those that the conventions have no name for."""
-    return OPERATIONS.get(endpoint)
-
-
 class GenAiMetrics:
     """The four histograms of the conventions. The model requested is that which the request was resolved to."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._series = functools.cache(_labelled)
+        self._series = known_series()
         self.duration = FastHistogram(
             "gen_ai_server_request_duration", "Duration of a request to a model, in seconds.", (*LABELS, "error_type"),
             registry=registry, buckets=DURATION_BUCKETS,
@@ -55,20 +48,16 @@ class GenAiMetrics:
 
     def observe(self, record: Record) -> None:
         """Observes a finished request that was sent to an engine."""
-        operation = operation_of(record.endpoint)
+        operation = OPERATIONS.get(record.endpoint)
         if operation is None:
             return
         series, labels = self._series, (operation, PROVIDER, record.model, record.model)
         series(self.duration, *labels, record.code or "").observe(record.duration)
-        if record.streamed and record.ttft is not None:
-            series(self.ttft, *labels).observe(record.ttft)
-            if record.tpot is not None:
-                series(self.tpot, *labels).observe(record.tpot)
+        if record.streamed and (ttft := record.ttft) is not None:
+            series(self.ttft, *labels).observe(ttft)
+            if (tpot := record.tpot) is not None:
+                series(self.tpot, *labels).observe(tpot)
         if record.prompt_tokens:
             series(self.tokens, *labels, "input").observe(record.prompt_tokens)
         if record.completion_tokens:
             series(self.tokens, *labels, "output").observe(record.completion_tokens)
-
-
-def _labelled(metric: Any, *labels: str) -> Any:
-    return metric.labels(*labels)

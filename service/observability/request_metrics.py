@@ -1,12 +1,9 @@
 """The metrics of finished requests, all derived from their records."""
 
-import functools
-from typing import Any
-
 from prometheus_client import CollectorRegistry, Counter
 
 from service.observability.genai_metrics import GenAiMetrics
-from service.observability.histogram import FastHistogram
+from service.observability.histogram import FastHistogram, known_series
 from service.observability.record import Record
 
 # The label value for every model name that is not served: names from clients must not create time series.
@@ -22,8 +19,7 @@ class RequestMetrics:
     """What `observe` derives from the record of each finished request; `genai` adds OpenTelemetry's names."""
 
     def __init__(self, registry: CollectorRegistry, genai: bool = True) -> None:
-        # Caches the result of `labels`, whose lookup takes half of the time of `observe`.
-        self._series = functools.cache(_labelled)
+        self._series = known_series()
         self.requests = Counter(
             "roundhouse_requests", "Finished requests by HTTP status and outcome.", (*LABELS, "status", "outcome"),
             registry=registry,
@@ -114,11 +110,11 @@ class RequestMetrics:
         series(self.routing_decisions, model, record.rule).inc()
         if record.admitted is not None:
             series(self.queue_wait, model).observe(record.admitted - record.started)
-        if record.streamed and record.ttft is not None:
-            series(self.ttft, *labels[:2]).observe(record.ttft)
+        if record.streamed and (ttft := record.ttft) is not None:
+            series(self.ttft, *labels[:2]).observe(ttft)
             series(self.itl, *labels[:2]).observe_all(record.gaps)
-            if record.tpot is not None:
-                series(self.tpot, *labels[:2]).observe(record.tpot)
+            if (tpot := record.tpot) is not None:
+                series(self.tpot, *labels[:2]).observe(tpot)
         for kind, count in (("prompt", record.prompt_tokens), ("completion", record.completion_tokens)):
             if count:
                 series(self.tokens, *labels, kind).inc(count)
@@ -137,7 +133,3 @@ class RequestMetrics:
             series(self.retries, model).inc(record.attempts - 1)
         if self.genai and record.attempts:
             self.genai.observe(record)
-
-
-def _labelled(metric: Any, *labels: str) -> Any:
-    return metric.labels(*labels)
