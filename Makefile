@@ -8,6 +8,7 @@ STAMP  := $(VENV)/.installed-$(DEVICE)
 TESTS  := $(VENV)/.installed-tests
 BENTOFILE := $(if $(filter cuda,$(DEVICE)),deploy/bento/cuda.yaml,bentofile.yaml)
 NODE   := tests/node/node_modules/.package-lock.json
+CRDS   := tests/k8s/crds/node_modules/.package-lock.json
 CLIENTS := clients clients-aider node
 INSTALLED := $(filter-out %/node/.installed,$(CLIENTS:%=build/clients/%/.installed)) $(if $(filter node,$(CLIENTS)),tests/clients/node/node_modules/.package-lock.json)
 MINUTES := 25
@@ -16,10 +17,10 @@ MUTANTS_SEED := 1
 export BENTOML_DO_NOT_TRACK := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve bento test test-fast coverage mutants fuzz test-clients lint types check audit sbom gpu docs lock clean
+.PHONY: help install serve bento test test-fast test-paused coverage mutants fuzz test-clients image-test k8s k8s-policy k8s-live lint types check audit sbom gpu docs lock clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  DEVICE=cpu|cuda forces the choice of vLLM build (found here: $(DEVICE)); ROUNDHOUSE_FLEET names another fleet file"
 
 install: $(STAMP)  ## Create .venv and install what serving needs, pinned
@@ -51,17 +52,23 @@ serve: $(STAMP)  ## Serve the fleet on 127.0.0.1:3000 (the embedded Pebble model
 bento: $(STAMP)  ## Build a Bento with the run-time packages of DEVICE
 	$(BIN)/bentoml build -f $(BENTOFILE)
 
-test: $(TESTS) $(NODE)  ## Lint, type-check and run every test, real vLLM included
+test: $(TESTS) $(NODE) $(CRDS)  ## Lint, type-check and run every test, real vLLM included
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "not clients"
+	@# Types are checked beside the tests, which wait for engines often enough.
+	@mkdir -p build; $(BIN)/mypy > build/mypy.txt 2>&1 & types=$$!; \
+	  $(BIN)/pytest -n 2 --no-loadscope-reorder -m "not clients and not images"; tests=$$?; \
+	  wait $$types; types=$$?; cat build/mypy.txt; exit $$((tests | types))
 
 test-fast: $(TESTS)  ## The tests that need neither an engine nor a whole service: under 4 minutes
-	$(BIN)/pytest -n 2 -m "not engine and not slow and not clients" --hypothesis-profile quick
+	@# A third process works while two wait for the processes that they have started.
+	$(BIN)/pytest -n 3 -m "not engine and not slow and not clients and not images" --hypothesis-profile quick
+
+test-paused: $(TESTS)  ## The fast tests while each of their processes is stopped again and again, as on a busy machine: an hour
+	$(BIN)/pytest -n 12 --pauses -m "not engine and not slow and not clients and not images" --hypothesis-profile quick --timeout 600
 
 coverage: $(TESTS)  ## Which branches of service/ the tests without an engine take: the table, and build/coverage
 	rm -rf build/coverage && mkdir -p build/coverage
-	$(BIN)/pytest -n 2 -m "not engine and not clients" --cov --cov-report= --cov-fail-under=0
+	$(BIN)/pytest -n 2 -m "not engine and not clients and not images" --cov --cov-report= --cov-fail-under=0
 	@$(BIN)/coverage html --quiet --fail-under=0 -d build/coverage/html
 	@$(BIN)/coverage report --sort=cover > build/coverage/report.txt; status=$$?; \
 	  head -n 17 build/coverage/report.txt; grep -A 2 '^TOTAL' build/coverage/report.txt; exit $$status
@@ -75,6 +82,18 @@ fuzz: $(TESTS)  ## Send 10,000 made-up requests to a gateway with fake engines: 
 test-clients: $(TESTS) $(INSTALLED)  ## Run today's coding agents and libraries against the gateway (3 GB; Python 3.11 or 3.12); CLIENTS=node runs those of npm
 	$(BIN)/pytest tests/clients
 
+image-test: $(TESTS)  ## Build the images of gateway and engine-cpu on a Debian made here, and have them answer a chat (root; 20 minutes)
+	$(BIN)/pytest -n 0 -s -m images tests/images
+
+k8s-policy: $(TESTS) build/clients/k8s-policy/.installed  ## Judge everything that the Helm chart renders by checkov's policies (installs 400 MB)
+	$(BIN)/python -m tests.k8s.policy build/clients/k8s-policy/bin/checkov
+
+k8s-live: $(TESTS) build/control-plane/bin/kube-scheduler  ## Install, upgrade, drain and scale the Helm chart on a real control plane, built here (Debian; half an hour, once)
+	$(BIN)/python -m tests.k8s.control_plane $(BIN)/python -m pytest -n 0 tests/k8s/test_live.py
+
+build/control-plane/bin/kube-scheduler: tests/k8s/control_plane/build
+	tests/k8s/control_plane/build
+
 build/clients/%/.installed: requirements/%.lock
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --no-deps --require-hashes -r $<
@@ -83,6 +102,10 @@ build/clients/%/.installed: requirements/%.lock
 $(NODE): tests/node/package-lock.json
 	@command -v npm >/dev/null || { echo "The Node SDK test needs Node 18 or later with npm; on Debian: apt-get install nodejs npm"; exit 2; }
 	cd tests/node && npm ci --no-audit --no-fund
+	@touch $@
+
+$(CRDS): tests/k8s/crds/package-lock.json
+	cd tests/k8s/crds && npm ci --no-audit --no-fund
 	@touch $@
 
 # Not `npm ci`: it refuses a lock without the binaries of other systems, which not every registry has.
@@ -110,7 +133,7 @@ sbom: $(TESTS)  ## Write a software bill of materials (CycloneDX) of each lock t
 gpu: $(STAMP)  ## Measure what the fleet does on this machine's GPU in MINUTES (25), and write docs/gpu.md
 	bench/gpu/run --minutes $(MINUTES) && bench/gpu/report
 
-docs: $(TESTS)  ## Regenerate what is generated: models/schema.json, docs/openapi.json, docs/{configuration,errors,metrics,compatibility,routing,http,models,choosing,tool-calls,gpu}.md
+docs: $(TESTS)  ## Regenerate what is generated: models/schema.json, docs/openapi.json, docs/{configuration,errors,metrics,compatibility,routing,http,models,choosing,tool-calls,gpu}.md, what `make k8s` writes
 	$(BIN)/python -m service.catalog.catalog > models/schema.json
 	$(BIN)/python -m service.gateway.openapi > docs/openapi.json
 	$(BIN)/python -m service.config.reference > docs/configuration.md
@@ -121,13 +144,18 @@ docs: $(TESTS)  ## Regenerate what is generated: models/schema.json, docs/openap
 	$(BIN)/python -m tests.server.http_cases > docs/http.md
 	$(BIN)/python -m service.cli.reference > docs/models.md
 	$(BIN)/python -m tests.planner.choosing > docs/choosing.md
+	$(BIN)/python -m tests.autoscaling.scaling
 	$(BIN)/python -m tests.vllm.tool_card > docs/tool-calls.md
 	$(BIN)/python -m bench.gpu.report
 	$(BIN)/python -m deploy.grafana.build
+	$(BIN)/python -m k8s.build
+
+k8s: $(TESTS)  ## Regenerate what is generated in k8s/: the chart's schema, queries, rules and dashboards, and the plain manifests
+	$(BIN)/python -m k8s.build
 
 lock:  ## Resolve the pinned versions again (needs uv: pip install uv)
 	requirements/lock
 
 clean:  ## Remove what was installed and built
-	rm -rf $(VENV) build dist mutants .pytest_cache .mypy_cache .ruff_cache tests/node/node_modules tests/clients/node/node_modules *.egg-info
+	rm -rf $(VENV) build dist mutants .pytest_cache .mypy_cache .ruff_cache tests/node/node_modules tests/clients/node/node_modules tests/k8s/crds/node_modules *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

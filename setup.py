@@ -7,8 +7,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 # Found again by service/config/paths.py. Not the training of the embedded models, which needs a checkout.
-DATA = ("models/*.yaml", "models/schema.json", "models/templates/*", "models/pebble/*/*", "deploy/gpus.yaml",
-        "deploy/fleets/*.yaml")  # fmt: skip
+DATA = ("models/*.yaml", "models/schema.json", "models/golden/*.jsonl", "models/templates/*", "models/pebble/*/*",
+        "deploy/gpus.yaml", "deploy/fleets/*.yaml")  # fmt: skip
 
 
 class BuildWithData(build_py):
@@ -21,7 +21,7 @@ class BuildWithData(build_py):
         bundled = Path(self.build_lib, "service/bundled")
         shutil.rmtree(bundled, ignore_errors=True)  # from an earlier build
         for path in (path for pattern in DATA for path in Path().glob(pattern)):
-            if "__pycache__" not in path.parts:
+            if path.is_file() and "__pycache__" not in path.parts:
                 (bundled / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, bundled / path)
 

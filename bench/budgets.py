@@ -68,7 +68,7 @@ async def ledger_costs() -> tuple[float, float]:
         ahead = microseconds(one)
         lines = len(ledger._waiting) // 2
         started = time.process_time()
-        await asyncio.get_running_loop().run_in_executor(ledger._thread, ledger._write)
+        await asyncio.get_running_loop().run_in_executor(ledger._worker, ledger._write)
         behind = (time.process_time() - started) / lines * 1e6
         await ledger.close()
     return ahead, behind

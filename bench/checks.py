@@ -1,10 +1,11 @@
-"""What checks of schemas and images cost a request: `python -m bench.checks`, in CPU time of the gateway and in all."""
+"""What checks of names, schemas and images cost a request: `python -m bench.checks`, in CPU time and in all."""
 
 import asyncio
 import io
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -14,6 +15,7 @@ from service.checks.constraints import constraints_of
 from service.checks.process import command
 from service.protocol.parse_body import parse_body
 from service.protocol.requests import ChatRequest
+from service.protocol.unique_names import check_names
 
 ROUNDS, REQUESTS = 5, 2000
 NEW = 30  # checks that nobody had before
@@ -78,8 +80,39 @@ def photograph(width: int, height: int, seed: int) -> bytes:
         return file.getvalue()
 
 
+def bodies() -> dict[str, bytes]:
+    """Bodies of which the names of all members are checked."""
+    said = {"role": "user", "content": "It was a dark and stormy night; the rain fell in torrents. " * 16}
+    small, compact = {"model": "m", "messages": [said], "stream": True}, (",", ":")
+    long = {**small, "messages": [{**said, "content": said["content"] * 4400}]}
+    return {
+        "1 kB": json.dumps(small, separators=compact).encode(),
+        "1 kB with spaces": json.dumps(small).encode(),
+        "4 MB of text": json.dumps(long).encode(),
+        "4 MB of {'a': 1}": json.dumps({**small, "documents": [{"a": 1}] * 390_000}).encode(),
+        "the same, escapes": json.dumps({**small, "documents": [{"a": 1}] * 390_000, "user": ":"})
+        .replace('": ":"', '": "\\u003a"').encode(),
+    }  # fmt: skip
+
+
+def print_names() -> None:
+    """Prints what it costs that no name stands twice, beside parsing the same body with it."""
+    for name, raw in bodies().items():
+        rounds, costs = max(1, 2**18 // len(raw)), []
+        for work in (partial(check_names, raw), partial(parse_body, ChatRequest, raw)):
+            times = []
+            for _ in range(ROUNDS):
+                started = time.process_time()
+                for _ in range(rounds):
+                    work()
+                times.append((time.process_time() - started) / rounds * 1e6)
+            costs.append(min(times))
+        print(f"{name:18} {costs[1]:9.1f} µs to parse, {costs[0]:9.1f} µs of them for names that stand twice")
+
+
 async def main() -> None:
     """Prints the cost of each case beside the same without the check."""
+    print_names()
     checks = Checks(command(2**30, 5), 1, 5.0, 60.0, Unheard())
     await checks.warm()
     for name, fields in CASES.items():

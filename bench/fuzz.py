@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from bench import processes
-from bench.fuzzing import Fuzz
+from bench.fuzzing import PATIENCE, Fuzz
 from bench.processes import MB
 
 ENGINES = (
@@ -37,10 +37,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--url", help="a service that runs, instead of one with fake engines")
     parser.add_argument("--key", default="", help="its API key")
+    parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds for one response")
     asked = parser.parse_args()
     with ExitStack() as stack:
         url, pid = (asked.url, None) if asked.url else stack.enter_context(service())
-        fuzz = Fuzz(url, {"x-api-key": asked.key} if asked.key else {})
+        fuzz = Fuzz(url, {"x-api-key": asked.key} if asked.key else {}, patience=asked.patience)
         restarts = restarts_at(fuzz)
         began, warm = time.monotonic(), int(asked.requests * WARM)
         fuzz.run(warm, asked.seed)
@@ -50,6 +51,7 @@ def main() -> None:
     statuses = ", ".join(f"{count} {status}" for status, count in sorted(fuzz.statuses.items()))
     print(f"{fuzz.statuses.total()} requests in {time.monotonic() - began:.0f} s, seed {asked.seed}: {statuses}")
     print(f"engines restarted {restarted} times; responses that must not be: {len(fuzz.failures)}")
+    print("slowest: {:.1f} s, {}".format(*fuzz.slowest))
     if pid:
         print(f"memory of the gateway {before / MB:.1f} → {after / MB:.1f} MB ({(after - before) / MB:+.1f})")
     print("\n".join(fuzz.failures[:20]))

@@ -4,6 +4,7 @@ Each has the types that the description says, or others on purpose, or is JSON t
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
@@ -30,7 +31,7 @@ CHECKS = [
     response_schema_conformance,
 ]  # fmt: skip
 T = TypeVar("T")
-PATIENCE = 30.0  # seconds for one response
+PATIENCE = 30.0  # seconds for one response, by default
 KEYS = st.one_of(
     st.sampled_from(("model", "messages", "role", "content", "type", "text", "image_url", "url", "tools", "n")),
     st.text(max_size=8),
@@ -48,13 +49,16 @@ VALUES = st.recursive(
 class Fuzz:
     """Requests to the service at `url`, with the headers `headers`, and what came of them.
 
-    `failures` has a line for each response that must not be; `statuses` counts all of them.
+    `failures` has a line for each response that must not be; `statuses` counts all of them. A response that does not
+    come within `patience` seconds must not be; `slowest` are the seconds of the slowest one and its request.
     """
 
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     statuses: Counter[int] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+    patience: float = PATIENCE
+    slowest: tuple[float, str] = (0.0, "")
 
     def run(self, count: int, number: int) -> None:
         """Sends about `count` requests, the same ones for the same `number`."""
@@ -76,11 +80,15 @@ class Fuzz:
                 self._send_raw(session, path, body)
 
     def _send_case(self, session: requests.Session, case: "Case[Any]") -> None:
+        began = time.monotonic()
         try:
-            response = case.call(session=session, timeout=PATIENCE)
+            response = case.call(session=session, timeout=self.patience)
         except requests.RequestException as error:
-            self.failures.append(f"{case.method} {case.path}: {type(error).__name__}: {error}"[:500])
+            shown = f"{type(error).__name__}: {error} to {case.body!r}"
+            self.failures.append(f"{case.method} {case.path}: {shown}"[:1500])
             return
+        finally:
+            self._note(began, f"{case.method} {case.path} {case.body!r}")
         self.statuses[response.status_code] += 1
         if case.method == "HEAD":
             return
@@ -93,17 +101,23 @@ class Fuzz:
 
     def _send_raw(self, session: requests.Session, path: str, body: bytes) -> None:
         headers = {"content-type": "application/json"}
+        began = time.monotonic()
         try:
-            response = session.post(self.url + path, data=body, headers=headers, timeout=PATIENCE)
+            response = session.post(self.url + path, data=body, headers=headers, timeout=self.patience)
         except requests.RequestException as error:
             self.failures.append(f"POST {path}: {type(error).__name__}: {error} to {body[:800]!r}")
             return
+        finally:
+            self._note(began, f"POST {path} {body[:800]!r}")
         self.statuses[response.status_code] += 1
         kind = response.headers["content-type"].partition(";")[0]
         if response.status_code >= 500 or kind not in ("application/json", "text/event-stream"):
             self.failures.append(f"POST {path} {response.status_code}: {response.text[:300]} to {body[:800]!r}")
         elif response.status_code >= 400 and not response.json()["error"]["message"]:
             self.failures.append(f"POST {path}: no message: {response.text[:300]}")
+
+    def _note(self, began: float, request: str) -> None:
+        self.slowest = max(self.slowest, (time.monotonic() - began, request[:800]))
 
 
 def made_up(strategy: "st.SearchStrategy[T]", count: int, number: int) -> list[T]:

@@ -24,6 +24,7 @@ from service.engine import state
 from service.engine.state import EngineState
 from service.fleet import fleet
 from service.gateway import app
+from service.gateway.lifespan import with_lifespan
 from service.observability.log_writer import LogWriter
 from tests.fake_engine import bodies
 from tests.fake_engine.shapes import Chat, Turn
@@ -121,7 +122,7 @@ async def measure() -> dict[str, list[float]]:
         )
         process.start()
         loop = asyncio.get_running_loop()
-        async with serving(app.with_lifespan(gateway), listener, protocol=gateway.connection()):
+        async with serving(with_lifespan(gateway), listener, protocol=gateway.connection()):
             await loop.run_in_executor(None, ours.recv)
             gateway.upstreams.refresh()
             for _ in range(ROUNDS):

@@ -15,8 +15,10 @@ from service.auth.keys import Key, Keys, caller_of, digest
 from service.auth.sign_on import SignOn
 from service.auth.tenants import Tenant
 from service.auth.tokens import verify
+from service.config.settings import Settings
 from service.gateway.authentication import KeyMiddleware
 from service.gateway.sign_on import SignedOnUsers
+from service.observability.log import open_log
 from service.observability.metrics import Metrics
 from service.server.asgi import HEADERS_BY_NAME
 
@@ -74,7 +76,7 @@ def key_set(private: Any, algorithm: str) -> SigningKeys:
 
 def known_user(text: str, keys: SigningKeys) -> SignedOnUsers:
     """Users who sign on, of whom one has sent this token before."""
-    users = SignedOnUsers(SIGN_ON, Metrics(), print)
+    users = SignedOnUsers(SIGN_ON, Metrics(), open_log(Settings()))
     users._verifier._issuer.keys = keys
     asyncio.run(users.key_of([text.encode()], None))  # type: ignore[arg-type]  # no refusal to record
     return users

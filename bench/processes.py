@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -53,6 +54,18 @@ def used(process: psutil.Process) -> Usage:
     return Usage(0.0, 0, 0, 0)
 
 
+def proportional(root: int) -> int:
+    """Bytes of memory of the process `root` and its descendants, where what n processes share counts as an n-th each.
+
+    That is their PSS; the sum of their RSS, which `usage` has, counts it n times.
+    """
+    found = 0
+    for one in family(root):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+            found += one.memory_full_info().pss
+    return found
+
+
 def family(root: int) -> list[psutil.Process]:
     """A process and its descendants; empty where it has ended."""
     try:
@@ -69,11 +82,15 @@ def busy() -> float:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 where nobody listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 where nobody listens now.
+
+    It is none of those that the kernel gives to whoever asks for any: such a one may be gone before it is used.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager

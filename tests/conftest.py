@@ -14,7 +14,12 @@ from tests.support.fleets import CATALOG
 from tests.support.gateways import ONE, RunningGateway
 from tests.support.services import ROOT, Service, serving
 
-pytest_plugins = ("tests.support.event_loop", "tests.support.scheduling", "tests.support.time_limits")
+pytest_plugins = (
+    "tests.support.event_loop",
+    "tests.support.pauses",
+    "tests.support.scheduling",
+    "tests.support.time_limits",
+)
 
 # How long an example takes says nothing on a machine that is busy.
 settings.register_profile("untimed", deadline=None)

@@ -31,7 +31,7 @@ def name_of(path: Path) -> str:
 
 
 # Run as processes of their own and imported by nobody, so what they import stays out of ours.
-PROGRAMS = ("service.conformance.reference_model",)
+PROGRAMS = ("service.conformance.reference_model", "service.evaluation.local_embeddings")
 MODULES = {name_of(path): path for path in FILES}
 
 
@@ -168,9 +168,14 @@ FINITE = {
     "service.server.connection": (1, "one request; its middleware catches everything"),
     "service.server.asgi": (1, "waits for one request's client to leave"),
     "service.upstreams.upstreams": (1, "each of its loops calls `keep_running` itself"),
-    "service.engine.supervisor": (1, "watches one engine; the supervisor's task takes its result"),
-    "service.engine.process": (1, "waits for one engine's end, and resolves its futures in any case"),
+    "service.engine.supervisor": (2, "watches one engine, or runs one: whoever waits takes the result"),
+    "service.engine.standalone": (1, "waits for a signal"),
+    "service.engine.process": (
+        2,
+        "one waits for an engine's end, and resolves its futures in any case; one is awaited",
+    ),
     "service.observability.log_writer": (1, "the next line starts it again"),
+    "service.observability.span_sender": (1, "the next span starts it again"),
     "service.checks.checks": (1, "one job; whoever waits takes its result, and a client that leaves does not end it"),
     "service.admission.shared_budgets": (1, "one question to Redis, with a timeout; its result is taken or given back"),
     "service.conformance.run": (1, "a command's child process"),

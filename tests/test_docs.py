@@ -13,6 +13,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULE_ROOTS = [ROOT, *(ROOT / name for name in ("service", "tests", "bench", "bench/gpu"))]
 # Names that a kubelet sets, which docs/configuration.md says are ignored.
 KUBELET = {"ROUNDHOUSE_SERVICE_HOST"}
+# What the Helm chart's rules record, and what the names of these begin with.
+RECORDED = {"roundhouse_autoscaling", "roundhouse_autoscaling_load"}
 
 every_page = each("page", PAGES, ids=lambda page: page.name)
 
@@ -21,7 +23,7 @@ def metric_names() -> set[str]:
     """Every sample name that `GET /metrics` may hold."""
     families = [family for family in Metrics().registry.collect() if family.name.startswith("roundhouse_")]
     suffixes = ("", "_total", "_bucket", "_sum", "_count")
-    return {family.name + suffix for family in families for suffix in suffixes}
+    return {family.name + suffix for family in families for suffix in suffixes} | RECORDED
 
 
 @every_page

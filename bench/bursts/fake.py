@@ -15,6 +15,7 @@ from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import EngineState
 from service.gateway import app
+from service.gateway.lifespan import with_lifespan
 from tests.fake_engine import FakeEngine
 from tests.support import fleets
 from tests.support.servers import serving
@@ -73,5 +74,5 @@ async def gateway() -> AsyncIterator[tuple[str, str]]:
             one = app.Gateway(Settings(run_dir=run_dir), fleets.CATALOG, fleet)
             one.upstreams.refresh()
             listener = stack.enter_context(create_server(("127.0.0.1", 0)))
-            await stack.enter_async_context(serving(app.with_lifespan(one), listener))
+            await stack.enter_async_context(serving(with_lifespan(one), listener))
             yield str(state.socket_path(run_dir, 0)), f"127.0.0.1:{listener.getsockname()[1]}"

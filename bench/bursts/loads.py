@@ -57,7 +57,7 @@ OVERLOADS: Mapping[str, Overload] = MappingProxyType({
 })  # fmt: skip
 
 
-def single_sample_limit(now: int, in_flight: int, observation: Observation, ceiling: int) -> int:
+def single_sample_limit(now: int, in_flight: int, observation: Observation, ceiling: int, _: int | None = None) -> int:
     """The control: a limit that one sample alone decides, and that grows by a tenth. Burst or not, who waits counts."""
     stats = observation.stats
     assert stats is not None

@@ -20,7 +20,9 @@ from service.upstreams.limit import Observation
 from service.upstreams.replica import Replica
 from tests.admission.virtual import simulate
 
-NextLimit = Callable[[int, int, Observation, int], int]
+LAG = 0.25  # seconds: the gateway looks four times a second at what engines write
+
+NextLimit = Callable[[int, int, Observation, int, int | None], int]
 Send = Callable[[int, int], Awaitable[Request]]
 """Sends a request of so many tokens, prompt and answer; raises ApiError where it is refused."""
 
@@ -74,7 +76,8 @@ class Result:
 class Simulation:
     """Runs loads. Of two with equal fields the results are equal.
 
-    `poll` is how often the gateway samples the engine, `phase` when it does so first, and `seen` what it makes of a
+    `poll` is how often the gateway samples the engine, `phase` when it does so first, `lag` how much later it reads the
+    sample, all in seconds, and `seen` what it makes of a
     sample. `patience` is the TTFT up to which the answers of an open load count.
     """
 
@@ -83,6 +86,7 @@ class Simulation:
     next_limit: NextLimit = limit.next_limit
     poll: float = 1.0
     phase: float = 0.0
+    lag: float = LAG
     seen: Callable[[EngineStats], EngineStats] = lambda stats: stats
     patience: float = 12.0
     seed: int = 1
@@ -150,13 +154,14 @@ class Gateway:
         most = limit.ceiling(simulation.served, 1)
         await asyncio.sleep(simulation.phase)
         while True:
-            stats = simulation.seen(self._engine.stats())
+            sent, stats = replica.in_flight, simulation.seen(self._engine.stats())
+            await asyncio.sleep(simulation.lag)
             observation = limit.observe(observation, stats)
-            replica.limit = simulation.next_limit(replica.limit, replica.in_flight, observation, most)
+            replica.limit = simulation.next_limit(replica.limit, replica.in_flight, observation, most, sent)
             self._result.in_engine.append(stats.waiting)
             self._result.limits.append(replica.limit)
             self._admission.wake_waiters()
-            await asyncio.sleep(simulation.poll)
+            await asyncio.sleep(simulation.poll - simulation.lag)
 
 
 class Clients:

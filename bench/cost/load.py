@@ -177,15 +177,18 @@ async def run(port: int, model: str, load: Load, watched: dict[str, int]) -> dic
     await asyncio.sleep(load.seconds)
     tally.end = time.perf_counter()
     after, busy = {name: processes.usage(pid) for name, pid in watched.items()}, processes.busy() - busy
+    proportional = {name: processes.proportional(pid) for name, pid in watched.items()}
     for keeper in keepers:
         keeper.cancel()
     for client in list(clients):
         client.leave()
     await asyncio.gather(*keepers, return_exceptions=True)
-    return figures(tally, before, after, busy)
+    return figures(tally, before, after, busy, proportional)
 
 
-def figures(tally: Tally, before: dict[str, Usage], after: dict[str, Usage], busy: float) -> dict[str, Any]:
+def figures(
+    tally: Tally, before: dict[str, Usage], after: dict[str, Usage], busy: float, proportional: dict[str, int]
+) -> dict[str, Any]:
     """What a load found: rates per second, `_ms` in milliseconds, `_us` CPU microseconds for each, `_mb` 10^6 bytes."""
     seconds = tally.end - tally.begin
     used = {name: after[name].seconds - before[name].seconds for name in after}
@@ -205,6 +208,7 @@ def figures(tally: Tally, before: dict[str, Usage], after: dict[str, Usage], bus
                 "request_us": _ratio(used[name] * 1e6, tally.done),
                 "token_us": _ratio(used[name] * 1e6, tally.tokens),
                 "rss_mb": round(after[name].rss / MB, 1),
+                "pss_mb": round(proportional[name] / MB, 1),
                 "largest_mb": round(after[name].largest / MB, 1),
             }
             for name in after

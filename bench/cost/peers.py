@@ -39,14 +39,16 @@ class PeerError(Exception):
 class Place:
     """Where peers run: before the `stub` on that port, on a `core` of their own, with their files in `folder`.
 
-    `cache` is where rivals are installed. Output goes to `log`; None makes a file for each peer in `folder`.
+    Without a `core` they run on all. `cache` is where rivals are installed. Output goes to `log`; None makes a file for
+    each peer in `folder`. `workers` are gateway processes of ours.
     """
 
     stub: int
-    core: int
+    core: int | None
     folder: Path
     cache: Path = CACHE
     log: Path | None = None
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def roundhouse(place: Place) -> Iterator[Peer]:
         entry = {"model": MODEL, "addresses": [f"127.0.0.1:{place.stub}"], "max_in_flight": 1024}
         fleet.write_text(yaml.safe_dump({"models": [entry]}))
         environment = {"ROUNDHOUSE_RUN_DIR": name, "ROUNDHOUSE_CONNECT_TIMEOUT": CONNECT}
+        environment |= {"ROUNDHOUSE_WORKERS": str(place.workers)}
         with _answering(processes.serve(fleet, port), port, place, environment) as peer:
             yield peer
 

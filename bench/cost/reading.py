@@ -28,7 +28,7 @@ LARGE: dict[str, dict[str, Any]] = {
     "one text": {"messages": [{"role": "user", "content": "x" * 4_000_000}]},
     "one text, not of ASCII": {"messages": [{"role": "user", "content": "é\n" * 900_000}]},
     "64 tools": {"tools": [{"type": "function", "function": {"name": "f", "description": "x" * 60_000}}] * 64},
-    "a large field that is ignored": {"schema": {f"field {n}": {"type": "string"} for n in range(99_000)}},
+    "a large field that is ignored": {"schema": {f"field {n}": {"title": "x" * 150} for n in range(20_000)}},
 }
 CALLS = 40  # of tools, in a conversation of an agent
 ORDINARY: dict[str, tuple[str, dict[str, Any]]] = {

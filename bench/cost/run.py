@@ -1,5 +1,7 @@
 """What the gateway costs, beside its rivals where asked: `bench/cost/run --rivals`.
 
+With rivals it also prints our cost relative to theirs, with the spread over the rounds.
+
 The gateway has a core to itself, a stub engine and the load share another, and the peers take turns under each load.
 CPU is that of all processes of the gateway, so it holds on a machine that is not quiet; requests per second do not.
 """
@@ -17,9 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.cost import peers, table
+from bench.cost import instructions, peers, table
 from bench.cost.load import Load
 from bench.cost.peers import MODEL, PEERS, RIVALS, PeerError, Place
+from bench.cost.table import OURS
 from bench.serve import machine
 from service.config.paths import ROOT
 
@@ -44,7 +47,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="how long each load is measured")
     parser.add_argument("--rounds", type=int, default=1, help="turns of each peer under each load; the median is shown")
     parser.add_argument("--cache", type=Path, default=peers.CACHE, help="where the rivals are installed")
+    parser.add_argument("--instructions", action="store_true", help="count ours too, with valgrind")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--history", type=Path, help="a file that gets a line with ratios and instructions")
     asked = parser.parse_args()
     names = asked.only or [name for name in PEERS if asked.rivals or name not in RIVALS]
     cores = sorted(os.sched_getaffinity(0))
@@ -60,8 +65,33 @@ def main() -> None:
     when = datetime.now(UTC).isoformat(timespec="seconds")
     figures = {"machine": machine(), "date": when, "seconds": asked.seconds, "rounds": asked.rounds, "peers": found}
     print(f"\n{figures['machine']}, {when}, {asked.seconds:g} s a load, {asked.rounds} rounds\n\n{table.drawn(found)}")
+    rivals = [name for name in names if name in RIVALS]
+    if OURS in names and rivals:
+        figures["bars"] = table.bars(rounds, rivals)
+        print("\n" + table.drawn_bars(figures["bars"], rivals, found[OURS]["paced"]["processes"]["gateway"]["rss_mb"]))
+    if asked.instructions:
+        figures["instructions"] = instructions.counted()
+        print(f"\nInstructions in user space: {figures['instructions']}")
     if asked.json:
         asked.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if asked.history:
+        kept = {key: value for key, value in figures.items() if key != "peers"} | {"medians": ours_of(found)}
+        with asked.history.open("a") as file:
+            file.write(json.dumps(kept) + "\n")
+
+
+def ours_of(found: dict[str, Found]) -> dict[str, dict[str, float]]:
+    """The medians of every peer that has a gateway: CPU microseconds and memory."""
+    return {
+        name: {
+            "request_us": own["whole"]["processes"]["gateway"]["request_us"],
+            "chunk_us": own["paced"]["processes"]["gateway"]["token_us"],
+            "rss_mb": own["paced"]["processes"]["gateway"]["rss_mb"],
+            "pss_mb": own["paced"]["processes"]["gateway"]["pss_mb"],
+        }
+        for name, own in found.items()
+        if "gateway" in own["whole"]["processes"]
+    }
 
 
 def measure(

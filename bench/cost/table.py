@@ -1,6 +1,7 @@
-"""The figures of all peers as one table."""
+"""The figures of all peers as one table, and ours relative to each rival's with its spread over the rounds."""
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Found = dict[str, dict[str, Any]]
@@ -16,9 +17,44 @@ COLUMNS: tuple[tuple[str, Callable[[Found, Found], Any], str], ...] = (
     ("TTFT p99 added, ms", lambda own, direct: _added(own, direct, "paced", "first_ms", "p99"), ".1f"),
     ("RSS of its largest process, MB", lambda own, _: _used(own["paced"], "largest_mb"), ".0f"),
     ("of all, MB", lambda own, _: _used(own["paced"], "rss_mb"), ".0f"),
+    ("PSS of all, MB", lambda own, _: _used(own["paced"], "pss_mb"), ".0f"),
     ("errors", lambda own, _: sum(load["errors"] for load in own.values()), ".0f"),
     ("cores used by others", lambda own, _: max(load["other_cores"] for load in own.values()), ".2f"),
 )
+OURS = "roundhouse"
+MEMORY_BAR = 150  # MB of all our processes
+# What is compared: lower is better, and below 1 is cheaper than the rival.
+BARS: tuple[tuple[str, Callable[[Found, Found], float | None]], ...] = (
+    ("CPU of a whole answer", lambda own, _: _used(own["whole"], "request_us")),
+    ("CPU of a paced chunk", lambda own, _: _used(own["paced"], "token_us")),
+    ("p50 added at one client", lambda own, direct: _added(own, direct, "one", "latency_ms", "p50")),
+    ("memory of all processes", lambda own, _: _used(own["paced"], "rss_mb")),
+)
+
+
+def bars(rounds: Sequence[dict[str, Found]], rivals: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    """Our cost relative to each rival's, by bar and rival: the median over the rounds, the least and the greatest."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for bar, of in BARS:
+        for rival in rivals:
+            pairs = (
+                (of(turn[OURS], turn.get("direct", {})), of(turn[rival], turn.get("direct", {}))) for turn in rounds
+            )
+            ratios = [ours / theirs for ours, theirs in pairs if ours is not None and theirs]
+            if ratios:
+                spread = statistics.median(ratios), min(ratios), max(ratios)
+                found.setdefault(bar, {})[rival] = [round(one, 3) for one in spread]
+    return found
+
+
+def drawn_bars(found: dict[str, dict[str, list[float]]], rivals: Sequence[str], memory: float) -> str:
+    """The ratios in Markdown, and whether our memory is below its bar."""
+    rows = [["ours over theirs: median (least to greatest)", *rivals], ["---"] * (len(rivals) + 1)]
+    for bar, each in found.items():
+        cells = ("{:.2f} ({:.2f} to {:.2f})".format(*each[rival]) if rival in each else "-" for rival in rivals)
+        rows.append([bar, *cells])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"{table}\n\nAll our processes: {memory:.0f} MB (bar: {MEMORY_BAR})"
 
 
 def drawn(found: dict[str, Found]) -> str:

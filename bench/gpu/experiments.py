@@ -35,7 +35,8 @@ COMMON = (
     ("shared", 3.0, 30.0, 2.0),
     ("long", 3.0, 30.0, 2.0),
 )
-OF_REFERENCE = (("batching", 0.7, 15.0), ("prefix", 0.4, 10.0), ("chunked", 0.6, 8.0), ("vllm-bench", 1.5, 15.0))
+OF_REFERENCE = (("batching", 0.7, 15.0), ("prefix", 0.4, 10.0), ("chunked", 0.6, 8.0), ("vllm-bench", 1.5, 15.0),
+                ("restart", 2.0, 25.0))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def scaled_down(catalog: Catalog) -> list[Experiment]:
         ("both", "start", 100.0), ("both", "short", 90.0), ("both", "long", 80.0), ("both", "shared", 80.0),
         ("both", "batching", 80.0), ("both", "bounds", 80.0), ("both", "prefix", 80.0), ("both", "chunked", 80.0),
         ("both", "split", 80.0), ("sleep", "sleep", 30.0), ("both", "vllm-bench", 60.0), ("plain", "prefix", 2.0),
-        ("plain", "start", 2.0),
+        ("plain", "start", 2.0), ("plain", "restart", 2.0),
     )  # fmt: skip
     return [Experiment(setups[of], measure, SLOW.get(measure, 0.05), value) for of, measure, value in rows]
 
@@ -127,12 +128,8 @@ def _together(subject: Subject, sibling: Model) -> Iterator[Experiment]:
     minutes = _minutes(subject) + _minutes(other)
     both = Setup(f"{name}+split", (subject, other), minutes, {"gpu_memory_utilization": SPLIT}, retries=1)
     yield Experiment(both, "split", 0.8, 25.0)
-    turns = Setup(f"{name}+sleep", (subject, other), minutes, {"enable_sleep_mode": True}, SLEEP, retries=6)
+    turns = Setup(f"{name}+sleep", (subject, other), minutes, {"enable_sleep_mode": True}, retries=6)
     yield Experiment(turns, "sleep", 1.0, 25.0)
-
-
-# vLLM offers /sleep and /wake_up only so; the socket that they are on is private.
-SLEEP = {"VLLM_SERVER_DEV_MODE": "1"}
 
 
 def _minutes(subject: Subject) -> float:

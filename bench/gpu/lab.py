@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -115,7 +116,7 @@ async def started(setup: Setup, gpus: int, limit: float, ready: int | None = Non
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         memory, began = machine.memory_in_use(), time.monotonic()
-        process = _launch(folder, port, limit)
+        process = _launch(setup, folder, port, limit)
         try:
             try:
                 await _until_ready(setup, folder, process, served[:ready], limit)
@@ -197,10 +198,10 @@ def _entry(subject: Subject, place: Path, setup: Setup, gpus: int) -> dict[str, 
     }  # fmt: skip
 
 
-def _launch(folder: Path, port: int, limit: float) -> "subprocess.Popen[bytes]":
+def _launch(setup: Setup, folder: Path, port: int, limit: float) -> "subprocess.Popen[bytes]":
     """`roundhouse serve`, which the kernel stops when we die: nothing is left behind on a borrowed card."""
     command = [sys.executable, "-m", "service.cli", "serve", "--fleet", str(folder / "fleet.yaml"), "--port", str(port)]
-    environment = _environment(folder, limit)
+    environment = environment_of(setup, folder, limit)
     with (folder / "serve.log").open("wb") as log:
         return subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
@@ -208,7 +209,8 @@ def _launch(folder: Path, port: int, limit: float) -> "subprocess.Popen[bytes]":
         )  # fmt: skip
 
 
-def _environment(folder: Path, limit: float) -> dict[str, str]:
+def environment_of(setup: Setup, folder: Path, limit: float) -> dict[str, str]:
+    """The variables of the service."""
     environment = {
         **os.environ,
         "ROUNDHOUSE_RUN_DIR": str(folder),
@@ -217,6 +219,10 @@ def _environment(folder: Path, limit: float) -> dict[str, str]:
         # Without this BentoML gives each engine a card of its own, and two on one card is what we want to see.
         "BENTOML_DISABLE_GPU_ALLOCATION": "1",
     }
+    if "enable_sleep_mode" in setup.engine:
+        # vLLM offers /sleep and /wake_up only so, and the service gives no engine of a card of its own these routes.
+        vllm = program(os.environ.get("ROUNDHOUSE_ENGINE_PROGRAM", ""))
+        environment["ROUNDHOUSE_ENGINE_PROGRAM"] = shlex.join(["env", "VLLM_SERVER_DEV_MODE=1", *vllm])
     if machine.card():
         environment.setdefault("CUDA_VISIBLE_DEVICES", "0")
     return environment

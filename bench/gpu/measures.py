@@ -3,17 +3,23 @@
 import asyncio
 import itertools
 import math
+import os
+import signal
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
+
+import psutil
 
 from bench.gpu import lab, machine, predicted, vllm_tool
 from bench.gpu.lab import Running
 from bench.gpu.streams import TOOL, Stream, Workload, figures, work
 from service.conformance.run import BLOCKS, MEMORY
+from service.engine import state
+from service.engine.state import EngineState
 from service.planner.gpus import Gpu
 
 SHORT = Workload("short", prompt=128, answer=128)
@@ -23,6 +29,7 @@ DECODE = Workload("decode", prompt=128, answer=256, each=1)
 PREFILL = Workload("prefill", prompt=3072, answer=1, each=1)
 VIA = ("direct", "service")
 KEPT, DROPPED = 1, 2  # levels of sleep: with the weights in the host's memory, without them
+T = TypeVar("T")
 PATIENCE = 600.0  # seconds for the second of two engines
 
 
@@ -202,18 +209,49 @@ async def sleep(bench: Bench) -> dict[str, Any]:
     if engines > 1:
         both_s = round(await lab.until_ready(running, PATIENCE), 1)  # the second one had to wait for the room
     switches = []
-    awake = engines - 1
-    for level in (KEPT, KEPT, DROPPED) if engines > 1 else ():
-        # What wakes without its weights is good for memory and time, not for answers.
+    awake, asleep_at = engines - 1, KEPT
+    for level in (KEPT, KEPT, DROPPED, KEPT) if engines > 1 else ():
+        # What wakes without its weights is good for memory and time, not for answers: made-up ones are nowhere to read.
         other = 1 - awake
         slept = await _timed(running, f"/sleep?level={level}", awake)
         woke = await _timed(running, "/wake_up", other)
         first = (await bench.load("direct", SHORT, 1, other, each=1))["ttft_ms"]["p50"]
-        switches.append({"to": running.served[other].id, "level": level, "sleep_s": slept, "wake_s": woke,
-                         "first_token_ms": first})  # fmt: skip
-        awake = other
+        switches.append({"to": running.served[other].id, "level": level, "woken_from": asleep_at, "sleep_s": slept,
+                         "wake_s": woke, "first_token_ms": first})  # fmt: skip
+        awake, asleep_at = other, level
     return {"tool": TOOL, "first_sleep_s": first_sleep, "switches": switches, "memory_bytes": memory,
             "both_started_s": both_s}  # fmt: skip
+
+
+async def restart(bench: Bench) -> dict[str, Any]:
+    """An engine that stops and starts again: seconds until its memory is free, of the start, and to a first token."""
+    running, folder = bench.running, bench.running.folder
+    before = state.read(folder, 0)
+    assert before and before.pid
+    pid, count, memory, began = before.pid, before.restarts, machine.memory_in_use(), time.monotonic()
+
+    def again() -> EngineState | None:
+        now = state.read(folder, 0)
+        return now if now and now.restarts > count and now.condition == "ready" else None
+
+    os.kill(pid, signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE):
+        await _until(lambda: not psutil.pid_exists(pid))
+        stopped, freed = time.monotonic(), machine.memory_in_use()
+        now = await _until(again)
+    back = time.monotonic()
+    first = (await bench.load("direct", SHORT, 1, 0, each=1))["ttft_ms"]["p50"]
+    return {"tool": TOOL, "model": running.served[0].id, "stop_s": round(stopped - began, 3),
+            "start_s": round(sum(now.start_phases.values()), 3), "back_s": round(back - began, 3),
+            "first_token_ms": first, "memory_bytes": {"awake": memory, "stopped": freed}}  # fmt: skip
+
+
+async def _until(found: Callable[[], T | None]) -> T:
+    """What `found` returns once that is something."""
+    while True:
+        if result := found():
+            return result
+        await asyncio.sleep(0.02)
 
 
 async def _timed(running: Running, path: str, number: int) -> float:
@@ -253,6 +291,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
         "start": start, "short": loads(SHORT), "long": loads(LONG), "shared": loads(SHARED), "batching": batching,
         "prefix": prefix, "chunked": chunked, "bounds": bounds, "split": split, "sleep": sleep,
+        "restart": restart,
         "vllm-bench": vllm_bench,
     }
 )  # fmt: skip

@@ -87,10 +87,16 @@ def _sleep(one: Result) -> Rows:
             row["to"],
             row["level"],
             row["sleep_s"],
+            row["woken_from"],
             row["wake_s"],
             row["first_token_ms"],
             round(whole, 3),
         )
+
+
+def _restart(one: Result) -> Rows:
+    of = one.figures
+    yield one.setup, of["model"], of["stop_s"], of["start_s"], of["first_token_ms"], of["back_s"]
 
 
 PERCENTILES = ("TTFT p50", "p95", "p99", "ITL p50", "p95", "p99")
@@ -115,7 +121,10 @@ TABLES = (
           ("setup", "model", "streams each", "tokens/s alone", "tokens/s at the same time", "TTFT p50 in turns, ms"),
           _split),
     Table("Two models on one card, taking turns by sleep and wake", ("sleep",),
-          ("setup", "switch to", "sleep level", "sleep, s", "wake, s", "first token, ms", "together, s"), _sleep),
+          ("setup", "switch to", "sleep level", "sleep, s", "woken from level", "wake, s", "first token, ms",
+           "together, s"), _sleep),
+    Table("One model stopped and started again", ("restart",),
+          ("setup", "model", "stop, s", "start, s", "first token, ms", "until it is back, s"), _restart),
 )  # fmt: skip
 
 

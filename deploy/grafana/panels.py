@@ -10,6 +10,7 @@ from typing import Literal
 RATE = "[$__rate_interval]"
 MODEL = 'model=~"$model"'
 TENANT = 'tenant=~"$tenant"'
+ASKED = 'endpoint!~"/(metrics|console|health|ping|version|openapi).*"'  # by users, not by what watches the service
 REPLICA = 'roundhouse_replica=~"$replica"'
 
 
@@ -60,7 +61,7 @@ FLEET = Dashboard(
     {
         "Now": (
             Panel("Requests", "Requests that end, per second.", "reqps",
-                  {"": f"sum(rate(roundhouse_requests_total{{{MODEL}}}{RATE}))"}, "stat"),
+                  {"": f"sum(rate(roundhouse_requests_total{{{MODEL},{ASKED}}}{RATE}))"}, "stat"),
             Panel("Errors", "Share of requests that failed or were refused with 5xx, over 5 minutes; the worst model.",
                   "percentunit", {"": f"max(model:roundhouse_errors:ratio_rate5m{{{MODEL}}})"}, "stat", 0.005, 0.05),
             Panel("Slow first tokens", "Share of streams whose first token took more than 2 s; the worst model.",
@@ -75,7 +76,7 @@ FLEET = Dashboard(
         ),
         "Load": (
             Panel("Requests by model", "Requests that end, per second.", "reqps",
-                  {"{{model}}": rate("roundhouse_requests_total", "model", MODEL)}, stacked=True),
+                  {"{{model}}": rate("roundhouse_requests_total", "model", MODEL, ASKED)}, stacked=True),
             Panel("Arrivals by model", "Requests that arrive, per second, as an autoscaler sees them.", "reqps",
                   {"{{model}}": f"model:roundhouse_arrivals:rate2m{{{MODEL}}}"}),
             Panel("Demand", "Requests in flight and waiting.", "short",
@@ -88,7 +89,7 @@ FLEET = Dashboard(
             Panel("Errors by code", "Requests per second that ended in an error.", "reqps",
                   {"{{code}}": rate("roundhouse_errors_total", "code", MODEL)}, stacked=True),
             Panel("Outcomes", "How requests end.", "reqps",
-                  {"{{outcome}}": rate("roundhouse_requests_total", "outcome", MODEL)}, stacked=True),
+                  {"{{outcome}}": rate("roundhouse_requests_total", "outcome", MODEL, ASKED)}, stacked=True),
             Panel("Replicas by state", "Over all models.", "short",
                   {"{{state}}": f"sum by (state) (max by (model, state) (roundhouse_replicas{{{MODEL}}}))"},
                   stacked=True),
@@ -99,6 +100,17 @@ FLEET = Dashboard(
                   critical=3),
             Panel("Retries", "Second attempts on another replica, per second.", "reqps",
                   {"{{model}}": rate("roundhouse_retries_total", "model", MODEL)}),
+        ),
+        "Shared memory": (
+            Panel("Memory taken", "What engines take of a share, as part of its memory.", "percentunit",
+                  {"{{share}}": "max by (share) (roundhouse_share_taken_memory_bytes) / "
+                   "max by (share) (roundhouse_share_memory_bytes)"}),
+            Panel("Changes", "How often a model was loaded, stopped to make room, put to sleep and woken, in an hour.",
+                  "short", {"{{model}} {{change}}":
+                            f"max by (model, change) (delta(roundhouse_share_changes{{{MODEL}}}[1h]))"}, stacked=True),
+            Panel("Waiting for room", "Part of the time for which a model with requests waited for room.",
+                  "percentunit",
+                  {"{{model}}": f"max by (model) (deriv(roundhouse_share_wait_seconds{{{MODEL}}}[10m]))"}, warning=0.5),
         ),
         "The gateway": (
             Panel("Event loop lag", "How late a timer of the gateway is (99th percentile): what every token waits for.",
@@ -124,11 +136,11 @@ ONE_MODEL = Dashboard(
             Panel("Time per output token", "From first to last output, divided by the tokens after the first.", "s",
                   percentiles("roundhouse_time_per_output_token_seconds", MODEL)),
             Panel("Request duration", "From arrival to the end of the response.", "s",
-                  percentiles("roundhouse_request_duration_seconds", MODEL)),
+                  percentiles("roundhouse_request_duration_seconds", MODEL, ASKED)),
         ),
         "Load": (
             Panel("Requests", "By status.", "reqps",
-                  {"{{status}}": rate("roundhouse_requests_total", "status", MODEL)}, stacked=True),
+                  {"{{status}}": rate("roundhouse_requests_total", "status", MODEL, ASKED)}, stacked=True),
             Panel("Tokens", "Prompt and completion tokens per second.", "short",
                   {"{{kind}}": rate("roundhouse_tokens_total", "kind", MODEL)}),
             Panel("Wasted tokens", "Tokens per second of responses that failed or whose clients left.", "short",
@@ -173,6 +185,11 @@ TENANTS = Dashboard(
                                                   'outcome!="complete"')}, stacked=True),
             Panel("Tokens", "Prompt and completion tokens per second.", "short",
                   {"{{tenant}} {{kind}}": rate("roundhouse_tenant_tokens_total", "tenant, kind", TENANT)}),
+            Panel("Used budgets", "Part of a budget that is used: of a minute's until it has refilled, of a day's "
+                  "until midnight UTC.", "percentunit",
+                  {"{{tenant}} {{budget}}":
+                   f"max by (tenant, budget) (roundhouse_tenant_budget_used_ratio{{{TENANT}}})"},
+                  warning=0.9, critical=1),
             Panel("GPU time", "GPUs that are busy for a tenant; requests that run at once share them.", "short",
                   {"{{tenant}}": rate("roundhouse_tenant_gpu_seconds_total", "tenant", TENANT)}, stacked=True),
         ),

@@ -3,14 +3,17 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal
+
+import msgspec
 
 MINUTE = 60.0
 DAY = 86400.0
 TOLERANCE = 1e-6  # of an amount: summed fractions may fall short of it by rounding
 
 Counts = Literal["requests", "tokens"]
-OPENAI_NAMES: Mapping[Counts, tuple[bytes, bytes, bytes]] = MappingProxyType(
+Names = Mapping[Counts, tuple[bytes, bytes, bytes]]  # of the headers that tell limit, remaining and reset
+OPENAI_NAMES: Names = MappingProxyType(
     {
         "requests": (
             b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests"
@@ -18,10 +21,22 @@ OPENAI_NAMES: Mapping[Counts, tuple[bytes, bytes, bytes]] = MappingProxyType(
         "tokens": (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"),
     }
 )  # fmt: skip
+ANTHROPIC_NAMES: Names = MappingProxyType(
+    {
+        "requests": (
+            b"anthropic-ratelimit-requests-limit", b"anthropic-ratelimit-requests-remaining",
+            b"anthropic-ratelimit-requests-reset",
+        ),
+        "tokens": (
+            b"anthropic-ratelimit-tokens-limit", b"anthropic-ratelimit-tokens-remaining",
+            b"anthropic-ratelimit-tokens-reset",
+        ),
+    }
+)  # fmt: skip
 Wall = Callable[[], float]  # Unix seconds
 
 
-class BudgetState(NamedTuple):
+class BudgetState(msgspec.Struct, frozen=True, gc=False):
     """One budget as its tenant is told it: the limit, what remains of it, and the seconds until all of it does."""
 
     counts: Counts
@@ -61,12 +76,13 @@ class TokenBucket:
 
     def left(self, now: float) -> float:
         """The level at that time."""
-        level = self.level + max(0.0, now - self._refilled_at) * self.size / MINUTE
-        return level if level < self.size else self.size
+        passed, size = now - self._refilled_at, self.size
+        level = self.level + passed * size / MINUTE if passed > 0 else self.level
+        return level if level < size else size
 
-    def reset(self, now: float) -> float:
-        """Seconds until it is full."""
-        return (self.size - self.left(now)) / self.size * MINUTE
+    def reset(self, left: float) -> float:
+        """Seconds until it is full, of which so much is left."""
+        return (self.size - left) / self.size * MINUTE
 
     def _refill(self, now: float) -> None:
         self.level, self._refilled_at = self.left(now), now
@@ -77,27 +93,29 @@ class DayBudget:
 
     def __init__(self, size: float, wall: Wall) -> None:
         self.size, self._used, self._wall = size, 0.0, wall
-        self._day = day_of(wall())
+        self._begin(wall())
 
     def wait(self, amount: float) -> float:
         """Seconds until `amount` is available; a larger amount than the budget is available when it is unused."""
-        missing = min(amount, self.size) - self.left()
+        missing = (amount if amount < self.size else self.size) - self.left()
         return until_midnight(self._wall()) if missing > TOLERANCE else 0.0
 
     def left(self) -> float:
         """What is left; negative while more was consumed than there was."""
-        return self.size - (self._used if day_of(self._wall()) == self._day else 0.0)
+        return self.size - self._used if 0 <= self._wall() - self._began < DAY else self.size
 
-    def reset(self) -> float:
-        """Seconds until nothing is used."""
-        return until_midnight(self._wall()) if self.left() < self.size else 0.0
+    def reset(self, left: float) -> float:
+        """Seconds until nothing is used, of which so much is left."""
+        return until_midnight(self._wall()) if left < self.size else 0.0
 
     def consume(self, amount: float) -> int:
         """Takes `amount` out, available or not; returns the day that it is of."""
-        day = day_of(self._wall())
-        self._used = amount + (self._used if day == self._day else 0.0)
-        self._day = day
-        return day
+        unix = self._wall()
+        if not 0 <= unix - self._began < DAY:
+            self._used = 0.0
+            self._begin(unix)
+        self._used += amount
+        return self._day
 
     def correct(self, amount: float, day: int) -> None:
         """Takes `amount` more out of what was consumed on that day, or puts it back if it is negative."""
@@ -108,6 +126,10 @@ class DayBudget:
         """Changes the size; what was used stays used."""
         self.size = size
 
+    def _begin(self, unix: float) -> None:
+        self._day = day_of(unix)
+        self._began = self._day * DAY
+
 
 def day_of(unix: float) -> int:
     """The days since 1970, of UTC."""
@@ -117,6 +139,11 @@ def day_of(unix: float) -> int:
 def until_midnight(unix: float) -> float:
     """Seconds until the next day of UTC begins."""
     return DAY - unix % DAY
+
+
+def used_part(part: float) -> float:
+    """A part of a budget as it is shown: more than all of it, or less than nothing, is not."""
+    return min(1.0, max(0.0, part))
 
 
 def tightest(states: Iterable[BudgetState]) -> list[BudgetState]:
@@ -132,20 +159,21 @@ def tightest(states: Iterable[BudgetState]) -> list[BudgetState]:
 def openai_headers(states: Iterable[BudgetState]) -> list[tuple[bytes, bytes]]:
     """The headers by which OpenAI's API tells them: whole numbers, and a span such as `6m0s` until the reset."""
     headers: list[tuple[bytes, bytes]] = []
-    for counts, limit, remaining, reset in tightest(states):
-        names = OPENAI_NAMES[counts]
-        left = int(remaining) if remaining > 0 else 0
-        headers += ((names[0], b"%d" % limit), (names[1], b"%d" % left), (names[2], span(reset).encode()))
+    for state in states:
+        limit, remaining, reset = OPENAI_NAMES[state.counts]
+        left = int(state.remaining) if state.remaining > 0 else 0
+        headers += ((limit, b"%d" % state.limit), (remaining, b"%d" % left), (reset, span(state.reset).encode()))
     return headers
 
 
 def anthropic_headers(states: Iterable[BudgetState], unix: float) -> list[tuple[bytes, bytes]]:
     """The headers by which Anthropic's API tells them: whole numbers, and the time of the reset in RFC 3339."""
-    headers = []
-    for counts, limit, remaining, reset in tightest(states):
-        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix + reset + 0.999))
-        for name, value in (("limit", limit), ("remaining", max(0, int(remaining))), ("reset", at)):
-            headers.append((f"anthropic-ratelimit-{counts}-{name}".encode(), str(value).encode()))
+    headers: list[tuple[bytes, bytes]] = []
+    for state in states:
+        limit, remaining, reset = ANTHROPIC_NAMES[state.counts]
+        left = int(state.remaining) if state.remaining > 0 else 0
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix + state.reset + 0.999)).encode()
+        headers += ((limit, b"%d" % state.limit), (remaining, b"%d" % left), (reset, at))
     return headers
 
 
@@ -153,8 +181,7 @@ def span(seconds: float) -> str:
     """A duration as OpenAI's headers write it: `0s`, `20ms`, `8.64s`, `6m0s`, `23h59m1s`."""
     if 0 < seconds < 1:
         return f"{max(1, round(seconds * 1000))}ms"
-    minutes, rest = divmod(seconds, 60)
-    if not minutes:
-        return f"{rest:.3f}".rstrip("0").rstrip(".") + "s"
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{f'{hours}h' if hours else ''}{minutes}m{int(rest)}s"
+    if seconds < 60:
+        return f"{int(seconds * 1000 + 0.5) / 1000:g}s"
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}h{rest // 60}m{rest % 60}s" if hours else f"{rest // 60}m{rest % 60}s"

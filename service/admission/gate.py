@@ -2,18 +2,21 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from service.admission.budgets import Wall
 from service.admission.flow import Ticket
 from service.admission.rate_limits import Booking, LimitExceeded, OverLimitError, RateLimiter, TenantLimiter
 from service.admission.service_rate import retry_after
-from service.admission.shared_budgets import SharedBudgets
-from service.admission.slots import Capacity, Clock, Slot, SlotPool
+from service.admission.slots import Capacity, Clock, Slot, SlotPool, Waiting
 from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
 from service.errors import ApiError
 from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
+
+if TYPE_CHECKING:
+    from service.admission.shared_budgets import SharedBudgets
 
 
 class Admission:
@@ -25,7 +28,7 @@ class Admission:
 
     def __init__(
         self, settings: Settings, clock: Clock, jitter: Callable[[], float], wall: Wall = time.time,
-        shared: SharedBudgets | None = None,
+        shared: "SharedBudgets | None" = None,
     ) -> None:  # fmt: skip
         self._timeout, self._clock, self._jitter = settings.queue_timeout, clock, jitter
         self.shared = shared
@@ -78,6 +81,10 @@ class Admission:
         """Takes the requests and tokens that tenants used on that day out of what this process grants them."""
         self._limiter.restore(day, used)
 
+    def used_budgets(self, tenant: Tenant, now: float) -> dict[str, float]:
+        """The part that is used of each of the tenant's budgets, from 0 to 1, by the budget's name."""
+        return self.shared.used(tenant) if self.shared else self._limiter.used(tenant, now)
+
     def wake_waiters(self, model_id: str | None = None) -> None:
         """Admits queued requests after the capacity of replicas has changed, of one model or of all (None)."""
         now = self._clock()
@@ -106,6 +113,11 @@ class Admission:
         """How many requests are queued for this model."""
         pool = self._pools.get(model_id)
         return len(pool.queued) if pool else 0
+
+    def waiting(self, model_id: str, tenant: str | None, most: int) -> list[Waiting]:
+        """The requests queued for this model, of a tenant or of all (None); see `SlotPool.waiting`."""
+        pool = self._pools.get(model_id)
+        return pool.waiting(tenant, most) if pool else []
 
     def demand(self, model_id: str) -> int:
         """How many requests this model has, admitted and queued."""

@@ -1,11 +1,14 @@
 """Limits per tenant: its budgets of requests and tokens, and its requests in flight. Pure."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from service.admission.budgets import BudgetState, Counts, DayBudget, TokenBucket, Wall, day_of
+import msgspec
+
+from service.admission.budgets import BudgetState, Counts, DayBudget, TokenBucket, Wall, day_of, used_part
 from service.auth.tenants import Tenant
 from service.errors import ApiError, ErrorCode, whole_seconds
 
@@ -45,7 +48,7 @@ class Booking(Protocol):
         """Books that much more, or less, than was reserved."""
 
 
-class Charge(NamedTuple):
+class Charge(msgspec.Struct, frozen=True):
     """What one request was charged: an estimated `cost` in tokens, on the day with that number.
 
     `booking` is what it has reserved in shared budgets, if there are some.
@@ -67,6 +70,12 @@ class Charge(NamedTuple):
         self.limiter.refund(self.cost, self.day)
         if self.booking:
             self.booking.correct(-1, -self.cost)
+
+    def give_back(self, tokens: float) -> None:
+        """The request, which was settled with these `tokens`, is charged once more: puts back what it was charged."""
+        self.limiter.give_back(tokens, self.day)
+        if self.booking:
+            self.booking.correct(-1, -tokens)
 
     def states(self, now: float) -> tuple[BudgetState, ...]:
         """The tenant's budgets, as they are now; shared ones as they were when the request reserved its part."""
@@ -96,6 +105,10 @@ class TenantLimiter:
         self.tenant, self._gateways = tenant, gateways
         part = tenant.per_gateway(gateways)
         self._max_in_flight = part.max_in_flight
+        self._limits: dict[Counts, tuple[int, int]] = {
+            "requests": (tenant.requests_per_minute or 0, tenant.requests_per_day or 0),
+            "tokens": (tenant.tokens_per_minute or 0, tenant.tokens_per_day or 0),
+        }
         if not self._shared:
             self._requests = _resized(self._requests, part.requests_per_minute, now)
             self._tokens = _resized(self._tokens, part.tokens_per_minute, now)
@@ -110,7 +123,9 @@ class TenantLimiter:
         tokens = self._tokens.wait(cost, now) if self._tokens else 0.0
         day_requests = self._day_requests.wait(1) if self._day_requests else 0.0
         day_tokens = self._day_tokens.wait(cost) if self._day_tokens else 0.0
-        return longest(self.tenant, requests, tokens, day_requests, day_tokens)
+        if requests or tokens or day_requests or day_tokens:
+            return longest(self.tenant, requests, tokens, day_requests, day_tokens)
+        return None
 
     def charge(self, cost: float, booking: Booking | None = None) -> Charge:
         """Charges a new request, with an estimated `cost` in tokens."""
@@ -135,10 +150,18 @@ class TenantLimiter:
     def refund(self, cost: float, day: int = 0) -> None:
         """A request ends without ever having been admitted: puts everything back that it was charged on that day."""
         self.settle(cost, 0, day)
+        self.give_back(0, day)
+
+    def give_back(self, tokens: float, day: int = 0) -> None:
+        """A request that was settled with these `tokens` does not count: puts back what is left of its charge."""
         if self._requests:
             self._requests.consume(-1)
+        if self._tokens:
+            self._tokens.consume(-tokens)
         if self._day_requests:
             self._day_requests.correct(-1, day)
+        if self._day_tokens:
+            self._day_tokens.correct(-tokens, day)
 
     def restore(self, requests: float, tokens: float) -> None:
         """Takes what was used today, before this process began, out of the budgets of the day."""
@@ -148,24 +171,32 @@ class TenantLimiter:
             self._day_tokens.consume(tokens)
 
     def states(self, now: float) -> tuple[BudgetState, ...]:
-        """The budgets as they are now. What remains in this process is told as its share of the whole."""
-        tenant, gateways = self.tenant, self._gateways
-        minutes: tuple[tuple[Counts, TokenBucket | None, int | None], ...] = (
-            ("requests", self._requests, tenant.requests_per_minute),
-            ("tokens", self._tokens, tenant.tokens_per_minute),
+        """Of the budgets for requests and of those for tokens the one with the least left, as they are now.
+
+        What remains in this process is told as its share of the whole.
+        """
+        part, states = self._gateways, []
+        minutes: tuple[tuple[Counts, TokenBucket | None, DayBudget | None], ...] = (
+            ("requests", self._requests, self._day_requests),
+            ("tokens", self._tokens, self._day_tokens),
         )
-        days: tuple[tuple[Counts, DayBudget | None, int | None], ...] = (
-            ("requests", self._day_requests, tenant.requests_per_day),
-            ("tokens", self._day_tokens, tenant.tokens_per_day),
-        )
-        states = []
-        for counts, bucket, limit in minutes:
-            if bucket and limit:
-                states.append(BudgetState(counts, limit, bucket.left(now) * gateways, bucket.reset(now)))
-        for counts, day, limit in days:
-            if day and limit:
-                states.append(BudgetState(counts, limit, day.left() * gateways, day.reset()))
+        for counts, minute, day in minutes:
+            in_minute = minute.left(now) if minute else math.inf
+            in_day = day.left() if day else math.inf
+            limit = self._limits[counts]
+            if minute and in_minute <= in_day:
+                states.append(BudgetState(counts, limit[0], in_minute * part, minute.reset(in_minute)))
+            elif day:
+                states.append(BudgetState(counts, limit[1], in_day * part, day.reset(in_day)))
         return tuple(states)
+
+    def used(self, now: float) -> dict[str, float]:
+        """The part that is used of each budget, from 0 to 1, by the budget's name."""
+        minutes = {"requests_per_minute": self._requests, "tokens_per_minute": self._tokens}
+        days = {"requests_per_day": self._day_requests, "tokens_per_day": self._day_tokens}
+        left = {name: minute.left(now) / minute.size for name, minute in minutes.items() if minute}
+        left |= {name: day.left() / day.size for name, day in days.items() if day}
+        return {name: used_part(1 - part) for name, part in left.items()}
 
     def _resized_day(self, budget: DayBudget | None, size: int | None) -> DayBudget | None:
         if size is None:
@@ -210,18 +241,25 @@ class RateLimiter:
 
     def of(self, tenant: Tenant, now: float) -> TenantLimiter | None:
         """The tenant's limiter with the limits it has now; None for a tenant without limits."""
+        limiter = self._limiters.get(tenant.id)
+        if limiter and limiter.tenant is tenant:
+            return limiter
         if not tenant.is_limited:
             return None
-        limiter = self._limiters.get(tenant.id)
         if limiter is None:
             limiter = TenantLimiter(tenant, self._gateways, now, self._wall, shared=self._shared)
             self._limiters[tenant.id] = limiter
             day, used = self._restored
             if tenant.id in used and day == day_of(self._wall()):
                 limiter.restore(*used.pop(tenant.id))
-        elif limiter.tenant is not tenant:
+        else:
             limiter.change(tenant, self._gateways, now)
         return limiter
+
+    def used(self, tenant: Tenant, now: float) -> dict[str, float]:
+        """The part that is used of each of the tenant's budgets, from 0 to 1."""
+        limiter = self.of(tenant, now)
+        return limiter.used(now) if limiter else {}
 
     def keep(self, tenants: Mapping[str, Tenant]) -> None:
         """Drops the limiters of tenants that are gone or no longer limited, once they have nothing in flight."""

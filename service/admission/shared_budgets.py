@@ -12,7 +12,18 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
 
-from service.admission.budgets import DAY, MINUTE, TOLERANCE, BudgetState, Counts, Wall, day_of, until_midnight
+from service.admission.budgets import (
+    DAY,
+    MINUTE,
+    TOLERANCE,
+    BudgetState,
+    Counts,
+    Wall,
+    day_of,
+    tightest,
+    until_midnight,
+    used_part,
+)
 from service.admission.rate_limits import OverLimitError, longest
 from service.auth.tenants import Tenant
 from service.errors import ApiError, ErrorCode
@@ -50,6 +61,8 @@ return answer
 class SharedBudget(NamedTuple):
     """One budget of a tenant. `rate` is what comes back of it per second, and `lasts` how long its key does."""
 
+    tenant: str
+    name: str
     counts: Counts
     limit: int
     key: str
@@ -81,12 +94,12 @@ def budgets_of(tenant: Tenant, unix: float) -> list[SharedBudget]:
     counts: Counts
     for counts in ("requests", "tokens"):
         for span in ("minute", "day"):
-            limit = getattr(tenant, f"{counts}_per_{span}")
+            limit = getattr(tenant, name := f"{counts}_per_{span}")
             if limit is not None:
                 which = span if span == "minute" else str(day_of(unix))
                 key = f"roundhouse:{{{tenant.id}}}:{counts}:{which}"
                 rate, lasts = (limit / MINUTE, 3 * MINUTE) if span == "minute" else (0.0, 2 * DAY)
-                found.append(SharedBudget(counts, limit, key, rate, int(lasts), until_midnight(unix)))
+                found.append(SharedBudget(tenant.id, name, counts, limit, key, rate, int(lasts), until_midnight(unix)))
     return found
 
 
@@ -120,6 +133,16 @@ class SharedBudgets:
         self._on_failure, self._wall = on_failure, wall
         self._corrections: defaultdict[tuple[str, int], float] = defaultdict(float)  # by key and how long it lasts
         self._stirred = asyncio.Event()
+        self._seen: dict[str, dict[str, tuple[float, float]]] = {}  # by tenant and key: what was used, and when
+
+    def used(self, tenant: Tenant) -> dict[str, float]:
+        """The part that is used of each of the tenant's budgets, from 0 to 1, as its last request here has seen it."""
+        now, seen = self._wall(), self._seen.get(tenant.id, {})
+        found = {}
+        for one in budgets_of(tenant, now):
+            used, at = seen.get(one.key, (0.0, now))
+            found[one.name] = used_part((used - max(0.0, now - at) * one.rate) / one.limit)
+        return found
 
     async def reserve(self, tenant: Tenant, cost: float) -> Reserved:
         """Charges a request of `cost` tokens to its tenant's budgets. Raises the 429, or 503 while Redis is away."""
@@ -135,7 +158,8 @@ class SharedBudgets:
             self._on_failure()
             text = "The budgets of this tenant cannot be counted now. Try again in some seconds."
             raise ApiError(ErrorCode.BUDGETS_UNAVAILABLE, text, retry_after=RETRY_AFTER) from None
-        states = tuple(budget.state(amount) for budget, amount in zip(budgets, used, strict=True))
+        self._seen[tenant.id] = {one.key: (amount, self._wall()) for one, amount in zip(budgets, used, strict=True)}
+        states = tuple(tightest(budget.state(amount) for budget, amount in zip(budgets, used, strict=True)))
         if not granted:
             raise _over_limit(tenant, budgets, amounts, used, states)
         return Reserved(states, budgets, self._book)
@@ -152,6 +176,10 @@ class SharedBudgets:
             for budget, amount in zip(budgets, amounts, strict=True):
                 self._book(budget, -amount)
 
+    async def book(self) -> None:
+        """Books the corrections that wait, for a request that is charged anew behind them."""
+        await self._write_corrections()
+
     async def watch(self) -> None:
         """For ever: books corrections as they come, and again later those for which Redis was away."""
         while True:
@@ -167,7 +195,10 @@ class SharedBudgets:
         await self._redis.aclose()
 
     def _book(self, budget: SharedBudget, amount: float) -> None:
-        key = budget.key, budget.lasts
+        key, seen = (budget.key, budget.lasts), self._seen.get(budget.tenant, {})
+        if budget.key in seen:
+            used, at = seen[budget.key]
+            seen[budget.key] = used + amount, at
         if key in self._corrections or len(self._corrections) < MAX_CORRECTIONS:
             self._corrections[key] += amount
             self._stirred.set()

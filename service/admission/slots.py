@@ -8,18 +8,30 @@ after it do not overtake it, and none of them is admitted there until the replic
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Literal, Protocol
+from itertools import islice
+from typing import Literal, NamedTuple, Protocol
 
 from service.admission.budgets import BudgetState
 from service.admission.flow import Ticket
 from service.admission.queue import Queue
 from service.admission.rate_limits import Charge
 from service.admission.service_rate import ServiceRate, retry_after
+from service.auth.tenants import Priority
 from service.errors import ApiError, ErrorCode
 
 Clock = Callable[[], float]  # monotonic seconds
 # How many more sequences the usable replicas of a model take; below zero where each has more than its limit.
 Capacity = Callable[[], int]
+
+
+class Waiting(NamedTuple):
+    """A queued request, which is refused in `seconds` unless it is admitted before. The next one is at `position` 1."""
+
+    tenant: str
+    priority: Priority
+    position: int
+    sequences: int
+    seconds: float
 
 
 class Assignable(Protocol):
@@ -109,6 +121,15 @@ class SlotPool:
         """Removes a request from the queue."""
         self.queue.remove(ticket)
         del self.queued[ticket]
+
+    def waiting(self, tenant: str | None, most: int) -> list[Waiting]:
+        """The queued requests of a tenant, or of all (None), but no more than the `most` that came first."""
+        now = self.clock()
+        found = ((one, slot) for one, slot in self.queued.items() if tenant is None or one.tenant.id == tenant)
+        return [
+            Waiting(one.tenant.id, one.priority, slot.position, one.sequences, max(0.0, slot.deadline - now))
+            for one, slot in islice(found, most)
+        ]
 
     def _must_end(self, ticket: Ticket) -> int:
         """How many sequences end before a queued request is admitted: those beyond a limit, those ahead, and one."""
@@ -234,8 +255,15 @@ class Slot:
         elif state != "released":
             if self.charge:
                 self.charge.refund()
+                self.charge = None
             if state == "queued" and self.ticket:
                 self._pool.withdraw(self.ticket)
+
+    def give_back(self) -> None:
+        """After `release`: another model is to answer the request and charges it anew, so that it counts once."""
+        if self.charge:
+            self.charge.give_back(self._tokens)
+            self.charge = None
 
     def __enter__(self) -> "Slot":
         return self

@@ -13,7 +13,7 @@ from service.auth.sign_on import SignOn
 REFRESH = 300.0  # seconds between two fetches of keys that are in hand: a key that is withdrawn counts for so long
 REREAD = 10.0  # the same for a file
 RETRY = 10.0  # seconds from the end of a fetch to the next that a token with an unknown key, or a failure, can cause
-PATIENCE = 5.0  # seconds that a request waits for a fetch
+FETCH_TIMEOUT = 5.0  # seconds that a request waits for a fetch
 MAX_AGE = 86400.0  # seconds for which keys are used while their issuer cannot be reached
 
 Fetch = Callable[[SignOn], Awaitable[bytes]]
@@ -61,7 +61,7 @@ class Issuer:
                 return False
             self._wanted.set()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(FETCH_TIMEOUT):
                 await self._round.wait()
         return True
 

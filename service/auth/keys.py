@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal, get_args
 
-from service.auth.tenants import DEFAULT_TENANT, Tenant, find_tenant
+from msgspec import Struct
+
+from service.auth.tenants import DEFAULT_TENANT, Tenant, find_tenant, unlisted
 from service.errors import ApiError, ErrorCode
 
 # What a key can be for: requests to models, the lists of what is served, the page for Prometheus.
@@ -38,8 +40,7 @@ class Key:
     operator: bool = False
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """The tenant of a request, and the ids and aliases of the models that it may use; None means all."""
 
     tenant: Tenant
@@ -105,4 +106,4 @@ def caller_of(key: Key, named: str | None, tenants: Mapping[str, Tenant]) -> Cal
     if named is not None and named != key.tenant:
         text = "This API key is of another tenant than 'x-roundhouse-tenant' names. Leave the header out."
         raise ApiError(ErrorCode.INSUFFICIENT_SCOPE, text)
-    return Caller(tenants.get(key.tenant) or Tenant(key.tenant), key.models)
+    return Caller(tenants.get(key.tenant) or unlisted(key.tenant), key.models)

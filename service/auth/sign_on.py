@@ -64,10 +64,12 @@ Grant = Annotated[Access, BeforeValidator(_of_tenant)]
 class SignOn(Frozen):
     """Tokens of one issuer; docs/security.md explains each member. `clock_skew` is in seconds.
 
+    `client_id` is what the console is to the issuer; without it nobody signs in there.
     `jwks` is the URL or the absolute path of the issuer's signing keys; None where its own configuration names them.
     """
 
     issuer: Annotated[str, AfterValidator(_without_query), AfterValidator(check_url)]
+    client_id: Text | None = None
     audience: Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)]
     jwks: Annotated[str, AfterValidator(_url_or_path)] | None = None
     clock_skew: Annotated[float, Field(ge=0, le=MOST_SKEW, allow_inf_nan=False)] = 60.0

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt
@@ -50,7 +50,7 @@ class TenantEntry(Frozen):
     tokens_per_day: PositiveInt | None = None
     max_output_tokens: PositiveInt | None = None
     log_prompts: bool = False
-    allow_fields: tuple[OptInField, ...] | None = None
+    allow_fields: tuple[OptInField, ...] | Literal["all"] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Tenant:
 
     The limits hold for all gateway processes together; None means unlimited. Tokens are those of prompt and completion,
     and a day is one of UTC. `max_output_tokens` bounds what each sequence of a request may generate. `log_prompts` says
-    whether what it asks and gets is logged. Of the fields that can be opened for each tenant (`OptInField`) its
-    requests may have those of `allow_fields`; None means all.
+    whether what it asks and gets is logged. Of the fields that are opened for single tenants (`OptInField`) it may have
+    those of `allow_fields`; None means all for the default tenant, and none for others.
     """
 
     id: str
@@ -73,7 +73,14 @@ class Tenant:
     tokens_per_day: int | None = None
     max_output_tokens: int | None = None
     log_prompts: bool = False
-    allow_fields: tuple[OptInField, ...] | None = None
+    allow_fields: tuple[OptInField, ...] | Literal["all"] | None = None
+
+    @cached_property
+    def opened_fields(self) -> tuple[OptInField, ...] | None:
+        """The fields that are opened for it; None means all of them."""
+        if self.allow_fields == "all" or (self.allow_fields is None and self.id == DEFAULT_TENANT):
+            return None
+        return self.allow_fields or ()
 
     @cached_property
     def has_budgets(self) -> bool:
@@ -95,6 +102,12 @@ class Tenant:
         return replace(self, **shares)
 
 
+@lru_cache
+def unlisted(name: str) -> Tenant:
+    """A tenant without limits, which the fleet file does not list: the same one for each request."""
+    return Tenant(name)
+
+
 def effective_priority(tenant: Tenant, requested: Priority | None) -> Priority:
     """The priority of a request: `default` if it requests none, and never above the tenant's own."""
     requested = requested or "default"
@@ -107,5 +120,5 @@ def find_tenant(tenants: Mapping[str, Tenant], name: str | None) -> Tenant:
     if found:
         return found
     if name is None:
-        return Tenant(DEFAULT_TENANT)
+        return unlisted(DEFAULT_TENANT)
     raise ApiError(ErrorCode.UNKNOWN_TENANT, f"There is no tenant '{name[:64]}' here. The fleet file lists them.")

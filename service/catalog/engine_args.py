@@ -18,6 +18,7 @@ RESERVED_FLAGS: Mapping[str, str] = MappingProxyType(
         "host": "Roundhouse: engines listen on private sockets",
         "port": "Roundhouse: engines listen on private sockets",
         "api_key": "Roundhouse: engines listen on private sockets",
+        "hf_token": "the variable HF_TOKEN: other users can read the command line of a process",
         "config": "this file: vLLM's own configuration file could override any setting unseen",
         "disable_fastapi_docs": "Roundhouse: always on",
         "fingerprint_mode": "Roundhouse: always 'none'",
@@ -38,6 +39,7 @@ RESERVED_FLAGS: Mapping[str, str] = MappingProxyType(
         "enable_tokenizer_info_endpoint": "Roundhouse: always off",
         "enable_scale_out": "Roundhouse: always off",
         "tokens_only": "Roundhouse: always off",
+        "grpc": "Roundhouse: engines listen on private sockets",
         "grpc_port": "Roundhouse: engines listen on private sockets",
         "enable_log_requests": "Roundhouse: always off, so that prompts are never logged",
         "enable_log_outputs": "Roundhouse: always off, so that outputs are never logged",
@@ -48,6 +50,10 @@ RESERVED_FLAGS: Mapping[str, str] = MappingProxyType(
 def _unreserved(key: str) -> str:
     if key in RESERVED_FLAGS:
         raise ValueError(f"is set by {RESERVED_FLAGS[key]}")
+    if name := next(
+        (name for name in RESERVED_FLAGS if name.startswith(key)), None
+    ):  # vLLM takes the beginning of a name
+        raise ValueError(f"is short for {name!r}, which is set by {RESERVED_FLAGS[name]}")
     return key
 
 

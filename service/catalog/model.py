@@ -22,8 +22,11 @@ def _short_as_a_path(name: str) -> str:
 
 
 MAX_ID_BYTES = 200  # an id is a part of file names, which have at most 255 bytes
-# Letters and digits of any script, Latin ones small: `qwen3:8b`, `gpt-9[1m]`, `模型`. No slash, for file names.
-ModelId = Annotated[str, Field(pattern=r"^[^\W_A-Z](?:[^\WA-Z]|[.:@\[\]-]){0,95}$"), AfterValidator(_short_as_a_path)]
+# Letters and digits of any script, Latin ones small: `qwen3:8b`, `gpt-9[1m]`, `模型`. No slash, for file names. The
+# length is no part of the pattern: a class of all scripts that is repeated 95 times takes 10 MB.
+ModelId = Annotated[
+    str, Field(pattern=r"^[^\W_A-Z](?:[^\WA-Z]|[.:@\[\]-])*$", max_length=96), AfterValidator(_short_as_a_path)
+]
 Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
 TokenId = Annotated[int, Field(ge=0)]
 

@@ -22,7 +22,7 @@ class CheckEvents(Protocol):
         """A check of this kind has this result, after so long."""
 
     def started(self, found: Sequence[str]) -> None:
-        """A new process has found these compilers and decoders."""
+        """A new process has found these compilers and decoders; once more if it cannot load all of them."""
 
     def died(self, how: str) -> None:
         """A process has died of its job."""
@@ -108,7 +108,7 @@ class Checks:
         return verdict
 
     async def _ask(self, kind: str, job: bytes) -> Verdict:
-        process = self._idle.pop() if self._idle else await self._start()
+        process = await self._loaded()
         started = time.monotonic()
         try:
             verdict = Verdict(**await process.ask(job, self._timeout))
@@ -123,6 +123,16 @@ class Checks:
         result = "died" if verdict.died else "refused" if verdict.reason else "passed"
         self._events.checked(kind, result, time.monotonic() - started)
         return verdict
+
+    async def _loaded(self) -> CheckProcess:
+        process = self._idle.pop() if self._idle else await self._start()
+        try:
+            if await process.load():
+                self._events.started(process.found)
+        except DiedError:
+            self._all.discard(process)
+            raise
+        return process
 
     async def _start(self) -> CheckProcess:
         process = await CheckProcess.start(self._arguments)

@@ -65,15 +65,23 @@ class Compilers:
                 raise
 
 
+def present() -> list[str]:
+    """Those that are installed, without a look at whether they can be imported."""
+    names = []
+    for name in ("xgrammar", "llguidance", "outlines_core"):
+        with suppress(PackageNotFoundError):
+            names.append(f"{name} {version(name)}")
+    return names
+
+
 def installed() -> Compilers:
     """Those that can be imported here."""
     found: dict[str, Any] = {"xgrammar": {}, "llguidance": {}, "outlines_core": None}
-    names = []
     for name, load in (("xgrammar", _xgrammar), ("llguidance", _llguidance), ("outlines_core", _outlines)):
-        with suppress(ImportError, PackageNotFoundError, AttributeError):
+        with suppress(ImportError, AttributeError):
             found[name] = load()
-            names.append(f"{name} {version(name)}")
-    return Compilers(tuple(names), found["xgrammar"], found["llguidance"], found["outlines_core"])
+    names = tuple(name for name in present() if found[name.partition(" ")[0]])
+    return Compilers(names, found["xgrammar"], found["llguidance"], found["outlines_core"])
 
 
 def _xgrammar() -> Mapping[str, Compile]:

@@ -4,10 +4,16 @@ import io
 import struct
 import warnings
 import zlib
+from importlib.util import find_spec
 
 from service.checks.schema_bounds import RefusedError
 
 DAMAGED = "damaged"
+
+
+def present() -> list[str]:
+    """The name of what decodes, where it is installed."""
+    return ["Pillow"] if find_spec("PIL") else []
 
 
 def can_decode() -> bool:

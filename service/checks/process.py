@@ -30,16 +30,16 @@ def command(max_bytes: int, max_seconds: float) -> Sequence[str]:
 
 
 class CheckProcess:
-    """A running process; `found` says which compilers and decoders it has."""
+    """A running process; `found` says which compilers and decoders are installed."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+        self._process, self._is_loaded = process, False
         self.found: Sequence[str] = ()
         self.jobs = 0
 
     @classmethod
     async def start(cls, arguments: Sequence[str]) -> "CheckProcess":
-        """A new process, ready for jobs; raises OSError or DiedError if there can be none."""
+        """A new process, which has loaded nothing yet; raises OSError or DiedError if there can be none."""
         # Nothing of our own environment, where keys may be, and a session of its own.
         process = await asyncio.create_subprocess_exec(
             *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -50,14 +50,29 @@ class CheckProcess:
         started.found = (await started._last_frame(START_TIMEOUT))["found"]
         return started
 
+    async def load(self) -> bool:
+        """Has it load what it needs for jobs, if it has not; returns whether that is other than was `found` before.
+
+        Raises DiedError if it cannot.
+        """
+        if self._is_loaded:
+            return False
+        self._write(b"")
+        before, self.found = self.found, (await self._last_frame(START_TIMEOUT))["found"]
+        self._is_loaded = True
+        return before != self.found
+
     async def ask(self, job: bytes, seconds: float) -> dict[str, Any]:
         """The result of a job; raises DiedError if there is none within `seconds`. The process is gone then."""
-        assert self._process.stdin
         self.jobs += 1
+        self._write(job)
+        return await self._last_frame(seconds)
+
+    def _write(self, job: bytes) -> None:
+        assert self._process.stdin
         with contextlib.suppress(ConnectionError):  # it died before: then there is no result either
             self._process.stdin.write(len(job).to_bytes(4, "big"))
             self._process.stdin.write(job)
-        return await self._last_frame(seconds)
 
     async def _last_frame(self, seconds: float) -> dict[str, Any]:
         """The result; the frames before it say which field the process is at."""

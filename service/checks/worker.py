@@ -3,8 +3,9 @@
 It reads jobs from standard input and writes a result for each to standard output: both are frames of a length in four
 bytes and that many bytes, and the first byte of a job says its kind. A result is JSON: `{}` for what an engine may get,
 `{"path": …, "reason": …}` for what it may not, and `{"at": path}` before that for each field that it comes to. The
-first frame of all says which compilers there are. What kills it, or takes longer than its parent waits, does so here
-and not in an engine.
+first frame of all says which compilers are installed. They take 50 MB, so they are loaded when an empty frame asks for
+it, whose result says which could be. What kills it, or takes longer than its parent waits, does so here and not in an
+engine.
 """
 
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from service.checks import pictures
-from service.checks.grammars import REFUSALS, Compilers, installed
+from service.checks.grammars import REFUSALS, Compilers, installed, present
 from service.checks.schema_bounds import Most, RefusedError, check
 from service.checks.structured import Constraint, constraints
 
@@ -29,10 +30,12 @@ def main(max_bytes: int, max_seconds: int) -> None:
     """Serves jobs until standard input ends; each may take `max_bytes` more of memory, and `max_seconds` of CPU."""
     jobs, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     _close_others({jobs.fileno(), results.fileno()})
+    _write(results, {"found": [*present(), *pictures.present()]})
+    if not jobs.read(4):
+        return
     compilers, can_decode = installed(), pictures.can_decode()
     _limit_memory(max_bytes)
-    names = [*compilers.names, *(["Pillow"] if can_decode else [])]
-    _write(results, {"found": names})
+    _write(results, {"found": [*compilers.names, *(pictures.present() if can_decode else ())]})
     while size := jobs.read(4):
         job = jobs.read(int.from_bytes(size, "big"))
         _limit_time(max_seconds)

@@ -1,4 +1,4 @@
-"""`roundhouse add`: adds a user's own model to the catalogue."""
+"""`roundhouse add`: adds a user's own model to the catalogue, or an adapter to the fleet file."""
 
 import asyncio
 import os
@@ -14,6 +14,7 @@ import click
 from service.catalog.catalog import Catalog
 from service.catalog.model import Model
 from service.catalog.names import Specialty, Variant
+from service.cli.adding_adapters import add_adapter
 from service.cli.configured import settings_and_catalog
 from service.cli.proving import ENVIRONMENT
 from service.config.paths import BUNDLED
@@ -25,6 +26,7 @@ from service.gateway.prerequisites import wrong_platform
 from service.onboarding import writing
 from service.onboarding.draft import EntryDraft, Overrides, draft
 from service.onboarding.model_files import METADATA_FILES, ModelFiles, OnboardingError, read_model_files
+from service.weights.adapter import is_adapter
 from service.weights.store import REPOSITORY, WeightsError
 
 # Bytes. Larger weights are not loaded; a scaled-down network of the same structure is compared instead.
@@ -38,13 +40,22 @@ MAX_WEIGHTS = 2 * 2**30
 @click.option("--variant", type=click.Choice(get_args(Variant)), help="Variant; derived from the name if left out.")
 @click.option("--specialty", type=click.Choice(get_args(Specialty)), help="Specialty of a code model.")
 @click.option("--template", help="Chat template: a file under models/templates/.")
+@click.option(
+    "--fleet",
+    "fleet_file",
+    type=click.Path(path_type=Path),
+    help="For an adapter, if not ROUNDHOUSE_FLEET.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the entry, but run and write nothing.")
 @click.option("--no-proof", is_flag=True, help="Do not compare the engine's output with transformers.")
 def add(
     source: str, identifier: str | None, family: str | None, variant: Variant | None, specialty: Specialty | None,
-    template: str | None, dry_run: bool, no_proof: bool,
+    template: str | None, fleet_file: Path | None, dry_run: bool, no_proof: bool,
 ) -> None:  # fmt: skip
     """Add the model in the folder PATH, or in the hub repository REPO, to the catalogue.
+
+    Where PATH is a LoRA adapter, as peft saves it, it is checked and written into the fleet file instead, under the
+    model that it was trained on.
 
     Reads config.json and the tokenizer's files, lists what they do not say, compares the engine's output with that of
     transformers and writes the entry into models/<family>.yaml. The comparison uses the weights if they are in a folder
@@ -55,6 +66,16 @@ def add(
     if is_path:
         source = str(Path(source).expanduser().resolve())
     overrides = Overrides(source, is_path, identifier, family, variant, specialty, template)
+    if is_path and is_adapter(Path(source)):
+        if specialty or template:
+            raise click.UsageError("an adapter has the specialty and the template of its base: leave the option out")
+        own = {"id": identifier, "variant": variant, "family": family}
+        fields = {key: value for key, value in own.items() if value}
+        with _errors_reported():
+            add_adapter(Path(source), fleet_file or settings.fleet, fields, settings, catalog, dry_run=dry_run)
+        return
+    if fleet_file:
+        raise click.UsageError("--fleet is for the folder of an adapter, and this is none")
     with _errors_reported():
         files = read_model_files(Path(source)) if is_path else _downloaded(source)
         drafted = draft(overrides, files)

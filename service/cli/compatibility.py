@@ -7,9 +7,10 @@ from msgspec import inspect
 
 from service.fleet.request_bounds import RequestBounds
 from service.protocol.bounded import bounded
-from service.protocol.fields import ACTED, RULES
+from service.protocol.fields import ACTED, OPT_IN, RULES
 from service.protocol.generation import GENERATION, MODERATIONS, Endpoint
 from service.protocol.parts import REFUSED
+from service.protocol.precautions import PRECAUTIONS
 from service.protocol.validation_errors import COMPARISONS, NAMES, UNITS
 
 INTRODUCTION = """\
@@ -48,15 +49,36 @@ says what is checked. In chat completions and responses every part needs a `type
 HEAD = "| field | what becomes of it | |\n|---|---|---|"
 
 
+PRECAUTION_HEAD = """\
+## What could harm others
+
+Each field and size by which a request could harm another one, an engine or the service, and what is done about it. The
+numbers are the keys of [`request_bounds`](fleet.md#bounds-of-requests) with their defaults; a fleet file sets others.
+The tests that prove each row stand in [precautions.py](../service/protocol/precautions.py), and a test holds that each
+of them is there.
+
+| what of a request | what is done | opened by |
+|---|---|---|"""
+
+
 def document() -> str:
     """All of docs/compatibility.md, without the last line break."""
     sections = (line for endpoint in (*GENERATION, MODERATIONS) for line in _section(endpoint))
-    return "\n".join([INTRODUCTION, PARTS, *_refused_parts(), *sections]).rstrip()
+    return "\n".join([INTRODUCTION, PARTS, *_refused_parts(), *sections, *_precautions()]).rstrip()
 
 
 def _refused_parts() -> Iterator[str]:
     yield from (f"| `{name}` | {why} |" for name, why in REFUSED.items())
     yield ""
+
+
+def _precautions() -> Iterator[str]:
+    defaults = RequestBounds().model_dump()
+    yield PRECAUTION_HEAD
+    for row in PRECAUTIONS:
+        bounds = ", ".join(f"`{name}` {defaults[name]:,}" for name in row.bounds)
+        opens = ", ".join(filter(None, (row.opens, "`request_bounds`" if row.bounds else "")))
+        yield f"| {row.fields} | {row.what}{f' ({bounds})' if bounds else ''} | {opens} |"
 
 
 def _section(endpoint: Endpoint) -> Iterator[str]:
@@ -72,6 +94,8 @@ def _section(endpoint: Endpoint) -> Iterator[str]:
         what, values = ("acted on", acted[field.name]) if field.name in acted else passed[field.name]
         if field.name in endpoint.body.private_fields:
             what, values = "dropped", "about the person at the client; engines do not need it"
+        if field.name in OPT_IN:
+            values += "; only of a tenant for which it is [opened](security.md#tenants-in-the-engines)"
         yield f"| `{field.name}`{' (required)' if field.required else ''} | {what} | {values} |"
     for name, rule in sorted(RULES[endpoint.body].items(), key=lambda row: (row[1].action, row[0])):
         yield f"| `{name}` | {rule.action}d | {rule.why} |"

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from prometheus_client import Gauge, Histogram
-from prometheus_client.metrics import MetricWrapperBase
 
 from service.observability.fleet_metrics import FleetMetrics
 from service.observability.genai_metrics import GenAiMetrics
 from service.observability.metrics import Metrics
 from service.observability.request_metrics import RequestMetrics
+from service.observability.series import declared
 
 INTRODUCTION = """\
 # Metrics
@@ -26,7 +26,8 @@ series `…_bucket`, `…_sum` and `…_count`. [security.md](security.md#metric
 - **Engines' own metrics** (`vllm:…`) are not repeated under their names, so that a sum over all targets counts nothing
   twice. The gateway passes on each engine's page, for which see [scraping](#scraping).
 - **Several gateways**: counters, and gauges of requests, are of the requests of one machine, so sum them. Gauges of
-  replicas are the same everywhere: take the maximum.
+  replicas are the same everywhere: take the maximum, as also of budgets. Workers of one gateway share what they counted
+  four times a second, so that one that is killed takes up to a quarter of a second of it along.
 
 ## Scraping
 
@@ -55,11 +56,6 @@ def page() -> str:
         f"\n## {TITLES[type(group)]}\n\n{GENAI + chr(10) if group is genai else ''}{''.join(table(group))}"
         for group in (metrics.requests, metrics.fleet, metrics, genai)
     )
-
-
-def declared(group: object) -> Iterator[MetricWrapperBase]:
-    """The metrics that are attributes of an object, in their order."""
-    return (metric for metric in vars(group).values() if isinstance(metric, MetricWrapperBase))
 
 
 def table(group: object) -> Iterator[str]:

@@ -72,6 +72,12 @@ def _needs(model: Model, needed: MemoryRequirement, demand: Demand) -> Iterable[
             f"KV cache  {needed.token:,} bytes for a token in every layer, "
             f"{_gb(needed.request)} GB for a request of {demand.context:,} tokens"
         )
+    if demand.adapters:
+        size = "unknown" if needed.adapters is None else f"{_gb(needed.adapters)} GB on one GPU"
+        yield (
+            f"adapters  {size} for {demand.adapters} at once of rank {demand.adapter_rank} (max_loras, max_lora_rank), "
+            "loaded or not; 'other' has it"
+        )
     if needed.unknown:
         yield f"unknown   {', '.join(needed.unknown)}: what depends on them is left out, not guessed"
     for remark in needed.remarks:

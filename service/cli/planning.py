@@ -14,6 +14,7 @@ from service.catalog.names import Variant
 from service.cli import plan_tables
 from service.cli.configured import refused, settings_and_catalog
 from service.config.paths import ROOT
+from service.fleet.adapters import RANKS
 from service.planner import gpus, ranking
 from service.planner import quantization as quantizations
 from service.planner.cost import ANSWER, Prices
@@ -28,6 +29,7 @@ EXAMPLE = "roundhouse plan --variant chat --context 8192 --users 50 --gpu H100"
 # The options that go with a MODEL only, and those that only rank the catalogue.
 OF_MODEL = (
     "tensor_parallel", "kv_cache_dtype", "gpu_memory_utilization", "price", "api_price", "api_input_price", "answer",
+    "adapters", "adapter_rank",
 )  # fmt: skip
 OF_RANKING = ("task", "variant", "gpu_count", "commercial")
 
@@ -54,6 +56,11 @@ OF_RANKING = ("task", "variant", "gpu_count", "commercial")
 @click.option(
     "--answer", type=click.IntRange(1), default=ANSWER, show_default=True, help="Tokens of a request written."
 )
+@click.option("--adapters", type=click.IntRange(0), default=0, help="LoRA adapters at once, as the engine's max_loras.")
+@click.option(
+    "--adapter-rank", type=click.Choice(list(map(str, RANKS))), default="16", show_default=True,
+    help="The highest rank of an adapter, as the engine's max_lora_rank.",
+)  # fmt: skip
 @click.option("--gpus", "file", type=click.Path(path_type=Path), default=GPUS, help="Another table of GPUs.")
 @click.option("--json", "as_json", is_flag=True, help="For a program.")
 @click.pass_context
@@ -70,7 +77,7 @@ def plan_command(given: click.Context, /, name: str | None, file: Path, as_json:
         _rank(catalog, known, as_json, **_without(options, OF_MODEL))
     else:
         _refuse(given, OF_RANKING, "ranks the catalogue: leave out MODEL")
-        _plan(_model(name, catalog), known, as_json, **_without(options, OF_RANKING))
+        _plan(find_model(name, catalog), known, as_json, **_without(options, OF_RANKING))
 
 
 def _refuse(given: click.Context, names: tuple[str, ...], why: str) -> None:
@@ -104,7 +111,7 @@ def _rank(
     required = RankingCriteria(
         subject=task or variant or "",
         task=wanted,
-        gpu=_gpu(gpu_names[0], known),
+        gpu=find_gpu(gpu_names[0], known),
         gpu_count=gpu_count,
         context=context or RankingCriteria.context,
         users=users or RankingCriteria.users,
@@ -151,15 +158,18 @@ def _plan(
     api_price: float | None,
     api_input_price: float | None,
     answer: int,
+    adapters: int,
+    adapter_rank: str,
 ) -> None:
     if api_price is not None and price is None:
         raise click.UsageError("--api-price is compared with --price: give both")
-    demand = Demand(_context(model, context), 1 if kv_cache_dtype == "fp8" else 2, gpu_memory_utilization)
+    kv_bytes = 1 if kv_cache_dtype == "fp8" else 2
+    demand = Demand(_context(model, context), kv_bytes, gpu_memory_utilization, adapters, int(adapter_rank))
     prices = Prices(price, api_price, api_input_price, answer)
     forms = [FORMATS[quantization]] if quantization else None
     if forms and forms[0] not in quantizations.forms(model):
         raise click.UsageError(f"the weights of {model.id} come as {', '.join(quantizations.forms(model))} only")
-    chosen = [_gpu(one, known) for one in gpu_names] or list(known.values())
+    chosen = [find_gpu(one, known) for one in gpu_names] or list(known.values())
     rows = plan(model, chosen, demand, forms, degree=tensor_parallel, users=users, prices=prices)
     needed = memory_requirement(model, demand)
     if as_json:
@@ -169,7 +179,8 @@ def _plan(
         plan_tables.print_plan(model, needed, rows, demand, users, prices)
 
 
-def _model(name: str, catalog: Catalog) -> Model:
+def find_model(name: str, catalog: Catalog) -> Model:
+    """The model of this id, hub id or name; ends the command where there is none."""
     found = catalog.find(name)
     if found is None:
         near = get_close_matches(name.lower(), catalog.models, n=3)
@@ -178,7 +189,8 @@ def _model(name: str, catalog: Catalog) -> Model:
     return found
 
 
-def _gpu(name: str, known: dict[str, Gpu]) -> Gpu:
+def find_gpu(name: str, known: dict[str, Gpu]) -> Gpu:
+    """The GPU of this name; ends the command where there is none."""
     found = gpus.find(name, known)
     if found is None:
         raise click.UsageError(f"no GPU '{name}' is known; known are {', '.join(known)}")

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import socket
 import sys
 import urllib.error
 import urllib.request
@@ -15,19 +14,23 @@ from rich.console import Console
 from rich.table import Table
 
 from service.auth import keys_file, sign_on
-from service.cli.configured import configured, fleet_option, refused
+from service.cli.configured import configured, fleet_option, refuse_large_shares, refuse_taken, refused
 from service.config import run_dir
 from service.config.paths import PACKAGE
 from service.config.settings import Settings, variable
 from service.errors import ApiError
 from service.fleet.served_model import ServedModel
+from service.fleet.shares import parts_by_share
 from service.gateway.listening import check_access, describe
 from service.gateway.prerequisites import unmet_here
+from service.observability import trace_settings
 from service.observability.rotating_file import check_private
 from service.planner.memory import Demand
 from service.planner.plan import memory_requirement
 from service.protocol.generation import FENCE, GENERATION, Kind, Requirements
+from service.routing.fallbacks import fallbacks, may_fall_back
 from service.routing.resolve import resolve
+from service.sharing.fitting import table as table_of_share
 
 CACHE = "cache: what a request of the whole context takes, in 16-bit numbers"
 
@@ -37,9 +40,11 @@ CACHE = "cache: what a request of the whole context takes, in 16-bit numbers"
 def check(fleet_file: Path | None) -> None:
     """Validate catalogue and fleet without starting anything."""
     settings, _, served = configured(fleet_file)
+    refuse_large_shares(fleet_file or settings.fleet, served)
     with refused():
         keys = keys_file.load(settings, served.sign_on is not None)
         check_access(settings.host, served.auth, keys)
+        trace_settings.read(os.environ)
     table = Table(
         "model", "variant", "runs", "context", "cache", "answers", box=SIMPLE, padding=(0, 1, 0, 0), caption=CACHE
     )
@@ -52,6 +57,11 @@ def check(fleet_file: Path | None) -> None:
         click.echo(f"{one.id}: {', '.join(one.addresses) or one.weights}")
         if one.parser_choice:
             click.echo(f"{one.id}: {one.parser_choice}")
+        if one.stays_cold:
+            click.echo(f"{one.id}: 'keep: warm' is 'cold' here, for vLLM has no sleep mode without a card")
+    for parts in parts_by_share(served.served).values():
+        share = next(iter(parts.values())).share
+        click.echo("\n".join(table_of_share(share, parts)))
     click.echo(describe(served.auth, keys))
     if served.sign_on:
         click.echo(sign_on.describe(served.sign_on))
@@ -69,6 +79,8 @@ def _runs(one: ServedModel) -> str:
     if one.addresses:
         return "elsewhere"
     count = f"{one.max_replicas}" if one.min_replicas == one.max_replicas else f"{one.min_replicas}-{one.max_replicas}"
+    if one.part:
+        return f"{one.part.keep} in {one.part.share.name}"
     return f"{count} x {one.gpus} GPU{'s' * (one.gpus > 1)}" if one.gpus else f"{count} x CPU"
 
 
@@ -104,6 +116,11 @@ def route(
         click.echo(f"{error.status} {error.code}: {error.message}", err=True)
         raise SystemExit(1) from None
     click.echo(f"{name} -> {target.name} ({target.served.variant}), because of {target.reason}")
+    if weights := served.shares.get(name):
+        parts = ", ".join(f"{id} {100 * weight / sum(weights.values()):g} %" for id, weight in weights.items())
+        click.echo(f"by weight, for each conversation: {parts}")
+    if others := [one.name for one in fallbacks(target, need, 0, served) if may_fall_back(name, target, None)]:
+        click.echo(f"if it cannot answer: {', '.join(others)}")
 
 
 @click.command()
@@ -136,6 +153,7 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
     if problems := unmet_here():
         raise click.ClickException("\n".join(problems))
     settings, _, served = configured(fleet_file)
+    refuse_large_shares(fleet_file or settings.fleet, served)
     with refused():
         if settings.run_dir:
             run_dir.prepare(settings.run_dir)
@@ -145,17 +163,10 @@ def serve(fleet_file: Path | None, host: str | None, port: int | None) -> None:
         for name in ("audit_log", "prompt_log"):
             if file := getattr(settings, name):
                 check_private(file, variable(name))
+        trace_settings.read(os.environ)
         host, port = host or settings.host, port or settings.port
         check_access(host, served.auth, keys_file.load(settings, served.sign_on is not None))
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            message = (
-                f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --port or ROUNDHOUSE_PORT."
-            )
-            raise click.ClickException(message) from None
+    refuse_taken(host, port, "--port or ROUNDHOUSE_PORT")
     options = {"fleet": fleet_file or settings.fleet, "host": host, "port": port}
     os.environ.update(_environment(settings.model_copy(update=options)))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")

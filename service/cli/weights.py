@@ -94,6 +94,9 @@ def _requests_of_fleet(file: Path, catalog: Catalog, without_code: bool) -> list
             requests[repository, revision] = PullRequest(
                 repository, model.id if model else repository, revision, trusted, without_code and not trusted
             )
+    for adapter in (adapter for one in served for adapter in one.adapters if adapter.hub and not one.addresses):
+        hub = str(adapter.hub)
+        requests[hub, adapter.revision] = PullRequest(hub, adapter.id, adapter.revision, without_code=without_code)
     if not requests:
         click.echo(f"{file}: every model has local weights; there is nothing to pull.")
     return list(requests.values())

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_origin
 
 from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 
 from service.config.paths import ROOT
 from service.config.settings import Settings, variable
@@ -27,6 +28,7 @@ process runs stands in environment variables, and this page lists all of them. E
 - **Empty** variables count as unset. A path may begin with `~`.
 - **Kubernetes** sets variables such as `ROUNDHOUSE_SERVICE_HOST` and `ROUNDHOUSE_PORT=tcp://10.0.0.1:3000` in every
   container when the namespace has a Service named `roundhouse` or `roundhouse-…`. They are recognised and ignored.
+- **Traces** are configured by OpenTelemetry's own variables (`OTEL_…`): [tracing.md](tracing.md) lists them.
 - **Changes** take effect when the service is restarted; the fleet file and the keys file alone are reloaded while it
   runs.
 
@@ -39,7 +41,18 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         "Paths": (
             "Where files are. A relative path starts from the folder in which the command is run. The default fleet "
             "and catalogue are part of Roundhouse.",
-            ("fleet", "models", "weights", "run_dir", "responses_dir", "usage_dir", "evidence_dir", "engine_program"),
+            (
+                "fleet",
+                "models",
+                "weights",
+                "run_dir",
+                "start_times",
+                "responses_dir",
+                "usage_dir",
+                "evidence_dir",
+                "engine_program",
+                "engine_cache",
+            ),
         ),
         "Listening": (
             "Without an API key the service listens on loopback addresses only, unless the fleet file says "
@@ -49,6 +62,10 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         "API keys": (
             "Who may use the service. [security.md](security.md) explains keys, and what each may do.",
             ("api_key", "api_key_file", "keys"),
+        ),
+        "Log": (
+            "What is written on standard output, a line for each request and event. [logs.md](logs.md) explains it.",
+            ("log_format", "log_level", "log_sample", "log_probes", "log_engines"),
         ),
         "Audit log and prompt log": (
             "Who changed or used what, and what some tenants asked and got. [security.md](security.md#audit-log) says "
@@ -102,11 +119,12 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         ),
         "Lifecycle": (
             "How engines start, hang and stop, and how the service shuts down.",
-            ("start_timeout", "activation_timeout", "hang_timeout", "drain_grace", "drain_timeout"),
+            ("preload", "start_timeout", "activation_timeout", "hang_timeout", "drain_grace", "drain_timeout"),
         ),
         "Observability": (
-            "What the service says of itself. [metrics.md](metrics.md) lists the metrics.",
-            ("genai_metrics",),
+            "What the service says of itself. [metrics.md](metrics.md) lists the metrics, "
+            "[console.md](console.md) describes the page.",
+            ("console", "genai_metrics"),
         ),
         "Evidence": (
             "How much is kept of engines that hung, crashed or failed to start. "
@@ -133,7 +151,7 @@ def _section(title: str) -> Iterator[str]:
 def _row(name: str) -> str:
     field = Settings.model_fields[name]
     text = " ".join((field.description or "").split())
-    return f"| `{variable(name)}` | {_default(field.default)} | {_unit(name, field.annotation)} | {text} |"
+    return f"| `{variable(name)}` | {_default(field.default)} | {_unit(name, field)} | {text} |"
 
 
 def _default(value: Any) -> str:
@@ -148,11 +166,14 @@ def _default(value: Any) -> str:
     return f"`{value:.10g}`" if isinstance(value, float) else f"`{value}`"
 
 
-def _unit(name: str, kind: Any) -> str:
+def _unit(name: str, field: FieldInfo) -> str:
+    kind: Any = field.annotation
     if kind is bool:
         return "true or false"
+    if get_origin(kind) is Literal:
+        return "text"
     if kind is float:
-        return "seconds"
+        return "0 to 1" if any(hasattr(one, "le") for one in field.metadata) else "seconds"
     if kind is int:
         return "bytes" if name.endswith("_bytes") else "number"
     return "text" if kind in (str, SecretStr) else "path"

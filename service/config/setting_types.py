@@ -4,7 +4,7 @@ import os
 import re
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
@@ -74,7 +74,11 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
 Files = Annotated[int, Field(ge=1, le=1000)]
+Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+LogFormat = Literal["auto", "json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+CarriedLog = Literal["off", "errors", "all"]
 HostNames = Annotated[str, AfterValidator(_host_names)]
 NamedKeys = Annotated[SecretStr, AfterValidator(_named_keys)]
 ApiKey = Annotated[SecretStr, AfterValidator(_strong)]

@@ -7,17 +7,18 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.config.log_settings import LogSettings
 from service.config.paths import ROOT
 from service.config.service_links import is_service_link
 from service.config.setting_types import (
     ApiKey,
     Bytes,
     Count,
-    Files,
     HostNames,
     NamedKeys,
     Port,
@@ -32,7 +33,7 @@ from service.config.strict_yaml import ConfigError, plain
 PREFIX = "ROUNDHOUSE_"
 
 
-class Settings(BaseSettings):
+class Settings(LogSettings):
     """One field per variable `ROUNDHOUSE_<NAME>`. Durations are seconds; the names of sizes end in `_bytes`.
 
     The text below a field is its description; `roundhouse --help` shows the first line of it.
@@ -48,6 +49,8 @@ class Settings(BaseSettings):
     """Folder where `roundhouse pull` stores weights."""
     run_dir: UserPath | None = None
     """Private folder for sockets and state files, made if it does not exist; a temporary one if unset."""
+    start_times: UserPath = expanded(Path("~/.cache/roundhouse/start-times.json"))
+    """File in which is remembered how long engines that share memory took to load and to wake on this machine."""
     responses_dir: UserPath | None = None
     """Private folder in which responses of `/v1/responses` are stored, made if it does not exist; none are if unset.
 
@@ -62,6 +65,11 @@ class Settings(BaseSettings):
     """Private folder with evidence of hung and crashed engines, made if it does not exist; in the run folder if unset.
 
     The run folder's is removed at the end of the service, unless `ROUNDHOUSE_RUN_DIR` names that folder.
+    """
+    engine_cache: UserPath = expanded(Path("~/.cache/roundhouse/engines"))
+    """Folder that remembers which flags the installed release of vLLM does not know, made if it does not exist.
+
+    What engines compile is in vLLM's own cache, `~/.cache/vllm` or `VLLM_CACHE_ROOT`.
     """
     engine_program: str = ""
     """Command that starts vLLM's server, if not the installed one.
@@ -108,23 +116,6 @@ class Settings(BaseSettings):
     """
     cache_secret_file: UserPath | None = None
     """File with that secret, instead of `ROUNDHOUSE_CACHE_SECRET`."""
-
-    audit_log: UserPath | None = None
-    """File to which is appended who changed or used what, a line of JSON for each action; none is if unset.
-
-    Others than its owner must not be able to read it. `roundhouse keys` writes to it too.
-    """
-    audit_requests: bool = False
-    """Whether each use of a model is an action for the audit log."""
-    prompt_log: UserPath | None = None
-    """File to which prompts and outputs are appended, of tenants that the fleet file gives `log_prompts: true`.
-
-    Others than its owner must not be able to read it. Without it such a fleet file is refused.
-    """
-    audit_max_bytes: Bytes = 64 * 2**20
-    """Size at which the audit log, or the prompt log, is put aside and a new file begun."""
-    audit_files: Files = 10
-    """How many files of such a log there are at most; the oldest is deleted for a new one."""
 
     guardrail_keys: NamedKeys = SecretStr("")
     """Keys of classifiers that `guardrails` in the fleet file name by `url`: `NAME=KEY`, separated by commas.
@@ -202,6 +193,8 @@ class Settings(BaseSettings):
     gateway_replicas: Count = 1
     """Machines or pods that run a gateway for the same engines; limits and budgets are divided among them."""
 
+    console: bool = True
+    """Whether the gateway has a web page at `/console`."""
     genai_metrics: bool = True
     """Whether `/metrics` also has the metrics that OpenTelemetry names (`gen_ai_…`), for dashboards made for those."""
     check_processes: Count = 1
@@ -213,6 +206,12 @@ class Settings(BaseSettings):
     check_images: bool = True
     """Whether images are decoded there, where Pillow is installed; otherwise only their headers are checked."""
 
+    preload: bool = True
+    """Whether engines without a GPU are forked of a process that has imported vLLM; it takes 0.4 GiB of memory.
+
+    One such process serves all engines with the same environment. An engine then starts in a fraction of the CPU time,
+    the first one of a service as well as a restarted one.
+    """
     start_timeout: Seconds = 900.0
     """Longest time from an engine's start to its first token; then it is killed and started again."""
     activation_timeout: Seconds = 600.0
@@ -223,10 +222,7 @@ class Settings(BaseSettings):
     A hung engine gets no new requests; one that this service started is killed and restarted.
     """
     drain_grace: Seconds = 0.5
-    """How long new requests are still accepted after SIGTERM, while `/readyz` already fails.
-
-    It gives load balancers time to notice, and counts as part of the drain timeout.
-    """
+    """How long new requests are still accepted after SIGTERM, while `/readyz` fails: part of the drain timeout."""
     drain_timeout: Seconds = 20.0
     """How long requests in flight may take to finish after SIGTERM; what is left ends with an error."""
 
@@ -247,12 +243,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Nothing but the arguments: the environment enters through `from_environ` alone, and no .env file does."""
         return (init_settings,)

@@ -96,7 +96,7 @@ class Document:
         return value
 
     def _refuse(self, node: yaml.Node, at: Location, message: str) -> None:
-        self._problems.append(f"{self.path}:{node.start_mark.line + 1}: {_dotted(at) or 'document'}: {message}")
+        self._problems.append(f"{self.path}:{node.start_mark.line + 1}: {dotted(at) or 'document'}: {message}")
 
     def line(self, at: Location) -> int:
         """The line on which the key at `at` stands, or the nearest one around it."""
@@ -112,7 +112,7 @@ class Document:
             known = known[:-1]
         # Pydantic adds union tags to a location; a missing key has no line of its own but must be named.
         key = at if len(at) - len(known) <= 1 else known
-        return f"{self.path}:{self._lines[known]}: {_dotted(key) or 'document'}: {message}"
+        return f"{self.path}:{self._lines[known]}: {dotted(key) or 'document'}: {message}"
 
     def read(self, model: type[T]) -> T:
         """The document as a `model`, or ConfigError with every mistake in it."""
@@ -129,7 +129,8 @@ def _identity(key: yaml.Node) -> object:
     return key.value if isinstance(key, yaml.ScalarNode) else key
 
 
-def _dotted(at: Location) -> str:
+def dotted(at: Location) -> str:
+    """A place in a file as a key: `models[0].weight`."""
     parts = ""
     for part in at:
         parts += f"[{part}]" if isinstance(part, int) else f".{part}" if parts else str(part)

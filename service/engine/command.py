@@ -1,6 +1,7 @@
 """The command that starts one engine, its environment, and which optional flags the installed vLLM lacks."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -9,25 +10,47 @@ from pathlib import Path
 
 from service.catalog.chat_templates import generation_config
 from service.config.settings import Settings
-from service.engine import state
+from service.engine import compile_cache
 from service.engine.argv import argv, environment, optional_flags
-from service.fleet.engine_variables import NOT_INHERITED
+from service.engine.listening import ListenOn, Tcp
+from service.engine.unknown_flags import UnknownFlags
+from service.fleet.engine_variables import inherited
+from service.fleet.schema import KV_CACHE_SPACE
 from service.fleet.served_model import ServedModel
+from service.observability import trace_settings
 
 
 class Command:
-    """The command of the engine with startup order `order`. It remembers which optional flags to leave out."""
+    """The command of the engine with startup order `order`, without the optional flags that its vLLM does not know.
 
-    def __init__(self, served: ServedModel, order: int, run_dir: Path, settings: Settings) -> None:
+    `cards` are the GPUs that it may see, as the driver numbers them; None where BentoML has chosen them.
+    """
+
+    def __init__(
+        self, served: ServedModel, order: int, run_dir: Path, settings: Settings, listen_on: ListenOn,
+        cards: tuple[int, ...] | None = None,
+    ) -> None:  # fmt: skip
         self._served, self._order, self._run_dir, self._settings = served, order, run_dir, settings
-        self._unknown: frozenset[str] = frozenset()
+        self._listen_on, self._cards = listen_on, cards
+        self._known_of = UnknownFlags(settings.engine_cache, settings.engine_program)
+        self._unknown = self._known_of.read()
 
     def build(self) -> list[str]:
         """The whole command line. Writes the files that it refers to; raises OSError where it cannot."""
         vllm, drain_timeout = program(self._settings.engine_program), self._settings.drain_timeout
-        socket = state.socket_path(self._run_dir, self._order)
         generation, gateways = self._generation_config(), self._settings.gateway_processes
-        return argv(self._served, vllm, socket, drain_timeout, generation, self._unknown, gateways)
+        traces, where = trace_settings.read(os.environ), self._listen_on
+        endpoint = traces.endpoint if traces else None
+        return argv(self._served, vllm, where, drain_timeout, generation, self._unknown, gateways, endpoint)
+
+    def environment(self, environ: Mapping[str, str], replica: str) -> dict[str, str]:
+        """The whole environment. An engine that others reach asks for the key, which no command line shows."""
+        key = self._settings.engine_key.get_secret_value() if isinstance(self._listen_on, Tcp) else ""
+        return {
+            **child_environment(self._served, environ, replica, self._listen_on),
+            **({"VLLM_API_KEY": key} if key else {}),
+            **_cards(self._cards),
+        }
 
     def newly_unknown(self, flags: frozenset[str]) -> frozenset[str]:
         """Those of the flags unknown to vLLM that are not left out yet."""
@@ -42,6 +65,7 @@ class Command:
                 "fleet file, remove it or list it in 'optional_flags'"
             )
         self._unknown |= flags
+        self._known_of.add(flags)
         return None
 
     def _generation_config(self) -> Path | None:
@@ -67,8 +91,20 @@ def program(configured: str) -> list[str]:
     return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]
 
 
-def child_environment(served: ServedModel, environ: Mapping[str, str]) -> dict[str, str]:
-    """The engine's whole environment: `environ` without the variables of BentoML and the gateway, plus the model's."""
-    ours = ("ROUNDHOUSE_", "PROMETHEUS_", "BENTO")
-    kept = {key: value for key, value in environ.items() if not key.startswith(ours) and key not in NOT_INHERITED}
-    return {**kept, **environment(served)}
+def child_environment(
+    served: ServedModel, environ: Mapping[str, str], replica: str = "", where: ListenOn | None = None
+) -> dict[str, str]:
+    """The engine's whole environment: what it needs of `environ`, no keys and tokens among it, and the model's own."""
+    traces = trace_settings.read(environ)
+    tracing = trace_settings.engine_variables(traces, replica or served.id, environ) if traces else {}
+    found = {**inherited(environ, served.downloads), **tracing, **environment(served, where)}
+    if served.part:  # it would overrule the part's own KV cache
+        found.pop(KV_CACHE_SPACE, None)
+    root = compile_cache.root(found)
+    return {**({compile_cache.INDUCTOR_CACHE: str(root / "inductor")} if root else {}), **found}
+
+
+def _cards(cards: tuple[int, ...] | None) -> dict[str, str]:
+    if cards is None:
+        return {}
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, cards))}

@@ -42,13 +42,16 @@ SECRET_FLAG = re.compile(r"(--[\w-]*(?:key|token|secret|password))(=.*)?")
 
 @dataclass
 class Run:
-    """One start of an engine: its command and environment, and the last samples of its metrics."""
+    """One start of an engine: its command and environment, and the last samples of its metrics.
+
+    `stacks` is the folder where its processes write their stacks if asked; None where they do not.
+    """
 
     process: EngineProcess
     argv: list[str]
     environment: dict[str, str]
     samples: deque[EngineStats] = field(default_factory=lambda: deque(maxlen=FIGURES))
-    hooked: bool = False
+    stacks: Path | None = None
 
     def sampled(self, stats: EngineStats | None) -> None:
         """Keeps a sample, if it is a new one."""
@@ -72,7 +75,7 @@ class EvidenceCollector:
         if not self._on:
             return Run(process, argv, environment)
         try:
-            return Run(process, argv, stacks.install(self._stacks, environment), hooked=True)
+            return Run(process, argv, stacks.install(self._stacks, environment), stacks=self._stacks)
         except OSError:
             return Run(process, argv, environment)
 
@@ -99,7 +102,7 @@ class EvidenceCollector:
         pid = run.process.pid.result() if run.process.pid.done() else 0
         task = Task(
             evidence.id, str(self._folder), self._most, self._most_bytes, str(self._run_dir), self._order,
-            proc.parent(pid) if pid and status is None else 0, str(self._stacks) if run.hooked else None,
+            proc.parent(pid) if pid and status is None else 0, str(run.stacks) if run.stacks else None,
             list(gateway_registry.registered(self._run_dir)), summary,
             list(redacted(run.process.tail) if served else run.process.tail), list(_figures(run.samples)),
         )  # fmt: skip

@@ -1,5 +1,7 @@
 """Which gateway processes are running, and which are draining: on shutdown engines stop after the gateways."""
 
+import asyncio
+import time
 from pathlib import Path
 
 from service.engine import process_files
@@ -29,3 +31,16 @@ def registered(run_dir: Path) -> dict[int, bool]:
         for pid, content in process_files.read(run_dir, KIND)
         if isinstance(content, dict)
     }
+
+
+async def wait_until_drained(run_dir: Path, deadline: float, propagation: float) -> None:
+    """Waits until no gateway is draining, or until `deadline` in monotonic seconds.
+
+    Before that it gives the gateways `propagation` seconds to see an engine's state, or to announce that they drain.
+    """
+    if registered(run_dir):
+        await asyncio.sleep(propagation)
+    while time.monotonic() < deadline:
+        if not any(registered(run_dir).values()):
+            return
+        await asyncio.sleep(0.1)

@@ -6,7 +6,8 @@ and break every running request; the keeper leaves the supervisor's process tree
 SIGTERM, and drains. And no engine process may outlive the supervisor: the kernel closes the control pipe however the
 supervisor dies, and the keeper then kills everything.
 
-Run as a program: `python keeper.py CONTROL STATUS COMMAND...`, where CONTROL and STATUS are file descriptors of pipes.
+Run as a program: `python keeper.py CONTROL STATUS KEPT COMMAND...`, where CONTROL and STATUS are file descriptors of
+pipes, and KEPT is empty or one that it and the engine are to have open as long as they live.
 On CONTROL it reads one-byte commands: TERMINATE asks the engine to drain and stop; KILL, or the end of the pipe, kills
 it. On STATUS it writes lines: its own pid, which is also the session id of all that it starts, the engine's pid, and
 the engine's exit status once every process has ended.
@@ -20,37 +21,67 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Protocol
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 TERMINATE, KILL = b"t", b"k"
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def main(control: int, status: int, command: list[str]) -> None:
+class Engine(Protocol):
+    """The engine's first process, as subprocess.Popen has it."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+
+    def wait(self) -> int:
+        """Waits for its end; returns the exit status."""
+
+    def terminate(self) -> None:
+        """Sends it SIGTERM."""
+
+    def kill(self) -> None:
+        """Sends it SIGKILL."""
+
+
+def main(control: int, status: int, kept: tuple[int, ...], command: list[str]) -> None:
     """Starts `command`, carries out the commands on `control`, and returns when all processes have ended."""
-    _close_inherited({0, 1, 2, control, status})
-    if os.fork():
-        os._exit(0)
-    os.setsid()
-    _write(status, f"{os.getpid()}\n")
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    os.umask(0o077)  # vLLM gives its sockets and files no mode: they are for this user alone
-    libc = ctypes.CDLL(None)
-    # Orphaned workers of the engine become our children, so that `_kill_children` finds them.
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
-
-    def prepare() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-
+    detach(control, status, *kept)
     try:
-        engine = subprocess.Popen(command, preexec_fn=prepare, stdin=subprocess.DEVNULL)
+        engine = subprocess.Popen(command, preexec_fn=prepare_engine, stdin=subprocess.DEVNULL, pass_fds=kept)
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", flush=True)
         _write(status, "0\n127\n")
         return
+    keep(control, status, engine)
+
+
+def detach(control: int, status: int, *kept: int) -> None:
+    """Makes a keeper of this process: of all descriptors it has only these and the standard ones, and a new pid."""
+    _close_inherited({0, 1, 2, control, status, *kept})
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    _write(status, f"{os.getpid()}\n")
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    os.umask(0o077)  # vLLM gives its sockets and files no mode: they are for this user alone
+    # Orphaned workers of the engine become our children, so that `_kill_children` finds them.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def prepare_engine() -> None:
+    """What a new process does before it is the engine: it ends with its keeper, and may be stopped by signals."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def keep(control: int, status: int, engine: Engine) -> None:
+    """Carries out the commands on `control`, and returns when all processes of the engine have ended."""
     _write(status, f"{engine.pid}\n")
     _forward_commands(control, engine)
     exit_status = engine.wait()
@@ -70,7 +101,7 @@ def _close_inherited(kept: set[int]) -> None:
                 os.close(descriptor)
 
 
-def _forward_commands(control: int, engine: "subprocess.Popen[bytes]") -> None:
+def _forward_commands(control: int, engine: Engine) -> None:
     """Passes commands on until the engine has ended."""
     while engine.poll() is None:
         ready, _, _ = select.select([control], [], [], 0.1)
@@ -110,4 +141,4 @@ def _write(status: int, text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    main(int(sys.argv[1]), int(sys.argv[2]), tuple(map(int, filter(None, [sys.argv[3]]))), sys.argv[4:])

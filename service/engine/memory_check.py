@@ -8,18 +8,20 @@ import psutil
 from service.engine import state
 from service.fleet.schema import KV_CACHE_SPACE
 from service.fleet.served_model import ServedModel
+from service.fleet.shares import weights_on_disk
+from service.sharing.parts import PROCESSES_BYTES
 
 GIB = 2**30
 DEFAULT_KV_CACHE_SPACE = 4  # GiB
-BASE_MEMORY = int(1.2 * GIB)  # what the three processes of a vLLM engine take beside weights and KV cache
 
 
 def required_memory(served: ServedModel) -> int:
     """Bytes of memory that an engine without a GPU takes: processes, weights and KV cache."""
-    weights = Path(served.weights)
-    size = sum(file.stat().st_size for file in weights.glob("*.safetensors")) if weights.is_dir() else 0
+    if served.part:
+        return served.part.memory
+    size = weights_on_disk(served.weights)
     cache = served.env.get(KV_CACHE_SPACE, "")
-    return BASE_MEMORY + size + (int(cache) if cache.isdecimal() else DEFAULT_KV_CACHE_SPACE) * GIB
+    return PROCESSES_BYTES + size + (int(cache) if cache.isdecimal() else DEFAULT_KV_CACHE_SPACE) * GIB
 
 
 def shortage(served: ServedModel) -> str | None:

@@ -10,10 +10,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
+from typing import IO
 
 import psutil
 
 from service.engine import keeper
+from service.engine.preload import Pipes, Preload
 from service.observability.background import OnFailure, keep_running
 
 MAX_LINE_BYTES = 2**20
@@ -30,40 +33,78 @@ REQUEST_ERROR = re.compile(r"VLLMValidationError|cannot schedule new futures")
 
 class EngineProcess:
     """A started engine. `on_line` is called with each line of its log, without vLLM's prefix, and `on_failure` where
-    that fails: the log is read on all the same, or the engine would block on writing.
+    that fails: the log is read on all the same, or the engine would block on writing. `on_raw` is called with each line
+    as vLLM wrote it.
 
-    `pid` resolves to the API server's pid. `ended` resolves to the exit status (negative: killed by that signal) when
-    the engine and all its children are gone and the log has been read. `last_output` is when the log last grew, in
+    `pid` resolves to the API server's pid, and `session` is that of all its processes from then on. `ended` resolves to
+    the exit status (negative: killed by that signal) when the engine and all its children are gone and the log has been
+    read. `last_output` is when the log last grew, in
     seconds of the monotonic clock; `tail` holds its last lines.
     """
 
-    def __init__(self, on_line: Callable[[str], None], on_failure: OnFailure = lambda *_: None) -> None:
-        self._on_line, self._on_failure = on_line, on_failure
+    def __init__(
+        self, on_line: Callable[[str], None], on_failure: OnFailure = lambda *_: None,
+        on_raw: Callable[[str], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._on_line, self._on_failure, self._on_raw = on_line, on_failure, on_raw
         self._control = -1
-        self._terminated = False
+        self._terminated = self._stopped = False
+        self._forking: asyncio.Task[bool] | None = None
+        self._log: asyncio.BaseTransport | None = None
+        self.session = 0
         self.last_output = 0.0
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.pid: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self, argv: list[str], environment: dict[str, str]) -> None:
-        """Starts `argv` with exactly `environment`. Raises OSError where the keeper cannot be started."""
+    async def start(
+        self, argv: list[str], environment: dict[str, str], preload: Preload | None = None,
+        stacks: Path | None = None, kept: tuple[int, ...] = (),
+    ) -> None:  # fmt: skip
+        """Starts `argv` with exactly `environment`, by `preload` where that can. Raises OSError where it cannot.
+
+        The processes write their stacks to the folder `stacks`, by the hook in the environment. They get copies of the
+        descriptors `kept`, at most one, from the very first moment on.
+        """
         control_read, self._control = os.pipe()
         status_read, status_write = os.pipe()
         try:
-            started = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", keeper.__file__, str(control_read), str(status_write), *argv,
-                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-                pass_fds=(control_read, status_write), env=environment,
-            )  # fmt: skip
+            pipes = control_read, status_write
+            log = await self._fork(preload, argv, environment, stacks, pipes, kept) if preload else None
+            if self._stopped:
+                os.close(status_read)
+                self.pid.set_result(0)
+                self.ended.set_result(-signal.SIGTERM)
+                return
+            log = log or await _execute(argv, environment, pipes, kept)
         finally:
             os.close(control_read)
             os.close(status_write)
-        assert started.stdout
-        read_log = partial(self._read_log, started.stdout)
-        log = asyncio.create_task(keep_running("engine log", read_log, self._on_failure))
-        self._tasks = [log, asyncio.create_task(self._read_status(status_read, log))]
+        read_log = partial(self._read_log, log)
+        reading = asyncio.create_task(keep_running("engine log", read_log, self._on_failure))
+        self._tasks = [reading, asyncio.create_task(self._read_status(status_read, reading))]
+
+    async def _fork(
+        self, preload: Preload, argv: list[str], environment: dict[str, str], stacks: Path | None,
+        pipes: tuple[int, int], kept: tuple[int, ...],
+    ) -> asyncio.StreamReader | None:  # fmt: skip
+        """The log of the keeper, which is forked; None where that is not possible, or the engine is to stop already."""
+        log_read, log_write = os.pipe()
+        log = os.fdopen(log_read, "rb", 0)
+        self._forking = asyncio.create_task(preload.start(argv, environment, stacks, Pipes(*pipes, log_write, kept)))
+        try:
+            await asyncio.wait([self._forking])
+            if not self._forking.cancelled() and self._forking.result():
+                reader, self._log = await _reading(log)
+                return reader
+        finally:
+            os.close(log_write)
+            self._forking.cancel()
+            self._forking = None
+            if not self._log:
+                log.close()
+        return None
 
     @property
     def is_running(self) -> bool:
@@ -95,8 +136,13 @@ class EngineProcess:
             self._control = -1
         for task in self._tasks:
             task.cancel()
+        if self._log:
+            self._log.close()
 
     def _send(self, command: bytes) -> None:
+        if self._forking:
+            self._stopped = True
+            self._forking.cancel()
         if self._control >= 0 and not self.ended.done():
             try:
                 os.write(self._control, command)
@@ -115,7 +161,10 @@ class EngineProcess:
         self._add_line(buffer)
 
     def _add_line(self, raw: bytes) -> None:
-        line = PREFIX.sub("", raw.decode(errors="replace").rstrip())
+        text = raw.decode(errors="replace").rstrip()
+        if self._on_raw and text:
+            self._on_raw(text)
+        line = PREFIX.sub("", text)
         if line:
             self.tail.append(line)
             self._on_line(line)
@@ -124,8 +173,9 @@ class EngineProcess:
         """Reads what the keeper writes. Whatever that is, and if it cannot be read, `pid` and `ended` resolve."""
         session = status = None
         try:
-            async with _lines(status_read) as reader:
+            async with pipe_lines(status_read) as reader:
                 session = _number(await reader.readline())
+                self.session = session or 0
                 self.pid.set_result(_number(await reader.readline()) or 0)
                 status = _number(await reader.readline())
         except OSError:  # too many open files, for example; closing the control pipe ends the engine
@@ -138,18 +188,39 @@ class EngineProcess:
         self.ended.set_result(-signal.SIGKILL if status is None else status)
 
 
-@asynccontextmanager
-async def _lines(descriptor: int) -> AsyncIterator[asyncio.StreamReader]:
-    """Reads from a pipe, and closes it at the end."""
+async def _execute(
+    argv: list[str], environment: dict[str, str], pipes: tuple[int, int], kept: tuple[int, ...]
+) -> asyncio.StreamReader:
+    """Runs a keeper, which runs `argv`; `pipes` are its ends of those for commands and status. Returns the log."""
+    started = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", keeper.__file__, *map(str, pipes), ",".join(map(str, kept)), *argv,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        pass_fds=(*pipes, *kept), env=environment,
+    )  # fmt: skip
+    assert started.stdout
+    return started.stdout
+
+
+async def _reading(pipe: IO[bytes]) -> tuple[asyncio.StreamReader, asyncio.BaseTransport]:
+    """Reads from a pipe, until the transport is closed."""
     reader = asyncio.StreamReader()
-    with os.fdopen(descriptor, "rb", 0) as pipe:
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), pipe
-        )
-        try:
-            yield reader
-        finally:
-            transport.close()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    return reader, transport
+
+
+@asynccontextmanager
+async def pipe_lines(descriptor: int) -> AsyncIterator[asyncio.StreamReader]:
+    """Reads from a pipe, and closes it at the end.
+
+    It is the transport's, which closes it in a later iteration of the loop: by then its number can be another file's.
+    """
+    reader, transport = await _reading(os.fdopen(descriptor, "rb", 0))
+    try:
+        yield reader
+    finally:
+        transport.close()
 
 
 def _number(line: bytes) -> int | None:
@@ -166,3 +237,11 @@ def _kill_session(session: int) -> None:
         with suppress(OSError):
             if os.getsid(pid) == session:
                 os.kill(pid, signal.SIGKILL)
+
+
+def exit_reason(status: int) -> str:
+    """Why an engine with this exit status ended (negative: killed by that signal)."""
+    if status >= 0:
+        return f"the engine ended with exit status {status}"
+    hint = " (out of memory?)" if status == -9 else ""
+    return f"the engine was killed by signal {-status}{hint}"

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from service.engine.probe import fetch, probe_request
 from service.fleet.served_model import ServedModel
@@ -30,26 +29,24 @@ class Readiness:
 
     def __init__(
         self,
-        socket: Path,
+        address: str,
         served: ServedModel,
         transport: ConnectionPool,
         start_timeout: float,
         last_output: Callable[[], float],
         heartbeat: Callable[[], None],
     ) -> None:
-        self._socket, self._probe, self._transport = socket, probe_request(served), transport
+        self._address, self._probe, self._transport = address, probe_request(served), transport
         self._start_timeout, self._last_output, self._heartbeat = start_timeout, last_output, heartbeat
         self._last_response = 0.0
 
     async def wait(self) -> str | None:
         """Probes the engine until it answers; returns None then, or why the start counts as failed."""
         began = last_heartbeat = time.monotonic()
-        problem: str | None = "no socket yet"
         while True:
-            if self._socket.exists():
-                problem = await self._attempt()
-                if problem is None:
-                    return None
+            problem = await self._attempt()
+            if problem is None:
+                return None
             now = time.monotonic()
             if now - began > self._start_timeout:
                 return f"not ready within {self._start_timeout:g} s of its start: {problem}"
@@ -64,8 +61,7 @@ class Readiness:
 
     async def _attempt(self) -> str | None:
         """Health check, then probe request; returns what went wrong."""
-        address = str(self._socket)
-        responded = False
+        address, responded = self._address, False
         try:
             status, _ = await fetch(self._transport, address, pool.get_request("/health"), HEALTH_CHECK)
             responded = True

@@ -26,6 +26,12 @@ def register(folder: str) -> None:
     faulthandler.register(signal.SIGUSR2, file)
 
 
+def register_with_forks(folder: str) -> None:
+    """`register` for this process and for those that it forks."""
+    register(folder)
+    os.register_at_fork(after_in_child=lambda: register(folder))
+
+
 def run_hidden(folder: str) -> None:
     """Runs the `sitecustomize` that Python would have run without this one, if there is one."""
     sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry) != folder]
@@ -40,6 +46,5 @@ def run_hidden(folder: str) -> None:
 
 if __name__ == NAME:
     here = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120
-    register(here)
-    os.register_at_fork(after_in_child=lambda: register(here))
+    register_with_forks(here)
     run_hidden(here)

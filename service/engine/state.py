@@ -37,7 +37,10 @@ class EngineState:
     `order` is its position in the fleet's startup order, from 0. `phase` is what it is doing in this condition, and
     `reason` why it failed, both for people to read. `since` is Unix time in seconds, `restarts` counts the starts after
     a crash, and `pid` is the API server's. `start_phases` has the seconds of each phase of the last start so far.
-    `evidence` is what is kept of its last failure.
+    `evidence` is what is kept of its last failure. `ready_at` is when it may be ready, in seconds of
+    the machine's monotonic clock, None where nobody knows. One that `drains` still takes what was admitted to it, and
+    nothing else.
+    `adapters` are those that it was asked to load, by id: None where one is loaded, else why it is not.
     """
 
     replica: str
@@ -51,6 +54,13 @@ class EngineState:
     pid: int | None = None
     start_phases: dict[str, float] = field(default_factory=dict)
     evidence: Evidence | None = None
+    ready_at: float | None = None
+    drains: bool = False
+    adapters: dict[str, str | None] = field(default_factory=dict)
+
+    def has_adapter(self, id: str) -> bool:
+        """Whether the adapter is loaded."""
+        return id in self.adapters and self.adapters[id] is None
 
 
 @dataclass(frozen=True)

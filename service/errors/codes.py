@@ -41,7 +41,8 @@ class ErrorCode(StrEnum):
         "Leave one of them out; the message names them.",
     )
     INVALID_JSON = (
-        "invalid_json", 400, "The body is not valid JSON, not UTF-8, nested too deeply, or not a JSON object.",
+        "invalid_json", 400,
+        "The body is not valid JSON, not UTF-8, nested too deeply, no JSON object, or has a name twice in one object.",
         "Fix the body; the message says what is wrong with it.",
     )
     MISSING_REQUIRED_PARAMETER = (

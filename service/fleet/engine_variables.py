@@ -1,5 +1,9 @@
-"""Variables of an engine's environment that nobody may set otherwise: what they open would bypass the gateway."""
+"""The environment of engines: what they have of ours, and what nobody may set otherwise: it would bypass the gateway.
 
+An engine has no use for the keys that stand in a server's environment, and whoever breaks into one would.
+"""
+
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -20,3 +24,31 @@ FIXED: Mapping[str, str] = MappingProxyType(
 NEVER = frozenset({"VLLM_API_KEY", "PYTHONOPTIMIZE"})
 # They enter from the fleet file alone.
 NOT_INHERITED = NEVER | {"VLLM_PLUGINS"}
+
+PLAIN = frozenset({
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "HOSTNAME", "LD_LIBRARY_PATH",
+    "LD_PRELOAD", "CC", "CXX", "CPATH", "LIBRARY_PATH", "MAX_JOBS", "NO_COLOR", "VIRTUAL_ENV", "CONDA_PREFIX",
+    "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "HF_HUB_CACHE", "TRANSFORMERS_CACHE", "TOKENIZERS_PARALLELISM",
+    "RAYON_NUM_THREADS",
+})  # fmt: skip
+# What steers Python, the libraries that compute, and the devices.
+PREFIXES = (
+    "LC_", "PYTHON", "VLLM_", "CUDA_", "NVIDIA_", "NVCC_", "NCCL_", "GLOO_", "UCX_", "OMP_", "GOMP_", "KMP_", "MKL_",
+    "OPENBLAS_", "NUMEXPR_", "TORCH", "PYTORCH_", "TRITON_", "FLASHINFER_", "CUTE_", "DG_", "MALLOC_", "TCMALLOC_",
+    "ROCM_", "ROCR_", "HIP_", "HSA_", "AMD_", "MIOPEN_", "ZE_", "ONEAPI_", "SYCL_", "CCL_", "I_MPI_",
+)  # fmt: skip
+# For an engine that downloads its weights: who it is to the hub, and how it gets there.
+HUB = ("HF_", "HUGGING_FACE_", "HUGGINGFACE_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+PROXIES = frozenset(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"))
+SECRET = re.compile(r"(?:KEY|KEY_ID|TOKEN|SECRET|PASSWORD|CREDENTIALS?)$")
+
+
+def inherited(environ: Mapping[str, str], downloads: bool) -> dict[str, str]:
+    """What an engine has of the variables `environ`; `downloads` says whether it gets its weights from the hub."""
+
+    def needed(name: str) -> bool:
+        if name in PLAIN or (name.startswith(PREFIXES) and not SECRET.search(name)):
+            return name not in NOT_INHERITED
+        return downloads and (name.startswith(HUB) or name.upper() in PROXIES)
+
+    return {name: value for name, value in environ.items() if needed(name)}

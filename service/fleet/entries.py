@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +12,15 @@ from service.catalog.chat_templates import own_template, template_for
 from service.catalog.engine_args import EngineValue
 from service.catalog.model import Chat, Model
 from service.catalog.names import Specialty, Variant
-from service.fleet.schema import Adapter, FleetFile, ModelEntry
+from service.fleet.adapters import read_adapters
+from service.fleet.entry_errors import EntryError, existing_path, mistakes_in
+from service.fleet.schema import FleetFile, ModelEntry
 from service.fleet.served_model import ServedModel
 from service.weights import manifest
 from service.weights.store import Store
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-
-
-class EntryError(Exception):
-    """A mistake in one entry: `key` is the key of the entry that is wrong."""
-
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(message)
-        self.key, self.message = key, message
-
-
-@contextmanager
-def mistakes_in(key: str, value: str) -> Iterator[None]:
-    """Turns whatever the file system has against the value of `key` into an EntryError."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise EntryError(key, f"{error.filename} does not exist") from None
-    except OSError as error:
-        raise EntryError(key, f"{error.filename or value}: {error.strerror or error}") from None
-    except (ValueError, RuntimeError) as error:  # no name that a file can have, a user without a home, links in a ring
-        raise EntryError(key, f"{value}: {error}") from None
 
 
 def served_model(entry: ModelEntry, file: FleetFile, catalog: Catalog, folder: Path, store: Path | None) -> ServedModel:
@@ -51,6 +31,8 @@ def served_model(entry: ModelEntry, file: FleetFile, catalog: Catalog, folder: P
     known = catalog.find(entry.model)
     model = _with_overrides(known, entry) if known else _model_outside_catalogue(entry, folder)
     engine = {**file.engine, **model.engine, **entry.engine}
+    if model.variant in names.POOLING:
+        engine = {"runner": "pooling", **engine}  # a decoder would generate text, whatever it was tuned for
     _check_context(model, engine, {**file.env, **entry.env})
     if unused := next((name for name in entry.optional_flags if name not in engine), None):
         raise EntryError("optional_flags", f"'{unused}' is not among the 'engine' settings of this model")
@@ -58,7 +40,7 @@ def served_model(entry: ModelEntry, file: FleetFile, catalog: Catalog, folder: P
     if entry.min_replicas > max_replicas:
         raise EntryError("min_replicas", f"{entry.min_replicas} is more than the {max_replicas} of 'max_replicas'")
     if entry.weights:
-        weights = _existing_path(entry.weights, folder, "weights")
+        weights = _path(entry, entry.weights, folder, "weights")
     elif model.hub:
         with mistakes_in("model", model.hub):
             weights = _pulled_weights(model.hub, engine.get("revision", model.revision), store) or model.hub
@@ -66,7 +48,7 @@ def served_model(entry: ModelEntry, file: FleetFile, catalog: Catalog, folder: P
         weights = str(catalog.folder / str(model.path))
     if model.context is None and weights != model.hub:
         model = model.model_copy(update={"context": _configured_context(Path(weights))})
-    template = _existing_path(entry.chat_template, folder, "chat_template") if entry.chat_template else None
+    template = _path(entry, entry.chat_template, folder, "chat_template") if entry.chat_template else None
     if template is None and model.chat:
         with mistakes_in("weights" if entry.weights else "model", weights):
             bundled = template_for(model.chat, Path(weights) if weights != model.hub else None)
@@ -77,9 +59,7 @@ def served_model(entry: ModelEntry, file: FleetFile, catalog: Catalog, folder: P
         files = Path(weights) if weights != model.hub else None
         engine, parser_choice = _with_parsers(engine, written, files, template)
     engine = _with_auto_tool_choice(engine, written)
-    adapters = tuple(
-        Adapter(id=adapter.id, path=_existing_path(adapter.path, folder, "adapters")) for adapter in entry.adapters
-    )
+    adapters = read_adapters(entry, model, weights, engine, folder, catalog, store)
     return ServedModel(
         id=entry.id or model.id,
         model=model,
@@ -97,6 +77,8 @@ def served_model(entry: ModelEntry, file: FleetFile, catalog: Catalog, folder: P
         max_queued=entry.max_queued,
         timeouts=entry.timeouts,
         aliases=entry.aliases,
+        weight=entry.weight,
+        fallback=entry.fallback,
         adapters=adapters,
         engine=engine,
         optional_flags=frozenset({*file.optional_flags, *entry.optional_flags}),
@@ -195,7 +177,7 @@ def _model_outside_catalogue(entry: ModelEntry, folder: Path) -> Model:
     variant = entry.variant or name.variant
     if variant is None:
         raise EntryError("model", f"the name '{entry.model}' does not show the variant: add 'variant:' to the entry")
-    path = Path(_existing_path(entry.model, folder, "model")) if _is_path(entry.model) else None
+    path = Path(_path(entry, entry.model, folder, "model")) if _is_path(entry.model) else None
     if path is None and not HUB_ID.fullmatch(entry.model):
         raise EntryError(
             "model",
@@ -245,9 +227,6 @@ def _is_path(text: str) -> bool:
     return text.startswith(("/", "./", "../", "~"))
 
 
-def _existing_path(text: str, folder: Path, key: str) -> str:
-    with mistakes_in(key, text):
-        path = Path(text).expanduser()
-        path = path if path.is_absolute() else (folder / path).resolve()
-        path.stat()
-    return str(path)
+def _path(entry: ModelEntry, text: str, folder: Path, key: str) -> str:
+    """The absolute path that `text` means, which must exist, unless engines elsewhere are to read it."""
+    return existing_path(text, folder, key, must_exist=not entry.addresses)

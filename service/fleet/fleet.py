@@ -9,14 +9,17 @@ from service.auth.tenants import DEFAULT_TENANT, Tenant
 from service.catalog.catalog import Catalog
 from service.catalog.names import Variant
 from service.config.strict_yaml import ConfigError, Document
+from service.fleet.alternatives import Weights, named, shared_aliases, with_fallbacks
 from service.fleet.cors import Cors
-from service.fleet.entries import EntryError, served_model
+from service.fleet.entries import served_model
+from service.fleet.entry_errors import EntryError
 from service.fleet.guardrail import Guardrail
 from service.fleet.guardrails import read_guardrails
 from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
 from service.fleet.schema import RESERVED, Auth, FleetFile, PrefixCache
 from service.fleet.served_model import ServedModel
+from service.fleet.shares import read_shares
 from service.observability.prompt_log import PATTERNS
 
 
@@ -24,11 +27,12 @@ from service.observability.prompt_log import PATTERNS
 class Fleet:
     """The served models in the file's order, and the names that requests may use for them.
 
-    `aliases` maps a name to the id of a model or adapter, `defaults` a variant to the id of the model that serves it.
-    `startup` is *auto*, *parallel* or *sequential*. `extra_fields` are request fields that pass to vLLM unchecked;
-    those that nobody knows are ignored, or refused if `refuse_unknown_fields`. `request_bounds` is how much one request
-    may ask for, and `images` bounds those of one. `auth` is *none* where the service may be open to everyone.
-    `sign_on` says whose tokens are accepted, None if nobody's. `guardrails` are the steps that judge texts, by name.
+    `aliases` maps a name to the id of a model or adapter. `shares` has the weights of the models under each alias that
+    several share; in `aliases` stands the first that gets requests. `defaults` maps a variant to the id of the model
+    that serves it. `startup` is *auto*, *parallel* or *sequential*. `extra_fields` are request fields that pass to vLLM
+    unchecked; those that nobody knows are ignored, or refused if `refuse_unknown_fields`. `request_bounds` is how much
+    one request may ask for, and `images` bounds those of one. `auth` is *none* where the service may be open to
+    everyone. `sign_on` says whose tokens are accepted, None if nobody's. `guardrails` are the steps that judge texts.
     `cors` says which pages of other sites may use it from a browser.
     `redact` are the regular expressions of what is left out of logged prompts.
     `prefix_cache` says whether each tenant has its own part of the engines' prefix caches, or all share them.
@@ -50,6 +54,7 @@ class Fleet:
     cors: Cors = Cors()
     redact: tuple[str, ...] = PATTERNS
     prefix_cache: PrefixCache = "tenant"
+    shares: dict[str, Weights] = field(default_factory=dict)
     allowed: frozenset[str] | None = None
 
     def __getitem__(self, model_id: str) -> ServedModel:
@@ -58,15 +63,31 @@ class Fleet:
                 return served
         raise KeyError(model_id)
 
+    def serving(self, id: str) -> ServedModel:
+        """The model that serves this id: itself, or an adapter on it; raises KeyError where there is none."""
+        for served in self.served:
+            if served.id == id or any(adapter.id == id for adapter in served.adapters):
+                return served
+        raise KeyError(id)
+
+    def weight(self, id: str) -> int | None:
+        """The weight of a model or adapter in the file, None where it has none."""
+        served = self.serving(id)
+        return next((one.weight for one in served.adapters if one.id == id), served.weight)
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The ids of all models and adapters."""
+        return frozenset(id for model in self.served for id in (model.id, *(one.id for one in model.adapters)))
+
     @property
     def names(self) -> frozenset[str]:
         """The ids of all models and adapters, and their aliases."""
-        adapters = (adapter.id for model in self.served for adapter in model.adapters)
-        return frozenset((*(model.id for model in self.served), *adapters, *self.aliases))
+        return self.ids.union(self.aliases)
 
     def ids_of(self, names: Iterable[str]) -> frozenset[str]:
         """The ids of models and adapters that are meant by these ids and aliases."""
-        return frozenset(self.aliases.get(name, name) for name in names)
+        return frozenset(id for name in names for id in self.shares.get(name, (self.aliases.get(name, name),)))
 
     def restricted(self, names: Iterable[str]) -> "Fleet":
         """The fleet of a caller who may use what these ids and aliases mean, and hears of nothing else.
@@ -78,10 +99,17 @@ class Fleet:
             replace(model, adapters=tuple(adapter for adapter in model.adapters if adapter.id in ids))
             for model in self.served
         )
+        shares = {
+            alias: left
+            for alias, weights in self.shares.items()
+            if (left := {id: weight for id, weight in weights.items() if weight and id in ids})
+        }
+        own = {alias: target for alias, target in self.aliases.items() if target in ids and alias not in self.shares}
         return replace(
             self,
             served=tuple(model for model in reduced if model.id in ids or model.adapters),
-            aliases={alias: target for alias, target in self.aliases.items() if target in ids},
+            aliases=own | {alias: next(iter(weights)) for alias, weights in shares.items()},
+            shares=shares,
             defaults={variant: target for variant, target in self.defaults.items() if target in ids},
             allowed=ids,
         )
@@ -93,9 +121,12 @@ class Fleet:
         )
 
 
-def load(path: Path, catalog: Catalog, store: Path | None = None, *, may_log_prompts: bool = True) -> Fleet:
+def load(
+    path: Path, catalog: Catalog, store: Path | None = None, *, may_log_prompts: bool = True, here: str | None = None
+) -> Fleet:
     """Reads the fleet file; raises ConfigError with every mistake in it.
 
+    `here` is the id of a model whose engine is started on this machine, although it has `addresses` for gateways.
     `may_log_prompts` says whether there is a file for the prompts of tenants that want them logged.
     `store` is the folder of pulled weights; without one, vLLM downloads the weights of every hub model itself.
     """
@@ -105,17 +136,23 @@ def load(path: Path, catalog: Catalog, store: Path | None = None, *, may_log_pro
     served: dict[int, ServedModel] = {}
     for index, entry in enumerate(file.models):
         try:
-            served[index] = served_model(entry, file, catalog, path.parent, store)
+            model = served_model(entry, file, catalog, path.parent, store)
+            if model.id == here and entry.addresses:
+                model = served_model(entry.model_copy(update={"addresses": ()}), file, catalog, path.parent, store)
+            served[index] = model
         except EntryError as error:
-            problems.append(document.problem(("models", index, error.key), error.message))
+            problems.append(document.problem(("models", index, error.key, *error.within), error.message))
     problems += [
         document.problem(("tenants", name, "log_prompts"), "needs ROUNDHOUSE_PROMPT_LOG, the file that they go to")
         for name, tenant in file.tenants.items()
         if tenant.log_prompts and not may_log_prompts
     ]
-    aliases = _aliases(document, file, served, problems)
+    shares = shared_aliases(document, served, problems)
+    aliases = _aliases(document, file, served, shares, problems)
     guardrails, served = read_guardrails(document, file, served, problems)
-    ids = {model.id for model in served.values()}
+    served = read_shares(document, file, served, problems)
+    served = with_fallbacks(document, served, problems)
+    ids = {entry.one.id for entry in named(served)}
     for variant, target in file.defaults.items():
         if target not in ids:
             problems.append(document.problem(("defaults", variant), f"'{target}' is not the id of a served model"))
@@ -143,6 +180,7 @@ def load(path: Path, catalog: Catalog, store: Path | None = None, *, may_log_pro
         cors=file.cors,
         redact=file.redact,
         prefix_cache=file.prefix_cache,
+        shares=shares,
     )
 
 
@@ -164,9 +202,12 @@ def _sign_on_problems(document: Document, file: FleetFile) -> Iterator[str]:
 
 
 def _aliases(
-    document: Document, file: FleetFile, served: dict[int, ServedModel], problems: list[str]
+    document: Document, file: FleetFile, served: dict[int, ServedModel], shares: dict[str, Weights], problems: list[str]
 ) -> dict[str, str]:
-    """Every alias and its target. Appends to `problems` where a name is not unique or a target does not exist."""
+    """Every alias and its target; of those in `shares` the first that gets requests.
+
+    Appends to `problems` where a name is not unique or a target does not exist.
+    """
     taken: set[str] = set(RESERVED)
     aliases: dict[str, str] = {}
 
@@ -174,19 +215,22 @@ def _aliases(
         reserved = name in RESERVED or name.startswith("task:")
         if name in taken or reserved:
             why = "is reserved for routing" if reserved else "is already the id or alias of another model"
+            if key[-1] == "aliases" and name in aliases:
+                why += "; models that share an alias each have a 'weight'"
             problems.append(document.problem(key, f"'{name}' {why}"))
         taken.add(name)
 
-    for index, model in served.items():
-        claim(model.id, ("models", index, "id"))
-        for adapter in model.adapters:
-            claim(adapter.id, ("models", index, "adapters"))
-    for index, model in served.items():
-        for alias in model.aliases:
-            claim(alias, ("models", index, "aliases"))
-            aliases[alias] = model.id
-    adapters = (adapter for model in served.values() for adapter in model.adapters)
-    targets = {model.id for model in served.values()} | {adapter.id for adapter in adapters}
+    for entry in named(served):
+        claim(entry.one.id, (*entry.at, "id"))
+    for entry in named(served):
+        for alias in entry.one.aliases:
+            if alias not in shares:
+                claim(alias, (*entry.at, "aliases"))
+                aliases[alias] = entry.one.id
+    for alias, weights in shares.items():
+        claim(alias, (*next(entry.at for entry in named(served) if entry.one.id in weights), "aliases"))
+        aliases[alias] = next((id for id, weight in weights.items() if weight), next(iter(weights)))
+    targets = {entry.one.id for entry in named(served)}
     for alias, target in file.aliases.items():
         claim(alias, ("aliases", alias))
         aliases[alias] = target

@@ -16,7 +16,9 @@ from service.fleet.engine_variables import FIXED, NEVER
 from service.fleet.guardrail import GuardrailEntry, GuardrailNames
 from service.fleet.image_bounds import ImageBounds
 from service.fleet.request_bounds import RequestBounds
+from service.fleet.share_entry import ShareEntry, Size
 from service.observability.prompt_log import PATTERNS
+from service.sharing.parts import Keep
 
 # Names that a request may give instead of a model's, so that no model or alias may have them.
 RESERVED = (*get_args(Variant), "auto")
@@ -52,7 +54,7 @@ def _settable(env: dict[str, str | int]) -> dict[str, str | int]:
 
 Pattern = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_pattern)]
 Environment = Annotated[dict[str, str | int], AfterValidator(_settable)]
-Alias = Annotated[str, Field(pattern=r"^[^\W_][\w.:@\[\]/-]{0,127}$")]
+Alias = Annotated[str, Field(pattern=r"^[^\W_][\w.:@\[\]/-]*$", max_length=128)]
 # `host:port`, where a DNS name stands for all of its addresses; or the absolute path of a Unix socket.
 Address = Annotated[
     str, Field(pattern=r"^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$|^/.{1,106}$"), AfterValidator(_with_port)
@@ -60,14 +62,26 @@ Address = Annotated[
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Auth = Literal["keys", "none"]
 PrefixCache = Literal["tenant", "shared"]
+Weight = Annotated[int, Field(ge=0, le=1_000_000)]
 Policy = Literal["prefix_affinity", "least_load", "power_of_two", "round_robin"]
 
 
-class Adapter(Frozen):
-    """LoRA weights on a served model; requests address them by an id of their own."""
+class AdapterEntry(Frozen):
+    """LoRA weights on a served model, in a folder or pulled from the hub; docs/fine-tunes.md explains the keys.
+
+    `base` is what the adapter's own configuration calls the model, where that is another name than this entry's.
+    """
 
     id: ModelId
-    path: str
+    path: str | None = None
+    hub: str | None = None
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    base: str | None = None
+    variant: Variant | None = None
+    family: Identifier | None = None
+    aliases: tuple[Alias, ...] = ()
+    weight: Weight | None = None
+    fallback: tuple[ModelId, ...] = ()
 
 
 class Timeouts(Frozen):
@@ -104,13 +118,18 @@ class ModelEntry(Frozen):
     scale_down_after: PositiveFloat = 300.0
     gpus: Annotated[int, Field(ge=0, le=64)] = 0
     gpu_hour_price: Price | None = None
+    share: Identifier | None = None
+    keep: Keep | None = None
+    memory: Size | None = None
     addresses: tuple[Address, ...] = ()
     policy: Policy = "prefix_affinity"
     max_in_flight: PositiveInt = 256
     max_queued: Annotated[int, Field(ge=0)] = 512
     timeouts: Timeouts = Timeouts()
     aliases: tuple[Alias, ...] = ()
-    adapters: tuple[Adapter, ...] = ()
+    weight: Weight | None = None
+    fallback: tuple[ModelId, ...] = ()
+    adapters: tuple[AdapterEntry, ...] = ()
     guardrails: GuardrailNames | None = None
     engine: EngineSettings = Field(default_factory=dict)
     optional_flags: tuple[EngineKey, ...] = ()
@@ -126,6 +145,7 @@ class FleetFile(Frozen):
     aliases: dict[Alias, ModelId] = Field(default_factory=dict)
     defaults: dict[Variant, ModelId] = Field(default_factory=dict)
     gpu_hour_price: Price | None = None
+    shares: dict[Identifier, ShareEntry] = Field(default_factory=dict)
     startup: Literal["auto", "parallel", "sequential"] = "auto"
     extra_fields: tuple[str, ...] = ()
     unknown_fields: Literal["ignore", "refuse"] = "ignore"

@@ -7,9 +7,11 @@ from pathlib import Path
 from service.catalog.engine_args import EngineValue
 from service.catalog.model import Capability, Model
 from service.catalog.names import POOLING, Variant
+from service.fleet.adapters import Adapter, Room, room
 from service.fleet.guardrail import Guardrails
 from service.fleet.request_bounds import RequestBounds
-from service.fleet.schema import Adapter, Timeouts
+from service.fleet.schema import Timeouts
+from service.sharing.parts import Part
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,10 @@ class ServedModel:
     Roundhouse does not start them. `parser_choice` says which of vLLM's parsers were chosen for a model outside of the
     catalogue, and why. `gpu_hour_price` is what one GPU costs for an hour.
     `max_in_flight` bounds the sequences at one replica, `max_queued` the requests that wait.
+    `weight` is its part of the requests to an alias that other models have too. `fallback` are the models that may
+    answer in its place, in order.
     `request_bounds` is how much one request may ask of an engine, `guardrails` are what judges requests and answers.
+    `part` is what its engine takes of memory that it shares, and `stays_cold` says that it should sleep and cannot.
     """
 
     id: str
@@ -40,6 +45,8 @@ class ServedModel:
     max_queued: int = 512
     timeouts: Timeouts = Timeouts()
     aliases: tuple[str, ...] = ()
+    weight: int | None = None
+    fallback: tuple[str, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     engine: dict[str, EngineValue] = field(default_factory=dict)
     optional_flags: frozenset[str] = frozenset()
@@ -47,6 +54,13 @@ class ServedModel:
     parser_choice: str | None = None
     request_bounds: RequestBounds = RequestBounds()
     guardrails: Guardrails = Guardrails()
+    part: Part | None = None
+    stays_cold: bool = False
+
+    @property
+    def gpus_held(self) -> float:
+        """The GPUs that one of its engines holds: of cards that it shares, the part that their memory is."""
+        return self.gpus * (self.part.memory / self.part.share.memory if self.part else 1.0)
 
     @property
     def variant(self) -> Variant:
@@ -54,6 +68,16 @@ class ServedModel:
         return self.model.variant
 
     @property
+    def downloads(self) -> bool:
+        """Whether its engines get their weights from the hub themselves, as they were not pulled before."""
+        return self.weights == self.model.hub
+
+    @property
+    def adapter_room(self) -> Room | None:
+        """What its engines are started with for adapters; None where they have none and get none."""
+        return room(self.adapters, self.engine, cpu=not self.gpus)
+
+    @cached_property
     def context(self) -> int | None:
         """The context length in tokens that the engine runs with; None where only the engine knows."""
         length = self.engine.get("max_model_len")

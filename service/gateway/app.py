@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import random
 import time
@@ -18,7 +17,7 @@ from service.catalog.catalog import Catalog
 from service.checks.checks import Checks
 from service.checks.process import command
 from service.config.settings import Settings
-from service.engine import demand, process_files
+from service.engine import process_files
 from service.fleet.changes import changes
 from service.fleet.fleet import Fleet
 from service.gateway.auditing import configuration, file_digest, key_changes, open_audit, open_prompt_log
@@ -26,21 +25,26 @@ from service.gateway.authentication import KeyMiddleware
 from service.gateway.check_log import CheckLog
 from service.gateway.cors import CorsMiddleware
 from service.gateway.endpoints import Endpoints
+from service.gateway.engine_demand import EngineDemand
 from service.gateway.evidence import EvidenceWitness
 from service.gateway.gauges import FleetGauges
 from service.gateway.metric_pages import MetricPages
 from service.gateway.middleware import ErrorMiddleware, LimitsMiddleware, RecordMiddleware
 from service.gateway.scale_to_zero import Activator
-from service.gateway.sites import SiteMiddleware, allowed_hosts
+from service.gateway.share_gauges import ShareGauges
+from service.gateway.share_wants import WantsWriter
+from service.gateway.sites import ANY, SiteMiddleware, allowed_hosts
 from service.gateway.storage import open_ledger, open_shared_budgets, open_store
 from service.gateway.versions import Versions
 from service.observability.background import keep_running
-from service.observability.log_writer import LogWriter
+from service.observability.log import open_log
 from service.observability.metrics import Metrics
+from service.observability.trace_settings import TraceSettings
+from service.observability.tracer import Tracer
 from service.relay.relay import Relay
 from service.relay.screening import Screening
 from service.relay.stored import StoredResponses
-from service.server.asgi import App, Receive, Scope, Send
+from service.server.asgi import App
 from service.server.connection import Connection
 from service.server.timeouts import ClientTimeouts
 from service.transport.pool import ConnectionPool
@@ -51,7 +55,6 @@ if TYPE_CHECKING:
     from service.gateway.sign_on import SignedOnUsers
 
 TICK = 0.25  # seconds between two runs of the housekeeping
-STANDARD_OUTPUT = 1
 WORKER = "m"  # the kind of file by which a process that writes metrics says that it lives
 
 
@@ -59,29 +62,32 @@ class Gateway:
     """The gateway as an ASGI app (`app`), and its reload, draining and background tasks.
 
     `metrics_dir` is prometheus_client's multiprocess folder; None where there is only one worker. `keys` are the API
-    keys, None where none is asked for.
+    keys, None where none is asked for, and `traces` say how traces are made, None where none are.
     """
 
     def __init__(
         self, settings: Settings, catalog: Catalog, fleet: Fleet, metrics_dir: Path | None = None,
-        keys: Keys | None = None,
+        keys: Keys | None = None, traces: TraceSettings | None = None,
     ) -> None:  # fmt: skip
         assert settings.run_dir
         self._fleet, self._run_dir, self._gateways = fleet, settings.run_dir, settings.gateway_processes
         self.metrics = Metrics(metrics_dir, settings.genai_metrics)
         self.transport = ConnectionPool(settings.engine_key.get_secret_value())
-        self._log = LogWriter(STANDARD_OUTPUT, self.metrics.log_lines_dropped.inc)
+        left_out = self.metrics.log_lines_left_out
+        self.log = open_log(settings, self.metrics.log_lines_dropped.inc, lambda why: left_out.labels(why).inc())
+        self._tracer = Tracer(traces, self.metrics) if traces else None
         self._settings, self._audit = settings, open_audit(settings, self.metrics)
         self.upstreams = Upstreams(fleet, settings, self.transport, time.monotonic)
         self.admission = Admission(
             settings, time.monotonic, random.random, shared=open_shared_budgets(settings, self.metrics)
         )
         self._gauges = FleetGauges(self.metrics.fleet, self.upstreams, self.admission, self._gateways)
+        self._share_gauges = ShareGauges(self.metrics.fleet, fleet, settings.run_dir)
         self._stored = StoredResponses(open_store(settings, self.metrics), settings.max_body_bytes)
         self._checks = Checks(
             command(settings.check_memory_bytes, settings.check_timeout), settings.check_processes,
             settings.check_timeout, settings.queue_timeout + settings.check_timeout,
-            CheckLog(self.metrics, self._log.write),
+            CheckLog(self.metrics, self.log),
         )  # fmt: skip
         self._prompt_log = open_prompt_log(settings, fleet, self.metrics)
         self._ledger = open_ledger(settings, self.metrics)
@@ -92,20 +98,27 @@ class Gateway:
         metric_pages = MetricPages(self.render_metrics, self.upstreams, self.transport)
         self._endpoints = Endpoints(
             fleet, self.upstreams, self._relay, Versions(self.upstreams, self.transport), metric_pages,
-            self.is_ready, settings, self._stored,
+            self.is_ready, settings, self._stored, self.admission,
         )  # fmt: skip
         self._activator = Activator(fleet)
+        self._wants = WantsWriter(fleet, settings.run_dir, self.upstreams, self.admission)
         self._witness = EvidenceWitness(self.upstreams, self._relay.shapes_at, self.metrics, settings.run_dir)
-        limited = LimitsMiddleware(self._endpoints, settings.max_header_bytes)
-        sites = SiteMiddleware(limited, allowed_hosts(settings.host, settings.allowed_host_names))
+        # Each gets the next one's method: calling an object costs twice as much.
+        app: App = LimitsMiddleware(self._endpoints.__call__, settings.max_header_bytes).__call__
+        hosts = allowed_hosts(settings.host, settings.allowed_host_names)
+        if ANY not in hosts:
+            app = SiteMiddleware(app, hosts).__call__
         self._users = self._signed_on_users(fleet)
-        self._key_middleware = KeyMiddleware(sites, {} if keys is None and self._users else keys, self._users)
-        self._cors_middleware = CorsMiddleware(ErrorMiddleware(self._key_middleware), fleet.cors)
+        self._key_middleware = KeyMiddleware(
+            app, {} if keys is None and self._users else keys, self._users, console=settings.console
+        )
+        self._cors_middleware = CorsMiddleware(ErrorMiddleware(self._key_middleware.__call__).__call__, fleet.cors)
         self._record_middleware = RecordMiddleware(
-            self._cors_middleware, self.metrics, self._endpoints.name_of, self._log.write,
-            self._audit.observe if self._audit else None, self._ledger.end if self._ledger else None,
+            self._cors_middleware.__call__, self.metrics, self._endpoints.name_of, self.log,
+            [one.observe for one in (self._audit, self._endpoints.console) if one],
+            self._ledger.end if self._ledger else None, self._tracer,
         )  # fmt: skip
-        self.app: App = self._record_middleware
+        self.app: App = self._record_middleware.__call__
         self._client_timeouts = ClientTimeouts(
             keep_alive=settings.keep_alive_timeout, write=settings.client_write_timeout
         )
@@ -115,7 +128,7 @@ class Gateway:
             return None
         from service.gateway.sign_on import SignedOnUsers  # slow to import, and seldom needed
 
-        return SignedOnUsers(fleet.sign_on, self.metrics, self._log.write)
+        return SignedOnUsers(fleet.sign_on, self.metrics, self.log)
 
     def connection(self, **options: Any) -> Callable[..., Connection]:
         """The protocol class of the server, for this gateway; `options` are more arguments of `Connection`."""
@@ -136,6 +149,9 @@ class Gateway:
         if self._audit:
             digest = file_digest(self._settings.fleet)
             self._audit.write("fleet_reloaded", changes=changes(self._fleet, fleet), fleet_sha256=digest)
+        for alias in sorted(fleet.shares):
+            if fleet.shares[alias] != self._fleet.shares.get(alias):
+                self.log.event("weights", alias=alias, weights=fleet.shares[alias])
         self._fleet = fleet
         self.upstreams.apply(fleet)
         self._relay.apply(fleet)
@@ -172,13 +188,7 @@ class Gateway:
 
     def _log_reload(self, event: str, remains: str, problems: list[str]) -> None:
         outcome = f"refused: the previous {remains} in use" if problems else "in use"
-        fields = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "event": event,
-            "outcome": outcome,
-            "problems": problems,
-        }
-        self._log.write(json.dumps(fields, ensure_ascii=False))
+        self.log.event(event, "error" if problems else "info", outcome=outcome, problems=problems)
         if self._audit and problems:
             self._audit.write(f"{event}_refused", problems=problems)
 
@@ -205,7 +215,9 @@ class Gateway:
         self.metrics.models = {served.id for served in self._fleet.served}
         self.metrics.replicas = {replica.id for upstream in self.upstreams for replica in upstream.replicas}
         self.metrics.idempotency_cache_bytes.set(self._relay.idempotency_cache_bytes)
-        self._gauges.update(time.monotonic())
+        self._gauges.update(self._fleet.tenants, time.monotonic())
+        self._share_gauges.update(time.monotonic())
+        self.metrics.publish()
 
     def wanted_engines(self) -> list[int]:
         """The on-demand engines that should run now, as indices in start order."""
@@ -243,6 +255,7 @@ class Gateway:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            self.metrics.publish()
             self.transport.close()
             await self._checks.close()
             await self._stored.close()
@@ -250,7 +263,9 @@ class Gateway:
                 await self.admission.shared.close()
             if self._ledger:
                 await self._ledger.close()
-            self._log.close()
+            if self._tracer:
+                await self._tracer.close()
+            self.log.close()
             if self._prompt_log:
                 self._prompt_log.close()
             if self._audit:
@@ -266,35 +281,17 @@ class Gateway:
         self.admission.wake_waiters()
 
     async def _housekeeping(self) -> None:
-        """Every TICK: updates gauges, expires what is stale, and tells the supervisors which engines are wanted."""
-        written: list[int] = []
+        """Every TICK: updates gauges, expires what is stale, and tells the supervisors what is wanted of engines."""
+        demand = EngineDemand(self._run_dir, os.getpid())
         while True:
             self.update_gauges()
+            self._endpoints.sample(time.monotonic())
             self._relay.expire()
             self.transport.expire()
             if self._audit:
                 self._audit.expire()
-            wanted = self.wanted_engines()
-            if wanted != written:
-                with contextlib.suppress(OSError):  # a full disk: written again at the next tick
-                    demand.write(self._run_dir, os.getpid(), wanted)
-                    written = wanted
+            demand.write(self.wanted_engines(), self._fleet)
+            self._wants.write(time.monotonic())
             due_at = time.monotonic() + TICK
             await asyncio.sleep(TICK)
             self.metrics.event_loop_lag.observe(max(0.0, time.monotonic() - due_at))
-
-
-def with_lifespan(gateway: Gateway) -> App:
-    """The app for a plain ASGI server, with its background tasks. Under BentoML the service's hooks run those."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await gateway.app(scope, receive, send)
-            return
-        await receive()
-        async with gateway.background_tasks():
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-        await send({"type": "lifespan.shutdown.complete"})
-
-    return app

@@ -2,10 +2,10 @@
 
 import hashlib
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 
 from service.auth.keys import Key, Keys
+from service.config.release import release
 from service.config.settings import Settings
 from service.fleet.fleet import Fleet
 from service.observability.audit import AuditLog
@@ -35,7 +35,7 @@ def configuration(settings: Settings) -> dict[str, str]:
     """The version that runs, and digests of the settings and of the fleet file, which tell whether they changed."""
     told = settings.model_dump_json(exclude={"run_dir"})  # pydantic shows no secrets
     return {
-        "version": metadata.version("roundhouse"),
+        "version": release(),
         "settings_sha256": hashlib.sha256(told.encode()).hexdigest(),
         "fleet_sha256": file_digest(settings.fleet),
     }

@@ -1,9 +1,8 @@
 """What the operator hears of the processes that check schemas and images: metrics and lines in the log."""
 
-import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from service.observability.log import Log
 from service.observability.metrics import Metrics
 
 NOT_THERE = {
@@ -15,8 +14,8 @@ NOT_THERE = {
 class CheckLog:
     """Counts checks, and logs what a new process finds and how one died."""
 
-    def __init__(self, metrics: Metrics, write: Callable[[str], None]) -> None:
-        self._metrics, self._write = metrics, write
+    def __init__(self, metrics: Metrics, log: Log) -> None:
+        self._metrics, self._log = metrics, log
 
     def checked(self, kind: str, result: str, seconds: float) -> None:
         """Counts a check."""
@@ -28,13 +27,10 @@ class CheckLog:
         """Logs what a new process can check, and what is missing for the rest."""
         there = {name.partition(" ")[0] for name in found}
         missing = [text for name, text in NOT_THERE.items() if name not in there]
-        self._log("check_process_started", found=found, **({"problems": missing} if missing else {}))
+        problems = {"problems": missing} if missing else {}
+        self._log.event("check_process_started", "warning" if missing else "info", found=[*found], **problems)
 
     def died(self, how: str) -> None:
         """Counts and logs a death."""
         self._metrics.check_process_deaths.labels(how).inc()
-        self._log("check_process_died", how=how)
-
-    def _log(self, event: str, **fields: object) -> None:
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._write(json.dumps({"time": now, "event": event, **fields}))
+        self._log.event("check_process_died", "warning", how=how)

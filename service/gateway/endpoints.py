@@ -4,9 +4,14 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from service.admission.gate import Admission
+from service.auth.keys import caller_of
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
 from service.fleet.fleet import Fleet
+from service.gateway.console.console import Console
+from service.gateway.console.page import PATH as CONSOLE
+from service.gateway.console.page import asks_for_page, redirect
 from service.gateway.metric_pages import MetricPages
 from service.gateway.middleware import is_anthropic
 from service.gateway.model_list import Row, anthropic_list, anthropic_model, model_rows, rows_of
@@ -16,7 +21,9 @@ from service.gateway.stored_responses import StoredResponseEndpoints
 from service.gateway.usage import UsageEndpoint
 from service.gateway.versions import Versions
 from service.protocol.generation import MODERATIONS, PATHS, Endpoint
+from service.protocol.request_headers import parse_headers
 from service.protocol.scoring import SIDES
+from service.protocol.unique_names import check_names
 from service.relay.relay import Relay
 from service.relay.stored import StoredResponses
 from service.server.asgi import CancelOnDisconnect, Receive, Scope, Send, extension_of, respond, respond_json
@@ -35,13 +42,14 @@ class Endpoints:
     def __init__(
         self, fleet: Fleet, upstreams: Upstreams, relay: Relay, versions: Versions,
         metric_pages: MetricPages, is_ready: Callable[[], bool], settings: Settings,
-        stored: StoredResponses,
+        stored: StoredResponses, admission: Admission,
     ) -> None:  # fmt: skip
         self._fleet, self._upstreams, self._relay, self._versions = fleet, upstreams, relay, versions
         self._metric_pages, self._is_ready, self._settings = metric_pages, is_ready, settings
         self._stored = StoredResponseEndpoints(fleet, stored)
         self._description: bytes | None = None  # as of `describe`, made when somebody first asks for it
         self._usage = UsageEndpoint(fleet, settings.usage_dir)
+        self.console = Console(fleet, upstreams, admission, settings, self._rows) if settings.console else None
         self.table: dict[str, dict[str, EndpointFunction]] = {
             **{path: {"POST": self._generation(endpoint)} for path, endpoint in PATHS.items()},
             "/": {"GET": self._greet},
@@ -56,6 +64,7 @@ class Endpoints:
             "/openapi.json": {"GET": self._describe},
             **self._stored.table,
             **metric_pages.table,
+            **(self.console.table if self.console else {}),
         }
 
     def apply(self, fleet: Fleet) -> None:
@@ -63,6 +72,13 @@ class Endpoints:
         self._fleet, self._description = fleet, None
         self._stored.apply(fleet)
         self._usage.apply(fleet)
+        if self.console:
+            self.console.apply(fleet)
+
+    def sample(self, now: float) -> None:
+        """Lets the console take a sample of the fleet's load; `now` is in monotonic seconds."""
+        if self.console:
+            self.console.sample(now)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         path, method = scope["path"], scope["method"]
@@ -85,7 +101,8 @@ class Endpoints:
             return path
         if path.startswith(MODELS + "/"):
             return MODELS + "/{id}"
-        return self._stored.name_of(path) or self._metric_pages.name_of(path) or "other"
+        named = self.console.name_of(path) if self.console else ""
+        return named or self._stored.name_of(path) or self._metric_pages.name_of(path) or "other"
 
     def _generation(self, endpoint: Endpoint) -> EndpointFunction:
         async def endpoint_function(scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,8 +119,9 @@ class Endpoints:
 
     def _rows(self, scope: Scope) -> list[Row]:
         """The models that the caller's key may use."""
-        rows, models = model_rows(self._fleet, self._upstreams), scope["key"].models
-        return rows if models is None else rows_of(self._fleet.ids_of(models), rows)
+        if (models := scope["key"].models) is None:
+            return model_rows(self._fleet, self._upstreams)
+        return rows_of(self._fleet.ids_of(models), model_rows(self._fleet.restricted(models), self._upstreams))
 
     async def _show_model(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path"].removeprefix(MODELS + "/")
@@ -118,6 +136,7 @@ class Endpoints:
         body = await read_json_body(scope, receive, self._settings)
         try:
             fields = json.loads(body)
+            check_names(body)
             path = fields.pop("endpoint", "/v1/chat/completions")
         except (ValueError, AttributeError, TypeError, RecursionError):
             text = "The body must be a JSON object: a request, and its 'endpoint' path."
@@ -129,15 +148,21 @@ class Endpoints:
         body = json.dumps({**({} if replaced else ROUTE_DEFAULTS[endpoint.path]), **fields}).encode()
         preparation = self._relay.preparation
         request, _, ignored = preparation.parse(endpoint, body)
-        target = preparation.resolve(request, endpoint.requirements(request), scope["key"].models)
-        condition, reason = self._upstreams[target.served.id].condition()
+        options, requirements = parse_headers(scope["headers"]), endpoint.requirements(request)
+        caller = caller_of(scope["key"], options.tenant, self._fleet.tenants)
+        key = preparation.key(request, caller.tenant.id, options)
+        target = preparation.resolve(request, requirements, caller, key)
+        others = preparation.fallbacks(target, request, body, requirements, options, caller)
+        upstream = self._upstreams[target.served.id]
+        condition, reason = upstream.adapter_condition(target.name) if target.adapter else upstream.condition()
         route = {
             "requested": request.model,
             "endpoint": path,
             "model": target.name,
-            "variant": target.served.variant,
+            "variant": target.variant,
             "family": target.served.family,
             "route_reason": target.reason,
+            "fallbacks": [other.name for other in others],
             "ignored_fields": ignored,
             "state": condition,
             "reason": reason,
@@ -157,7 +182,10 @@ class Endpoints:
         await respond(send, 200, b"")
 
     async def _greet(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What clients ask to see whether anything answers at this address."""
+        """What clients ask to see whether anything answers at this address; a browser goes on to the console."""
+        if self.console and asks_for_page(scope):
+            await redirect(send, CONSOLE.removeprefix("/"), ((b"vary", b"Accept"),))
+            return
         await respond_json(send, {"service": "roundhouse", "models": MODELS})
 
     async def _show_version(self, scope: Scope, receive: Receive, send: Send) -> None:

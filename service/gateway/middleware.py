@@ -1,19 +1,20 @@
 """The middleware around every request: its id and record, rendering of errors, and limits on its size."""
 
 import asyncio
-import json
 import logging
 import random
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import chain
 from typing import Any
 
 from service.errors import ApiError, ErrorCode, anthropic_body, openai_body
+from service.observability.log import Log
 from service.observability.metrics import Metrics
-from service.observability.record import Record, log_line
+from service.observability.record import Record
+from service.observability.tracer import Tracer
 from service.server.asgi import (
     JSON,
     App,
@@ -24,6 +25,7 @@ from service.server.asgi import (
     Scope,
     Send,
     extension_of,
+    headers_by_name,
     respond,
 )
 
@@ -46,44 +48,41 @@ def request_id_headers(request_id: str, path: str = "") -> Headers:
 class RecordMiddleware:
     """Gives each request an id and a Record, in `scope["record"]`; observes and logs the record once at the end.
 
-    `on_end` is told of it then, too, and `account` of requests to models.
+    Those in `on_end` are told of it then, too, and `account` of requests to models. Without traces `tracer` is None.
     While `draining`, each response closes its connection, so that the client opens a new one elsewhere.
     """
 
     def __init__(
-        self, app: App, metrics: Metrics, name_of: Callable[[str], str], write: Callable[[str], None],
-        on_end: Callable[[Scope, Record], object] | None = None,
-        account: Callable[[Record], None] | None = None,
+        self, app: App, metrics: Metrics, name_of: Callable[[str], str], log: Log,
+        on_end: Iterable[Callable[[Scope, Record], object]] = (),
+        account: Callable[[Record], None] | None = None, tracer: Tracer | None = None,
     ) -> None:  # fmt: skip
-        self._app, self._metrics, self._name_of, self._write, self._on_end = app, metrics, name_of, write, on_end
-        self._account = account
+        self._app, self._metrics, self._name_of, self._log, self._on_end = app, metrics, name_of, log, tuple(on_end)
+        self._account, self._tracer = account, tracer
         self.draining = False
-        self._timestamp_second, self._timestamp = 0, ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        record = Record(random.randbytes(16).hex(), self._name_of(scope["path"]), time.monotonic())
+        record = Record(f"{random.getrandbits(128):032x}", self._name_of(scope["path"]), time.monotonic())
         scope["record"] = record
-        extension = extension_of(scope)
-        for name, value in scope["headers"]:
-            if name == b"x-request-id" and CLIENT_REQUEST_ID.match(value):
-                record.client_request_id = value.decode()
+        if self._tracer:
+            self._tracer.begin(record, scope["method"], scope["headers"])
+        named = headers_by_name(scope).get(b"x-request-id")
+        if named and CLIENT_REQUEST_ID.match(named):
+            record.client_request_id = named.decode()
 
         def extra_headers(status: int) -> Headers:
             record.status = status
             headers: Headers = request_id_headers(record.request_id, scope["path"])
             return (*headers, CONNECTION_CLOSE) if self.draining else headers
 
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"].extend(extra_headers(message["status"]))
-            await send(message)
-
-        if extension:
+        if extension := extension_of(scope):
             extension.extra_headers = extra_headers
+        else:
+            send = _with_headers(send, extra_headers)
         try:
-            await self._app(scope, receive, send if extension else send_with_headers)
+            await self._app(scope, receive, send)
             if not record.status:  # nothing was sent: the client left while its answer was made
                 record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
         except ClientDisconnectedError:
@@ -98,31 +97,30 @@ class RecordMiddleware:
             self._metrics.observe(record)
             if self._account and record.requested:
                 self._account(record)
-            self._write(log_line(record, self._now()))
-            if self._on_end:
-                self._on_end(scope, record)
+            self._log.request(record)
+            for tell in self._on_end:
+                tell(scope, record)
+            if self._tracer and record.trace:
+                self._tracer.end(record, record.trace)
 
     def record_invalid(self, error: ApiError) -> Headers:
         """Counts and logs what a client sent that is no request; returns the headers of the response to it."""
         request_id = random.randbytes(16).hex()
         self._metrics.invalid_requests.labels(error.code).inc()
-        fields = {
-            "time": self._now(),
-            "event": "invalid_request",
-            "request_id": request_id,
-            "status": error.status,
-            "code": error.code,
-            "message": error.message,
-        }
-        self._write(json.dumps(fields))
+        fields = {"request_id": request_id, "status": error.status, "code": error.code, "message": error.message}
+        self._log.event("invalid_request", "warning", **fields)
         return request_id_headers(request_id)
 
-    def _now(self) -> str:
-        """The UTC time in ISO 8601, formatted once per second."""
-        second = int(time.time())
-        if second != self._timestamp_second:
-            self._timestamp_second, self._timestamp = second, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
-        return self._timestamp
+
+def _with_headers(send: Send, headers: Callable[[int], Headers]) -> Send:
+    """A `send` that adds headers to the response, by its status."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"].extend(headers(message["status"]))
+        await send(message)
+
+    return send_with_headers
 
 
 class ErrorMiddleware:

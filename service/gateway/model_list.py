@@ -15,11 +15,12 @@ Row = dict[str, Any]
 def model_rows(fleet: Fleet, upstreams: Iterable[Upstream]) -> list[Row]:
     """All models in the fleet's order, each followed by its adapters, and then the aliases, as OpenAI's objects.
 
-    An alias is a row of its own; its `alias_of` is the id of the model or adapter that it stands for.
+    An alias is a row of its own; its `alias_of` is the id of the model or adapter that it stands for. One that several
+    models share has the first of them that gets requests there, and in `weights` those of all.
     """
     rows = {row["id"]: row for upstream in upstreams for row in _rows_of(upstream, fleet)}
     aliases = (
-        {**rows[target], "id": alias, "aliases": [], "alias_of": target}
+        {**rows[target], "id": alias, "aliases": [], "alias_of": target, **_weights(alias, fleet)}
         for alias, target in fleet.aliases.items()
         if target in rows
     )
@@ -27,8 +28,12 @@ def model_rows(fleet: Fleet, upstreams: Iterable[Upstream]) -> list[Row]:
 
 
 def rows_of(ids: frozenset[str], rows: Iterable[Row]) -> list[Row]:
-    """Those of these models and adapters, and of their aliases."""
-    return [row for row in rows if row.get("alias_of", row["id"]) in ids]
+    """Those of these models and adapters, and of their aliases, without fallbacks that are none of them."""
+    return [
+        {**row, "fallback": [id for id in row["fallback"] if id in ids]}
+        for row in rows
+        if row.get("alias_of", row["id"]) in ids
+    ]
 
 
 def anthropic_model(row: Row) -> Row:
@@ -54,6 +59,8 @@ def _rows_of(upstream: Upstream, fleet: Fleet) -> Iterator[Row]:
         "object": "model",
         "created": 0,
         "owned_by": served.family,
+        "root": served.id,
+        "parent": None,
         "family": served.family,
         "variant": served.variant,
         "specialty": served.model.specialty,
@@ -61,17 +68,37 @@ def _rows_of(upstream: Upstream, fleet: Fleet) -> Iterator[Row]:
         "max_model_len": served.context,
         "capabilities": sorted(served.capabilities),
         "aliases": _aliases_of(served.id, fleet),
+        "weight": served.weight,
+        "fallback": list(served.fallback),
         "state": condition,
         "reason": reason,
         "replicas": [_replica(replica.id, replica.state) for replica in upstream.replicas],
     }
     yield model
     for adapter in served.adapters:
-        yield {**model, "id": adapter.id, "aliases": _aliases_of(adapter.id, fleet), "parent": served.id}
+        condition, reason = upstream.adapter_condition(adapter.id)
+        yield {
+            **model,
+            "id": adapter.id,
+            "variant": adapter.variant or served.variant,
+            "family": adapter.family or served.family,
+            "aliases": _aliases_of(adapter.id, fleet),
+            "weight": adapter.weight,
+            "fallback": list(adapter.fallback),
+            "state": condition,
+            "reason": reason,
+            "root": adapter.id,
+            "parent": served.id,
+            "replicas": [_replica_of(adapter.id, replica.id, replica.state) for replica in upstream.replicas],
+        }
 
 
 def _aliases_of(name: str, fleet: Fleet) -> list[str]:
-    return [alias for alias, target in fleet.aliases.items() if target == name]
+    return [alias for alias, target in fleet.aliases.items() if name in fleet.shares.get(alias, (target,))]
+
+
+def _weights(alias: str, fleet: Fleet) -> Row:
+    return {"weights": fleet.shares[alias]} if alias in fleet.shares else {}
 
 
 def _replica(name: str, state: EngineState | None) -> Row:
@@ -83,3 +110,12 @@ def _replica(name: str, state: EngineState | None) -> Row:
         "reason": state.reason or state.phase or None,
         "restarts": state.restarts,
     }
+
+
+def _replica_of(adapter: str, name: str, state: EngineState | None) -> Row:
+    """A replica as far as an adapter is concerned."""
+    row = _replica(name, state)
+    if state is None or state.condition != "ready" or state.has_adapter(adapter):
+        return row
+    reason = state.adapters.get(adapter)
+    return {**row, "state": "failed" if reason else "starting", "reason": reason or "loading"}

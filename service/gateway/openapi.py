@@ -5,10 +5,11 @@ docs/openapi.json is it with the default bounds of requests; `python -m service.
 
 import json
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from typing import Any
 
+from service.config.release import release
 from service.fleet.request_bounds import RequestBounds
+from service.gateway.console.page import CLIENT_SETTINGS, FILE, LOAD, PATH, SIGN_IN, STATE
 from service.gateway.openapi_schemas import (
     ANSWERS,
     ANY_OBJECT,
@@ -51,7 +52,7 @@ def describe(bounds: RequestBounds) -> Schema:
     """The whole description, as JSON; `bounds` is how much one request may ask for."""
     return {
         "openapi": VERSION,
-        "info": {"title": "Roundhouse", "version": metadata.version("roundhouse"), "description": ABOUT},
+        "info": {"title": "Roundhouse", "version": release(), "description": ABOUT},
         "security": KEYED,
         "paths": dict(_paths()),
         "components": {
@@ -120,7 +121,26 @@ def _paths() -> Iterator[tuple[str, Schema]]:
         yield path, {"get": {**_operation("Whether the gateway is ready", None), "security": []}}
     yield "/version", {"get": _operation("What runs here", an_object(version=STRING, engines=ANY_OBJECT))}
     yield "/", {"get": _operation("Whether anything is here", an_object(service=STRING, models=STRING))}
+    yield from _console()
     yield "/openapi.json", {"get": _operation("This description", an_object(openapi=STRING, paths=ANY_OBJECT))}
+
+
+def _console() -> Iterator[tuple[str, Schema]]:
+    """The console's page, which needs no key, and what it asks for."""
+    page = {**_operation("The console: a web page", STRING, kind="text/html"), "security": []}
+    yield PATH, {"get": page}
+    yield f"{PATH}/", {"get": {"summary": "The same", "security": [], "responses": {"307": {"description": PATH}}}}
+    file = {**_operation("A file of the console", STRING, kind="text/javascript"), "security": []}
+    yield FILE, {"parameters": [{**ID, "name": "file"}], "get": file}
+    state = an_object(version=STRING, process=ANY_OBJECT, caller=ANY_OBJECT, models=OBJECTS, waiting=OBJECTS)
+    yield STATE, {"get": _operation("What is served, what waits and what failed, for the console", state)}
+    load = an_object(since=STRING, models=ANY_OBJECT, replicas=ANY_OBJECT)
+    recent = _operation("Load and latency of the last minutes, for the console", load)
+    yield LOAD, {"get": {**recent, "parameters": [_query("since")]}}
+    client = _operation("Where users of the console sign in, if they can", ANY_OBJECT)
+    yield SIGN_IN, {"get": {**client, "security": []}}
+    clients = _operation("The settings of client programs", an_object(address=STRING, key=STRING, clients=OBJECTS))
+    yield CLIENT_SETTINGS, {"get": {**clients, "parameters": [_query("model")]}}
 
 
 def _generation(path: str, endpoint: Endpoint) -> Schema:

@@ -31,9 +31,10 @@ def constant(*values: str) -> Schema:
 
 
 MODEL_SCHEMA = an_object(
-    id=STRING, object=constant("model"), created=NUMBER, owned_by=STRING, family=STRING, variant=STRING,
+    id=STRING, object=constant("model"), created=NUMBER, owned_by=STRING, root=STRING,
+    parent=NULLABLE, family=STRING, variant=STRING,
     specialty=NULLABLE, context_length=NULLABLE_NUMBER, max_model_len=NULLABLE_NUMBER, capabilities=STRINGS,
-    aliases=STRINGS, state=STRING, reason=NULLABLE, replicas=OBJECTS,
+    aliases=STRINGS, weight=NULLABLE_NUMBER, fallback=STRINGS, state=STRING, reason=NULLABLE, replicas=OBJECTS,
 )  # fmt: skip
 ANTHROPIC_MODEL = an_object(type=constant("model"), id=STRING, display_name=STRING, created_at=STRING)
 MODEL, OTHER = ({"$ref": "#/components/schemas/" + name} for name in ("Model", "AnthropicModel"))
@@ -85,6 +86,10 @@ REQUEST_HEADERS: Mapping[str, tuple[str, Schema]] = MappingProxyType(
         "x-roundhouse-timeout": ("Seconds for the whole answer.", {"type": "number", "minimum": 0.001}),
         "x-roundhouse-sse-heartbeat-interval": (
             "Seconds between comments in a stream that waits.", {"type": "number", "minimum": SHORTEST_HEARTBEAT},
+        ),
+        "x-roundhouse-fallback": (
+            "Whether another model may answer where this one cannot; one asked for by its id, only if allowed.",
+            constant("allow", "deny"),
         ),
         "idempotency-key": ("A repeated request with the same key gets the first one's response.", PRINTABLE),
     }

@@ -1,14 +1,16 @@
 """Reading the body of a request: only JSON, and within the limits on its size and on the time it takes."""
 
+from collections.abc import Awaitable
+
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
 from service.server.asgi import Receive, Scope, headers_by_name, read_body
 
 
-async def read_json_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
+def read_json_body(scope: Scope, receive: Receive, settings: Settings) -> Awaitable[bytes]:
     """The body's bytes, not parsed. Raises ApiError (408, 413, 415), if possible before anything of it is read."""
     check_body_headers(headers_by_name(scope), settings.max_body_bytes)
-    return await read_body(
+    return read_body(
         scope, receive, settings.max_body_bytes, settings.body_timeout, settings.body_total_timeout
     )  # fmt: skip
 

@@ -3,9 +3,7 @@
 It is imported only where the fleet file has a `sign_on`: the cryptography takes 0.2 s and 9 MB.
 """
 
-import json
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from service.auth.issuer import RETRY
 from service.auth.keys import REFUSAL, Key
@@ -13,6 +11,8 @@ from service.auth.sign_on import SignOn, is_token
 from service.auth.tokens import Reason, TokenError
 from service.auth.verifier import Verifier
 from service.errors import ApiError, ErrorCode
+from service.observability.log import Log
+from service.observability.log_fields import Level
 from service.observability.metrics import Metrics
 from service.observability.record import Record
 
@@ -20,10 +20,13 @@ UNAVAILABLE = "Tokens cannot be verified at present: the identity provider canno
 
 
 class SignedOnUsers:
-    """Verifies tokens of users; `write` is called with log lines. `known` and `apply` are those of `Verifier`."""
+    """Verifies tokens of users, and logs what comes of fetches of signing keys.
 
-    def __init__(self, sign_on: SignOn, metrics: Metrics, write: Callable[[str], None]) -> None:
-        self._metrics, self._write = metrics, write
+    `known` and `apply` are those of `Verifier`.
+    """
+
+    def __init__(self, sign_on: SignOn, metrics: Metrics, log: Log) -> None:
+        self._metrics, self._log = metrics, log
         self._problem: str | None = ""  # of the last fetch of signing keys; empty before the first
         self._verifier = Verifier(sign_on, self._report_fetch)
         self.known, self.apply, self.watch = self._verifier.known, self._verifier.apply, self._verifier.watch
@@ -53,10 +56,6 @@ class SignedOnUsers:
         if problem == self._problem:
             return
         self._problem = problem
-        fields = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "event": "sign_on_keys",
-            "outcome": "in use" if problem is None else "failed: tokens are verified by earlier keys, if there are any",
-            "problems": [problem] if problem else [],
-        }
-        self._write(json.dumps(fields, ensure_ascii=False))
+        outcome = "in use" if problem is None else "failed: tokens are verified by earlier keys, if there are any"
+        level: Level = "warning" if problem else "info"
+        self._log.event("sign_on_keys", level, outcome=outcome, problems=[problem] if problem else [])

@@ -67,9 +67,8 @@ class SiteMiddleware:
     """Refuses requests to names, and from web pages, that are not allowed; `allowed` is that of `allowed_hosts`."""
 
     def __init__(self, app: App, allowed: frozenset[str]) -> None:
-        self._app, self._allowed, self._checks = app, allowed, ANY not in allowed
+        self._app, self._allowed = app, allowed
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if self._checks:
-            check_site(scope["method"], headers_by_name(scope), self._allowed, ORIGIN_ALLOWED in scope)
+        check_site(scope["method"], headers_by_name(scope), self._allowed, ORIGIN_ALLOWED in scope)
         return self._app(scope, receive, send)

@@ -1,12 +1,16 @@
 """Opens what the gateway keeps outside its memory, as its settings say: responses, usage and shared budgets."""
 
-from service.admission.shared_budgets import SharedBudgets
+from typing import TYPE_CHECKING
+
 from service.config.settings import Settings
 from service.observability.ledger import Ledger
 from service.observability.ledger_file import LedgerFile
 from service.observability.metrics import Metrics
 from service.stored.database import Database
 from service.stored.store import Store
+
+if TYPE_CHECKING:
+    from service.admission.shared_budgets import SharedBudgets
 
 
 def open_store(settings: Settings, metrics: Metrics) -> Store | None:
@@ -25,7 +29,11 @@ def open_ledger(settings: Settings, metrics: Metrics) -> Ledger | None:
     return Ledger(file, metrics.usage_write_failures.inc, metrics.usage_lines_dropped.inc)
 
 
-def open_shared_budgets(settings: Settings, metrics: Metrics) -> SharedBudgets | None:
+def open_shared_budgets(settings: Settings, metrics: Metrics) -> "SharedBudgets | None":
     """The budgets in Redis; None where each gateway counts its own share."""
     url = settings.redis_url.get_secret_value()
-    return SharedBudgets(url, metrics.budget_store_failures.inc) if url else None
+    if not url:
+        return None
+    from service.admission.shared_budgets import SharedBudgets  # whose client takes 9 MB, and is seldom needed
+
+    return SharedBudgets(url, metrics.budget_store_failures.inc)

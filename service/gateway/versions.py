@@ -3,8 +3,8 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from importlib import metadata
 
+from service.config.release import release
 from service.engine.probe import fetch
 from service.transport.pool import ConnectionPool, Deadlines, TransportError, get_request
 from service.upstreams.replica import Replica
@@ -37,7 +37,7 @@ class Versions:
             if start in known:
                 engines.setdefault(model, set()).add(known[start])
         joined = {model: ", ".join(sorted(found)) for model, found in engines.items()}
-        return {"version": metadata.version("roundhouse"), "engines": joined}
+        return {"version": release(), "engines": joined}
 
     def _ready(self) -> Iterator[tuple[str, Start, Replica]]:
         for upstream in self._upstreams:

@@ -11,6 +11,7 @@ from service.fleet.guardrail import Guardrail
 from service.guardrails.classifier import Classifiers
 from service.guardrails.texts import messages_for, pieces
 from service.guardrails.verdicts import READERS, Block, UnreadableVerdictError, Verdict, blocking
+from service.observability.record import Trace
 from service.transport.pool import TransportError
 
 Stage = Literal["input", "output", "moderation"]
@@ -19,17 +20,24 @@ Result = Literal["passed", "blocked", "failed"]
 
 @dataclass(frozen=True)
 class Asker:
-    """On whose behalf a guard is asked: the fair queue and the limits of that model count it for this tenant."""
+    """On whose behalf a guard is asked: the fair queue and the limits of that model count it for this tenant.
+
+    `trace` is that of the request which is judged.
+    """
 
     request_id: str
     tenant: Tenant
     priority: Priority
+    key: str = ""  # the id of its API key
+    trace: Trace | None = None
 
 
 class AskModel(Protocol):
     """Asks a served guard about a conversation; returns what it says. Raises ApiError."""
 
-    def __call__(self, model: str, messages: list[dict[str, Any]], patience: float, asker: Asker) -> Awaitable[str]: ...
+    def __call__(
+        self, model: str, messages: list[dict[str, Any]], time_limit: float, asker: Asker
+    ) -> Awaitable[str]: ...
 
 
 Observe = Callable[[str, Stage, Result, float], None]  # the step, the stage, what came of it, and seconds

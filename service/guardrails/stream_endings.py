@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
+from service.guardrails.chunks import Chunk
 from service.protocol.streams import Dialect
 
 Json = dict[str, Any]
 CONTENT_FILTER = "content_filter"  # OpenAI's finish reason, and the reason of an incomplete response
-HEAD = ("id", "object", "created", "model")
 
 
 class Progress:
@@ -25,15 +25,18 @@ class Progress:
         self._response: Json = {}
         self._text = ""
 
-    def note(self, value: Json | None) -> None:
+    def note(self, value: Chunk | Json | None) -> None:
         """Notes an event that the client gets; None is one without JSON."""
         self.begun = True
-        if value is None:
-            return
-        self._head = self._head or {name: value[name] for name in HEAD if name in value}
-        for choice in value.get("choices") or ():
-            ended = self._choices.get(choice["index"], False)
-            self._choices[choice["index"]] = ended or choice.get("finish_reason") is not None
+        if isinstance(value, Chunk):
+            self._head = self._head or value.head()
+            for choice in value.choices:
+                if choice.finish_reason is not None or choice.index not in self._choices:
+                    self._choices[choice.index] = choice.finish_reason is not None
+        elif isinstance(value, dict):
+            self._note_event(value)
+
+    def _note_event(self, value: Json) -> None:
         kind = value.get("type")
         self._deltas += kind == "content_block_delta"
         if kind == "content_block_start":

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
+from service.guardrails.chunks import Chunk, as_chunk, chunk_of
+from service.guardrails.repeated import Pattern, pattern_of
 from service.guardrails.stream_endings import Progress
 from service.guardrails.texts import NO_TEXT, texts_within
 from service.protocol.streams import Dialect
@@ -13,15 +15,9 @@ from service.protocol.streams import Dialect
 Json = dict[str, Any]
 Lane = tuple[object, ...]  # whose text an event continues: a choice's content, thoughts or calls; a block; an item
 # What events hold beside pieces of text: whole parts, items and blocks, which repeat text or bring one at once.
-WHOLES = ("item", "part", "text", "arguments", "content_block")
+WHOLES = ("choices", "item", "part", "text", "arguments", "content_block")
 
-
-class Held(NamedTuple):
-    """An event that waits for the verdict on its text; `value` is its JSON, None for one without."""
-
-    event: bytes
-    value: Json | None
-    has_text: bool
+NOTHING_NEW: tuple[None, ...] = (None,)  # in an event, but for its text
 
 
 class StreamGate:
@@ -33,17 +29,44 @@ class StreamGate:
 
     def __init__(self, dialect: Dialect, window: int) -> None:
         self._window = window
-        self._held: list[Held] = []
+        self._held: list[bytes] = []
+        self._values: list[Chunk | Json | None] = []  # of the events that are held
+        self._opening: list[bytes] | None = []  # the events before the first text, while nothing has passed
         self._fresh: dict[Lane, str] = {}
         self._size = 0  # characters in it
         self._said: dict[Lane, str] = {}  # all that was judged
+        self._pattern: Pattern | None = None  # of most of the events
         self._progress = Progress(dialect)
 
     def take(self, events: bytes) -> None:
         """Holds complete events."""
-        for event in events.split(b"\n\n"):
-            if event:
-                self._hold(event)
+        self._held.append(events)
+        pattern = self._pattern
+        if pattern is not None and (text := pattern.only(events)) and self._add_run(pattern, text, 1):
+            return
+        at, size, runs = 0, len(events), True
+        while at < size:
+            if runs and self._pattern:
+                text, count, end = self._pattern.run(events, at)
+                if count and self._add_run(self._pattern, text, count):
+                    at = end
+                    continue
+                runs = count == 0 and not events.startswith(self._pattern.before, at)  # escapes: not for all the rest
+            end = events.find(b"\n\n", at) + 2
+            if end > at + 2:
+                self._read(events[at : end - 2])
+            at = max(end, at + 2) if end > 1 else size
+
+    def _add_run(self, pattern: Pattern, text: bytes, count: int) -> bool:
+        """Adds the text of events of which nothing else is new, to us or to a client; not if it is no text."""
+        try:
+            said = text.decode()
+        except UnicodeDecodeError:
+            return False
+        self._fresh[pattern.lane] = self._fresh.get(pattern.lane, "") + said
+        self._size += len(said)
+        self._values += NOTHING_NEW if count == 1 else NOTHING_NEW * count
+        return True
 
     @property
     def full(self) -> bool:
@@ -58,49 +81,63 @@ class StreamGate:
         """The events that were held, whose text has passed."""
         for lane, fresh in self._fresh.items():
             self._said[lane] = self._said.get(lane, "") + fresh
-        self._fresh, self._size = {}, 0
-        held, self._held = self._held, []
-        return self._pass(held)
+        self._fresh, self._size, self._opening = {}, 0, None
+        self._note(len(self._values))
+        held, self._held, self._values = b"".join(self._held), [], []
+        return held
 
     def end_blocked(self) -> bytes:
         """The events that end the stream when a text is blocked: what opens it, if the client has not had that."""
-        first = next((index for index, held in enumerate(self._held) if held.has_text), len(self._held))
-        opening = self._held[:first] if not self._progress.begun else []
-        return self._pass(opening) + self._progress.ending()
+        opening = self._opening or []
+        self._note(len(opening))
+        return b"".join(event + b"\n\n" for event in opening) + self._progress.ending()
 
     def next_sequence_number(self) -> int:
         """The number of the next event in a stream of the Responses API."""
         return self._progress.next_number
 
-    def _pass(self, held: list[Held]) -> bytes:
-        for one in held:
-            self._progress.note(one.value)
-        return b"".join(one.event + b"\n\n" for one in held)
+    def _note(self, count: int) -> None:
+        for value in self._values[:count]:
+            self._progress.note(value)
 
-    def _hold(self, event: bytes) -> None:
+    def _read(self, event: bytes) -> None:
         payload = event[5:] if event.startswith(b"data:") else event.partition(b"\ndata:")[2]
-        value = None
-        if payload and payload.strip() != b"[DONE]":
+        size = self._size
+        value: Chunk | Json | None = chunk_of(payload) if b'"choices"' in payload else None
+        if value is None and payload and payload.strip() != b"[DONE]":
             value = _decoded(payload)
-        found = [(lane, text) for lane, text in self._texts_of(value) if text] if isinstance(value, dict) else []
-        for lane, text in found:
+            if isinstance(value, dict) and "choices" in value:
+                value = as_chunk(value) or value
+        if isinstance(value, Chunk):
+            self._read_chunk(value)
+            self._pattern = self._pattern or pattern_of(event, value)
+        elif isinstance(value, dict):
+            for lane, text in self._texts_of(value):
+                self._add(lane, text)
+        self._values.append(value)
+        if self._opening is not None and len(self._opening) == len(self._values) - 1 and self._size == size:
+            self._opening.append(event)
+
+    def _read_chunk(self, chunk: Chunk) -> None:
+        for choice in chunk.choices:
+            for name, each in (choice.delta or {}).items():
+                if name not in NO_TEXT:
+                    self._add((choice.index, name), each if isinstance(each, str) else texts_within(each))
+            if choice.text:
+                self._add((choice.index, "text"), texts_within(choice.text))
+
+    def _add(self, lane: Lane, text: str) -> None:
+        if text:
             self._fresh[lane] = self._fresh.get(lane, "") + text
             self._size += len(text)
-        self._held.append(Held(event, value, bool(found)))
 
     def _texts_of(self, value: Json) -> Iterator[tuple[Lane, str]]:
-        if isinstance(choices := value.get("choices"), list):
-            for choice in choices:
-                members = {**choice.get("delta", {}), "text": choice.get("text")}
-                for name, each in members.items():
-                    if name not in NO_TEXT:
-                        yield (choice.get("index"), name), texts_within(each)
-            return
         here = value.get("output_index", value.get("index")), value.get("content_index", value.get("summary_index"))
         if "delta" in value and value.get("type") != "message_delta":
             yield here, texts_within(value["delta"])
-        wholes = [value.get(name) for name in WHOLES]
-        wholes.append((value.get("response") or {}).get("output"))
+        wholes = [value[name] for name in WHOLES if name in value]
+        if response := value.get("response"):
+            wholes.append(response.get("output"))
         for whole in wholes:
             for text in texts_apart(whole):
                 if not self._heard(text):

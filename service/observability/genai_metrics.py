@@ -3,10 +3,12 @@
 Names, labels and buckets are those of the conventions, as Prometheus writes them.
 """
 
+from functools import cache
+
 from prometheus_client import CollectorRegistry
 
-from service.observability.histogram import FastHistogram, known_series
 from service.observability.record import Record
+from service.observability.series import Histogram, Series
 
 PROVIDER = "vllm"
 LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
@@ -28,36 +30,43 @@ class GenAiMetrics:
     """The four histograms of the conventions. The model requested is that which the request was resolved to."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._series = known_series()
-        self.duration = FastHistogram(
+        self.duration = Histogram(
             "gen_ai_server_request_duration", "Duration of a request to a model, in seconds.", (*LABELS, "error_type"),
             registry=registry, buckets=DURATION_BUCKETS,
         )  # fmt: skip
-        self.ttft = FastHistogram(
+        self.ttft = Histogram(
             "gen_ai_server_time_to_first_token", "Time to the first token of a streamed response, in seconds.", LABELS,
             registry=registry, buckets=TTFT_BUCKETS,
         )  # fmt: skip
-        self.tpot = FastHistogram(
+        self.tpot = Histogram(
             "gen_ai_server_time_per_output_token", "Time per token after the first, in seconds.", LABELS,
             registry=registry, buckets=TPOT_BUCKETS,
         )  # fmt: skip
-        self.tokens = FastHistogram(
+        self.tokens = Histogram(
             "gen_ai_client_token_usage", "Tokens of a request, input and output.", (*LABELS, "gen_ai_token_type"),
             registry=registry, buckets=TOKEN_BUCKETS,
         )  # fmt: skip
+        self._of_model = cache(self._find_of_model)
 
-    def observe(self, record: Record) -> None:
-        """Observes a finished request that was sent to an engine."""
+    def observe(self, record: Record, duration: float, ttft: float | None, tpot: float | None) -> None:
+        """Observes a finished request that an engine got; `ttft` and `tpot` are of a streamed response."""
         operation = OPERATIONS.get(record.endpoint)
         if operation is None:
             return
-        series, labels = self._series, (operation, PROVIDER, record.model, record.model)
-        series(self.duration, *labels, record.code or "").observe(record.duration)
-        if record.streamed and (ttft := record.ttft) is not None:
-            series(self.ttft, *labels).observe(ttft)
-            if (tpot := record.tpot) is not None:
-                series(self.tpot, *labels).observe(tpot)
+        series = self._of_model(operation, record.model, record.code or "")
+        series["duration"].observe(duration)
+        if ttft is not None:
+            series["ttft"].observe(ttft)
+            if tpot is not None:
+                series["tpot"].observe(tpot)
         if record.prompt_tokens:
-            series(self.tokens, *labels, "input").observe(record.prompt_tokens)
+            series["input_tokens"].observe(record.prompt_tokens)
         if record.completion_tokens:
-            series(self.tokens, *labels, "output").observe(record.completion_tokens)
+            series["output_tokens"].observe(record.completion_tokens)
+
+    def _find_of_model(self, operation: str, model: str, error: str) -> Series:
+        labels = operation, PROVIDER, model, model
+        return Series(
+            duration=(self.duration, (*labels, error)), ttft=(self.ttft, labels), tpot=(self.tpot, labels),
+            input_tokens=(self.tokens, (*labels, "input")), output_tokens=(self.tokens, (*labels, "output")),
+        )  # fmt: skip

@@ -18,7 +18,7 @@ log = logging.getLogger("roundhouse")
 INTERVAL = 0.1  # seconds between two batches: what a killed gateway may lose
 RETRY = 1.0  # seconds until a batch that failed is tried again
 CLEAN = 600.0  # seconds between two times of rolling up
-PATIENCE = 5.0  # seconds for the last batch at the end
+CLOSE_TIMEOUT = 5.0  # seconds for the last batch at the end
 MAX_WAITING = 100_000  # lines that wait for the file; about 50 MB
 
 
@@ -38,13 +38,13 @@ class Ledger:
         self._waiting: deque[Line] = deque()
         self._batch: dict[str, Line] = {}  # by request: its last line counts
         self._stirred, self._failing, self._clean_at = asyncio.Event(), False, 0.0
-        self._thread = ThreadPoolExecutor(1, "usage-ledger")
+        self._worker = ThreadPoolExecutor(1, "usage-ledger")
 
     async def watch(self) -> None:
         """For ever: writes what waits, ends what killed gateways left, and rolls up what is old."""
         loop = asyncio.get_running_loop()
         while True:
-            await loop.run_in_executor(self._thread, self._write)
+            await loop.run_in_executor(self._worker, self._write)
             self._stirred.clear()
             if not (self._waiting or self._batch):
                 with suppress(TimeoutError):
@@ -78,18 +78,18 @@ class Ledger:
         """The requests and tokens of each tenant on that day; none where the file cannot be read, which is logged."""
         found: dict[str, tuple[int, int]] = {}
         read = partial(self._guard, lambda: found.update(self._file.used_on(day)))
-        await asyncio.get_running_loop().run_in_executor(self._thread, read)
+        await asyncio.get_running_loop().run_in_executor(self._worker, read)
         return found
 
     async def close(self) -> None:
-        """Writes what waits, as far as that is possible in PATIENCE seconds."""
+        """Writes what waits, as far as that is possible in CLOSE_TIMEOUT seconds."""
         loop = asyncio.get_running_loop()
-        last = asyncio.gather(*(loop.run_in_executor(self._thread, one) for one in (self._write, self._close)))
+        last = asyncio.gather(*(loop.run_in_executor(self._worker, one) for one in (self._write, self._close)))
         with suppress(TimeoutError):
-            await asyncio.wait_for(last, PATIENCE)
+            await asyncio.wait_for(last, CLOSE_TIMEOUT)
         if waiting := len(self._waiting) + len(self._batch):
             log.warning("the usage ledger lacks %d lines that could not be written before the end.", waiting)
-        self._thread.shutdown(wait=False)
+        self._worker.shutdown(wait=False)
 
     def _put(self, line: Line) -> None:
         waiting = self._waiting

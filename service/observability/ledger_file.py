@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from service.database.file import DatabaseFile, used_bytes
 from service.database.owners import Owners
 
@@ -42,10 +44,11 @@ ROLL_UP = (
 OLDEST_DAY = 1100 * DAY
 ROLLED_UP_AT_ONCE = 0.1  # of all lines, where the file is too large
 
+GUARDRAIL = "guardrail"  # the endpoint of calls to guards, which the operator has made and budgets do not count
 Group = Literal["day", "tenant", "key", "model", "endpoint"]
 
 
-class Line(NamedTuple):
+class Line(msgspec.Struct, frozen=True, gc=False):
     """One request. `time` is when it ended, in Unix seconds; the counts are tokens.
 
     `estimated` says that no engine counted them, and `admitted` that it was charged to the tenant's budgets. The
@@ -96,7 +99,7 @@ class LedgerFile:
     def write(self, lines: Iterable[Line]) -> None:
         """Writes lines, each in place of an earlier one of the same request."""
         own = self._owners.own_name()
-        rows = [(*line, own if line.outcome == "running" else None) for line in lines]
+        rows = [(*msgspec.structs.astuple(line), own if line.outcome == "running" else None) for line in lines]
         with self._file.transaction() as connection:
             connection.executemany(f"INSERT OR REPLACE INTO lines VALUES ({', '.join('?' * 14)})", rows)
 
@@ -143,9 +146,14 @@ class LedgerFile:
 
     def used_on(self, day: int) -> dict[str, tuple[int, int]]:
         """The requests and tokens that each tenant was charged on that day, counted from 1970, of UTC."""
-        rows = self.usage(["tenant", "day"], day * DAY)
         name = time.strftime("%Y-%m-%d", time.gmtime(day * DAY))
-        return {row.group[0]: (row.admitted, row.prompt + row.completion) for row in rows if row.group[1] == name}
+        found: dict[str, tuple[int, int]] = {}
+        for row in self.usage(["tenant", "day", "endpoint"], day * DAY):
+            tenant, of, endpoint = row.group
+            if of == name and endpoint != GUARDRAIL:
+                requests, tokens = found.get(tenant, (0, 0))
+                found[tenant] = requests + row.admitted, tokens + row.prompt + row.completion
+        return found
 
     def close(self) -> None:
         """Closes the file; the next use opens it again."""

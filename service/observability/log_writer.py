@@ -15,15 +15,18 @@ class LogWriter:
     """Writes lines to a file descriptor, in order. May be used from any thread.
 
     While MAX_QUEUED_LINES wait, further ones are dropped; `on_drop` is called with the number of lines that were, also
-    of those that could not be written.
+    of those that could not be written. `render` makes of each line what is written, in the thread.
     """
 
-    def __init__(self, descriptor: int, on_drop: Callable[[int], object] = lambda _: None) -> None:
-        self._descriptor, self._on_drop = descriptor, on_drop
+    def __init__(
+        self, descriptor: int, on_drop: Callable[[int], object] = lambda _: None,
+        render: Callable[[str], str] | None = None,
+    ) -> None:  # fmt: skip
+        self._descriptor, self._on_drop, self._render = descriptor, on_drop, render
         self._queued: deque[str] = deque()
         self._wake, self._closing = threading.Event(), threading.Event()
         self._starting = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._worker: threading.Thread | None = None
 
     def write(self, line: str) -> None:
         """Queues the line; never blocks and never raises."""
@@ -33,24 +36,24 @@ class LogWriter:
         self._queued.append(line)
         if not self._wake.is_set():
             self._wake.set()
-            if self._thread is None or not self._thread.is_alive():
+            if self._worker is None or not self._worker.is_alive():
                 self._start()
 
     def close(self) -> None:
         """Writes all that is queued, within CLOSE_TIMEOUT. A line written later starts the thread again."""
         self._closing.set()
         self._wake.set()
-        if self._thread:
-            self._thread.join(CLOSE_TIMEOUT)
+        if self._worker:
+            self._worker.join(CLOSE_TIMEOUT)
         self._wake.clear()
 
     def _start(self) -> None:
         with self._starting:
-            if self._thread is None or not self._thread.is_alive():
+            if self._worker is None or not self._worker.is_alive():
                 self._closing.clear()
                 # A daemon: a reader that never reads on must not keep the process alive.
-                self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
-                self._thread.start()
+                self._worker = threading.Thread(target=self._run, name="log writer", daemon=True)
+                self._worker.start()
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -64,6 +67,8 @@ class LogWriter:
         lines = [self._queued.popleft() for _ in range(len(self._queued))]
         if not lines:
             return
+        if self._render:
+            lines = [*map(self._render, lines)]
         try:
             self._write_all("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
         except OSError:  # a full disk, or a reader that has gone: log lines are lost, but no request fails

@@ -2,45 +2,21 @@
 
 import contextlib
 import re
-from collections.abc import Collection, Iterator
-from importlib.metadata import version
+from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
-from prometheus_client.exposition import generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import mark_process_dead
 
+from service.config.release import release
 from service.observability.fleet_metrics import FleetMetrics
-from service.observability.histogram import FastHistogram
 from service.observability.record import Record
 from service.observability.request_metrics import DURATION_BUCKETS, GAP_BUCKETS, RequestMetrics
+from service.observability.series import AnyMetric, Counter, Gauge, Histogram, declared, flush, page
+from service.observability.shared_page import SharedPage
 
 CHECK_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-CREATED = "_created"  # the time a series began, which nothing asks for and a quarter of the page would be
-
-
-class GaugesOf:
-    """What `source` collects, without the gauges of models and replicas that are gone, and without creation times.
-
-    prometheus_client cannot remove a series from the files that several workers share.
-    """
-
-    def __init__(self, source: Collector, models: Collection[str], replicas: Collection[str]) -> None:
-        self._source = source
-        self._present = {"model": {"", *models}, "replica": {"", *replicas}}
-
-    def collect(self) -> Iterator[Metric]:
-        """Every metric, as prometheus_client asks for them."""
-        for family in self._source.collect():
-            gauge = family.type == "gauge"
-            family.samples = [one for one in family.samples if self._is_shown(one.name, one.labels, gauge)]
-            yield family
-
-    def _is_shown(self, name: str, labels: dict[str, str], gauge: bool) -> bool:
-        if not gauge:
-            return not name.endswith(CREATED)
-        return all(labels.get(name, "") in present for name, present in self._present.items())
 
 
 class Metrics:
@@ -52,7 +28,7 @@ class Metrics:
     """
 
     def __init__(self, shared: Path | None = None, genai: bool = True) -> None:
-        self._shared = shared
+        self._shared = SharedPage(shared) if shared else None
         self.models: Collection[str] | None = None
         self.replicas: Collection[str] = ()
         self.registry = registry = CollectorRegistry()
@@ -66,7 +42,7 @@ class Metrics:
             "roundhouse_build_info", "1, with the version as a label.", ("version",), registry=registry,
             multiprocess_mode="livemax",
         )  # fmt: skip
-        self.build.labels(version("roundhouse")).set(1)
+        self.build.labels(release()).set(1)
         self.reloads = Counter(
             "roundhouse_config_reloads", "Reads of a changed file by what became of it: applied or refused.",
             ("file", "outcome"), registry=registry,
@@ -97,7 +73,7 @@ class Metrics:
             "roundhouse_idempotency_cache_bytes", "Approximate size of the responses kept for an Idempotency-Key.",
             registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
-        self.event_loop_lag = FastHistogram(
+        self.event_loop_lag = Histogram(
             "roundhouse_event_loop_lag_seconds", "Delay of a timer that is due four times a second.",
             registry=registry, buckets=GAP_BUCKETS,
         )  # fmt: skip
@@ -121,7 +97,7 @@ class Metrics:
             "roundhouse_checks", "Checks of what engines compile or decode, by kind and result.", ("kind", "result"),
             registry=registry,
         )  # fmt: skip
-        self.check_seconds = FastHistogram(
+        self.check_seconds = Histogram(
             "roundhouse_check_seconds", "How long a check took that was not remembered.", ("kind",), registry=registry,
             buckets=CHECK_BUCKETS,
         )  # fmt: skip
@@ -141,7 +117,7 @@ class Metrics:
             "roundhouse_guardrail_checks", "Texts that a guardrail judged, by stage and result.",
             ("guardrail", "stage", "result"), registry=registry,
         )  # fmt: skip
-        self.guardrail_duration = FastHistogram(
+        self.guardrail_duration = Histogram(
             "roundhouse_guardrail_duration_seconds", "How long a guardrail takes for one text.", ("guardrail",),
             registry=registry, buckets=DURATION_BUCKETS,
         )  # fmt: skip
@@ -157,7 +133,16 @@ class Metrics:
             "roundhouse_log_lines_dropped", "Log lines lost because their reader was too slow or gone.",
             registry=registry,
         )  # fmt: skip
-
+        self.log_lines_left_out = Counter(
+            "roundhouse_log_lines_left_out",
+            "Requests without a log line, by reason: level, probe or sample, as the settings want it.", ("reason",),
+            registry=registry,
+        )  # fmt: skip
+        self.spans_dropped = Counter(
+            "roundhouse_spans_dropped",
+            "Spans of traces that were lost: too many waited (queue), or the collector did not take them (export).",
+            ("reason",), registry=registry,
+        )  # fmt: skip
         self.file_lines_dropped = Counter(
             "roundhouse_file_lines_dropped", "Lines lost of a log that is a file, such as the audit log.",
             ("log",), registry=registry,
@@ -179,15 +164,31 @@ class Metrics:
 
     def forget_dead_workers(self, alive: Collection[int]) -> None:
         """Removes the gauges that other workers than those with the pids `alive` have left in the shared folder."""
-        files = self._shared.glob("gauge_live*_*.db") if self._shared else ()
+        if self._shared is None:
+            return
+        folder = self._shared.folder
+        files = folder.glob("gauge_live*_*.db")
         pids = {int(match[1]) for file in files if (match := re.search(r"_(\d+)\.db$", file.name))}
         for pid in pids.difference(alive):
             with contextlib.suppress(FileNotFoundError):  # another worker has just done it
-                mark_process_dead(pid, str(self._shared))  # type: ignore[no-untyped-call]
+                mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+
+    def publish(self) -> None:
+        """Gives the other workers what requests have added here; where there are none it need not be called."""
+        if self._shared:
+            flush(self._declared)
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format, aggregated over all workers."""
-        source: Collector = self.registry
-        if self._shared:
-            source = MultiProcessCollector(None, str(self._shared))  # type: ignore[no-untyped-call]
-        return generate_latest(source if self.models is None else GaugesOf(source, self.models, self.replicas))
+        present: dict[str, Collection[str]] = {}
+        if self.models is not None:
+            present = {"model": {"", *self.models}, "replica": {"", *self.replicas}}
+        if self._shared is None:
+            return page(self._declared, present).encode()
+        self.publish()
+        return self._shared.text(present).encode()
+
+    @cached_property
+    def _declared(self) -> tuple[AnyMetric, ...]:
+        groups = self.requests, self.requests.genai, self.fleet, self
+        return tuple(metric for group in groups if group for metric in declared(group))

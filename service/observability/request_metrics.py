@@ -1,10 +1,12 @@
 """The metrics of finished requests, all derived from their records."""
 
-from prometheus_client import CollectorRegistry, Counter
+from functools import cache
+
+from prometheus_client import CollectorRegistry
 
 from service.observability.genai_metrics import GenAiMetrics
-from service.observability.histogram import FastHistogram, known_series
-from service.observability.record import Record
+from service.observability.record import Record, rule
+from service.observability.series import Counter, Histogram, Series
 
 # The label value for every model name that is not served: names from clients must not create time series.
 UNKNOWN = "unknown"
@@ -19,7 +21,6 @@ class RequestMetrics:
     """What `observe` derives from the record of each finished request; `genai` adds OpenTelemetry's names."""
 
     def __init__(self, registry: CollectorRegistry, genai: bool = True) -> None:
-        self._series = known_series()
         self.requests = Counter(
             "roundhouse_requests", "Finished requests by HTTP status and outcome.", (*LABELS, "status", "outcome"),
             registry=registry,
@@ -33,27 +34,33 @@ class RequestMetrics:
         )  # fmt: skip
         self.routing_decisions = Counter(
             "roundhouse_routing_decisions",
-            "Requests by how their model was found: id, adapter, alias, family, variant, task or auto.",
+            "Requests by how their model was found: id, adapter, alias, family, variant, task, auto or fallback.",
             ("model", "rule"), registry=registry,
         )  # fmt: skip
-        self.queue_wait = FastHistogram(
+        self.fallbacks = Counter(
+            "roundhouse_fallbacks",
+            "Requests that another model got than the one they were resolved to, which was unavailable, had its queue "
+            "full or too slow, or did not start in time.",
+            ("model", "fallback", "reason"), registry=registry,
+        )  # fmt: skip
+        self.queue_wait = Histogram(
             "roundhouse_queue_wait_seconds", "From arrival to a slot at a replica.", ("model",), registry=registry,
             buckets=DURATION_BUCKETS,
         )  # fmt: skip
-        self.ttft = FastHistogram(
+        self.ttft = Histogram(
             "roundhouse_time_to_first_token_seconds", "From arrival to the first output event of a streamed response.",
             OF_MODEL, registry=registry, buckets=TTFT_BUCKETS,
         )  # fmt: skip
-        self.itl = FastHistogram(
+        self.itl = Histogram(
             "roundhouse_inter_token_latency_seconds", "Gaps between the output events of a streamed response.",
             OF_MODEL, registry=registry, buckets=GAP_BUCKETS,
         )  # fmt: skip
-        self.tpot = FastHistogram(
+        self.tpot = Histogram(
             "roundhouse_time_per_output_token_seconds",
             "From the first to the last output of a streamed response, divided by its tokens after the first.",
             OF_MODEL, registry=registry, buckets=GAP_BUCKETS,
         )  # fmt: skip
-        self.duration = FastHistogram(
+        self.duration = Histogram(
             "roundhouse_request_duration_seconds", "From arrival to the end of the response.", LABELS,
             registry=registry, buckets=DURATION_BUCKETS,
         )  # fmt: skip
@@ -89,47 +96,83 @@ class RequestMetrics:
             registry=registry,
         )  # fmt: skip
         self.genai = GenAiMetrics(registry) if genai else None
+        self._of_endpoint, self._of_tenant = cache(self._find_of_endpoint), cache(self._find_of_tenant)
+        self._routed = cache(self._find_routed)
 
     def observe(self, record: Record) -> None:
         """Observes one finished request."""
-        series, labels = self._series, (record.model or UNKNOWN, record.variant or UNKNOWN, record.endpoint)
-        series(self.requests, *labels, str(record.status), record.outcome).inc()
-        series(self.duration, *labels).observe(record.duration)
+        model, tenant, outcome = record.model or UNKNOWN, record.tenant, record.outcome
+        series = self._of_endpoint(model, record.variant or UNKNOWN, record.endpoint, record.status, outcome)
+        series["requests"].pending += 1
+        duration = record.duration
+        series["duration"].observe(duration)
         if record.code:
-            series(self.errors, *labels, record.code).inc()
+            self.errors.labels(model, record.variant or UNKNOWN, record.endpoint, record.code).inc()
         for name in record.ignored_fields:
-            series(self.ignored_fields, record.endpoint, name).inc()
-        if record.tenant:
-            series(self.tenant_requests, record.tenant, record.outcome).inc()
+            self.ignored_fields.labels(record.endpoint, name).inc()
+        of_tenant = self._of_tenant(tenant, outcome) if tenant else None
+        if of_tenant is not None:
+            of_tenant["requests"].pending += 1
         if record.model:
-            self._observe_answer(record, labels)
+            self._observe_answer(record, series, of_tenant, duration)
 
-    def _observe_answer(self, record: Record, labels: tuple[str, str, str]) -> None:
+    def _observe_answer(self, record: Record, series: Series, of_tenant: Series | None, duration: float) -> None:
         """What only a request has whose model was found."""
-        series, model, tenant = self._series, record.model, record.tenant
-        series(self.routing_decisions, model, record.rule).inc()
+        self._routed(record.model, record.route_reason).pending += 1
+        if record.fallback:
+            self.fallbacks.labels(record.fallback_of, record.model, record.fallback).inc()
         if record.admitted is not None:
-            series(self.queue_wait, model).observe(record.admitted - record.started)
-        if record.streamed and (ttft := record.ttft) is not None:
-            series(self.ttft, *labels[:2]).observe(ttft)
-            series(self.itl, *labels[:2]).observe_all(record.gaps)
-            if (tpot := record.tpot) is not None:
-                series(self.tpot, *labels[:2]).observe(tpot)
-        for kind, count in (("prompt", record.prompt_tokens), ("completion", record.completion_tokens)):
-            if count:
-                series(self.tokens, *labels, kind).inc(count)
-                if tenant:
-                    series(self.tenant_tokens, tenant, kind).inc(count)
+            series["queue_wait"].observe(record.admitted - record.started)
+        ttft = record.ttft if record.streamed else None
+        tpot = record.tpot if record.streamed else None
+        if ttft is not None:
+            series["ttft"].observe(ttft)
+            series["itl"].observe_all(record.gaps)
+            if tpot is not None:
+                series["tpot"].observe(tpot)
+        if record.prompt_tokens:
+            series["prompt_tokens"].pending += record.prompt_tokens
+        if record.completion_tokens:
+            series["completion_tokens"].pending += record.completion_tokens
         if record.cached_tokens:
-            series(self.cached_tokens, model).inc(record.cached_tokens)
+            series["cached_tokens"].pending += record.cached_tokens
         if record.lost_tokens:
-            series(self.wasted_tokens, model, "retried").inc(record.lost_tokens)
+            self.wasted_tokens.labels(record.model, "retried").inc(record.lost_tokens)
         if record.outcome in ("failed", "cancelled") and (wasted := record.generated_tokens):
-            series(self.wasted_tokens, model, record.outcome).inc(wasted)
-        if record.gpu_seconds and tenant:
-            series(self.tenant_gpu_seconds, tenant).inc(record.gpu_seconds)
-            series(self.tenant_cost, tenant).inc(record.cost)
+            self.wasted_tokens.labels(record.model, record.outcome).inc(wasted)
         if record.attempts > 1:
-            series(self.retries, model).inc(record.attempts - 1)
+            self.retries.labels(record.model).inc(record.attempts - 1)
+        if of_tenant is not None:
+            self._observe_tenant(record, of_tenant)
         if self.genai and record.attempts:
-            self.genai.observe(record)
+            self.genai.observe(record, duration, ttft, tpot)
+
+    def _observe_tenant(self, record: Record, series: Series) -> None:
+        if record.prompt_tokens:
+            series["prompt_tokens"].pending += record.prompt_tokens
+        if record.completion_tokens:
+            series["completion_tokens"].pending += record.completion_tokens
+        if record.gpu_seconds:
+            series["gpu_seconds"].pending += record.gpu_seconds
+            series["cost"].pending += record.cost
+
+    def _find_routed(self, model: str, reason: str) -> Counter:
+        return self.routing_decisions.labels(model, rule(reason))
+
+    def _find_of_endpoint(self, model: str, variant: str, endpoint: str, status: int, outcome: str) -> Series:
+        of_model, labels = (model, variant), (model, variant, endpoint)
+        return Series(
+            requests=(self.requests, (*labels, str(status), outcome)), duration=(self.duration, labels),
+            queue_wait=(self.queue_wait, (model,)), ttft=(self.ttft, of_model), itl=(self.itl, of_model),
+            tpot=(self.tpot, of_model), prompt_tokens=(self.tokens, (*labels, "prompt")),
+            completion_tokens=(self.tokens, (*labels, "completion")), cached_tokens=(self.cached_tokens, (model,)),
+        )  # fmt: skip
+
+    def _find_of_tenant(self, tenant: str, outcome: str) -> Series:
+        return Series(
+            requests=(self.tenant_requests, (tenant, outcome)),
+            prompt_tokens=(self.tenant_tokens, (tenant, "prompt")),
+            completion_tokens=(self.tenant_tokens, (tenant, "completion")),
+            gpu_seconds=(self.tenant_gpu_seconds, (tenant,)),
+            cost=(self.tenant_cost, (tenant,)),
+        )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from service.architectures.registry import Architecture
 from service.architectures.shape import Shape
 from service.catalog.model import Model
+from service.planner.adapters import adapter_bytes
 from service.planner.blocks import Blocks, blocks
 from service.planner.gpus import GIB, Gpu
 from service.planner.quantization import GROUP, Form, weight_bytes
@@ -33,12 +34,14 @@ class Demand:
     """The load to plan for, on any GPU.
 
     `context` is the tokens of one request, prompt and output together; `kv_bytes` the size of a KV cache element (2, or
-    1 for fp8); `utilization` vLLM's `gpu_memory_utilization`.
+    1 for fp8); `utilization` vLLM's `gpu_memory_utilization`. `adapters` run at once, of `adapter_rank` at most.
     """
 
     context: int
     kv_bytes: int = 2
     utilization: float = UTILIZATION
+    adapters: int = 0
+    adapter_rank: int = 16
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,15 @@ def why_indivisible(model: Model, form: Form, degree: int) -> str | None:
 def fit(model: Model, gpu: Gpu, form: Form, degree: int, demand: Demand) -> Fit | None:
     """How the memory of `degree` GPUs is used; None if a size that this needs is unknown.
 
-    KV cache = utilization x GPU memory - weights - overhead, on each GPU.
+    KV cache = utilization x GPU memory - weights - overhead, on each GPU; the overhead has room for adapters.
     """
     network, weights = model.network, weight_bytes(model, form, degree)
     if network is None or weights is None:
         return None
-    overhead = overhead_bytes(network, model.shape, gpu, degree)
+    adapters = adapter_bytes(model.shape, demand.adapters, demand.adapter_rank, degree)
+    if adapters is None:
+        return None
+    overhead = overhead_bytes(network, model.shape, gpu, degree) + adapters
     cache = int(gpu.memory * demand.utilization) - weights - overhead
     if cache <= 0:
         budget = int(gpu.memory * demand.utilization) - overhead

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from service.catalog.model import Model
 from service.planner import blocks, quantization
+from service.planner.adapters import adapter_bytes
 from service.planner.cost import Cost, Prices, cost
 from service.planner.gpus import Gpu
 from service.planner.memory import Demand, Fit, fit, smallest, why_indivisible
@@ -18,6 +19,7 @@ class MemoryRequirement:
 
     `active` is the number of parameters that one token uses, for a mixture of experts. `published` is the size of the
     published weights. `token` and `request` are KV cache: of one token that all layers keep, and of a whole request.
+    `adapters` is the room for LoRA adapters on a single GPU.
     """
 
     parameters: int | None
@@ -26,6 +28,7 @@ class MemoryRequirement:
     weights: dict[Form, int | None]
     token: int | None
     request: int | None
+    adapters: int | None
     unknown: tuple[str, ...]
     remarks: tuple[str, ...]
 
@@ -65,6 +68,7 @@ def memory_requirement(model: Model, demand: Demand) -> MemoryRequirement:
         weights={form: weight_bytes(model, form) for form in forms(model)},
         token=token,
         request=request,
+        adapters=adapter_bytes(model.shape, demand.adapters, demand.adapter_rank),
         unknown=tuple(dict.fromkeys(unknown)),
         remarks=tuple(_remarks(model)),
     )
@@ -106,6 +110,8 @@ def row_of(
     found = fit(model, gpu, form, degree, demand) if degree else smallest(model, gpu, form, demand, users or 1)
     if found is None:
         what = "its architecture" if model.network is None else "the size of the weights"
+        if demand.adapters and adapter_bytes(model.shape, 1, 1) is None:
+            what = "the size of its linear layers, which adapters change,"
         return Row(gpu, form, None, None, None, f"{what} is unknown")
     bound = speed(model, found, demand, users)
     why = found.why or ("vLLM does not run it" if model.network and model.network.refused else None)

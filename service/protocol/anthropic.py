@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, Struct
 
 from service.protocol.parts import Block
-from service.protocol.requests import Body, CacheSalt, Fraction, OpaqueObject, Stop, Thinking, TokenCount, Tool
+from service.protocol.requests import Body, CacheSalt, Fraction, OpaqueObject, Stop, TokenCount, Tool, Typed
+from service.protocol.template_arguments import TemplateArguments
 
 
 class AnthropicMessage(Struct, gc=False):
@@ -23,9 +24,9 @@ class CountRequest(Body, kw_only=True):
     system: str | list[Block] | None = None
     tools: list[Tool] | None = None
     tool_choice: Tool | None = None
-    thinking: Thinking | None = None
+    thinking: Typed | None = None
     output_config: OpaqueObject | None = None
-    chat_template_kwargs: OpaqueObject | None = None
+    chat_template_kwargs: TemplateArguments | None = None
 
 
 class MessagesRequest(CountRequest, kw_only=True):

@@ -9,12 +9,17 @@ from typing import Annotated, Any, cast
 from msgspec import Meta, defstruct
 
 from service.fleet.request_bounds import RequestBounds
+from service.protocol.anthropic import AnthropicMessage, CountRequest
+from service.protocol.parts import Block, Part
 from service.protocol.requests import (
     Body,
     ChatRequest,
     ChatTool,
     CompletionRequest,
+    Item,
+    Message,
     OpaqueObject,
+    ResponsesRequest,
     Stop,
     Text,
     TokenId,
@@ -22,14 +27,20 @@ from service.protocol.requests import (
 )
 from service.protocol.tokenization import TokenizeRequest
 
+REQUIRED = ("messages", "input")  # where a body has them, but for the messages of /tokenize, where a prompt will do
+Role = Annotated[str, Meta(min_length=1, max_length=64)]  # templates decide what it may be
+TokenBias = dict[Annotated[str, Meta(pattern="^[0-9]{1,10}$")], Annotated[float, Meta(ge=-100, le=100)]]
+
 
 def bounded(kind: type[Body], bounds: RequestBounds) -> type[Body]:
     """`kind` with these bounds."""
     types = {name: found for name, found in _types(kind, bounds).items() if name in kind.__struct_fields__}
-    fields = [(name, each | None, None) for name, each in types.items()]
+    optional = [(name, each | None, None) for name, each in types.items() if name not in REQUIRED or _has_none(kind)]
+    required = [(name, types[name]) for name in REQUIRED if name in types and not _has_none(kind)]
     found: Any = defstruct(
-        kind.__name__, fields, bases=(kind,), namespace={"bounds": bounds}, module=kind.__module__, kw_only=True
-    )
+        kind.__name__, [*required, *optional], bases=(kind,), namespace={"bounds": bounds}, module=kind.__module__,
+        kw_only=True,
+    )  # fmt: skip
     return cast(type[Body], found)
 
 
@@ -38,12 +49,13 @@ def _types(kind: type[Body], bounds: RequestBounds) -> Mapping[str, Any]:
     stop = Annotated[Stop, Meta(max_length=bounds.stop_characters)]
     stops = Annotated[list[stop], Meta(max_length=bounds.stop)]
     types = {
+        **_conversation(kind, bounds),
         "n": Annotated[int, Meta(ge=1, le=min(bounds.n, bounds.sequences))],
         "tools": _list_of(_tool_of(kind), bounds.tools),
         "stop": stop | stops,
         "stop_sequences": stops,
         "stop_token_ids": _list_of(TokenId, bounds.stop_token_ids),
-        "logit_bias": Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=bounds.logit_bias)],
+        "logit_bias": Annotated[TokenBias, Meta(max_length=bounds.logit_bias)],
         "bad_words": _list_of(Text, bounds.bad_words),
         "allowed_token_ids": _list_of(TokenId, bounds.allowed_token_ids),
         "logprob_token_ids": _list_of(TokenId, bounds.logprob_token_ids),
@@ -53,6 +65,33 @@ def _types(kind: type[Body], bounds: RequestBounds) -> Mapping[str, Any]:
     if issubclass(kind, CompletionRequest):  # of a chat it says only whether there are any
         types["logprobs"] = types["top_logprobs"]
     return types
+
+
+def _has_none(kind: type[Body]) -> bool:
+    return issubclass(kind, TokenizeRequest)
+
+
+def _conversation(kind: type[Body], bounds: RequestBounds) -> dict[str, Any]:
+    """The types of what a conversation consists of."""
+    parts, blocks = _list_of(Part, bounds.parts), _list_of(Block, bounds.parts)
+    if issubclass(kind, CountRequest):
+        turn = defstruct("AnthropicMessage", [("content", str | blocks)], bases=(AnthropicMessage,))
+        return {"messages": _turns(turn, bounds), "system": str | blocks}
+    if issubclass(kind, ResponsesRequest):
+        fields: list[tuple[str, Any, None]] = [("role", Role | None, None), ("content", str | parts | None, None)]
+        return {"input": str | _list_of(defstruct("Item", fields, bases=(Item,)), bounds.messages)}
+    if issubclass(kind, ChatRequest | TokenizeRequest):
+        return {"messages": _turns(_message(parts), bounds)}
+    return {}
+
+
+def _message(parts: Any) -> type:
+    content = ("content", str | parts | None, None)
+    return defstruct("Message", [("role", Role), content], bases=(Message,))
+
+
+def _turns(kind: Any, bounds: RequestBounds) -> Any:
+    return Annotated[list[kind], Meta(min_length=1, max_length=bounds.messages)]
 
 
 def _tool_of(kind: type[Body]) -> type:

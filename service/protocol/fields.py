@@ -38,6 +38,8 @@ def _rules(action: Literal["ignore", "refuse"], *groups: tuple[str, str]) -> dic
 NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 OPT_IN: tuple[str, ...] = get_args(OptInField)
 NOT_OPENED = "it is not opened for this tenant: leave it out, or ask whoever runs the service for 'allow_fields'"
+STRUCTURED = "structured_outputs"
+TAG_NOT_OPENED = f"a structural_tag is a grammar, and '{STRUCTURED}' is not opened for this tenant: send a json_schema"
 HINT = "it is for the vendor's own servers"
 ENGINE_INTERNAL = "it steers the engine's internals and is not for clients: leave it out"
 
@@ -277,6 +279,9 @@ def check_opened(request: Body, opened: Collection[str]) -> None:
     for name in OPT_IN:
         if name not in opened and getattr(request, name, None) is not None:
             raise validation_errors.unsupported_field(type(request), name, NOT_OPENED)
+    form = getattr(request, "response_format", None)
+    if form and form.type == "structural_tag" and STRUCTURED not in opened:
+        raise validation_errors.unsupported_field(type(request), "response_format.type", TAG_NOT_OPENED)
 
 
 def header_value(ignored: Iterable[str]) -> bytes:

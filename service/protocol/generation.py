@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from service.protocol.anthropic import AnthropicMessage, CountRequest, MessagesRequest
+from service.protocol.anthropic import CountRequest, MessagesRequest
 from service.protocol.images import find_images
 from service.protocol.moderations import ModerationRequest
 from service.protocol.parts import any_list, no_image, only_text
@@ -87,7 +87,8 @@ def _responses(body: ResponsesRequest) -> Requirements:
 def _messages(body: CountRequest) -> Requirements:
     contents = [message.content for message in body.messages]
     vision = not (no_image(contents) and no_image((body.system,))) and bool(find_images(body))
-    return Requirements("chat", _turns(body.messages), bool(body.tools), contents, vision)
+    turns = [message.role for message in body.messages].count("user")
+    return Requirements("chat", turns, bool(body.tools), contents, vision)
 
 
 def _conversation(
@@ -96,11 +97,8 @@ def _conversation(
     """`outputs` says whether there are lists among those of tools, which may have images."""
     contents = [message.content for message in messages]
     vision = (outputs or not only_text(contents)) and bool(find_images(body))
-    return Requirements("chat", _turns(messages), bool(body.tools), contents, vision)
-
-
-def _turns(messages: Sequence[Message | AnthropicMessage | Item]) -> int:
-    return [message.role for message in messages].count("user")
+    turns = [message.role for message in messages].count("user")
+    return Requirements("chat", turns, bool(body.tools), contents, vision)
 
 
 def _embeddings(_: EmbeddingsRequest) -> Requirements:

@@ -99,7 +99,8 @@ def _list(kind: inspect.ListType) -> Schema:
 
 
 def _dict(kind: inspect.DictType) -> Schema:
-    return {"type": "object", "additionalProperties": _schema(kind.value_type), **_lengths(kind, "Properties")}
+    names = {"propertyNames": named} if (named := _bounds(kind.key_type)) else {}
+    return {"type": "object", "additionalProperties": _schema(kind.value_type), **names, **_lengths(kind, "Properties")}
 
 
 _MAKERS: Mapping[type, Callable[[Any], Schema]] = MappingProxyType(

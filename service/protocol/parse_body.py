@@ -12,11 +12,13 @@ from service.fleet.request_bounds import RequestBounds
 from service.protocol import fields, validation_errors
 from service.protocol.bounded import bounded
 from service.protocol.requests import Body
+from service.protocol.structure import check_structure
+from service.protocol.unique_names import check_names
 
 MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
-# Fields with a schema or grammar, of all kinds of bodies; `tools` has one in each item.
-SCHEMAS = ("response_format", "structured_outputs", "text", "output_config", "output_format")
+# Fields with a schema, a grammar or arguments of a template, of all kinds of bodies; each of `tools` has a schema.
+SCHEMAS = ("response_format", "structured_outputs", "text", "output_config", "output_format", "chat_template_kwargs")
 
 Decoders = Mapping[type[Body], msgspec.json.Decoder[Body]]
 
@@ -35,11 +37,14 @@ class FieldPolicy(NamedTuple):
     allowed: Collection[str] = ()
     refuse_unknown: bool = False
     decoders: Decoders = decoders_for(RequestBounds())
+    bounds: RequestBounds = RequestBounds()
 
     @classmethod
     def of(cls, fleet: Fleet) -> "FieldPolicy":
         """What this fleet says."""
-        return cls(fleet.extra_fields, fleet.refuse_unknown_fields, decoders_for(fleet.request_bounds))
+        return cls(
+            fleet.extra_fields, fleet.refuse_unknown_fields, decoders_for(fleet.request_bounds), fleet.request_bounds
+        )
 
 
 class Parsed(NamedTuple):
@@ -60,13 +65,17 @@ def parse_body(kind: type[Body], body: bytes, policy: FieldPolicy = FieldPolicy(
             body.decode()  # msgspec does not check the UTF-8 of what it skips
         try:
             request = policy.decoders[kind].decode(body)
+            check_structure(body, request.bounds)
+            check_names(body)
             if len(body) > request.bounds.schema_bytes:
                 _check_schemas(request, body)
             return Parsed(request, body)
         except msgspec.ValidationError as error:
             if not validation_errors.is_unknown_field(error):
                 raise
+        check_structure(body, policy.bounds)
         members = MEMBERS.decode(body)
+        check_names(body)
         known = {name: value for name, value in members.items() if name in kind.__struct_fields__}
         accepted = msgspec.json.encode(known)
         request = policy.decoders[kind].decode(accepted)
@@ -116,8 +125,8 @@ def engine_body(body: bytes, request: Body, rewritten: dict[str, Any], streams: 
     dropped = {name for name in request.private_fields if getattr(request, name) is not None}
     if request.stream is not None and not streams:
         dropped.add("stream")
-    opened = {name for name, value in rewritten.items() if _may_be_set(request, body, name, value)}
-    if dropped or opened or b"null" in body:
+    opened = rewritten and {name for name, value in rewritten.items() if _may_be_set(request, body, name, value)}
+    if dropped or opened or body.find(b"null") >= 0:  # `in` first takes the bytes for a number, and raises
         members = MEMBERS.decode(body)
         rewritten = rewritten | {name: _merged(members.get(name), rewritten[name]) for name in opened}
         kept = {name: raw for name, raw in members.items() if name not in dropped and bytes(raw) != b"null"}
@@ -136,7 +145,8 @@ def _may_be_set(request: Body, body: bytes, name: str, ours: Any) -> bool:
 def with_fields(body: bytes, fields: dict[str, Any]) -> bytes:
     """The JSON object `body` with `fields` replaced or added, and the client's bytes otherwise untouched.
 
-    The fields are appended: every JSON parser in use here takes the last of two members with the same name.
+    The fields are appended: every JSON parser in use here takes the last of two members with the same name. Clients
+    cannot make use of that, see `unique_names`.
     """
     if not fields:
         return body

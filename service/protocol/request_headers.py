@@ -27,7 +27,8 @@ class RequestOptions:
 
     `timeout` bounds the whole answer, queueing included. `sse_heartbeat_interval` is how often a stream that is queued
     gets a comment. `client_session` and `client_agent` are the client program's own names for a session and a sub-agent
-    in it, from headers that are not ours: what is not short and printable is not used.
+    in it, from headers that are not ours: what is not short and printable is not used. `fallback` says whether another
+    model may answer, which by default one that was asked for by its id does not allow.
     """
 
     tenant: str | None = None
@@ -38,6 +39,7 @@ class RequestOptions:
     idempotency_key: str | None = None
     client_session: str | None = None
     client_agent: str | None = None
+    fallback: bool | None = None
 
     @property
     def conversation(self) -> str | None:
@@ -94,6 +96,12 @@ def _priority(name: str, text: str) -> Priority:
     return priority
 
 
+def _fallback(name: str, text: str) -> bool:
+    if text not in ("allow", "deny"):
+        raise _invalid(name, "must be 'allow' or 'deny'")
+    return text == "allow"
+
+
 def _seconds(least: float) -> Callable[[str, str], float]:
     def seconds(name: str, text: str) -> float:
         try:
@@ -118,6 +126,7 @@ PARSERS: Mapping[bytes, tuple[str, Callable[[str, str], Any]]] = MappingProxyTyp
         PREFIX + b"session": ("session", _text),
         PREFIX + b"timeout": ("timeout", _seconds(0.001)),
         PREFIX + b"sse-heartbeat-interval": ("sse_heartbeat_interval", _seconds(SHORTEST_HEARTBEAT)),
+        PREFIX + b"fallback": ("fallback", _fallback),
         IDEMPOTENCY: ("idempotency_key", _text),
     }
 )

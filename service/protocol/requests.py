@@ -1,9 +1,8 @@
 """Request bodies: the fields that are passed to engines, and their types; `fields` says what becomes of any other.
 
-The structs follow OpenAI's API reference, Anthropic's Messages API and vLLM's extensions of both; the limits are ours.
-How much of a thing a request may have is for the fleet to say, see `bounded`.
-Engines get the client's own bytes, so what a struct does not describe within a message, part or tool passes untouched,
-and every field is forwarded unless `rewrites` replaces it or it is one of `private_fields`, such as `user`.
+They follow OpenAI's and Anthropic's APIs and vLLM's extensions; the limits are ours, and `bounded` has the fleet's.
+What a struct does not describe within a message, part or tool passes untouched, and every field is forwarded unless
+`rewrites` replaces it or it is private, as `user`.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -14,12 +13,14 @@ from service.catalog.infill import Order
 from service.fleet.request_bounds import RequestBounds
 from service.protocol import validation_errors
 from service.protocol.parts import NOTHING, Part
+from service.protocol.template_arguments import TemplateArguments
 
 TokenCount = Annotated[int, Meta(ge=1, le=2**31)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
+ToolName = Annotated[str, Meta(max_length=128)]
 CacheSalt = Annotated[str, Meta(min_length=1, max_length=256)]
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Meta(min_length=1)]
@@ -35,7 +36,7 @@ class Tool(Struct, gc=False):
     """A tool, or a choice of one; what tells tools of clients from tools of servers, and strict ones, is read."""
 
     type: str | None = None
-    name: str | None = None
+    name: ToolName | None = None
     strict: Raw = NOTHING
     tools: Raw = NOTHING
 
@@ -43,6 +44,7 @@ class Tool(Struct, gc=False):
 class Function(Struct, gc=False):
     """The function of a tool of chat completions."""
 
+    name: ToolName | None = None
     strict: Raw = NOTHING
 
 
@@ -54,8 +56,8 @@ class ChatTool(Struct, gc=False):
     tools: Raw = NOTHING
 
 
-class Thinking(Struct, gc=False):
-    """Whether a model should reason before it answers."""
+class Typed(Struct, gc=False):
+    """An object of which the type is read: whether a model should reason, or in which form it answers."""
 
     type: str | None = None
 
@@ -64,6 +66,7 @@ class StreamOptions(Struct, gc=False):
     """Options of a stream; the others are the engine's."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class Message(Struct, gc=False):
@@ -76,9 +79,9 @@ class Message(Struct, gc=False):
 class Body(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
     """What all bodies have.
 
-    `output_limit_fields` are those that limit the output tokens, in order of precedence. `anthropic` says whose words
-    an error has. `prompt_field` is the one that holds the prompt, which an error calls `prompt_name`; `private_fields`
-    are about the person at the client: accepted, and not passed on. `bounds` is how much one may ask for.
+    `output_limit_fields` limit the output tokens, in order of precedence. `anthropic` says whose words an error has.
+    `prompt_field` holds the prompt, which an error calls `prompt_name`; `private_fields` are about the person at the
+    client: accepted, and not passed on. `bounds` is how much one may ask for.
     """
 
     bounds: ClassVar[RequestBounds] = RequestBounds()
@@ -95,10 +98,10 @@ class Body(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
         """Whether the client asked for a usage event at the end of a stream."""
         return False
 
-    @property
     def output_limit(self) -> int | None:
         """The maximum number of output tokens, if the client set one."""
-        return next((found for name in self.output_limit_fields if (found := getattr(self, name))), None)
+        found: list[int] = [limit for name in self.output_limit_fields if (limit := getattr(self, name))]
+        return found[0] if found else None
 
 
 class Decoding(Body):
@@ -131,7 +134,7 @@ class Sampling(Decoding):
     max_tokens: TokenCount | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=2**31)] | None = None
     n: int | None = None
-    response_format: OpaqueObject | None = None
+    response_format: Typed | None = None
     bad_words: list[Text] | None = None
     allowed_token_ids: list[TokenId] | None = None
     logprob_token_ids: list[TokenId] | None = None
@@ -148,7 +151,6 @@ class Sampling(Decoding):
 
     @property
     def wants_usage(self) -> bool:
-        """Whether the client asked for a usage event at the end of a stream."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     output_limit_fields: ClassVar[tuple[str, ...]] = ("max_tokens",)
@@ -170,7 +172,7 @@ class ChatRequest(Sampling, kw_only=True):
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     include_reasoning: bool | None = None
-    chat_template_kwargs: OpaqueObject | None = None
+    chat_template_kwargs: TemplateArguments | None = None
     documents: list[OpaqueObject] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -184,9 +186,7 @@ class ChatRequest(Sampling, kw_only=True):
         Sampling.__post_init__(self)
         both = self.max_tokens is not None and self.max_completion_tokens is not None
         if both and self.max_tokens != self.max_completion_tokens:
-            raise validation_errors.contradiction(
-                "max_tokens and max_completion_tokens differ; send only max_completion_tokens."
-            )
+            raise validation_errors.contradiction("max_tokens and max_completion_tokens differ; send only the second.")
 
 
 class CompletionRequest(Sampling, kw_only=True):
@@ -211,7 +211,7 @@ class CompletionRequest(Sampling, kw_only=True):
             raise validation_errors.contradiction("with suffix, prompt must be one string: the text before the gap.")
         if self.suffix is not None and self.echo:
             raise validation_errors.contradiction(
-                "echo cannot be combined with suffix: the engine's prompt is not the one that you sent."
+                "echo cannot be combined with suffix: the engine's prompt is not yours."
             )
         if self.suffix is None and self.infill_order is not None:
             raise validation_errors.contradiction("infill_order is only allowed with suffix.")
@@ -243,7 +243,7 @@ class ResponsesRequest(Decoding, kw_only=True):
     max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
     top_logprobs: int | None = None
     include_reasoning: bool | None = None
-    chat_template_kwargs: OpaqueObject | None = None
+    chat_template_kwargs: TemplateArguments | None = None
     truncation: Literal["auto", "disabled"] | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None

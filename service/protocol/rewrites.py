@@ -80,18 +80,19 @@ def stop_conditions(request: Body, model: Model) -> StopConditions:
 
 
 def rewrites(
-    request: Body, name: str, model: Model, dialect: Dialect, stop_conditions: StopConditions
+    request: Body, name: str, model: Model, dialect: Dialect, stop_conditions: StopConditions, counted: bool = False
 ) -> dict[str, Any]:
     """The fields to replace in the body for an engine that serves `model` under `name`.
 
+    If it is `counted`, every event of a stream shall say how many tokens there have been.
     Raises the 400 `unsupported_infill_order` for an `infill_order` that the model was not trained on.
     """
     fields: dict[str, Any] = {}
     if request.model != name:
         fields["model"] = name
-    if request.stream and dialect == "openai" and not request.wants_usage:
+    if request.stream and dialect == "openai" and (counted or not request.wants_usage):
         # We always need the usage; StreamWatcher drops the event for clients that did not ask for it.
-        fields["stream_options"] = {"include_usage": True}
+        fields["stream_options"] = {"include_usage": True} | ({"continuous_usage_stats": True} if counted else {})
     if dialect == "responses":
         # vLLM adds a second BOS to that of the chat template here; with this flag our templates omit theirs.
         fields["chat_template_kwargs"] = {"bos_is_added": True}
@@ -100,17 +101,37 @@ def rewrites(
     return fields | stop_conditions.fields(dialect) if stop_conditions.added else fields
 
 
-def cap_output(request: Body, most: int) -> dict[str, Any]:
-    """The fields that keep the output of a request within `most` tokens where it sets no bound itself.
+def may_be_counted(request: Body, dialect: Dialect, sequences: int) -> bool:
+    """Whether the engine can be asked to count in every event of its stream, of which the client learns nothing.
 
-    Raises the 400 for a bound that is larger.
+    Of several sequences each event counts its own alone, and a client that asked for it gets what it asked for.
     """
+    options = getattr(request, "stream_options", None)
+    asked = options is not None and options.include_usage and options.continuous_usage_stats
+    return bool(request.stream) and dialect == "openai" and sequences == 1 and not asked
+
+
+def cap_output(request: Body, tenants: int | None, sequences: int, context: int | None) -> tuple[int, dict[str, Any]]:
+    """The most that each of its sequences may generate, and the fields that keep a request within that.
+
+    That is what its tenant may have at most, and its share of what all its sequences may generate together, where
+    none generates more than the `context`. Raises the 400 for a larger bound; one without a bound gets it as its own.
+    """
+    share = request.bounds.output_tokens // max(sequences, 1)
+    most = share if tenants is None else min(tenants, share)
     for name in request.output_limit_fields:
-        if (getattr(request, name) or 0) > most:
-            text = f"it should be at most {most}, the largest output of this tenant"
-            raise validation_errors.invalid_value(name, text)
-    bounded = not request.output_limit_fields or request.output_limit
-    return {} if bounded else {request.output_limit_fields[0]: most}
+        asked = getattr(request, name) or 0
+        if tenants is not None and asked > tenants:
+            raise validation_errors.invalid_value(
+                name, f"it should be at most {tenants}, the largest output of this tenant"
+            )
+        if min(asked, context or asked) > share:
+            total = f"the {sequences} sequences of a request may generate {request.bounds.output_tokens} tokens in all"
+            raise validation_errors.invalid_value(name, f"it should be at most {share}, for {total}")
+    fits = tenants is None and (context is None or context <= share)  # engines refuse more than their context
+    if fits or not request.output_limit_fields or request.output_limit():
+        return most, {}
+    return most, {request.output_limit_fields[0]: most}
 
 
 def _infilling(request: CompletionRequest, prefix: str, suffix: str, model: Model) -> dict[str, Any]:

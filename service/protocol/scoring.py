@@ -11,7 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta, Struct
 
 from service.protocol import validation_errors
-from service.protocol.requests import Body, CacheSalt, OpaqueObject, Text
+from service.protocol.requests import Body, CacheSalt, Text
+from service.protocol.template_arguments import TemplateArguments
 
 
 class Document(Struct, gc=False):
@@ -36,7 +37,7 @@ class Scoring(Body, kw_only=True):
     max_tokens_per_query: Annotated[int, Meta(ge=0, le=2**31)] | None = None
     max_tokens_per_doc: Annotated[int, Meta(ge=0, le=2**31)] | None = None
     instruction: Text | None = None
-    chat_template_kwargs: OpaqueObject | None = None
+    chat_template_kwargs: TemplateArguments | None = None
     use_activation: bool | None = None
     cache_salt: CacheSalt | None = None
     user: str | None = None

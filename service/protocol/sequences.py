@@ -44,7 +44,7 @@ def _several(request: Body) -> str:
 def estimate_output_tokens(request: Body, cap: int | None = None) -> int:
     """The tokens that each of its sequences may generate, as far as the request limits them, or `cap` does."""
     generates = not isinstance(request, EmbeddingsRequest | Scoring)
-    return request.output_limit or cap or DEFAULT_OUTPUT_TOKENS if generates else 0
+    return request.output_limit() or cap or DEFAULT_OUTPUT_TOKENS if generates else 0
 
 
 def estimate_prompt_bytes(request: Body, body: bytes) -> float:

@@ -6,12 +6,22 @@ from typing import Literal
 
 from service.observability.record import Record
 from service.protocol.responses import is_death
+from service.transport.chunks import size_line
 
 Dialect = Literal["openai", "responses", "messages"]
 
 FINISH_REASON = re.compile(rb'_reason": ?"([a-z_]+)"')  # and `stop_reason`
 # How chunks begin in the OpenAI dialect, and in no other; and what those contain that are more than a piece of text.
 CHUNK = b'data: {"id":'
+# What stands before the text in events that are only text.
+TEXTS: dict[Dialect, tuple[bytes, ...]] = {
+    "openai": (b'"delta":{"content":"', b'"delta":{"reasoning":"', b'"text":"'),
+    "responses": (),  # its events are numbered
+    "messages": (b'"text_delta","text":"', b'"thinking_delta","thinking":"'),
+}
+QUOTE = ord('"')
+OPENINGS = 16  # sizes of chunks for which their beginning is kept
+PATTERNS = 8  # how often a stream's events of text may change before they are all looked through
 USAGE, ROLE, FINISH, SPACED = b'"usage":{', b'"delta":{"role"', b'_reason":"', b'_reason": "'
 END_EVENTS = {
     "openai": (b"data: [DONE]",),
@@ -55,11 +65,15 @@ class StreamWatcher:
     """
 
     __slots__ = (
+        "_begins",
         "_dialect",
         "_end_events",
+        "_ends",
         "_hide_usage",
         "_last",
         "_note_output",
+        "_openings",
+        "_patterns",
         "_pieces",
         "_record",
         "_size",
@@ -72,6 +86,10 @@ class StreamWatcher:
         self._pieces: list[bytes] = []  # of an event that is not complete, `_size` bytes
         self._size = 0
         self._last = b""
+        # What stands before and after the text of the last event that was only text, in a chunk of HTTP.
+        self._begins = self._ends = b""
+        self._openings: dict[int, bytes] = {}
+        self._patterns = PATTERNS if TEXTS[dialect] else 0
         self.finished = False
 
     def feed(self, data: bytes, now: float) -> bytes:
@@ -107,6 +125,47 @@ class StreamWatcher:
                 raise
         return b"".join(passed)
 
+    def take_chunk(self, chunk: bytes, now: float) -> bytes | None:
+        """The chunk of HTTP to forward in place of this one, with its size and line ends; None if it has to be fed.
+
+        It must be one event, like an earlier one but for a text without quotation marks.
+        """
+        try:
+            opening = self._openings[len(chunk)]
+        except KeyError:
+            opening = self._opening(len(chunk))
+        # The quickest of all ways to compare: where there is nothing to remove, Python gives back the same object.
+        rest = chunk.removeprefix(opening)
+        text = rest.removesuffix(self._ends)
+        if rest is chunk or text is rest or QUOTE in text or self._pieces:
+            return None
+        note_output = self._note_output
+        note_output(now)
+        return chunk
+
+    def _opening(self, size: int) -> bytes:
+        """What a chunk of `size` bytes has before its text; what is longer than it where none has a text."""
+        line = size_line(size)
+        if not (line and self._begins):
+            return bytes(size + 1)
+        if len(self._openings) == OPENINGS:
+            self._openings.clear()
+        opening = self._openings[size] = line + self._begins
+        return opening
+
+    def _learn(self, event: bytes) -> None:
+        """Remembers what is around the text of an event that has nothing else to note."""
+        for before in TEXTS[self._dialect]:
+            if (at := event.find(before) + len(before)) >= len(before):
+                text, quote, after = event[at:].rstrip(b"\n").partition(b'"')
+                learned = event[:at], b"%b%b\n\n\r\n" % (quote, after)
+                is_plain = after.count(b'_reason":') == after.count(b'_reason":null') and text[-1:] != b"\\"
+                if is_plain and learned != (self._begins, self._ends):
+                    self._begins, self._ends = learned
+                    self._openings = {}
+                    self._patterns -= 1
+                return
+
     def _keep(self, piece: bytes) -> bytes:
         """Keeps a piece of an event until the rest arrives; nothing is forwarded."""
         self._size += len(piece)
@@ -121,6 +180,9 @@ class StreamWatcher:
         found = SEQUENCE_NUMBER.findall(self._last)
         return int(found[-1]) + 1 if found else 0
 
+    def settle(self) -> None:
+        """The exchange has ended, perhaps before the engine said what it used."""
+
     @property
     def started(self) -> bool:
         """Whether there has been any output, or the end of the stream."""
@@ -129,9 +191,18 @@ class StreamWatcher:
     def _forwards(self, event: bytes, now: float) -> bool:
         # The common case first: in the OpenAI dialect all but the first and the last few chunks are only text.
         # `find` is faster than `in`, which for bytes first tries whether the pattern is an integer.
-        find = event.find
-        if event.startswith(CHUNK) and find(USAGE) < 0 and find(FINISH) < 0 and find(ROLE) < 0 and find(SPACED) < 0:
+        find, begins = event.find, self._begins
+        if begins and self._dialect == "openai" and event.startswith(begins):
+            at = len(begins)
+            if find(USAGE, at) < 0 and find(FINISH, at) < 0 and find(SPACED, at) < 0:
+                self._note_output(now)
+                if self._patterns and find(self._ends[:-4], at) < 0:
+                    self._learn(event)
+                return True
+        elif event.startswith(CHUNK) and find(USAGE) < 0 and find(FINISH) < 0 and find(ROLE) < 0 and find(SPACED) < 0:
             self._note_output(now)
+            if self._patterns:
+                self._learn(event)
             return True
         if event.startswith(b":"):
             return True
@@ -152,6 +223,8 @@ class StreamWatcher:
                 return not self._hide_usage
         if self._is_output(event):
             self._note_output(now)
+            if self._patterns and self._dialect == "messages":
+                self._learn(event)
         reason = FINISH_REASON.search(event)
         if reason:
             self._record.finish_reason = reason[1].decode()

@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from service.protocol import validation_errors
 from service.protocol.requests import Body, Message, OpaqueObject, TokenId
+from service.protocol.template_arguments import TemplateArguments
 
 MAX_TOKENS = 2**20  # of one request to /detokenize
 
@@ -20,7 +21,7 @@ class TokenizeRequest(Body, kw_only=True):
     return_token_strs: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    chat_template_kwargs: OpaqueObject | None = None
+    chat_template_kwargs: TemplateArguments | None = None
 
     @property
     def prompt_field(self) -> str:  # type: ignore[override]

@@ -26,10 +26,11 @@ NAMES = {
 UNITS = {"str": "character", "array": "item", "object": "member"}
 COMPARISONS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 # The forms of msgspec's messages: a problem, and the path of the field unless it is the body as a whole.
-MESSAGE = re.compile(r"(.*?)(?: - at `\$\.?([\w.\[\]]*)`)?", re.DOTALL)
+MESSAGE = re.compile(r"(.*?)(?: - at (?:`key` in )?`\$\.?([\w.\[\]]*)`)?", re.DOTALL)
 UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`?", re.DOTALL)
 MISSING_FIELD = re.compile(r"Object missing required field `(\w+)`")
 OUT_OF_RANGE = re.compile(r"Expected `(\w+)`( of length)? ([<>]=?) ([-+.\w]+)")
+NO_TOKEN_ID = "Expected `str` matching regex"  # of the members of `logit_bias`, and nothing else
 WRONG_TYPE = re.compile(r"Expected `([^`]+)`, got `(\w+)`")
 EXTRA = "Extra inputs are not permitted"
 PATH_STEP = re.compile(r"[a-z_]\w*|\[")
@@ -117,6 +118,8 @@ def _field(path: str, name: str) -> str:
 
 
 def _expected(problem: str, kind: type, path: str) -> str:
+    if problem.startswith(NO_TOKEN_ID):
+        return 'its names should be token ids, as in {"50256": -100}'
     if found := OUT_OF_RANGE.fullmatch(problem):
         number = found[4].removesuffix(".0")
         unit = f" {UNITS[found[1]]}{'' if number == '1' else 's'}" if found[2] else ""

@@ -3,6 +3,7 @@
 import string
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import quote
 
 from service.admission.budgets import BudgetState, anthropic_headers, openai_headers
@@ -38,6 +39,7 @@ def with_budgets(error: OverLimitError, dialect: Dialect) -> OverLimitError:
     return error
 
 
+@lru_cache
 def _in_ascii(text: str) -> bytes:
     """A header's value: percent-encoded as in a path, where it is not ASCII."""
     return text.encode() if text.isascii() else quote(text, safe=string.punctuation + " ").encode()

@@ -1,19 +1,20 @@
 """One request as the relay processes it: parsed, resolved to a model, and with its timeouts."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
+from service.errors import ApiError
 from service.fleet.served_model import ServedModel
 from service.observability.record import Record
-from service.protocol.images import prompt_estimate
 from service.protocol.parts import Image
 from service.protocol.request_headers import RequestOptions
 from service.protocol.requests import Body
-from service.protocol.sequences import estimate_output_tokens, estimate_prompt_bytes
 from service.protocol.streams import Dialect
 from service.relay.quarantine import fingerprint
 from service.relay.stored import Storing
@@ -24,7 +25,7 @@ from service.upstreams.upstream import Upstream
 BYTES_PER_TOKEN = 4
 
 
-class Spent(NamedTuple):
+class Spent(Struct, frozen=True):
     """Tokens of prompt and completion; `counted` says that they are the engine's own count."""
 
     prompt: float
@@ -59,27 +60,36 @@ class RequestTimeouts:
         )
 
 
-@dataclass(eq=False)
-class Call:
+class Call(Struct, eq=False, dict=True):
     """One request. `body` is what the client sent, `upstream_request` the whole HTTP request that an engine gets.
 
-    `sequences` is how many an engine runs for it; 0 if it only counts tokens.
+    It was resolved to the model `served`, and to its `adapter` if it is for one.
 
-    `deadline` is in monotonic seconds, and so is `sent_at`, when an engine got the request: None while none has, and
-    again when that engine has refused it. `redact` is applied to complete events or a whole response body: it
-    removes stop reasons that the catalogue added (see `StopConditions`), and documents that the client does not want.
+    `sequences` is how many an engine runs for it; 0 if it only counts tokens. `prompt_estimate` is the tokens of the
+    prompt by its bytes, and `output_estimate` those that all its sequences may generate; rate limits and fair queueing
+    are charged with their sum, `cost`. A `session` takes turns with the tenant's others in the queue: it is the
+    client's own name for it, if it has one, and sub-agents are of their agent's.
+
+    `deadlines` are those of an exchange with a replica. `deadline` is in monotonic seconds, and so is `sent_at`, when
+    an engine got the request: None while none has, and again when that engine has refused it. `redact` is applied to
+    complete events or a whole response body: it removes stop reasons that the catalogue added (see `StopConditions`),
+    and documents that the client does not want.
 
     `constraints` are the members of the body that an engine may compile, as a JSON object; empty if there are none.
-    `output_cap` is the most tokens that each sequence may generate where the request itself has no bound.
 
-    `storing` stores the response; `prefix_key` is that of the stored conversation which the request belongs to. Both
-    are None for most requests.
+    `counted` says that every event of its stream has the usage so far, for us and not for the client.
+
+    `storing` stores the response; `prefix_key` is known already of a stored conversation, and of a request to an alias
+    that several models share; `fall_back` prepares it for another model, until an answer has begun (see `Fallbacks`).
+    All three are None for most requests.
     """
 
     request: Body
     path: str
     dialect: Dialect
     target: Target
+    served: ServedModel
+    adapter: str | None
     upstream: Upstream
     tenant: Tenant
     priority: Priority
@@ -91,18 +101,19 @@ class Call:
     upstream_request: bytes
     redact: Callable[[bytes], bytes]
     sequences: int
+    prompt_estimate: float
+    output_estimate: int
+    cost: float
+    session: str | None
     deadline: float
+    deadlines: Deadlines
     images: Sequence[Image] = ()
     constraints: bytes = b""
     sent_at: float | None = None
     storing: Storing | None = None
-    output_cap: int | None = None
+    counted: bool = False
     prefix_key: int | None = None
-
-    @property
-    def served(self) -> ServedModel:
-        """The model that the request was resolved to."""
-        return self.target.served
+    fall_back: "Callable[[Call, ApiError, float], Call] | None" = None
 
     def outgoing(self, events: bytes) -> bytes:
         """Complete events of the engine as the client gets them."""
@@ -113,15 +124,6 @@ class Call:
     def in_background(self) -> bool:
         """Whether it runs without its client."""
         return self.storing is not None and self.storing.background
-
-    @property
-    def session(self) -> str | None:
-        """What takes turns with the tenant's other sessions in the queue: the client's own name for it, if it has one.
-
-        Sub-agents are of their agent's session.
-        """
-        options = self.options
-        return options.session or options.client_session or getattr(self.request, "prompt_cache_key", None)
 
     @property
     def payload(self) -> bytes:
@@ -139,17 +141,14 @@ class Call:
         """What other requests share that ask the same."""
         return fingerprint(self.path, self.body)
 
-    @property
-    def cost(self) -> float:
-        """The estimated tokens of prompt and output, which rate limits and fair queueing are charged with."""
-        return self.prompt_estimate + self.output_estimate
-
     def waits_for(self, position: int) -> str:
         """What the request waits for at this position of the queue, as its client is told."""
         condition, phase = self.upstream.condition()
         if condition == "ready":
             return f"queued at position {position}"
-        return f"waiting for {self.served.id}: {condition.replace('_', ' ')}{f', {phase}' if phase else ''}"
+        seconds = self.upstream.ready_in(time.monotonic())
+        about = f", about {seconds:.0f} s" if seconds else ""
+        return f"waiting for {self.served.id}: {condition.replace('_', ' ')}{f', {phase}' if phase else ''}{about}"
 
     def add_gpu_time(self, seconds: float) -> None:
         """Notes the GPU seconds that it has had, and what they cost."""
@@ -164,7 +163,8 @@ class Call:
     def spent(self, now: float) -> Spent:
         """The tokens that an engine has spent on the request until `now`, whether or not it was completed.
 
-        What the engine did not count is estimated: the prompt by its bytes, and the output by what was streamed, or for
+        What the engine did not count is estimated: of a stream that broke off what it had counted until then, if it was
+        asked to; otherwise the prompt by its bytes, and the output by what was streamed, or for
         a response that is not streamed by what the model generates in this time, `cost` at most.
         """
         if self.sent_at is None or not self.sequences:
@@ -173,6 +173,8 @@ class Call:
         completion = record.completion_tokens
         if record.prompt_tokens and (completion or not record.streamed):
             return Spent(record.prompt_tokens, completion, counted=True)
+        if record.streamed_usage:
+            return Spent(*record.streamed_usage, counted=False)
         prompt = self.prompt_tokens
         if completion or record.streamed:
             return Spent(prompt, completion or len(record.output_times), counted=False)
@@ -184,18 +186,3 @@ class Call:
         if self.sent_at is not None and self.sequences and self.record.completion_tokens:
             tokens = self.record.completion_tokens / self.sequences
             self.upstream.token_rate.observe(tokens, last_output_at - self.sent_at)
-
-    @cached_property
-    def prompt_estimate(self) -> float:
-        """The tokens of the prompt, by its bytes."""
-        return prompt_estimate(estimate_prompt_bytes(self.request, self.body), BYTES_PER_TOKEN, self.images)
-
-    @property
-    def output_estimate(self) -> int:
-        """The tokens that all its sequences may generate."""
-        return self.sequences * estimate_output_tokens(self.request, self.output_cap)
-
-    @property
-    def deadlines(self) -> Deadlines:
-        """The deadlines of an exchange with a replica."""
-        return self.timeouts.streamed if self.record.streamed else self.timeouts.unstreamed

@@ -1,12 +1,15 @@
 """Dispatches a request to a replica, and retries it once on another while nothing has reached the client."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+
+from msgspec import Struct
 
 from service.admission.gate import Admission
 from service.admission.slots import Slot
 from service.errors import ApiError, ErrorCode
+from service.observability.record import Attempt, Trace
 from service.protocol import responses
+from service.protocol.counted_streams import watch
 from service.protocol.requests import EmbeddingsRequest
 from service.protocol.responses import InvalidResponseError
 from service.protocol.streams import BrokenStreamError, StreamWatcher
@@ -17,7 +20,7 @@ from service.relay.refusals import not_ready
 from service.relay.request_shapes import FailedRequests
 from service.relay.retry_budget import RetryBudget
 from service.routing.policies import POLICIES, PolicyInput
-from service.routing.prefix_key import key
+from service.routing.prefix_key import for_adapter, key
 from service.transport.pool import (
     ConnectionPool,
     DeadlineError,
@@ -25,6 +28,7 @@ from service.transport.pool import (
     RefusedError,
     TooLargeError,
     TransportError,
+    with_headers,
 )
 from service.upstreams.replica import Replica
 from service.upstreams.upstreams import Upstreams
@@ -45,12 +49,11 @@ class RetryableError(Exception):
         self.error, self.unprocessed = error, unprocessed
 
 
-@dataclass
-class UpstreamResponse:
+class UpstreamResponse(Struct, eq=False):
     """A response of a replica that has begun successfully.
 
     `buffered` is the part of its body that was read: of a stream, which `watcher` follows, up to the first output.
-    `incarnation` counts the restarts of the replica before this one.
+    `incarnation` counts the restarts of the replica before this one. `attempt` is the exchange in the request's trace.
     """
 
     replica: Replica
@@ -58,6 +61,7 @@ class UpstreamResponse:
     buffered: bytes
     watcher: StreamWatcher | None
     incarnation: int
+    attempt: Attempt | None = None
 
 
 class Dispatcher:
@@ -91,7 +95,7 @@ class Dispatcher:
         except RetryableError as error:
             self.check(call)  # the crash just seen may be its second one
             unprocessed = error.unprocessed
-            others = self._candidates(call, first)
+            others = call.upstream.candidates(self._clock(), first, call.adapter)
             if not others or not (unprocessed or self._retry_budget.acquire(self._in_flight)):
                 raise error.error from None
         call.record.reset_attempt()
@@ -112,16 +116,21 @@ class Dispatcher:
         """Ends the exchange, whether or not the response was read to its end."""
         self._transport.release(response.replica.address, response.exchange)
         self._in_flight -= 1
+        if response.attempt:
+            response.attempt.ended = self._clock()
 
     async def stream_failed(
         self, call: Call, response: UpstreamResponse, error: TransportError | BrokenStreamError
     ) -> ApiError:
         """Records that a stream failed midway; returns the error that the client gets as an event."""
         await self._record_failure(call, response.replica, response.incarnation, error)
-        if isinstance(error, DeadlineError):
-            return ApiError(ErrorCode.TIMEOUT, f"The engine was too slow: {error}.")
+        code = ErrorCode.UPSTREAM_ERROR
         message = "The engine failed during the response. What came before this event is incomplete."
-        return ApiError(ErrorCode.UPSTREAM_ERROR, message)
+        if isinstance(error, DeadlineError):
+            code, message = ErrorCode.TIMEOUT, f"The engine was too slow: {error}."
+        if response.attempt:
+            response.attempt.code = code
+        return ApiError(code, message)
 
     def completed(self, call: Call) -> None:
         """The response is complete, so the request is no poison, and says how fast the model generates."""
@@ -131,9 +140,9 @@ class Dispatcher:
             self._quarantine.succeeded(call.fingerprint)
 
     def _pick(self, call: Call, tried: Replica | None) -> Replica:
-        candidates = self._candidates(call, tried)
+        candidates = call.upstream.candidates(self._clock(), tried, call.adapter)
         if not candidates:
-            raise not_ready(call.upstream, self._clock())
+            raise not_ready(call.upstream, self._clock(), call.adapter)
         if len(candidates) == 1:
             return candidates[0]
         served, upstream = call.served, call.upstream
@@ -143,21 +152,30 @@ class Dispatcher:
     def _affinity_key(self, call: Call) -> int:
         if call.served.policy not in KEYED_POLICIES:
             return 0
-        if call.prefix_key is not None:
-            return call.prefix_key
-        return key(call.request, call.tenant.id, call.options.session, call.options.conversation)
+        found = call.prefix_key
+        if found is None:
+            found = key(call.request, call.tenant.id, call.options.session, call.options.conversation)
+        return found if call.adapter is None else for_adapter(found, call.adapter)
 
-    def _candidates(self, call: Call, tried: Replica | None) -> list[Replica]:
-        """The usable replicas with free capacity, or if none has any all usable ones; without `tried`."""
-        now, upstream = self._clock(), call.upstream
-        if tried is None:
-            return upstream.free(now) or upstream.usable(now)
-        # Not `upstream.free`: the replica that failed has capacity again, and would hide usable ones that are full.
-        others = [replica for replica in upstream.usable(now) if replica is not tried]
-        return [replica for replica in others if replica.capacity(now) > 0] or others
-
-    async def _attempt(self, call: Call, slot: Slot, replica: Replica) -> UpstreamResponse:
+    def _attempt(self, call: Call, slot: Slot, replica: Replica) -> Awaitable[UpstreamResponse]:
         """Sends the request to this replica, and waits until its response has begun."""
+        trace = call.record.trace
+        return self._traced(call, slot, replica, trace) if trace else self._send(call, slot, replica)
+
+    async def _traced(self, call: Call, slot: Slot, replica: Replica, trace: Trace) -> UpstreamResponse:
+        """Sends the request with the headers of its trace, in which this is an exchange of its own."""
+        attempt = trace.attempt(call.record, replica.log_name, self._clock())
+        try:
+            response = await self._send(call, slot, replica, trace.headers(attempt))
+        except (RetryableError, ApiError) as error:
+            attempt.code = (error.error if isinstance(error, RetryableError) else error).code
+            raise
+        finally:
+            attempt.ended = self._clock()
+        response.attempt = attempt
+        return response
+
+    async def _send(self, call: Call, slot: Slot, replica: Replica, headers: bytes = b"") -> UpstreamResponse:
         remaining = call.deadline - self._clock()
         if remaining <= 0:  # or the connect timeout would be 0 and count as a failure of the replica
             raise ApiError(ErrorCode.TIMEOUT, "The request timed out before it could be sent to an engine.")
@@ -169,7 +187,8 @@ class Dispatcher:
         response: UpstreamResponse | None = None
         incarnation = replica.state.restarts if replica.state else 0
         try:
-            exchange = await self._transport.send(replica.address, call.upstream_request, call.deadlines, remaining)
+            request = with_headers(call.upstream_request, headers) if headers else call.upstream_request
+            exchange = await self._transport.send(replica.address, request, call.deadlines, remaining)
             call.sent_at = self._clock()
             try:
                 response = await self._read_response(call, replica, incarnation, exchange)
@@ -193,7 +212,7 @@ class Dispatcher:
             if response is None:
                 slot.unassign()
                 self._in_flight -= 1
-        was_ejected = not replica.breaker.closed
+        was_ejected = replica.breaker.ejections > 0
         self._upstreams.record_success(replica)
         if was_ejected:
             self._admission.wake_waiters(call.served.id)  # half-open it took one request, from now on up to its limit
@@ -207,7 +226,7 @@ class Dispatcher:
             body = await exchange.read_all(self._max_response_bytes)
             await self._raise_for_status(call, replica, incarnation, status, body)
         if call.record.streamed:
-            watcher = StreamWatcher(call.record, call.dialect, hide_usage=not call.request.wants_usage)
+            watcher = watch(call.record, call.dialect, not call.request.wants_usage, call.counted)
             events = await self._read_until_output(call, replica, exchange, watcher)
             return UpstreamResponse(replica, exchange, events, watcher, incarnation)
         body = call.redact(await exchange.read_all(self._max_response_bytes))
@@ -246,6 +265,9 @@ class Dispatcher:
             if call.sequences > 1:
                 error.message += f" It is {call.sequences} sequences for it: fewer at a time may fit earlier."
             raise RetryableError(error, unprocessed=True)
+        if status == 404 and call.adapter:
+            replica.recheck.set()  # it has lost the adapter, and serves the model and its others all the same
+            raise RetryableError(not_ready(call.upstream, self._clock(), call.adapter), unprocessed=True)
         if status >= 500 or status in (401, 403, 404):
             dead = responses.is_death(body)
             self._upstreams.record_failure(replica, refused=dead)

@@ -8,8 +8,10 @@ from service.admission.slots import Slot
 from service.errors import ApiError
 from service.relay.answer_headers import with_budgets
 from service.relay.call import Call
-from service.relay.refusals import not_ready
+from service.relay.refusals import full_before_its_turn, not_ready
 from service.relay.response_writer import ResponseWriter
+
+OUTLASTS = 30.0  # seconds for which an engine that shares memory may fail at a stretch before those that wait for it do
 
 
 class Entrance:
@@ -18,31 +20,44 @@ class Entrance:
     def __init__(self, admission: Admission, heartbeat: float, clock: Callable[[], float]) -> None:
         self._admission, self._heartbeat, self._clock = admission, heartbeat, clock
 
-    async def enter(self, call: Call) -> Slot:
+    async def enter(self, call: Call, before: Slot | None = None) -> Slot:
         """A slot, held or queued for, after what the request reserves of budgets that all gateways share.
 
-        It waits for nothing where there are none. Raises ApiError; a 429 of a tenant's limits tells the state of its
+        It waits for nothing where there are none. `before` is the released slot of a model in whose place this one
+        answers: what it was charged is put back. Raises ApiError; a 429 of a tenant's limits tells the state of its
         budgets.
         """
         shared, booking = self._admission.shared, None
+        if before:
+            before.give_back()
         try:
             if shared and call.tenant.has_budgets:
+                if call.record.fallback:
+                    await shared.book()
                 booking = await shared.reserve(call.tenant, max(1.0, call.cost))
-            return self._acquire_slot(call, booking)
+            slot = self._acquire_slot(call, booking)
         except ApiError as error:
             if booking:
                 booking.correct(-1, -max(1.0, call.cost))
             if isinstance(error, OverLimitError):
                 raise with_budgets(error, call.dialect) from None
+            call.upstream.arrival_count += 1  # more capacity would have served it
+            if call.served.part and not call.upstream.usable(self._clock()):
+                raise full_before_its_turn(call.upstream) from None
             raise
+        call.upstream.arrival_count += 1
+        return slot
 
     async def wait(self, call: Call, slot: Slot, writer: ResponseWriter) -> None:
         """Waits until the request is admitted; a stream gets comments meanwhile, which say what it waits for."""
-        interval = call.options.sse_heartbeat_interval or self._heartbeat
+        interval, failing_since = call.options.sse_heartbeat_interval or self._heartbeat, None
         try:
             while not await slot.wait_admitted(interval):
-                if call.upstream.condition()[0] == "failed":
-                    raise not_ready(call.upstream, self._clock())
+                now = self._clock()
+                failed = call.upstream.condition()[0] == "failed"
+                failing_since = (failing_since or now) if failed else None
+                if failing_since and (not call.served.part or now - failing_since >= OUTLASTS):
+                    raise not_ready(call.upstream, now)
                 if call.record.streamed:
                     await writer.comment(call.waits_for(slot.position))
         except ApiError:
@@ -53,7 +68,13 @@ class Entrance:
     def _acquire_slot(self, call: Call, booking: Booking | None) -> Slot:
         """A slot, held or queued for; raises ApiError if the model is not ready and will not be in time."""
         now, upstream = self._clock(), call.upstream
-        timeout = call.timeouts.unstreamed.total if call.in_background else call.timeouts.queue
+        timeout = call.timeouts.queue
+        if call.storing and call.in_background:
+            timeout = call.timeouts.unstreamed.total
+        if call.served.part and not call.served.min_replicas:
+            timeout = max(timeout, call.timeouts.activation)  # its engine may have to make room before it is admitted
+        if call.adapter and upstream.usable(now) and not upstream.candidates(now, None, call.adapter):
+            raise not_ready(upstream, now, call.adapter)
         if not upstream.usable(now):
             condition, _ = upstream.condition()
             if call.served.min_replicas == 0 and condition != "failed":

@@ -1,6 +1,8 @@
 """Guardrails around a call: its request, its whole response, or its stream. There is no other way past them."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from service.auth.tenants import Tenant
 from service.errors import ApiError, ErrorCode
@@ -17,6 +19,10 @@ from service.server.asgi import Headers
 from service.transport.pool import TransportError
 
 
+class _BlockedError(Exception):
+    """A stream was blocked, and has been ended."""
+
+
 class Guarding:
     """Has requests and responses judged by the guardrails of their model."""
 
@@ -29,13 +35,14 @@ class Guarding:
         if call.path not in JUDGED:
             return
         for step in steps:
-            block = await self._judge.check([step], [request_text(call.body, step.scope)], "input", _asker(call))
+            async with self._within(call):
+                block = await self._judge.check([step], [request_text(call.body, step.scope)], "input", _asker(call))
             if block:
                 raise _blocked(f"The request was blocked by {block}. Change it.", call.request.prompt_field)
 
     async def check_response(self, call: Call, body: bytes) -> None:
         """Raises ApiError: 400 if a guardrail blocks the whole response, 503 if one cannot judge it."""
-        if block := await self._check_texts(call, response_texts(body)):
+        if block := await self._check_texts(call, response_texts(body), context_of(call.body)):
             raise _blocked(f"The answer was blocked by {block}. Change the request.")
 
     def judges_response(self, call: Call) -> bool:
@@ -52,34 +59,41 @@ class Guarding:
         """
         assert response.watcher
         gate = StreamGate(call.dialect, smallest_window(call.served.guardrails.output))
+        asked = context_of(call.body)
         writer.next_sequence_number = gate.next_sequence_number
-        broken: TransportError | BrokenStreamError | None = None
-        gate.take(response.buffered)
-        while broken is None:
-            if gate.full and await self._pass(call, response, gate, outgoing, writer, headers):
-                return True
+        feed, clock, redact = response.watcher.feed, self._clock, call.redact
+
+        def hold(raw: bytes) -> bool:
+            gate.take(redact(feed(raw, clock())))
+            return not gate.full
+
+        async def judge() -> None:
+            if await self._pass(call, asked, response, gate, outgoing, writer, headers):
+                raise _BlockedError
+
+        try:
+            gate.take(response.buffered)
+            if gate.full:
+                await judge()
             try:
-                data = await response.exchange.read()
-                if not data:
-                    break
-                gate.take(call.redact(response.watcher.feed(data, self._clock())))
+                await response.exchange.stream_to(hold, judge)
             except (TransportError, BrokenStreamError) as error:
-                broken = error
-        if isinstance(broken, BrokenStreamError):
-            gate.take(broken.passed)
-            broken.passed = b""
-        if await self._pass(call, response, gate, outgoing, writer, headers):
+                if isinstance(error, BrokenStreamError):
+                    gate.take(error.passed)
+                    error.passed = b""
+                await judge()
+                raise
+            await judge()
+        except _BlockedError:
             return True
-        if broken:
-            raise broken
         return False
 
     async def _pass(
-        self, call: Call, response: UpstreamResponse, gate: StreamGate, outgoing: Callable[[bytes], bytes],
+        self, call: Call, asked: str, response: UpstreamResponse, gate: StreamGate, outgoing: Callable[[bytes], bytes],
         writer: ResponseWriter, headers: Headers,
     ) -> bool:  # fmt: skip
         """Has what is held judged, and sends it, or the end of the stream in its place; returns whether it is that."""
-        block = await self._check_texts(call, gate.texts())
+        block = await self._check_texts(call, gate.texts(), asked)
         if block:
             response.exchange.close()  # upon which the engine stops generating
             call.record.finish_reason = CONTENT_FILTER
@@ -89,14 +103,27 @@ class Guarding:
             await writer.send_events(events)
         return block is not None
 
-    async def _check_texts(self, call: Call, texts: list[str]) -> Block | None:
+    async def _check_texts(self, call: Call, texts: list[str], asked: str) -> Block | None:
         steps = call.served.guardrails.output
-        return await self._judge.check(steps, texts, "output", _asker(call), context_of(call.body)) if texts else None
+        if not texts:
+            return None
+        async with self._within(call):
+            return await self._judge.check(steps, texts, "output", _asker(call), asked)
+
+    @asynccontextmanager
+    async def _within(self, call: Call) -> AsyncIterator[None]:
+        """The time that the request has left: each piece of a long text has that of its step, one after the other."""
+        try:
+            async with asyncio.timeout(call.deadline - self._clock()):
+                yield
+        except TimeoutError:
+            raise ApiError(ErrorCode.TIMEOUT, "The request timed out while guardrails judged it.") from None
 
 
 def _asker(call: Call) -> Asker:
     # Without the tenant's limits: what the operator has judged is not the tenant's to pay.
-    return Asker(call.record.request_id, Tenant(call.tenant.id, call.tenant.weight), call.priority)
+    record, tenant = call.record, Tenant(call.tenant.id, call.tenant.weight)
+    return Asker(record.request_id, tenant, call.priority, record.key, record.trace)
 
 
 def _blocked(message: str, param: str | None = None) -> ApiError:

@@ -2,8 +2,10 @@
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from service.errors import ApiError, ErrorCode
 from service.observability.record import Record

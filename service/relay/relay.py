@@ -69,10 +69,11 @@ class Relay:
         self._screening = screening or Screening(None, decodes_images=False)
         self._stored = stored or StoredResponses(None, settings.max_body_bytes)
         guards = GuardModels(
-            self._dispatcher, self._entrance.enter, lambda: self.preparation, metrics or Metrics(), clock
+            self._dispatcher, self._entrance.enter, lambda: self.preparation, metrics or Metrics(), clock, ledger
         )
         judge = guards.judge(transport, settings.guardrail_keys_by_name)
-        self._guarding, self.moderations = Guarding(judge, clock), Moderations(judge, lambda: self.preparation)
+        self._guarding = Guarding(judge, clock)
+        self.moderations = Moderations(judge, lambda: self.preparation, settings.total_timeout)
         self._running: dict[asyncio.Task[object], Call] = {}
         self._ended = False
         self.apply(fleet)
@@ -135,10 +136,10 @@ class Relay:
         tenant = caller.tenant.id
         continuation = await self._stored.load(tenant, request, body)
         parsed = self.preparation.parse(endpoint, continuation.body)
-        call = self.preparation.call(endpoint, continuation.body, parsed, options, caller, record)
         prefix_key = None if options.session else continuation.prefix_key
-        call.prefix_key = prefix_key or prefix_key_of(call.request, tenant, options.session, options.conversation)
-        call.storing = self._stored.storing(tenant, continuation, call.prefix_key)
+        prefix_key = prefix_key or prefix_key_of(parsed.request, tenant, options.session, options.conversation)
+        call = self.preparation.call(endpoint, continuation.body, parsed, options, caller, record, prefix_key)
+        call.storing = self._stored.storing(tenant, continuation, prefix_key)
         await self._begin(call, receive, send, extra)
 
     def _begin(self, call: Call, receive: Receive, send: Send, extra: ServerExtension | None) -> Awaitable[None]:
@@ -181,12 +182,29 @@ class Relay:
         self._dispatcher.check(call)
         if call.images or call.constraints:
             await self._screening.screen(call, self.preparation.fleet)
-        with await self._entrance.enter(call) as slot:
+        slot: Slot | None = None
+        while True:
+            try:
+                slot = await self._entrance.enter(call, slot)
+                return await self._process_at(call, slot, writer, client)
+            except ApiError as error:
+                if call.fall_back is None:
+                    raise
+                call = self._running[client.task] = call.fall_back(call, error, self._clock())
+            self._dispatcher.check(call)
+
+    async def _process_at(self, call: Call, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
+        """Processes the request at the model that it was resolved to, or at one that answers in its place."""
+        with slot:
+            if call.record.fallback and writer.started and call.record.streamed:  # its headers have been sent
+                await writer.comment(f"{call.target.name} answers, because of {call.target.reason}")
             if call.served.guardrails.input:
                 await self._guarding.check_request(call)
-            if call.storing and call.storing.background:
+            if call.storing and call.storing.background and not call.storing.begun:
                 await self._detach(call, call.storing, slot, writer, client)
-            if slot.is_queued:
+            if slot.ticket and slot.is_queued:
+                if call.record.trace:
+                    call.record.trace.queued = self._clock()
                 await self._entrance.wait(call, slot, writer)
             call.record.admitted = self._clock()
             if call.storing:
@@ -221,6 +239,7 @@ class Relay:
     async def _respond(self, call: Call, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
         """Gets the response of a replica and sends it to the client."""
         response = await self._dispatcher.dispatch(call, slot)
+        call.fall_back = None  # nothing of it is answered by two
         try:
             headers = answer_headers(call, response.replica, slot.budgets())
             # A client that reads nothing for too long is treated as disconnected.
@@ -233,6 +252,8 @@ class Relay:
                     await self._guarding.check_response(call, body)
                 await writer.respond(await call.storing.finish(body) if call.storing else body, headers)
         finally:
+            if response.watcher:
+                response.watcher.settle()
             self._dispatcher.finish(response)
 
     async def _stream(
@@ -254,7 +275,8 @@ class Relay:
                 writer.next_sequence_number = watcher.next_sequence_number
                 await writer.open(headers)
                 await writer.send_events(response.buffered)
-                await response.exchange.stream_to(sink, writer.flush)
+                write = None if call.storing else writer.chunk_writer(response.exchange.hold)
+                await response.exchange.stream_to(sink, writer.flush, write and (watcher.take_chunk, write, clock))
             if not watcher.finished and not blocked:
                 raise BrokenStreamError
         except (TransportError, BrokenStreamError) as error:

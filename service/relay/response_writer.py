@@ -1,7 +1,7 @@
 """The response to one client: sent whole, or as an event stream."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from service.errors import ApiError, anthropic_body, openai_body
 from service.observability.record import Record
@@ -32,13 +32,14 @@ class ResponseWriter:
         self.next_sequence_number: Callable[[], int] = int
         self.started = self.ended = False
 
-    async def respond(self, body: bytes, headers: Headers) -> None:
+    def respond(self, body: bytes, headers: Headers) -> Awaitable[None]:
         """Sends a whole JSON response with status 200, unless one was sent."""
-        if self.ended:
-            return
-        if self._extra:
-            await self._extra.respond(200, (JSON, *headers), body)
-        else:
+        if self._extra and not self.ended:
+            return self._extra.respond(200, (JSON, *headers), body)
+        return self._respond_in_messages(body, headers)
+
+    async def _respond_in_messages(self, body: bytes, headers: Headers) -> None:
+        if not self.ended:
             self.started = self.ended = True  # it takes two messages: what interrupts them cannot send an error
             await respond(self._send, 200, body, (JSON, *headers))
 
@@ -66,6 +67,10 @@ class ResponseWriter:
         """Sends what is buffered, and waits until `write_now` can take more."""
         buffered, self._buffered = self._buffered, b""
         await self.send_events(buffered)
+
+    def chunk_writer(self, on_full: Callable[[], None]) -> Callable[[bytes], object] | None:
+        """What writes whole chunks of HTTP until `on_full` is called (see ServerExtension); None if nothing does."""
+        return self._extra.chunk_writer(on_full) if self._extra else None
 
     async def comment(self, text: str) -> None:
         """Sends an SSE comment, which clients ignore, so that no proxy on the way times the stream out."""

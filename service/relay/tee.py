@@ -50,6 +50,9 @@ class Tee:
         self._copy(piece)
         return self._extra.write_now(piece)
 
+    def chunk_writer(self, on_full: Callable[[], None]) -> None:
+        """None: what is copied is written with `write_now`."""
+
     def buffered_body(self) -> bytes | None:
         """The request body of the extension."""
         return self._extra.buffered_body() if self._extra else None

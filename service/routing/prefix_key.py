@@ -50,6 +50,12 @@ def key(request: Body, tenant: str, session: str | None = None, conversation: st
     return 0
 
 
+def for_adapter(key: int, adapter: str) -> int:
+    """The key of the same request to an adapter: an engine has a prefix cache for each."""
+    half = crc32(adapter.encode())
+    return key and key ^ (half << 32 | half)
+
+
 def _conversation(turns: Iterable[Turn], seed: int, name: str | None, agent: bool) -> int:
     """The key of a conversation, by its opening: up to the first user message that is more than a greeting.
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Protocol
 
 from service.errors import ApiError, ErrorCode
@@ -35,6 +35,12 @@ class ServerExtension(Protocol):
 
     def write_now(self, chunk: bytes) -> bool:
         """Writes a chunk of a streamed response without awaiting; returns False when the write buffer is full."""
+
+    def chunk_writer(self, on_full: Callable[[], None]) -> Callable[[bytes], object] | None:
+        """What writes whole chunks of HTTP, with their size and line ends, as they are; None where that cannot be done.
+
+        Once `on_full` has been called it must not be used until the write buffer has room again.
+        """
 
     def on_disconnect(self, callback: Callable[[], None] | None) -> None:
         """Sets the function that is called when the client disconnects; None removes it."""
@@ -69,16 +75,15 @@ async def read_body(
     extension = extension_of(scope)
     body = extension.buffered_body() if extension else None
     if body is None:
-        body = b"".join([chunk async for chunk in _chunks(receive, limit, chunk_timeout, total_timeout)])
+        body = b"".join(await _chunks(receive, limit, chunk_timeout, total_timeout))
     if len(body) > limit:
         raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"The body is larger than {limit} bytes.")
     return body
 
 
-async def _chunks(
-    receive: Receive, limit: int, chunk_timeout: float, total_timeout: float
-) -> AsyncIterator[bytes]:  # fmt: skip
-    """Yields the body as it arrives, and stops once it is longer than `limit` bytes."""
+async def _chunks(receive: Receive, limit: int, chunk_timeout: float, total_timeout: float) -> list[bytes]:
+    """The body as it arrives, in chunks; no further than `limit` bytes and the chunk that exceeds them."""
+    chunks: list[bytes] = []
     size, more_body, clock = 0, True, asyncio.get_running_loop().time
     deadline = clock() + total_timeout
     while more_body and size <= limit:
@@ -95,7 +100,8 @@ async def _chunks(
             raise ClientDisconnectedError
         chunk, more_body = message.get("body", b""), message.get("more_body", False)
         size += len(chunk)
-        yield chunk
+        chunks.append(chunk)
+    return chunks
 
 
 async def respond(send: Send, status: int, body: bytes, headers: Headers = (JSON,)) -> None:

@@ -10,17 +10,15 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.errors import ApiError, ErrorCode
+from service.errors import ApiError
 from service.server import head
 from service.server.asgi import EXTENSION, HEADERS_BY_NAME, App, Headers
 from service.server.request import STATUS_LINES, RequestCycle, UnframedCycle, reset
 from service.server.timeouts import ClientTimeouts, WriteProgress
 
-# Pipelined requests after which reading from the connection pauses. Uvicorn pauses at the first one, but a disconnect
-# is not noticed while reading is paused.
+# Requests after which reading pauses. Uvicorn pauses at the first, but a disconnect is not noticed during a pause.
 MAX_PIPELINED = 8
-# Also of trailers and chunk extensions. LimitsMiddleware allows less, but it only sees complete heads.
-MAX_HEAD_BYTES = 2**20
+MAX_HEAD_BYTES = 2**20  # also of trailers and chunk extensions; LimitsMiddleware, which allows less, sees whole heads
 MAX_CACHED_TARGET = 128  # bytes; longer targets are parsed each time
 DEFAULT_TIMEOUTS = ClientTimeouts()
 
@@ -141,9 +139,15 @@ class Connection(HttpToolsProtocol):
         if self._head_size is not None:
             self._head_size += len(data)
             if self._head_size > MAX_HEAD_BYTES:
-                self._refuse(TOO_LARGE)
+                self._refuse(head.too_large(MAX_HEAD_BYTES))
             else:
                 self._schedule_check(self._timeouts.head)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is written to."""
+        super().pause_writing()
+        if isinstance(self._running, RequestCycle):
+            self._running.hold()
 
     def resume_writing(self) -> None:
         """The client has read most of what was unsent."""
@@ -176,7 +180,8 @@ class Connection(HttpToolsProtocol):
         if running.more_body or not running.keep_alive:
             self._close(lingers=running.more_body)
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._error:
@@ -184,7 +189,7 @@ class Connection(HttpToolsProtocol):
         else:
             self._idle_since = self.loop.time()
 
-    # Timeouts. One timer serves all of them and many requests.
+    # Timeouts, of which one timer serves all for many requests, and closing.
 
     def timeout_keep_alive_handler(self) -> None:
         """Closes the connection of a client that sends no request in time, or does not read what it is sent."""
@@ -212,13 +217,11 @@ class Connection(HttpToolsProtocol):
             timer.cancel()
         self.timeout_keep_alive_task = self.loop.call_at(due, self.timeout_keep_alive_handler)
 
-    # Closing.
-
     def _close(self, *, lingers: bool) -> None:
         """Closes the connection after everything that is unsent; nothing is read as a request any more.
 
-        While the client may still be sending, a close would reset the connection, which can destroy the response before
-        it is read: with `lingers` the input is discarded for a while first.
+        A close while the client is sending would reset the connection, which can destroy the response before it is
+        read: with `lingers` the input is discarded for a while first.
         """
         self._ignores_input = True
         self.pipeline.clear()
@@ -285,8 +288,3 @@ class Connection(HttpToolsProtocol):
         self.url, self.headers, self.expect_100_continue = url, headers, expects_continue
         self.scope["headers"] = headers
         super().on_headers_complete()
-
-
-TOO_LARGE = ApiError(
-    ErrorCode.HEADERS_TOO_LARGE, f"The head of the request, or of a chunk of it, is larger than {MAX_HEAD_BYTES} bytes."
-)

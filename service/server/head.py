@@ -113,3 +113,9 @@ def error_response(status_line: bytes, error: ApiError, headers: Headers) -> byt
         (b"connection", b"close"),
     )  # fmt: skip
     return b"\r\n".join((status_line, *(b"%b: %b" % field for field in fields), b"", body))
+
+
+def too_large(limit: int) -> ApiError:
+    """The error of a head that is larger than `limit` bytes."""
+    message = f"The head of the request, or of a chunk of it, is larger than {limit} bytes."
+    return ApiError(ErrorCode.HEADERS_TOO_LARGE, message)

@@ -40,8 +40,8 @@ class RequestCycle:
 
     __slots__ = (
         "_body_error", "_body_read", "_buffered", "_chunked", "_chunks", "_default_headers", "_expects_continue",
-        "_flow", "_head", "_is_head", "_on_complete", "_on_disconnect", "_transport", "_waiter", "disconnected",
-        "extra_headers", "keep_alive", "more_body", "response_complete", "response_started",
+        "_flow", "_head", "_is_head", "_on_complete", "_on_disconnect", "_on_full", "_transport", "_waiter",
+        "disconnected", "extra_headers", "keep_alive", "more_body", "response_complete", "response_started",
     )  # fmt: skip
 
     # Whether a client takes the end of the connection for the end of the response: then one that breaks off is reset.
@@ -69,6 +69,7 @@ class RequestCycle:
         self._body_error: ApiError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._on_disconnect: Callable[[], None] | None = None
+        self._on_full: Callable[[], None] | None = None
         self.extra_headers: Callable[[int], Headers] | None = None
 
     async def run(self, app: App, scope: Scope) -> None:
@@ -96,12 +97,14 @@ class RequestCycle:
         self._buffered += len(chunk)
         if self._buffered > HIGH_WATER_LIMIT:
             self._flow.pause_reading()
-        self._wake()
+        if self._waiter:
+            self._wake()
 
     def feed_eof(self) -> None:
         """The request has arrived completely."""
         self.more_body = False
-        self._wake()
+        if self._waiter:
+            self._wake()
 
     def fail_body(self, error: ApiError) -> None:
         """The rest of the request body cannot be read: `receive` raises the error once it comes to it."""
@@ -113,9 +116,15 @@ class RequestCycle:
         """The client disconnected."""
         if not self.response_complete:
             self.disconnected = True
+            self.hold()
             self._wake()
             if self._on_disconnect:
                 self._on_disconnect()
+
+    def hold(self) -> None:
+        """The write buffer is full, or the connection is gone."""
+        if self._on_full and not self.response_complete:
+            self._on_full()
 
     # The ASGI server.
 
@@ -151,7 +160,8 @@ class RequestCycle:
         """Sets the function that is called when the client disconnects; at once if it has done so already."""
         self._on_disconnect = callback
         if callback:
-            self._flow.resume_reading()  # a disconnect is noticed only while reading
+            if self._flow.read_paused:
+                self._flow.resume_reading()  # a disconnect is noticed only while reading
             if self.disconnected:
                 callback()
 
@@ -177,6 +187,13 @@ class RequestCycle:
         self._head = b""
         return not self._flow.write_paused
 
+    def chunk_writer(self, on_full: Callable[[], None]) -> Callable[[bytes], object] | None:
+        """The connection's own function, so that a chunk costs no call of ours; None while there is more to be done."""
+        if self._head or not self._chunked or self.disconnected or self._flow.write_paused:
+            return None
+        self._on_full = on_full
+        return self._transport.write
+
     def _take_body(self) -> bytes:
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
@@ -188,22 +205,20 @@ class RequestCycle:
         self.response_started, self._expects_continue = True, False
         if self.more_body:  # the rest could be taken for a request, and a client that expects 100 may never send it
             self.keep_alive = False
-        lines, closes = [STATUS_LINES[status]], False
         extra_headers = self.extra_headers(status) if self.extra_headers else ()
-        for part in (self._default_headers, headers, extra_headers):
-            for name, value in part:
-                lines.append(b"%b: %b" % (name, value))
-                if name == b"content-length":
-                    self._chunked = False
-                elif name == b"connection":
-                    self.keep_alive, closes = False, True
-        if not self.keep_alive and not closes:
-            lines.append(b"connection: close")
-        if self._chunked:
-            lines.append(b"transfer-encoding: chunked")
-        self._head = head = b"\r\n".join(lines) + b"\r\n\r\n"
-        if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1:
+        fields = [*self._default_headers, *headers, *extra_headers]
+        head = b"\r\n".join([STATUS_LINES[status], *[b"%b: %b" % field for field in fields]])
+        if head.count(b"\n") != len(fields) or head.count(b"\r") != len(fields):
             raise ValueError("a header contains a line break")
+        if head.find(b"\r\nconnection: ") >= 0:  # `in` first takes the bytes for a number, and raises
+            self.keep_alive = False
+        elif not self.keep_alive:
+            head += b"\r\nconnection: close"
+        if head.find(b"\r\ncontent-length: ") >= 0:
+            self._chunked = False
+        elif self._chunked:
+            head += b"\r\ntransfer-encoding: chunked"
+        self._head = head + b"\r\n\r\n"
 
     def _send_body(self, body: bytes, last: bool) -> None:
         """Writes a part of the body, after the head if that has not been sent yet."""
@@ -216,7 +231,8 @@ class RequestCycle:
             self._head = b""
         if last:
             self.response_complete = True
-            self._wake()
+            if self._waiter:
+                self._wake()
             self._on_complete()
 
     def _wake(self) -> None:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("roundhouse")
 
-PATIENCE = 5.0  # seconds for one operation and those before it
+TIMEOUT = 5.0  # seconds for one operation and those before it
 RETRY_AFTER = 5.0  # seconds
 
 
@@ -27,8 +27,8 @@ class Store:
     `on_failure` is called for each that failed.
     """
 
-    def __init__(self, database: Database, on_failure: Callable[[], None], patience: float = PATIENCE) -> None:
-        self._database, self._on_failure, self._patience = database, on_failure, patience
+    def __init__(self, database: Database, on_failure: Callable[[], None], timeout: float = TIMEOUT) -> None:
+        self._database, self._on_failure, self._timeout = database, on_failure, timeout
         self._thread = ThreadPoolExecutor(1, "stored-responses")
 
     async def run(
@@ -37,13 +37,13 @@ class Store:
         """The result of a method of Database. Raises the 503 `store_unavailable`."""
         job = partial(operation, self._database, *arguments, **options)
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._timeout):
                 # One that has not begun in time is never run.
                 return await asyncio.get_running_loop().run_in_executor(self._thread, job)
         except TooLargeError:
             reason = "the response is larger than ROUNDHOUSE_RESPONSES_MAX_BYTES"
         except TimeoutError:
-            reason = f"it did not answer within {self._patience:g} s"
+            reason = f"it did not answer within {self._timeout:g} s"
         except sqlite3.Error as error:
             reason = str(error)
         except OSError as error:

@@ -1,9 +1,10 @@
-"""Opening a connection to a replica, and the errors of an exchange with one."""
+"""Opening a connection to a replica; the deadlines and the errors of an exchange with one."""
 
 import asyncio
 import os
 import socket
 import ssl
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 # Detects within 30 s a peer that vanished without closing, whether the connection is idle or has data in flight.
@@ -22,6 +23,26 @@ KEEP_ALIVE = tuple(
 
 
 TLS = "tls:"
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Time limits of one exchange, in float seconds.
+
+    `connect` bounds the opening of the connection, `first_byte` the wait for the first byte of the response's body,
+    `idle` each gap within the body, `total` the whole exchange, and `client_write` a time in which its reader takes
+    nothing of the response, such as the relay for a client that does not read.
+    """
+
+    connect: float
+    first_byte: float
+    idle: float
+    total: float
+    client_write: float = 60.0
+    shortest: float = field(init=False)  # of all but `connect`
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shortest", min(self.first_byte, self.idle, self.total, self.client_write))
 
 
 class TransportError(Exception):

@@ -6,12 +6,13 @@ Written on asyncio's protocols and httptools because it is the hot path (docs/pe
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import cast
 
 import httptools
 
-from service.transport.connect import DeadlineError, TooLargeError, TransportError, dial
+from service.transport.chunks import Pipe
+from service.transport.connect import DeadlineError, Deadlines, TooLargeError, TransportError, dial
+from service.transport.parsed_response import ParsedResponse
 
 HIGH_WATER = 64 * 2**10  # bytes buffered for the reader before reading from the socket pauses
 MAX_HEAD_BYTES = 64 * 2**10
@@ -21,47 +22,36 @@ MAX_HEAD_BYTES = 64 * 2**10
 STALE_AFTER, STALE_RESET_WITHIN = 1.0, 0.5
 
 
-@dataclass(frozen=True)
-class Deadlines:
-    """Time limits of one exchange, in float seconds.
-
-    `connect` bounds the opening of the connection, `first_byte` the wait for the first byte of the response's body,
-    `idle` each gap within the body, `total` the whole exchange, and `client_write` a time in which its reader takes
-    nothing of the response, such as the relay for a client that does not read.
-    """
-
-    connect: float
-    first_byte: float
-    idle: float
-    total: float
-    client_write: float = 60.0
-
-
-class Exchange(asyncio.Protocol):
+class Exchange(asyncio.Protocol, ParsedResponse):
     """A connection to a replica, and the response that is being read from it; one at a time.
 
     If the reader takes no data for `Deadlines.client_write` seconds, the connection is closed and `on_client_timeout`
     called.
     """
 
+    __slots__ = (
+        "_address", "_buffered", "_consumed", "_consumed_at", "_deadlines", "_error", "_loop", "_open_pipe", "_paused",
+        "_pipe", "_read_timeout", "_released", "_request", "_resend", "_silent_since", "_sink", "_sink_full", "_socket",
+        "_started", "_timer", "_timer_due_at", "_total_timeout", "_waiter", "idle_since", "on_client_timeout", "reused",
+    )  # fmt: skip
+
     def __init__(self, loop: asyncio.AbstractEventLoop, address: str) -> None:
+        super().__init__()
         self._loop, self._address = loop, address
-        self._chunks: list[bytes] = []
-        self.on_body = self._chunks.append  # a bound method of the list: the parser calls it for every chunk
-        self._parser = httptools.HttpResponseParser(self)
         self._socket: asyncio.Transport | None = None
         self._buffered = 0
         self._request = self._resend = b""
         self._waiter: asyncio.Future[None] | None = None
         self._sink: Callable[[bytes], bool] | None = None
+        self._pipe: Pipe | None = None
+        self._open_pipe: Pipe | None = None  # while the next bytes are for it
         self._timer: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines(0.0, 0.0, 0.0, 0.0)
         self._read_timeout = self._total_timeout = self._timer_due_at = 0.0
         self._started = self._silent_since = self._consumed_at = 0.0
         self._error: TransportError | None = None
-        self._complete = True
-        self._keeps_alive = self._paused = self._consumed = self._sink_full = self._released = False
-        self.status, self.idle_since, self.reused = 0, 0.0, False
+        self._paused = self._consumed = self._sink_full = self._released = False
+        self.idle_since, self.reused = 0.0, False
         self.on_client_timeout: Callable[[], None] | None = None
 
     # The interface for the relay.
@@ -76,11 +66,13 @@ class Exchange(asyncio.Protocol):
             raise self._error or TransportError("the connection is closed")
         self._chunks.clear()
         self.status, self._buffered, self._request = 0, 0, request
-        self._complete = self._sink_full = self._released = False
-        self._deadlines, self._total_timeout = deadlines, min(deadlines.total, remaining)
-        self._read_timeout = min(deadlines.first_byte, remaining)
+        self._complete = self._sink_full = self._released = self._between_chunks = False
+        # Written out, as everything here is once for each request: a call of `min` costs as much as five comparisons.
+        self._deadlines = deadlines
+        self._total_timeout = deadlines.total if deadlines.total < remaining else remaining
+        self._read_timeout = deadlines.first_byte if deadlines.first_byte < remaining else remaining
         self._started = self._silent_since = self._consumed_at = self._loop.time()
-        first = min(self._read_timeout, self._total_timeout, deadlines.idle, deadlines.client_write)
+        first = deadlines.shortest if deadlines.shortest < remaining else remaining
         if self._timer is None or self._timer_due_at > self._started + first:
             self._set_timer(first)
         self._socket.write(request)
@@ -99,12 +91,15 @@ class Exchange(asyncio.Protocol):
             await self._wait()
         return self._take_chunks()
 
-    async def stream_to(self, sink: Callable[[bytes], bool], flush: Callable[[], Awaitable[None]]) -> None:
+    async def stream_to(
+        self, sink: Callable[[bytes], bool], flush: Callable[[], Awaitable[None]], pipe: Pipe | None = None
+    ) -> None:
         """Passes the body to `sink`, each chunk as it arrives, until its end.
 
-        When `sink` returns False, `flush` is awaited before the next chunk. Raises TransportError if the body breaks
-        off, and whatever `sink` raises.
+        When `sink` returns False, `flush` is awaited before the next chunk. A chunk that arrives alone is offered to
+        `pipe` first. Raises TransportError if the body breaks off, and whatever `sink` and `pipe` raise.
         """
+        self._pipe = pipe
         while True:
             if self._sink_full:
                 self._sink_full = False
@@ -114,14 +109,22 @@ class Exchange(asyncio.Protocol):
             elif self._complete and self.status:
                 return
             else:
-                self._sink = sink
+                self._sink, self._open_pipe = sink, pipe if self._between_chunks else None
                 try:
                     await self._wait()
                 finally:
-                    self._sink = None
+                    self._sink = self._open_pipe = None
+
+    def hold(self) -> None:
+        """Closes the pipe of `stream_to`, which can take no more, until `flush` has been awaited."""
+        if self._open_pipe is not None:
+            self._sink, self._open_pipe, self._sink_full = None, None, True
+            self._wake()
 
     async def read_all(self, limit: int) -> bytes:
         """Reads the whole body; raises TooLargeError beyond `limit` bytes, TransportError if it breaks off."""
+        if self._complete and len(self._chunks) == 1 and len(self._chunks[0]) <= limit:
+            return self._take_chunks()
         chunks, size = [], 0
         while chunk := await self.read():
             chunks.append(chunk)
@@ -142,10 +145,9 @@ class Exchange(asyncio.Protocol):
         self._released = True
         self.on_client_timeout = None
         self.idle_since = self._loop.time()
-        return self.reusable
+        return self.is_reusable()
 
-    @property
-    def reusable(self) -> bool:
+    def is_reusable(self) -> bool:
         """Whether the response is complete and the connection can be used for another exchange."""
         keeps_alive = self._complete and self._keeps_alive and self._error is None
         return keeps_alive and self._socket is not None and not self._socket.is_closing()
@@ -162,11 +164,6 @@ class Exchange(asyncio.Protocol):
             self._silent_since = self._loop.time()
             self._socket.resume_reading()
         return data
-
-    def _pause_if_full(self) -> None:
-        if self._buffered > HIGH_WATER and self._socket and not self._paused and not self._complete:
-            self._paused = True
-            self._socket.pause_reading()
 
     async def _wait(self) -> None:
         if self._error:
@@ -191,9 +188,12 @@ class Exchange(asyncio.Protocol):
         self._error = None
         self.start(request, self._deadlines, self._started + self._total_timeout - self._loop.time())
 
-    def _wake(self) -> None:
+    def _wake(self, error: Exception | None = None) -> None:
         if self._waiter and not self._waiter.done():
-            self._waiter.set_result(None)
+            if error:
+                self._waiter.set_exception(error)
+            else:
+                self._waiter.set_result(None)
 
     def _check_deadline(self) -> None:
         # One timer serves many responses: rescheduling it at every chunk would cost more than handling the chunk.
@@ -242,12 +242,32 @@ class Exchange(asyncio.Protocol):
         self._socket = cast(asyncio.Transport, transport)  # uvloop's transport does not inherit from asyncio's
 
     def data_received(self, data: bytes) -> None:
+        try:
+            if self._open_pipe is not None:
+                # The parser stands between two chunks, so it need not see one that is passed on whole.
+                take, write, clock = self._open_pipe
+                now = clock()
+                chunk = take(data, now)
+                if chunk is not None:
+                    self._silent_since = now
+                    write(chunk)
+                    return
+            self._parse(data)
+        except Exception as error:
+            if self._sink is None:
+                raise
+            self._sink = self._open_pipe = None
+            self._wake(error)
+
+    def _parse(self, data: bytes) -> None:
+        self._open_pipe = None
         self._request = b""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(TransportError(f"the response is not HTTP: {error}"))
             return
+        self._between_chunks = self._between_chunks and data.endswith(b"\r\n")  # not within the next one's size
         self._buffered += len(data)
         if self._chunks:
             self._silent_since, self._read_timeout = self._loop.time(), self._deadlines.idle
@@ -255,20 +275,18 @@ class Exchange(asyncio.Protocol):
             self._fail(TransportError(f"the response's head is longer than {MAX_HEAD_BYTES} bytes"))
             return
         if not (self._sink and self._chunks):
-            self._pause_if_full()
+            if self._buffered > HIGH_WATER and self._socket and not self._paused and not self._complete:
+                self._paused = True
+                self._socket.pause_reading()
             self._wake()
             return
         # Calling the sink here spares the streaming task a wake-up per chunk: it wakes at the end, or for `flush`.
-        try:
-            self._sink_full = not self._sink(self._take_chunks())
-        except Exception as error:  # noqa: BLE001  raised from `stream_to`
-            self._sink = None
-            if self._waiter and not self._waiter.done():
-                self._waiter.set_exception(error)
-            return
+        self._sink_full = not self._sink(self._take_chunks())
         if self._sink_full or self._complete:
             self._sink = None
             self._wake()
+        elif self._between_chunks:
+            self._open_pipe = self._pipe
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self._complete:
@@ -278,20 +296,3 @@ class Exchange(asyncio.Protocol):
             self._resend = resend
         self._error = self._error or TransportError("the connection is closed")
         self._wake()
-
-    # Called by the parser.
-
-    def on_message_begin(self) -> None:
-        if self._complete:
-            # Raising stops the parser, so no byte of this response is added to the previous one.
-            raise TransportError("the replica sent a response without a request")
-
-    def on_headers_complete(self) -> None:
-        status: int = self._parser.get_status_code()
-        if status < 200:
-            raise TransportError(f"unexpected interim response with status {status}")
-        self.status = status
-
-    def on_message_complete(self) -> None:
-        self._complete = True
-        self._keeps_alive = self._parser.should_keep_alive()  # not available after this callback

@@ -3,8 +3,8 @@
 import asyncio
 import math
 
-from service.transport.connect import DeadlineError, RefusedError, TooLargeError, TransportError
-from service.transport.exchange import Deadlines, Exchange
+from service.transport.connect import DeadlineError, Deadlines, RefusedError, TooLargeError, TransportError
+from service.transport.exchange import Exchange
 
 __all__ = [
     "ConnectionPool",
@@ -16,6 +16,7 @@ __all__ = [
     "TransportError",
     "get_request",
     "post_request",
+    "with_headers",
 ]
 
 IDLE_TIMEOUT = 30.0  # seconds; shorter than the engines' own keep-alive, so that a pooled connection is rarely stale
@@ -38,8 +39,7 @@ class ConnectionPool:
         give that back with `release`. Raises TransportError.
         """
         if self._authorization:
-            first_line, end, rest = request.partition(b"\r\n")
-            request = b"".join((first_line, end, self._authorization, rest))
+            request = with_headers(request, self._authorization)
         loop = asyncio.get_running_loop()
         idle = self._idle.get(address)
         while idle:
@@ -56,7 +56,7 @@ class ConnectionPool:
 
     def idle(self, address: str) -> int:
         """How many connections to this replica could take the next request."""
-        return sum(exchange.reusable for exchange in self._idle.get(address, ()))
+        return sum(exchange.is_reusable() for exchange in self._idle.get(address, ()))
 
     def release(self, address: str, exchange: Exchange) -> None:
         """Returns the connection to the pool, or closes it if the response was not read to its end."""
@@ -98,7 +98,7 @@ class ConnectionPool:
 
 
 def _is_fresh(exchange: Exchange, now: float) -> bool:
-    return exchange.reusable and now - exchange.idle_since < IDLE_TIMEOUT
+    return exchange.is_reusable() and now - exchange.idle_since < IDLE_TIMEOUT
 
 
 def post_request(path: str, body: bytes, request_id: str = "") -> bytes:
@@ -109,6 +109,12 @@ def post_request(path: str, body: bytes, request_id: str = "") -> bytes:
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def with_headers(request: bytes, lines: bytes) -> bytes:
+    """The request with more header lines, each with its line end."""
+    first_line, end, rest = request.partition(b"\r\n")
+    return b"".join((first_line, end, lines, rest))
 
 
 def get_request(path: str) -> bytes:

@@ -6,6 +6,7 @@ the limit drops when a queue stands in the engine, and grows while it is reached
 the engine is reading, as after a burst, is none that stands.
 """
 
+from collections import deque
 from dataclasses import dataclass
 
 from service.engine.engine_stats import EngineStats
@@ -15,6 +16,7 @@ QUEUE_DIVISOR = 20  # the engine may queue one request for each 20 that run, at 
 REACHED_DIVISOR = 10  # a limit is reached when all of it but a tenth is in flight
 GROWTH = 2.0  # a limit doubles at most
 READ_TIME = 1.0  # seconds, the time between samples: a queue that takes longer to read stands
+LOOKS = 8  # that are remembered: two seconds, in which there is a sample
 FULL = 0.95  # used fraction of the KV cache above which more requests would only preempt others
 
 
@@ -69,12 +71,31 @@ def observe(known: Observation, stats: EngineStats) -> Observation:
     return Observation(stats.running if stands and most is None else most, stats, stands)
 
 
-def next_limit(limit: int, in_flight: int, observation: Observation, ceiling: int) -> int:
-    """The limit after a sample of the engine; `in_flight` counts this gateway's sequences there. Pure.
+class InFlight:
+    """How many sequences were in flight at the last looks, so that a sample judges those that it can have seen."""
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, int]] = deque(maxlen=LOOKS)
+
+    def look(self, now: float, in_flight: int) -> None:
+        """So many are in flight `now`, in monotonic seconds."""
+        self._looks.append((now, in_flight))
+
+    def before(self, at: float) -> int:
+        """How many were at the last look before `at`, in monotonic seconds; 0 where there was none."""
+        return next((found for seen, found in reversed(self._looks) if seen <= at), 0)
+
+
+def next_limit(
+    limit: int, in_flight: int, observation: Observation, ceiling: int, sent_before: int | None = None
+) -> int:
+    """The limit after a sample; `in_flight` counts this gateway's sequences at the engine, and `sent_before` those
+    that were there before the sample was taken; None if they are the same. Pure.
 
     Where a queue stands it drops towards this gateway's share of those that run, by a quarter at most, so that a wrong
     guess costs little. Each of several gateways drops in proportion. It grows as far as the KV cache and `max_num_seqs`
-    have room for more requests like those that run, at least by one and at most twofold.
+    have room for more requests like those that run, at least by one and at most twofold; only if it was reached before
+    the sample, for of requests that were sent after it the sample cannot tell whether they wait.
     """
     stats = observation.stats
     if stats is None:
@@ -83,9 +104,14 @@ def next_limit(limit: int, in_flight: int, observation: Observation, ceiling: in
     if observation.stands and in_flight:
         share = in_flight * stats.running // (stats.running + waiting) + _may_wait(stats)
         limit = min(limit, max(share, in_flight * 3 // 4))
-    elif not waiting and in_flight >= limit - limit // REACHED_DIVISOR and stats.kv_usage < FULL:
+    elif not waiting and _reached(limit, in_flight, sent_before) and stats.kv_usage < FULL:
         limit = max(limit + 1, int(limit * _growth(stats, observation.max_num_seqs)))
     return max(1, min(limit, ceiling))
+
+
+def _reached(limit: int, in_flight: int, sent_before: int | None) -> bool:
+    judged = in_flight if sent_before is None else min(in_flight, sent_before)
+    return judged >= limit - limit // REACHED_DIVISOR
 
 
 def _growth(stats: EngineStats, max_num_seqs: int | None) -> float:

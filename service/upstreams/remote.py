@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from service.config.settings import Settings, variable
 from service.engine.probe import fetch, probe_request
@@ -51,6 +52,7 @@ class RemoteEngine:
         self._recheck = False
         self._silent_since: float | None = clock()
         self._incarnations = 0
+        self._adapters: dict[str, str | None] = {}
         self._watchdog: Watchdog | None = None
 
     async def poll(self, recheck: bool) -> None:
@@ -123,6 +125,7 @@ class RemoteEngine:
             others = ", ".join(f"'{model_id[:64]}'" for model_id in ids[:3]) or "no model"
             raise UnusableError(f"the engine at its address serves {others} and not '{self._upstream.served.id}'")
         self._identified_at, self._recheck = self._clock(), False
+        self._show_adapters({one: None for one in ids if one != self._upstream.served.id})
 
     async def _send_probe(self) -> None:
         """Sends a probe request; raises TransportError where it fails. A draining engine answers 200 with an abort."""
@@ -131,6 +134,14 @@ class RemoteEngine:
         if status != 200 or b'"finish_reason":"abort"' in body:
             raise TransportError("it is shutting down" if status == 200 else f"the probe request got status {status}")
 
+    def _show_adapters(self, adapters: dict[str, str | None]) -> None:
+        """Notes which adapters the engine lists: it has loaded those."""
+        self._adapters = adapters
+        state = self._replica.state
+        if state and state.adapters != adapters:
+            self._replica.state = replace(state, adapters=adapters)
+            self._changed()
+
     def _show(self, condition: Condition, phase: str = "", reason: str | None = None) -> None:
         replica, known = self._replica, self._replica.state
         if known and (known.condition, known.phase, known.reason) == (condition, phase, reason):
@@ -138,7 +149,9 @@ class RemoteEngine:
         if condition == "failed":
             log.warning("%s: %s", replica.log_name, reason)
         model, restarts = self._upstream.served.id, max(0, self._incarnations - 1)
-        replica.state = EngineState(replica.id, model, -1, condition, phase, reason, time.time(), restarts)
+        replica.state = EngineState(
+            replica.id, model, -1, condition, phase, reason, time.time(), restarts, adapters=self._adapters
+        )
         self._changed()
 
 

@@ -38,13 +38,20 @@ class Replica:
         """Whether the engine passed its last health check."""
         return self.state is not None and self.state.condition == "ready"
 
+    def has_adapter(self, id: str) -> bool:
+        """Whether the engine has loaded the adapter."""
+        return self.state is not None and self.state.has_adapter(id)
+
     def usable(self, now: float) -> bool:
         """Whether a request may be sent there, whether or not there is a slot; `now` is in monotonic seconds."""
-        return self.ready and self.breaker.usable(now)
+        # On the hot path, as `capacity`: so what it asks is written out.
+        state = self.state
+        if state is None or state.condition != "ready":
+            return False
+        return not self.breaker.ejections or self.breaker.usable(now)
 
     def capacity(self, now: float) -> int:
         """How many more sequences may be sent there; `now` is in monotonic seconds."""
-        # On the hot path, several times per request: so `ready` and `usable` are written out.
         state = self.state
         if state is None or state.condition != "ready":
             return 0

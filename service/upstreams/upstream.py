@@ -20,7 +20,8 @@ HOLD_GPUS: tuple[Condition, ...] = ("ready", "starting", "stopping")
 class Upstream:
     """A served model and its replicas. Times are monotonic seconds.
 
-    `request_count` counts its requests so far, `ejection_count` how often one of its replicas was ejected, and
+    `request_count` counts the requests that were sent to it, `arrival_count` also those that wait or were refused for
+    want of capacity, `ejection_count` how often one of its replicas was ejected, and
     `token_rate` measures how fast they generate. `discovery_error` says which of its names cannot be resolved, and why;
     `discovery_reason`, for clients, only why. Setting `recheck` has them resolved again soon.
     """
@@ -28,6 +29,7 @@ class Upstream:
     served: ServedModel
     replicas: list[Replica] = field(default_factory=list)
     request_count: int = 0
+    arrival_count: int = 0
     ejection_count: int = 0
     gpu_time: GpuTime = field(default_factory=GpuTime)
     token_rate: TokenRate = field(default_factory=TokenRate)
@@ -43,10 +45,51 @@ class Upstream:
         """The replicas that have capacity for another request."""
         return [replica for replica in self.replicas if replica.capacity(now) > 0]
 
+    def candidates(self, now: float, tried: Replica | None, adapter: str | None) -> list[Replica]:
+        """The usable replicas with free capacity, or if none has any all usable ones; without `tried`.
+
+        For an `adapter` they are those that have loaded it.
+        """
+        if tried is None and adapter is None:
+            return self.free(now) or self.usable(now) or self.draining()
+        # Not `free`: the replica that failed has capacity again, and would hide usable ones that are full.
+        others = [
+            replica
+            for replica in self.usable(now)
+            if replica is not tried and (adapter is None or replica.has_adapter(adapter))
+        ]
+        if tried is None and not others:
+            return [replica for replica in self.draining() if adapter is None or replica.has_adapter(adapter)]
+        return [replica for replica in others if replica.capacity(now) > 0] or others
+
+    def adapter_condition(self, adapter: str) -> tuple[Condition, str | None]:
+        """As `condition`, of an adapter: it is ready where one of the ready replicas has loaded it."""
+        condition, reason = self.condition()
+        if condition != "ready":
+            return condition, reason
+        ready = [replica.state for replica in self.replicas if replica.state and replica.ready]
+        if any(state.has_adapter(adapter) for state in ready):
+            return "ready", None
+        reasons = [why for state in ready if (why := state.adapters.get(adapter))]
+        if len(reasons) == len(ready):
+            return "failed", reasons[0]
+        return "starting", "no engine of its base lists it" if self.served.addresses else "loading"
+
     def capacity(self, now: float) -> int:
         """How many more sequences may be sent to its replicas; below zero where all usable ones exceed their limit."""
-        free = sum([replica.capacity(now) for replica in self.replicas])
+        free = 0
+        for replica in self.replicas:  # on the hot path, where a list of one would cost as much again
+            free += replica.capacity(now)
         return free or -min([replica.in_flight - replica.limit for replica in self.usable(now)], default=0)
+
+    def draining(self) -> list[Replica]:
+        """The replicas that finish what was admitted to them before they make room for others."""
+        return [replica for replica in self.replicas if replica.state and replica.state.drains]
+
+    def ready_in(self, now: float) -> float | None:
+        """The seconds until a replica may be ready, None where that is not known; `now` is monotonic."""
+        times = [replica.state.ready_at for replica in self.replicas if replica.state and replica.state.ready_at]
+        return max(0.0, min(times) - now) if times else None
 
     def has_alternative(self, replica: Replica) -> bool:
         """Whether another replica is ready and its circuit breaker closed, so that this one may be ejected."""
@@ -72,7 +115,7 @@ class Upstream:
     def update_gpu_time(self, gateways: int, now: float) -> None:
         """Counts the GPUs of its engines that run, start or end; each of `gateways` processes has an equal part."""
         held = sum(condition in HOLD_GPUS for condition in self.conditions())
-        self.gpu_time.use(held * self.served.gpus / gateways, now)
+        self.gpu_time.use(held * self.served.gpus_held / gateways, now)
 
     def conditions(self) -> Iterator[Condition]:
         """The condition of each replica."""

@@ -18,6 +18,7 @@ from service.observability.background import OnFailure, keep_running
 from service.transport.pool import ConnectionPool
 from service.upstreams.discovery import Discovery, Lookup, look_up
 from service.upstreams.limit import (
+    InFlight,
     Observation,
     ceiling,
     configured_max_num_seqs,
@@ -88,7 +89,8 @@ class Upstreams:
 
     def record_request(self, replica: Replica) -> None:
         """A request is sent to the replica; if that is half-open, it is the trial request."""
-        replica.breaker.record_request(self._clock())
+        if replica.breaker.ejections:
+            replica.breaker.record_request(self._clock())
 
     def record_failure(self, replica: Replica, refused: bool = False) -> None:
         """A request failed at the replica; `refused` means that it got no connection, or that the engine is dead.
@@ -107,7 +109,8 @@ class Upstreams:
 
     def record_success(self, replica: Replica) -> None:
         """A response of the replica has begun."""
-        replica.breaker.record_success()
+        if replica.breaker.failures:
+            replica.breaker.record_success()
 
     def counts(self) -> Iterator[tuple[str, Condition, int]]:
         """Rows of (model, condition, number of replicas), one for every condition of every model."""
@@ -164,8 +167,9 @@ class Upstreams:
     ) -> None:
         """Checks one replica regularly, and soon after a failed request; adapts its concurrency limit to its load."""
         last_sample = self._clock()
-        observation = Observation(configured_max_num_seqs(upstream.served))
+        observation, in_flight = Observation(configured_max_num_seqs(upstream.served)), InFlight()
         while True:
+            in_flight.look(self._clock(), replica.in_flight)
             recheck = replica.recheck.is_set()
             replica.recheck.clear()
             await engine.poll(recheck)
@@ -173,7 +177,8 @@ class Upstreams:
                 last_sample = replica.stats.at
                 observation = observe(observation, replica.stats)
                 before, most = replica.limit, ceiling(upstream.served, self._gateways)
-                replica.limit = next_limit(before, replica.in_flight, observation, most)
+                sent = in_flight.before(last_sample)
+                replica.limit = next_limit(before, replica.in_flight, observation, most, sent)
                 if replica.limit > before:
                     changed()
             await asyncio.sleep(POLL)

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from service.weights import manifest
+from service.weights import adapter, manifest
 from service.weights.digests import ProgressBar, ProgressCallback, no_progress_bar
 from service.weights.sources import Listing, RemoteFile
 from service.weights.store import WeightsError
@@ -24,7 +24,8 @@ class Mirror:
 
     def listing(self) -> Listing:
         """The files below the directory, or those of its manifest if it has one."""
-        if not any((self._folder / name).is_file() for name in ("config.json", manifest.MANIFEST, "params.json")):
+        own = ("config.json", manifest.MANIFEST, "params.json", adapter.CONFIG)
+        if not any((self._folder / name).is_file() for name in own):
             raise WeightsError(
                 f"{self._folder} contains neither {self._repository} nor a repository's own files (config.json)"
             )

@@ -22,6 +22,12 @@ from tests.support.waiting import PATIENCE, until
 NOON = 20_000 * DAY + DAY / 2
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody gives Redis up that answers late because the machine stood still."""
+    monkeypatch.setattr(shared_budgets, "TIMEOUT", PATIENCE)
+
+
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     with redis_server(tmp_path) as server:
@@ -73,9 +79,8 @@ async def admitted(budgets: Any, tenant: Tenant, cost: float) -> bool:
     ids=["requests", "tokens", "both"],
 )
 async def test_a_race_of_two_gateways_lets_none_too_many_through(
-    limits: dict[str, Any], most: int, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    limits: dict[str, Any], most: int, redis: RedisServer
 ) -> None:
-    monkeypatch.setattr(shared_budgets, "TIMEOUT", PATIENCE)
     tenant = Tenant("x", **limits)
     async with gateways(redis, 2) as both:
         results = await asyncio.gather(*(admitted(both[number % 2], tenant, 100.0) for number in range(60)))
@@ -105,6 +110,8 @@ async def test_settlements_and_refunds_come_back_for_all_and_on_their_own_day(re
         await booked(one)
         third = await other.reserve(tenant, 50.0)
         assert [state.remaining for state in third.states] == [8, 850]
+        assert other.used(tenant) == {"requests_per_day": 0.2, "tokens_per_day": 0.15}
+        assert one.used(tenant)["tokens_per_day"] == 0.1, "as its own last request left it"
         one.wall.now = other.wall.now = NOON + DAY
         third.correct(0, 900)
         await booked(other)

@@ -75,3 +75,16 @@ def test_yarn_derives_an_unknown_original_context_from_its_factor() -> None:
     model = CATALOG.models["deepseek-coder-v2-lite-base"]
     shape = model.shape.model_copy(update={"rope_scaling": RopeScaling(rope_type="yarn", factor=40.0)})
     assert config_of(model, shape, 163840)["rope_scaling"]["original_max_position_embeddings"] == 4096
+
+
+def test_yarn_scales_the_attention_of_all_dimensions_alike() -> None:
+    model = CATALOG.models["deepseek-coder-v2-lite-base"]
+    scaling = config_of(model, model.shape, 163840)["rope_scaling"]
+    assert model.shape.rope_scaling
+    assert scaling["mscale"] == scaling["mscale_all_dim"] == model.shape.rope_scaling.mscale
+
+
+def test_minimax_rotates_a_part_of_each_head() -> None:
+    model = CATALOG.models["minimax-m2"]
+    assert (model.shape.head_dim, model.shape.partial_rotary_factor) == (128, 0.5)
+    assert config_of(model, model.shape, 1024)["rotary_dim"] == 64

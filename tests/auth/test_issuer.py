@@ -129,6 +129,6 @@ async def test_what_an_earlier_configuration_asked_for_is_thrown_away() -> None:
 
 
 async def test_a_request_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(issuer, "PATIENCE", 0.01)
+    monkeypatch.setattr(issuer, "FETCH_TIMEOUT", 0.01)
     async with watched(fetched=False) as one:
         assert await one.issuer.newer() and one.issuer.keys is None

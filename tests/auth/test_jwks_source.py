@@ -62,8 +62,9 @@ async def test_what_is_no_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
             one.answers["/.well-known/openid-configuration"], one.status = answer, status
             assert message in await problem(one.url)
         one.held.clear()
-        monkeypatch.setattr(jwks_source, "TIMEOUT", 0.05)
-        assert "did not answer within 0.05 s" in await problem(one.url)
+        with monkeypatch.context() as hurried:
+            hurried.setattr(jwks_source, "TIMEOUT", 0.05)
+            assert "did not answer within 0.05 s" in await problem(one.url)
     assert "cannot be reached" in await problem(one.url)
 
 

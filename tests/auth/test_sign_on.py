@@ -54,6 +54,7 @@ def test_it_is_read_with_its_defaults(tmp_path: Path) -> None:
         ({"issuer": "kubernetes/serviceaccount"}, "2: sign_on.issuer: it should be an https URL"),
         ({"audience": ""}, "1: sign_on.audience: is missing"),
         ({"audience": "[]"}, "3: sign_on.audience: "),
+        ({"client_id": "''"}, "5: sign_on.client_id: "),
         ({"audience": "''"}, "3: sign_on.audience[0]: "),
         ({"jwks": "keys.json"}, "5: sign_on.jwks: it should be an https URL, and 'keys.json' is none, nor the abs"),
         ({"jwks": "http://id.example/keys"}, "5: sign_on.jwks: it should begin with https"),

@@ -54,6 +54,9 @@ RESULTS = [
            alone=[load(4444.0), load(4445.0)], together=[load(2444.0), load(2445.0)], switch_ttft_ms=13.75),
     result("llama-2-7b-chat+sleep/sleep", tool="x", first_sleep_s=2.5, memory_bytes={"awake": 1, "asleep": 1},
            both_started_s=99.5, switches=[
-               {"to": "llama-2-7b", "level": 1, "sleep_s": 2.25, "wake_s": 0.75, "first_token_ms": 14.0}]),
+               {"to": "llama-2-7b", "level": 1, "woken_from": 2, "sleep_s": 2.25, "wake_s": 0.75,
+                "first_token_ms": 14.0}]),
+    result("llama-2-7b-chat/restart", tool="x", model="llama-2-7b-chat", stop_s=1.5, start_s=38.5, back_s=41.5,
+           first_token_ms=15.0, memory_bytes={"awake": 2, "stopped": 1}),
     replace(result("mixtral-8x7b-instruct-v0.1/start"), outcome="failed", reason="no kernel for | this"),
 ]  # fmt: skip

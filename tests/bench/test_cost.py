@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from bench import processes
-from bench.cost import load, memory, peers, reading, stub, table
+from bench.cost import load, memory, peers, profile, reading, stub, table, workers
+from bench.cost.instructions import REQUESTS
 from bench.cost.load import Load
 from bench.cost.memory import Sample, judged
 from bench.cost.peers import PEERS, PeerError, Place, Rival
@@ -257,6 +258,40 @@ def test_memory_is_judged_once_it_has_settled(growth: int, verdict: str) -> None
     assert found["rss_mb"] == pytest.approx((70 * MB + growth) / MB, abs=0.1)
 
 
+def work() -> int:
+    return len("work")
+
+
+@pytest.mark.parametrize(
+    ("subject", "times"),
+    [(profile.WHOLE_ANSWER, (REQUESTS, 70, 70)), (profile.CHUNK, (70, 70, 70 + profile.CHUNK.count))],
+    ids=["whole answer", "chunk"],
+)
+def test_a_profile_counts_what_each_of_them_does(
+    subject: profile.Subject, times: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parts(weigh: Callable[[int], None], weights: tuple[int, int, int]) -> None:
+        for weight, count in zip(weights, times, strict=True):
+            weigh(weight)
+            for _ in range(count):
+                work()
+        weigh(0)
+
+    monkeypatch.setattr(profile, "run", parts)
+    tracer = sys.gettrace()
+    try:
+        [found] = profile.functions(subject)
+    finally:
+        sys.settrace(tracer)
+    assert (found.name, found.calls, found.calls_of_c) == ("test_cost: work", 1, 1)
+    assert 3 <= found.bytecodes <= 10
+    rows = profile.drawn([found, found, found], rows=1).splitlines()
+    assert rows[2:] == [
+        f"| {name} | {count} | {count * found.bytecodes:.0f} | {count} |"
+        for name, count in (("test_cost: work", 1), ("2 others", 2), ("all", 3))
+    ]
+
+
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [str(ROOT / arguments[0]), *arguments[1:]]
     environment = {**os.environ, "PYTHON": sys.executable}
@@ -272,7 +307,10 @@ def test_the_service_is_measured_as_it_is_served(tmp_path: Path) -> None:
     assert list(found["peers"]) == ["direct", "roundhouse"]
     for figures in found["peers"]["roundhouse"].values():
         assert figures["errors"] == 0, figures["error_kinds"]
-    assert found["peers"]["roundhouse"]["whole"]["processes"]["gateway"]["request_us"] > 0
+    loads = found["peers"]["roundhouse"]
+    assert loads["whole"]["processes"]["gateway"]["request_us"] > 0
+    used = loads["paced"]["processes"]["gateway"]
+    assert used["pss_mb"] <= used["rss_mb"] < table.MEMORY_BAR, "docs/performance.md promises it"
     assert table.drawn(found["peers"]) in done.stdout
 
 
@@ -285,3 +323,29 @@ def test_memory_is_sampled_until_all_is_asked(tmp_path: Path) -> None:
     assert counts == sorted(counts)
     assert counts[-1] >= 500 > (counts[-2] if len(counts) > 1 else 0)
     assert found["samples"][-1]["all"] >= found["samples"][-1]["largest"] > 10 * MB
+
+
+def test_bars_are_ratios_round_by_round() -> None:
+    def turn(cpu: float, rss: float, p50: float) -> dict[str, Any]:
+        used = {"gateway": {"request_us": cpu, "token_us": cpu / 4, "rss_mb": rss}, "stub": {}}
+        return {"whole": {"processes": used}, "paced": {"processes": used}, "one": {"latency_ms": {"p50": p50}}}
+
+    direct = {"one": {"latency_ms": {"p50": 0.1}}}
+    rounds = [
+        {"direct": direct, "roundhouse": turn(cpu, 90.0, 0.3), "other": turn(100.0, 60.0, 0.2)}
+        for cpu in (80.0, 90.0, 150.0)
+    ]
+    found = table.bars(rounds, ["other"])
+    assert found["CPU of a whole answer"] == found["CPU of a paced chunk"] == {"other": [0.9, 0.8, 1.5]}
+    assert found["p50 added at one client"] == {"other": [2.0, 2.0, 2.0]}
+    drawn = table.drawn_bars(found, ["other"], 151.2)
+    assert "| CPU of a whole answer | 0.90 (0.80 to 1.50) |" in drawn and "151 MB (bar: 150)" in drawn
+
+
+def test_workers_are_judged_by_the_cost_of_a_request_and_the_share_of_the_busiest() -> None:
+    def found(request_us: float, *cores: float) -> dict[str, Any]:
+        one = {f"gateway {number}": {"cores": used} for number, used in enumerate(cores)}
+        return one | {"gateway": {"request_us": request_us, "cores": sum(cores)}}
+
+    turns = {1: [workers.turn(found(99.0, 0.5), 1)], 2: [workers.turn(found(110.0, 0.55, 0.45), 2)]}
+    assert workers.judged(turns, 2) == {"one_us": 99.0, "several_us": 110.0, "busiest": 0.55, "scale": [0.818] * 3}

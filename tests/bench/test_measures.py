@@ -1,5 +1,7 @@
 """Measurements against engines of our own making, where the real ones would need a card."""
 
+import asyncio
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -9,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu import measures
+from bench.gpu import lab, measures
+from bench.gpu.experiments import on_card
 from bench.gpu.lab import Running
 from bench.gpu.measures import Bench, Scale
 from bench.gpu.schedule import Setup, Subject
@@ -59,18 +62,39 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
 
 async def test_two_models_take_turns_by_sleeping(pair: Pair) -> None:
     for engine in pair.engines:
-        for path in (SLEEP, SLEEP, DROP, WAKE, WAKE):
+        for path in (SLEEP, SLEEP, SLEEP, DROP, WAKE, WAKE):
             engine.script(FINE, path=path)
     found = await measures.sleep(pair.bench)
-    assert pair.asked(0) == [SLEEP, WAKE, SLEEP, WAKE]
-    assert pair.asked(1) == [SLEEP, WAKE, DROP]
-    assert [(one["to"], one["level"]) for one in found["switches"]] == [
-        (MODELS[0], 1), (MODELS[1], 1), (MODELS[0], 2),
+    assert pair.asked(0) == [SLEEP, WAKE, SLEEP, WAKE, SLEEP]
+    assert pair.asked(1) == [SLEEP, WAKE, DROP, WAKE]
+    assert [(one["to"], one["level"], one["woken_from"]) for one in found["switches"]] == [
+        (MODELS[0], 1, 1), (MODELS[1], 1, 1), (MODELS[0], 2, 1), (MODELS[1], 1, 2),
     ]  # fmt: skip
     for one in found["switches"]:
         assert min(one["sleep_s"], one["wake_s"]) >= 0
         assert one["first_token_ms"] > 0
     assert found["both_started_s"] >= 9.0
+
+
+async def test_an_engine_is_stopped_and_comes_back(pair: Pair) -> None:
+    before = EngineState(f"{MODELS[0]}-0", MODELS[0], 0, "ready", pid=pair.nobody.pid)
+    state.write(pair.bench.running.folder, before)
+    measuring = asyncio.create_task(measures.restart(pair.bench))
+    assert await asyncio.to_thread(pair.nobody.wait) == -signal.SIGTERM
+    again = replace(before, restarts=1, pid=None, start_phases={"importing vLLM": 12.5, "loading weights": 3.25})
+    state.write(pair.bench.running.folder, again)
+    found = await measuring
+    assert found["start_s"] == 15.75
+    assert 0 <= found["stop_s"] <= found["back_s"]
+    assert found["first_token_ms"] > 0
+
+
+def test_on_a_card_engines_of_the_kit_may_sleep(tmp_path: Path) -> None:
+    """The service gives their routes to no engine of its own card, and its fleet file may not ask for them."""
+    (turns,) = {one.setup.name: one.setup for one in on_card(CATALOG, H200)[0] if one.measure == "sleep"}.values()
+    lab.write_fleet(turns, tmp_path, 1)
+    program = lab.environment_of(turns, tmp_path, 60.0)["ROUNDHOUSE_ENGINE_PROGRAM"]
+    assert program.startswith("env VLLM_SERVER_DEV_MODE=1 ")
 
 
 async def test_an_engine_that_cannot_sleep_says_so(pair: Pair) -> None:

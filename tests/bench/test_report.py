@@ -91,7 +91,8 @@ def test_what_came_of_other_commands_or_drivers_says_so(tmp_path: Path) -> None:
         ("Rates against bounds", "llama-2-7b-chat decode, streams: 1 251.5 340.5 0.739"),
         ("Rates against bounds", "llama-2-7b-chat prefill, 3072 tokens 40,404.0 70,707.0 0.571"),
         ("Two models on one card, memory split", "llama-2-7b-chat+split llama-2-7b 32 4,445.0 2,445.0 13.75"),
-        ("Two models on one card, taking turns", "llama-2-7b-chat+sleep llama-2-7b 1 2.25 0.75 14.0 3.014"),
+        ("Two models on one card, taking turns", "llama-2-7b-chat+sleep llama-2-7b 1 2.25 2 0.75 14.0 3.014"),
+        ("One model stopped", "llama-2-7b-chat llama-2-7b-chat 1.5 38.5 15.0 41.5"),
         ("What failed", "mixtral-8x7b-instruct-v0.1/start no kernel for \\| this 2026-12-24T10:00:00+00:00"),
     ],
 )

@@ -16,6 +16,8 @@ def write(frame: object) -> None:
 
 
 write({"found": [str(os.getpid())]})
+if sys.stdin.buffer.read(4):
+    write({"found": [str(os.getpid())]})
 while size := sys.stdin.buffer.read(4):
     word = sys.stdin.buffer.read(int.from_bytes(size, "big"))[1:].decode().partition(" ")[0]
     write({"at": f"tools[0].{word}"})

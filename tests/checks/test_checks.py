@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from service.checks import checks as module
@@ -48,8 +49,7 @@ async def checking(
     finally:
         await checks.close()
         for pid in events.pids:
-            with pytest.raises(ProcessLookupError):
-                os.kill(pid, 0)
+            await until(lambda pid=pid: not psutil.pid_exists(pid), "the end of its process")  # type: ignore[misc]
 
 
 async def ask(checks: Checks, word: str, tenant: str = "a") -> Verdict:

@@ -43,9 +43,3 @@ def test_what_an_engine_may_compile_is_handed_over() -> None:
 def test_an_escaped_name_hides_nothing() -> None:
     raw = json.dumps(CHAT.body(tools=[{**TOOL, "strict": True}])).replace('"strict"', r'"\u0073trict"')
     assert found(CHAT, raw.encode()) == {"tools"}
-
-
-def test_the_last_of_two_members_counts_as_it_does_for_engines() -> None:
-    raw = json.dumps(CHAT.body(response_format=FORMAT))[:-1] + ', "response_format": {"type": "text"}}'
-    request, payload, _ = parse_body(PATHS[CHAT.path].body, raw.encode())
-    assert json.loads(constraints_of(request, payload)) == {"response_format": {"type": "text"}}

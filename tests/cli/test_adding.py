@@ -1,6 +1,9 @@
 """`roundhouse add`."""
 
+import re
+import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,10 @@ from click.testing import CliRunner, Result
 
 from service.catalog import catalog
 from service.cli.__main__ import main
+from service.cli.upgrading import upgrade
+from service.upgrade import rollout
+from tests.support import fleets
+from tests.support.adapters import write_adapter
 from tests.support.fleets import ROOT
 from tests.weights import hub as hubs
 from tests.weights.hub import Hub
@@ -117,3 +124,80 @@ def test_error_names_the_problem(folder: Path, arguments: list[str], problem: st
     assert result.exit_code == 1
     assert problem in result.output
     assert "Traceback" not in result.output
+
+
+REPLY = ROOT / "models/pebble/adapters/pebble-reply"
+
+
+@pytest.fixture
+def fleet_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fleet file that ROUNDHOUSE_FLEET names."""
+    file = tmp_path / "fleet.yaml"
+    file.write_text("models:\n  - model: pebble-chat\n  - model: pebble-instruct  # the desk\n\n# names\naliases: {}\n")
+    monkeypatch.setenv("ROUNDHOUSE_FLEET", str(file))
+    return file
+
+
+def test_an_adapter_is_written_into_the_fleet_file_under_its_base(fleet_file: Path) -> None:
+    shown = add(str(REPLY), "--dry-run")
+    assert shown.exit_code == 0, shown.output
+    assert "Adapter of rank 16, under 'pebble-instruct'" in shown.output
+    assert "adapters" not in fleet_file.read_text()
+    result = add(str(REPLY), "--id", "desk", "--variant", "instruct")
+    assert result.exit_code == 0, result.output
+    text = f"{{id: desk, variant: instruct, path: {REPLY}}}"
+    assert f"  - model: pebble-instruct  # the desk\n    adapters: [{text}]\n\n# names" in fleet_file.read_text()
+    assert sorted(fleet_file.parent.iterdir()) == [fleet_file]
+    again = add(str(REPLY), "--id", "desk")
+    assert again.exit_code == 1
+    assert "'desk' is already the id or alias of another model" in again.output
+
+
+def test_an_adapter_that_fits_no_model_is_refused_with_the_reasons(fleet_file: Path, tmp_path: Path) -> None:
+    before = fleet_file.read_text()
+    folder = write_adapter(tmp_path / "tone", "llama-2-7b")
+    result = add(str(folder))
+    assert result.exit_code == 1
+    assert f"it fits no model of {fleet_file}:" in result.output
+    assert "base_model_name_or_path: is 'llama-2-7b', and this entry serves 'pebble-instruct'" in result.output
+    assert fleet_file.read_text() == before
+    assert "an adapter has the specialty and the template" in add(str(folder), "--template", "x").output
+    assert "--fleet is for the folder of an adapter" in add(str(CODE), "--fleet", str(fleet_file)).output
+    (folder / "adapter_model.safetensors").unlink()
+    assert "has no adapter_model.safetensors" in add(str(folder)).output
+
+
+PAGE = (ROOT / "docs/fine-tunes.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str, section: str) -> list[str]:
+    """The blocks of code of a section of docs/fine-tunes.md, without its comments."""
+    text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return [re.sub(r" +#.*", "", found) for found in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)]
+
+
+def test_the_commands_of_the_page_of_fine_tunes_serve_an_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("models", "deploy"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    fleet_text, added, _ = blocks("bash", "Serve it")
+    prepared, _, serve = fleet_text.strip().rpartition("\n")
+    assert serve == "roundhouse serve --fleet fleet.yaml"
+    subprocess.run(["bash", "-ec", prepared], check=True)
+    for line in added.splitlines():
+        result = CliRunner().invoke(main, shlex.split(line.removeprefix("roundhouse ")))
+        assert result.exit_code == 0, result.output
+    (entry,) = blocks("yaml", "Serve it")
+    assert Path("fleet.yaml").read_text().startswith(entry)
+    (served,) = fleets.read(tmp_path / "fleet.yaml").served
+    assert served.adapters[0].id == "my-tone" and served.engine["enforce_eager"]
+
+
+def test_the_next_release_of_an_adapter_as_the_page_has_it_can_take_its_traffic(tmp_path: Path) -> None:
+    (entry,), (command,) = blocks("yaml", "Replace it"), blocks("bash", "Replace it")
+    old, new = command.split()[2:4]
+    begun = rollout.check(fleets.load(tmp_path, entry), old, new, (5, 25, 50, 100))
+    assert (begun.old, begun.new, begun.total) == ("my-tone", "my-tone-2", 100)
+    assert upgrade.make_context("upgrade", command.split()[2:]).params["agreement"] == 0

@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from service.cli.__main__ import main
-from service.cli.connect import CLIENTS, Client
+from service.gateway.console.client_settings import CLIENTS, Client
 
 ROWS = [
     {"id": "pebble-base", "capabilities": ["completion"], "context_length": None},

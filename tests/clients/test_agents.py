@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cli.connect import CLIENTS
+from service.gateway.console.client_settings import CLIENTS
 from tests.clients.conftest import CONTEXT
 from tests.clients.programs import CLIENT, NODE, Desk, node, skip_if_missing
 from tests.fake_engine import Call, FakeEngine, Script

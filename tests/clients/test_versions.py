@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from service.cli.connect import CLIENTS
+from service.gateway.console.client_settings import CLIENTS
 from tests.clients.programs import NODE
 from tests.support.each import each
 from tests.support.fleets import ROOT

@@ -18,7 +18,10 @@ GIVEN: dict[Any, tuple[str, object]] = {
     int: ("7", 7), float: ("7.5", 7.5), str: ("text", "text"), Path: ("a/b", Path("a/b")), bool: ("off", False),
     FIELDS["run_dir"].annotation: ("a/b", Path("a/b")), SecretStr: (SECRET, SecretStr(SECRET)),
 }  # fmt: skip
-NAMED: dict[str, tuple[str, object]] = {"guardrail_keys": ("words=key", SecretStr("words=key"))}
+NAMED: dict[str, tuple[str, object]] = {
+    "guardrail_keys": ("words=key", SecretStr("words=key")), "log_format": ("text", "text"),
+    "log_level": ("error", "error"), "log_engines": ("all", "all"), "log_sample": ("0.5", 0.5),
+}  # fmt: skip
 
 every_setting = each("name", FIELDS)
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import yaml
 
+from service.autoscaling import queries
 from tests.support.fleets import ROOT
 
+NAMESPACE = "llm"  # of the gateway: on a cluster Prometheus adds it to what it scrapes
 PROMETHEUS = ROOT / "deploy/prometheus"
 DASHBOARDS = ROOT / "deploy/grafana/dashboards"
 WINDOW = re.compile(r"\[(?:\d+[smhd]|\$__\w+)\]")
@@ -71,4 +73,12 @@ def ruled() -> Iterator[Query]:
         yield Query(f"{file}: {rule.get('alert') or rule['record']}", rule["expr"], "alert" in rule)
 
 
-QUERIES = [*shown(), *ruled()]
+def scaled() -> Iterator[Query]:
+    """Those of the autoscaler, of one model."""
+    yield Query("autoscaler: load", queries.load("pebble-chat", NAMESPACE, 30, 4))
+    yield Query("autoscaler: in_flight", queries.in_flight("pebble-chat", NAMESPACE))
+    yield Query("autoscaler: demand", queries.demand("pebble-chat", NAMESPACE))
+    yield Query("autoscaler: kv_cache", queries.kv_cache("pebble-chat", NAMESPACE))
+
+
+QUERIES = [*shown(), *ruled(), *scaled()]

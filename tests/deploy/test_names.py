@@ -9,13 +9,15 @@ from prometheus_client import Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from service.engine.state import CONDITIONS
+from service.observability import series
 from service.observability.metrics import Metrics
 from tests.deploy.queries import QUERIES, Query, rules
 from tests.fake_engine import bodies
 from tests.support.each import each
 
-# Labels that Prometheus adds when it scrapes: to everything, and to engines that it found through the gateway.
-TARGET = {"job", "instance"}
+# Labels that Prometheus adds when it scrapes: to everything, of which the namespace on a cluster only, and to engines
+# that it found through the gateway.
+TARGET = {"job", "instance", "namespace"}
 OF_ENGINES = TARGET | {"roundhouse_model", "roundhouse_replica"}
 VALUES: dict[str, set[str]] = {
     "state": set(CONDITIONS),
@@ -50,7 +52,7 @@ def known() -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     """Every name that a query may use, with its labels; and the bounds of each histogram's buckets."""
     metrics = Metrics()
     groups = metrics, metrics.requests, metrics.fleet, metrics.requests.genai
-    declared = [one for group in groups for one in vars(group).values() if isinstance(one, MetricWrapperBase)]
+    declared = [one for group in groups for one in series.declared(group)]
     names = {name: labels for metric in declared for name, labels in samples(metric)}
     bounds = {
         f"{family.name}_bucket": {str(bound).replace("inf", "+Inf") for bound in metric._upper_bounds}

@@ -4,20 +4,25 @@ import asyncio
 import json
 import math
 import shutil
-import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from bench.processes import free_port
+from deploy.grafana.draw import Span, asking, draw
+from deploy.grafana.panels import DASHBOARDS
 from service.auth.keys import Key, Keys, digest
 from service.engine import state
 from service.engine.state import EngineState
 from tests.conftest import Start
-from tests.deploy.queries import PROMETHEUS, QUERIES, WINDOW, Query, rules
+from tests.deploy.queries import NAMESPACE, PROMETHEUS, QUERIES, WINDOW, Query, rules, scaled
 from tests.fake_engine.wire import Fault
 from tests.support.exchanges import CHAT, MESSAGE
 from tests.support.gateways import RunningGateway
@@ -28,9 +33,12 @@ WHERE = shutil.which("prometheus")
 pytestmark = pytest.mark.skipif(not (WHERE and shutil.which("promtool")), reason=MISSING)
 
 FLEET = """
-models: [{model: pebble-chat, min_replicas: 2, policy: least_load, gpus: 1, gpu_hour_price: 3600}]
+shares: {ram: {memory: 3GiB}}
+models:
+  - {model: pebble-chat, min_replicas: 2, policy: least_load, gpus: 1, gpu_hour_price: 3600}
+  - {model: pebble-code, share: ram, memory: 2GiB}
 aliases: {gpt-4o-mini: pebble-chat}
-tenants: {acme: {}, crawler: {requests_per_minute: 1}}
+tenants: {acme: {}, crawler: {requests_per_minute: 1, requests_per_day: 1000000}}
 """
 SCRAPER = "rh_for-metrics-0123456789"
 ACME, CRAWLER = "rh_of-acme-0123456789", "rh_of-crawler-0123456789"
@@ -39,6 +47,7 @@ KEYS: Keys = {
     digest(ACME.encode()): Key("acme", "acme"),
     digest(CRAWLER.encode()): Key("crawler", "crawler"),
 }
+STATIC = 'static_configs: [{targets: ["127.0.0.1:3000"]}]'  # in prometheus.yml, the gateway
 OFTEN, SPAN = "500ms", "5s"  # between scrapes; what stands for every window
 # What has no data in this test, and why.
 UNSEEN = {
@@ -56,12 +65,14 @@ def test_rules_and_configuration_are_valid(tmp_path: Path) -> None:
     promtool("check", "config", str(configured(tmp_path, 3000)))
 
 
+@pytest.mark.slow
 def test_alerts_fire_when_they_should_and_not_otherwise() -> None:
     tested = (PROMETHEUS / "tests/alerts.yaml").read_text(encoding="utf-8")
     assert not [rule["alert"] for _, rule in rules() if "alert" in rule and f"- name: {rule['alert']}\n" not in tested]
     promtool("test", "rules", "tests/alerts.yaml")
 
 
+@pytest.mark.slow
 async def test_every_query_has_data(start: Start, tmp_path: Path) -> None:
     gateway = await start(FLEET, keys=KEYS, audit_log=tmp_path / "audit.log")
     gateway.expected_unseen = None
@@ -79,6 +90,14 @@ async def test_every_query_has_data(start: Start, tmp_path: Path) -> None:
                 await until(all_seen)
             except AssertionError:
                 assert not [f"{query.place}: {query.asked(SPAN)}" for query in empty], "no data"
+            now = time.time()
+            span = Span(now - 60, now)
+            ask = asking(str(http.base_url), span)
+            for board in DASHBOARDS:
+                assert "no data" not in await asyncio.to_thread(draw, board, ask, span, SPAN), board.name
+            for one in scaled():
+                # Whatever moment it is asked in; none while a pause of the machine has kept two scrapes apart.
+                await until(partial(is_one, http, one), f"one series for {one.place}, as an autoscaler needs it")
             stale = [query.place for query in QUERIES if query.place in UNSEEN and await has_data(http, query)]
             assert not stale, "marked as without data, and has some"
     finally:
@@ -125,6 +144,7 @@ def configured(folder: Path, port: int) -> Path:
     (folder / "key").write_text(SCRAPER)
     text = (PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8")
     for old, new in (
+        (STATIC, STATIC.replace("}]", f", labels: {{namespace: {NAMESPACE}}} }}]")),
         ("127.0.0.1:3000", f"127.0.0.1:{port}"),
         ("/etc/prometheus/roundhouse-key", "key"),
         ("15s", OFTEN),
@@ -139,8 +159,7 @@ def configured(folder: Path, port: int) -> Path:
 @asynccontextmanager
 async def prometheus(folder: Path, port: int) -> AsyncIterator[httpx.AsyncClient]:
     """A Prometheus that watches the gateway at this port, as a client of its API."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        own = free.getsockname()[1]
+    own = free_port()
     data, listen = f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{own}"
     assert WHERE
     with (folder / "prometheus.log").open("w") as log:
@@ -165,8 +184,21 @@ async def prometheus(folder: Path, port: int) -> AsyncIterator[httpx.AsyncClient
 
 
 async def has_data(http: httpx.AsyncClient, query: Query) -> bool:
-    """Whether Prometheus returns a value for the query; it must be one."""
+    """Whether Prometheus returns a value for the query."""
+    return any(not math.isnan(float(series["value"][1])) for series in await result(http, query))
+
+
+async def is_one(http: httpx.AsyncClient, query: Query) -> bool:
+    """Whether Prometheus returns one series for the query; never several."""
+    found = len(await result(http, query))
+    assert found < 2, f"{query.place}: {found} series"
+    return found == 1
+
+
+async def result(http: httpx.AsyncClient, query: Query) -> list[Any]:
+    """The series that Prometheus returns for the query, which it must accept."""
     answer = (await http.post("/api/v1/query", data={"query": query.asked(SPAN)})).json()
     assert answer["status"] == "success", f"{query.place}: {answer.get('error')}"
     assert not answer.get("warnings"), f"{query.place}: {answer['warnings']}"
-    return any(not math.isnan(float(series["value"][1])) for series in answer["data"]["result"])
+    found: list[Any] = answer["data"]["result"]
+    return found

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,21 @@ def test_the_same_conversation_goes_to_the_same_replica_everywhere(pair: list[Pr
     chosen = [one.replica_for(f"topic {number}") for number in range(12)]
     assert [other.replica_for(f"topic {number}") for number in range(12)] == chosen
     assert len(set(chosen)) == 2
+
+
+def test_clients_are_spread_over_the_processes_of_a_service(shared: list[Service]) -> None:
+    """They take connections from one queue, whoever is free: none has more than three quarters."""
+    for service in shared:
+        with contextlib.ExitStack() as stack:
+            lines = [http.client.HTTPConnection("127.0.0.1", port_of(service), timeout=PATIENCE) for _ in range(64)]
+            for line in lines:
+                stack.callback(line.close)
+                line.request("GET", "/livez")
+            for line in lines:
+                line.getresponse().read()
+            pids = list(gateway_registry.registered(service.run_dir))
+            taken = Counter(taken_by(line, pids) for line in lines)
+            assert min(taken[pid] for pid in pids) >= len(lines) / len(pids) / 2, taken
 
 
 def test_each_process_grants_its_part_of_a_tenant_s_budget(pair: list[Process]) -> None:

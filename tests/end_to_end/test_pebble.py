@@ -75,6 +75,7 @@ def test_the_measured_chat_asks_for_a_name_given_two_user_turns_earlier() -> Non
         assert case.answer.removeprefix("Your name is ").removesuffix(".") in users[0]
 
 
+@pytest.mark.slow
 def test_zephyr_template() -> None:
     golden = (
         "<|system|>\nBe kind.</s>\n<|user|>\nI am Ada.</s>\n<|assistant|>\nNice to meet you, Ada!</s>\n"

@@ -12,6 +12,7 @@ from service.engine.argv import (
     ALWAYS,
     DEFAULTS,
     ENVIRONMENT,
+    ONE_PROCESS,
     argv,
     defaults,
     environment,
@@ -19,6 +20,7 @@ from service.engine.argv import (
     unknown_flags,
 )
 from service.engine.command import child_environment
+from service.engine.listening import Tcp
 from service.fleet.engine_variables import FIXED, NOT_INHERITED
 from service.fleet.request_bounds import RequestBounds
 from service.fleet.served_model import ServedModel
@@ -36,8 +38,12 @@ def command(folder: Path, entry: str) -> list[str]:
 
 def flags(folder: Path, entry: str) -> dict[str, list[str]]:
     """Each flag of the command with its values."""
+    return parsed(command(folder, entry)[2:])
+
+
+def parsed(args: list[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for arg in command(folder, entry)[2:]:
+    for arg in args:
         if arg.startswith("--"):
             assert arg not in found, "each flag once"
             found[arg] = values = []
@@ -82,7 +88,7 @@ def test_the_whole_command_of_an_embedded_model(tmp_path: Path) -> None:
         ("model: llama-2-7b\nengine: {enable_prefix_caching: false}", "--no-enable-prefix-caching", []),
         ("model: llama-2-7b\nengine: {gpu_memory_utilization: 0.9}", "--gpu-memory-utilization", ["0.9"]),
         ("model: llama-2-7b\nengine: {dtype: half}", "--dtype", ["half"]),
-        ("model: llama-2-7b\nengine: {allowed: [a, 2]}", "--allowed", ["a", "2"]),
+        ("model: llama-2-7b\nengine: {sizes: [a, 2]}", "--sizes", ["a", "2"]),
         ("model: llama-2-7b\nengine: {speculative_config: {num: 3}}", "--speculative-config", ['{"num": 3}']),
         ("model: llama-2-7b\nengine: {quantization: null}", "--quantization", None),
         ("model: qwen3-8b", "--tool-call-parser", ["hermes"]),
@@ -101,12 +107,39 @@ def test_a_setting_becomes_a_flag(tmp_path: Path, entry: str, flag: str, values:
     assert flags(tmp_path, entry).get(flag) == values
 
 
-def test_the_template_and_adapters_of_the_fleet(tmp_path: Path) -> None:
-    entry = "model: llama-2-7b\nchat_template: ./custom.jinja\nadapters: [{id: a, path: ./a}, {id: b, path: ./b}]"
+def test_the_template_of_the_fleet(tmp_path: Path) -> None:
+    entry = "model: llama-2-7b\nchat_template: ./custom.jinja"
     found = flags(tmp_path, entry)
     assert found["--chat-template"] == [str(tmp_path / "custom.jinja")]
-    assert found["--enable-lora"] == []
-    assert found["--lora-modules"] == [f"a={tmp_path}/a", f"b={tmp_path}/b"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "room"),
+    [
+        ("adapters: [{id: a, path: ./a}, {id: b, path: ./b}]\ngpus: 1", ("2", "16", "64")),
+        ("adapters: [{id: a, path: ./a}]", ("17", "16", "64")),
+        ("engine: {max_loras: 3}", ("3", "16", "64")),
+        ("adapters: [{id: a, path: ./a}]\nengine: {max_loras: 70, max_lora_rank: 32}", ("70", "32", "70")),
+        ("max_in_flight: 9", None),
+    ],
+)
+def test_an_engine_has_room_for_adapters_where_the_fleet_file_wants_some(
+    tmp_path: Path, entry: str, room: tuple[str, ...] | None
+) -> None:
+    served = only(tmp_path, f"model: llama-2-7b\n{entry}")
+    found = parsed(argv(served, [], SOCKET, 30))
+    names = ("--max-loras", "--max-lora-rank", "--max-cpu-loras")
+    assert ("--enable-lora" in found) is bool(room)
+    assert [found.get(name) for name in names] == ([[one] for one in room] if room else [None] * 3)
+    assert "--lora-modules" not in found, "one that fails would keep the engine from starting"
+    assert environment(served, SOCKET)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == ("1" if room else "0")
+
+
+def test_an_engine_on_tcp_gets_its_adapters_at_the_start_and_never_later(tmp_path: Path) -> None:
+    served = only(tmp_path, "model: llama-2-7b\nadapters: [{id: a, path: ./a}, {id: b, path: ./b}]")
+    tcp = Tcp("0.0.0.0", 8000)
+    assert parsed(argv(served, [], tcp, 30))["--lora-modules"] == [f"a={tmp_path}/a", f"b={tmp_path}/b"]
+    assert environment(served, tcp)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
 
 
 def test_a_pinned_revision_is_passed_for_hub_weights_only(tmp_path: Path) -> None:
@@ -152,6 +185,25 @@ def test_every_setting_becomes_one_flag_in_vllms_spelling(settings: dict[str, En
             assert args[args.index(flag) + 1] == str(value)
 
 
+UNBOUND = "model: pebble-chat\nenv: {VLLM_CPU_OMP_THREADS_BIND: nobind}"
+
+
+@pytest.mark.parametrize(
+    ("entry", "backend"),
+    [
+        (UNBOUND, ONE_PROCESS["distributed_executor_backend"]),
+        (f"{UNBOUND}\nengine: {{distributed_executor_backend: mp}}", "mp"),
+        (f"{UNBOUND}\nengine: {{tensor_parallel_size: 2}}", None),
+        (f"{UNBOUND}\ngpus: 1", None),
+        ("model: pebble-chat\nenv: {VLLM_CPU_OMP_THREADS_BIND: auto}", None),
+        ("model: pebble-chat", None),
+    ],
+)
+def test_a_worker_whose_threads_are_not_bound_runs_in_the_core(entry: str, backend: str | None, tmp_path: Path) -> None:
+    args, flag = argv(only(tmp_path, entry), [], SOCKET, 1), "--distributed-executor-backend"
+    assert (args[args.index(flag) + 1] if flag in args else None) == backend
+
+
 @pytest.mark.parametrize(
     ("entry", "offline"),
     [
@@ -178,7 +230,7 @@ def test_nothing_from_outside_opens_an_engine(tmp_path: Path) -> None:
     found = child_environment(only(tmp_path, "model: pebble-chat"), opened)
     assert found.items() >= FIXED.items()
     assert not NOT_INHERITED & found.keys()
-    assert (found["VLLM_MAX_N_SEQUENCES"], found["VLLM_MAX_COMPLETION_PROMPTS"]) == ("128", "128")
+    assert (found["VLLM_MAX_N_SEQUENCES"], found["VLLM_MAX_COMPLETION_PROMPTS"]) == ("4", "128")
     own = child_environment(only(tmp_path, "model: pebble-chat\nenv: {VLLM_PLUGINS: mine}"), opened)
     assert own["VLLM_PLUGINS"] == "mine"
     assert not [arg for arg in command(tmp_path, "model: pebble-chat") if "trust" in arg]
@@ -187,6 +239,17 @@ def test_nothing_from_outside_opens_an_engine(tmp_path: Path) -> None:
 def test_an_engine_keeps_idle_connections_for_longer_than_the_gateway(tmp_path: Path) -> None:
     inside = child_environment(only(tmp_path, "model: pebble-chat"), {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "5"})
     assert float(inside["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]) > 2 * IDLE_TIMEOUT
+
+
+def test_an_engine_exports_its_traces_where_the_gateway_does(tmp_path: Path) -> None:
+    served, outside = only(tmp_path, "model: pebble-chat"), {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+    inside = child_environment(served, outside, "pebble-chat-1")
+    assert inside["OTEL_RESOURCE_ATTRIBUTES"] == "service.instance.id=pebble-chat-1"
+    assert not [name for name in child_environment(served, {}) if name.startswith("OTEL_")]
+    url = "http://collector:4318/v1/traces"
+    told = argv(served, ["vllm"], tmp_path / "e0.sock", 1.0, traces_endpoint=url)
+    assert told[told.index("--otlp-traces-endpoint") + 1] == url
+    assert "--otlp-traces-endpoint" not in argv(served, ["vllm"], tmp_path / "e0.sock", 1.0)
 
 
 def test_vllms_usage_reporting_is_off() -> None:

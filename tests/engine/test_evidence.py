@@ -43,7 +43,7 @@ async def test_a_hung_engine_leaves_its_stacks(
     fault: str, number: signal.Signals, start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether its process spins, holding the GIL, or is stopped; and nothing of what it was asked."""
-    monkeypatch.setenv("OTHERS_SECRET", CANARY)
+    monkeypatch.setenv("VLLM_OF_THE_SHELL", CANARY)
     monkeypatch.setattr(watchdog, "SCRAPE", Deadlines(connect=1, first_byte=0.5, idle=0.5, total=0.5))
     fleet = start_fleet(fleet_text(fault), **ON)
     first = await fleet.until("ready")
@@ -71,7 +71,7 @@ async def test_a_hung_engine_leaves_its_stacks(
     assert "--uds" in about["argv"]
     assert about["environment"]["PYTHONUNBUFFERED"] == "1"
     assert about["environment"]["PATH"] is None
-    assert "OTHERS_SECRET" in about["environment"]
+    assert "VLLM_OF_THE_SHELL" in about["environment"]
     assert not [file.name for file in bundle.path.iterdir() if CANARY in file.read_text()]
     assert {stat.S_IMODE(file.stat().st_mode) for file in bundle.path.iterdir()} == {0o600}
     assert {stat.S_IMODE(path.stat().st_mode) for path in (bundle.path, bundle.path.parent)} == {0o700}

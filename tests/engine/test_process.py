@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from service.engine import keeper
-from service.engine.process import TAIL_LINES, EngineProcess
+from service.engine.process import TAIL_LINES, EngineProcess, pipe_lines
 from tests.support.waiting import patience, until
 
 ENVIRON = dict(os.environ)
@@ -214,6 +214,19 @@ async def test_commands_after_the_end_do_nothing(start: Start) -> None:
     started.process.close()
     started.process.close()
     started.process.terminate()
+
+
+async def test_a_pipe_is_closed_once() -> None:
+    """A second time would close whatever else has got its number since."""
+    read, write = os.pipe()
+    os.write(write, b"1\n")
+    async with pipe_lines(read) as lines:
+        assert await lines.readline() == b"1\n"
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(4)]
+    for _ in range(3):  # iterations, in which the transport closes it
+        await asyncio.sleep(0)
+    for descriptor in (*others, write):
+        os.close(descriptor)
 
 
 async def test_closing_the_control_pipe_kills_everything(start: Start) -> None:

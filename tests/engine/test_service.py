@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from service.config.settings import Settings
-from service.engine import service
-from service.engine.service import Progress, engine_service, service_name
+from service.engine import worker
+from service.engine.service import engine_service
+from service.engine.worker import service_name
 from tests.support import fleets
 from tests.support.gateways import ONE
 
@@ -17,8 +18,8 @@ async def test_the_last_progress_line_is_written_before_the_process_ends(
 ) -> None:
     fleet = fleets.load(tmp_path, ONE)
     with (tmp_path / "log").open("wb") as log:
-        monkeypatch.setattr(service, "STANDARD_ERROR", log.fileno())
-        engine = engine_service(fleet.served[0], 0, 0, fleet, Settings(run_dir=tmp_path), Progress()).inner()
+        monkeypatch.setattr(worker, "STANDARD_ERROR", log.fileno())
+        engine = engine_service(fleet.served[0], 0, 0, fleet, Settings(run_dir=tmp_path)).inner()
         await engine.stop()
     lines = (tmp_path / "log").read_text().splitlines()
     assert lines == ["roundhouse  pebble-chat-0  stopping, draining", "roundhouse  pebble-chat-0  stopped"]

@@ -19,20 +19,33 @@ import psutil
 import pytest
 
 from service.config.settings import Settings
-from service.engine import demand, engine_stats, gateway_registry, memory_check, readiness, state, supervisor, watchdog
+from service.engine import (
+    adapters,
+    demand,
+    engine_stats,
+    gateway_registry,
+    memory_check,
+    readiness,
+    state,
+    supervisor,
+    watchdog,
+)
 from service.engine.command import child_environment
 from service.engine.engine_stats import EngineStats
 from service.engine.probe import probe_request
 from service.engine.state import Condition, EngineState
 from service.engine.supervisor import Supervisor
+from service.sharing.parts import PROCESSES_BYTES
 from service.transport.pool import ConnectionPool, Deadlines, get_request, post_request
 from service.weights import manifest
 from service.weights.digests import sha256
 from service.weights.manifest import File, Manifest
 from tests.support import fleets
+from tests.support.adapters import write_adapter
 from tests.support.exchanges import CHAT, EMBEDDING
 from tests.support.fleets import ROOT
 from tests.support.gateways import ONE
+from tests.support.logs import log_to
 from tests.support.waiting import until
 
 # The environment's own PYTHONPATH comes first: by it an engine tells where it stands.
@@ -43,18 +56,19 @@ CHECKS, HEALTH_CHECKS = 0.25, 0.6
 
 
 class StartedFleet:
-    """The supervisors of a fleet, and the progress lines that they printed."""
+    """The supervisors of a fleet, the progress lines that they printed, and the lines that they logged."""
 
     def __init__(self, folder: Path, text: str, **settings: Any) -> None:
         self.run_dir = folder / "run"
         self.run_dir.mkdir(exist_ok=True)
         fleet = fleets.load(folder, text)
         self.output: list[str] = []
+        self.logged: list[str] = []
         # tests/engine/test_evidence.py keeps some.
         usual = {"engine_program": PROGRAM, "drain_timeout": 5.0, "evidence": False}
         configured = Settings(run_dir=self.run_dir, **{**usual, **settings})
         self.supervisors = [
-            Supervisor(served, number, order, fleet, configured, self.output.append)
+            Supervisor(served, number, order, fleet, configured, self.output.append, log_to(self.logged))
             for order, (served, number) in enumerate(fleet.replicas())
         ]
 
@@ -148,9 +162,10 @@ async def stats(fleet: StartedFleet) -> EngineStats:
     return found
 
 
-async def running_request(fleet: StartedFleet) -> "asyncio.Task[tuple[int, bytes]]":
-    """A long request that the first engine is generating for."""
-    response = asyncio.create_task(ask(fleet, post_request(CHAT.path, json.dumps(LONG_CHAT).encode())))
+async def running_request(fleet: StartedFleet, words: int = 9) -> "asyncio.Task[tuple[int, bytes]]":
+    """A request that the first engine is generating for: a `patient` one until it ends, others 20 ms for each word."""
+    chat = LONG_CHAT | {"messages": [{"role": "user", "content": "word " * words}]}
+    response = asyncio.create_task(ask(fleet, post_request(CHAT.path, json.dumps(chat).encode())))
     await until_running(fleet)
     return response
 
@@ -215,11 +230,15 @@ async def test_a_bound_socket_alone_is_not_ready(start_fleet: StartFleet) -> Non
     await fleet.until("ready")
 
 
-async def test_a_start_beyond_the_start_timeout_fails(start_fleet: StartFleet) -> None:
-    fleet = start_fleet(fleet_text("mute"), start_timeout=3.0)
+async def test_a_start_beyond_the_start_timeout_fails(start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = [0.0]  # seconds by which the clock of the readiness check is
+    monkeypatch.setattr(readiness, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0]))
+    fleet = start_fleet(fleet_text("mute"), start_timeout=600.0)
+    await until(lambda: fleet.state().phase == "waiting for its first token")
+    ahead[0] = 601.0
     await until(lambda: fleet.state().restarts == 1, f"a restart (output: {fleet.output})")
     (reason,) = {line for line in fleet.shown() if line.startswith("failed")}
-    assert "not ready within 3 s of its start: the probe request got status 500" in reason
+    assert "not ready within 600 s of its start: the probe request got status 500" in reason
     fleet.unblock()
     assert (await fleet.until("ready")).restarts >= 1
 
@@ -233,6 +252,29 @@ async def test_a_failing_start_is_retried_with_backoff(start_fleet: StartFleet) 
     assert "ready" not in fleet.shown()
     (reason,) = {one.reason for one in (fleet.state(), fleet.state()) if one.condition == "failed"} or {why}
     assert reason == why
+
+
+async def test_a_start_after_a_crash_is_not_logged_as_an_error(start_fleet: StartFleet, tmp_path: Path) -> None:
+    script = tmp_path / "engine.sh"
+    script.write_text("echo 'begins without a level'; echo 'Traceback (most recent call last):'; exit 1")
+    fleet = start_fleet(engine_program=f"sh {script}")
+    await until(lambda: fleet.state().restarts >= 2)
+    found = [json.loads(line) for line in fleet.logged]
+    assert {(one["level"], one["message"]) for one in found} == {("error", "Traceback (most recent call last):")}
+
+
+async def test_what_a_killed_engine_left_half_written_is_removed(
+    start_fleet: StartFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here by one that was killed while it compiled: every later start tries to load it."""
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
+    (tmp_path / "half.so").touch()
+    script = tmp_path / "engine.sh"
+    script.write_text(f"[ -e {tmp_path}/half.so ] && echo 'ImportError: {tmp_path}/half.so: file too short'; exit 1")
+    fleet = start_fleet(engine_program=f"sh {script}")
+    await until(lambda: fleet.state().restarts >= 1)
+    assert any(f"; removed {tmp_path}/half.so, which is compiled again" in line for line in fleet.shown())
+    assert not (tmp_path / "half.so").exists()
 
 
 async def test_a_missing_program(start_fleet: StartFleet) -> None:
@@ -254,6 +296,27 @@ async def test_a_killed_engine_is_restarted(start_fleet: StartFleet) -> None:
     failed = next(line for line in fleet.shown() if line.startswith("failed"))
     assert failed.startswith("failed, starts again in 0.05 s, the engine was killed by signal 9 (out of memory?)")
     assert (await ask(fleet, post_request(CHAT.path, json.dumps(CHAT.body()).encode())))[0] == 200
+
+
+async def test_adapters_are_loaded_before_it_is_ready_also_after_a_crash_and_one_that_fails_stops_nothing(
+    start_fleet: StartFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tone, gone = (write_adapter(tmp_path / name, "pebble-chat") for name in ("tone", "gone"))
+    monkeypatch.setattr(adapters, "POLL_INTERVAL", 0.05)
+    monkeypatch.setattr(adapters, "RETRY_INTERVAL", 0.05)
+    entries = [{"id": path.name, "path": str(path)} for path in (tone, gone)]
+    fleet = start_fleet(fleet_text("", adapters=entries))
+    (gone / "adapter_config.json").rename(tmp_path / "kept.json")
+    found = (await fleet.until("ready")).adapters
+    assert found == {"tone": None, "gone": f"the engine refused it: No adapter found for {gone}"}
+    (tmp_path / "kept.json").rename(gone / "adapter_config.json")
+    await until(lambda: fleet.state().adapters == {"tone": None, "gone": None}, "another attempt")
+    _, listed = await ask(fleet, get_request("/v1/models"))
+    assert [row["id"] for row in json.loads(listed)["data"]] == ["pebble-chat", "tone", "gone"]
+    os.kill(fleet.state().pid or 0, signal.SIGKILL)
+    await until(lambda: fleet.state().restarts == 1 and fleet.state().condition == "ready", "a restart")
+    assert fleet.state().adapters == {"tone": None, "gone": None}
+    assert "adapter tone loaded" in fleet.shown()
 
 
 async def test_an_unrequested_exit_with_status_0_is_a_crash(start_fleet: StartFleet) -> None:
@@ -349,12 +412,12 @@ async def test_memory_is_not_checked_for_an_engine_on_a_gpu(
     await start_fleet(fleet_text("", gpus=1)).until("ready")
 
 
-LONG_CHAT = CHAT.body(stream=True) | {"messages": [{"role": "user", "content": "word " * 40}]}
+LONG_CHAT = CHAT.body(stream=True) | {"messages": [{"role": "user", "content": "word " * 9}]}
 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_stopping_lets_running_requests_finish(stream: bool, start_fleet: StartFleet) -> None:
-    fleet = start_fleet()
+    fleet = start_fleet(fleet_text("patient"))
     await fleet.until("ready")
     response = asyncio.create_task(
         ask(fleet, post_request(CHAT.path, json.dumps(LONG_CHAT | {"stream": stream}).encode()))
@@ -363,7 +426,7 @@ async def test_stopping_lets_running_requests_finish(stream: bool, start_fleet: 
     await fleet.supervisors[0].stop()
     status, body = await response
     assert status == 200
-    assert body.count(b"word") >= 40
+    assert body.count(b"word") >= 9
     assert body.endswith(b"data: [DONE]\n\n") == stream
     assert "draining 1" in (fleet.run_dir / "pebble-chat-0.log").read_text()
     assert fleet.shown()[-2:] == ["stopping, draining", "stopped"]
@@ -463,26 +526,46 @@ async def test_a_failed_engine_does_not_hold_up_the_others(
         await fleet.until("ready", order)
 
 
-def test_the_environment_of_an_engine(tmp_path: Path) -> None:
-    served = fleets.only(tmp_path, "model: pebble-chat\nenv: {MINE: 1, PATH: /other}")
-    outside = {
-        "PATH": "/bin",
-        "HOME": "/root",
-        "ROUNDHOUSE_PORT": "1",
-        "BENTOML_HOME": "x",
-        "PROMETHEUS_MULTIPROC_DIR": "x",
-    }
-    inside = child_environment(served, outside)
-    assert {"HOME": "/root", "MINE": "1", "PATH": "/other"}.items() <= inside.items()
-    assert not [key for key in inside if key.startswith(("ROUNDHOUSE_", "BENTO", "PROMETHEUS_"))]
+SECRETS = dict.fromkeys((
+    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "ROUNDHOUSE_API_KEY", "ROUNDHOUSE_ENGINE_KEY", "ROUNDHOUSE_CACHE_SECRET",
+    "VLLM_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID",
+    "S3_SECRET_ACCESS_KEY", "NVIDIA_API_KEY", "OTEL_EXPORTER_OTLP_HEADERS", "HTTPS_PROXY", "https_proxy",
+    "SSH_AUTH_SOCK", "BENTOML_HOME", "PROMETHEUS_MULTIPROC_DIR", "PYTHONOPTIMIZE", "DATABASE_URL",
+), "x")  # fmt: skip
+# Without these an engine computes otherwise, or not at all.
+NEEDED = {
+    "HOME": "/root", "LC_CTYPE": "C.UTF-8", "CUDA_VISIBLE_DEVICES": "3", "LD_PRELOAD": "", "OMP_NUM_THREADS": "1",
+    "VLLM_ATTENTION_BACKEND": "FLASHINFER", "VLLM_MULTI_STREAM_GEMM_TOKEN_THRESHOLD": "9", "TORCHDYNAMO_DISABLE": "1",
+    "HF_HOME": "/cache",
+}  # fmt: skip
+
+
+async def test_a_started_engine_has_what_it_needs_of_the_environment_and_no_secret(
+    start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**SECRETS, **NEEDED}.items():
+        if name != "PYTHONOPTIMIZE":  # which the stand-in's parents would heed
+            monkeypatch.setenv(name, value)
+    fleet = start_fleet(ONE + "\nenv: {MINE: 1}")
+    inside = psutil.Process((await fleet.until("ready")).pid or 0).environ()
+    assert not SECRETS.keys() & inside.keys()
+    assert NEEDED.items() <= inside.items()
+    assert (inside["MINE"], inside["HF_HUB_OFFLINE"], inside["TRANSFORMERS_OFFLINE"]) == ("1", "1", "1")
+
+
+def test_an_engine_that_downloads_its_weights_has_the_hubs_token(tmp_path: Path) -> None:
+    inside = child_environment(fleets.only(tmp_path, "model: llama-2-7b\nenv: {HOME: /other}"), {**SECRETS, **NEEDED})
+    assert inside.keys() & SECRETS.keys() == {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTPS_PROXY", "https_proxy"}
+    assert inside["HOME"] == "/other"
+    assert "HF_HUB_OFFLINE" not in inside
 
 
 def test_required_memory(tmp_path: Path) -> None:
     small = fleets.only(tmp_path, "model: pebble-chat\nenv: {VLLM_CPU_KVCACHE_SPACE: 1}")
     weights = (Path(small.weights) / "model.safetensors").stat().st_size
-    assert memory_check.required_memory(small) == memory_check.BASE_MEMORY + weights + 2**30
+    assert memory_check.required_memory(small) == PROCESSES_BYTES + weights + 2**30
     other = fleets.only(tmp_path, "model: org/tune-chat")
-    assert memory_check.required_memory(other) == memory_check.BASE_MEMORY + 4 * 2**30
+    assert memory_check.required_memory(other) == PROCESSES_BYTES + 4 * 2**30
 
 
 @pytest.mark.parametrize("space", ["", "0.5", "much", "-1", "1e3"])
@@ -634,13 +717,13 @@ async def test_two_replicas_activated_at_once_start_sequentially(start_fleet: St
 
 
 async def test_scaling_down_lets_running_requests_finish(start_fleet: StartFleet) -> None:
-    fleet = start_fleet(fleet_text("", min_replicas=0))
+    fleet = start_fleet(fleet_text("patient", min_replicas=0))
     demand.write(fleet.run_dir, GATEWAY_PID, [0])
     await fleet.until("ready")
     response = await running_request(fleet)
     demand.write(fleet.run_dir, GATEWAY_PID, [])
     status, body = await response
-    assert (status, body.count(b"word") >= 40, body.endswith(b"data: [DONE]\n\n")) == (200, True, True)
+    assert (status, body.count(b"word") >= 9, body.endswith(b"data: [DONE]\n\n")) == (200, True, True)
     await fleet.until("scaled_to_zero")
     assert "draining 1" in (fleet.run_dir / "pebble-chat-0.log").read_text()
 
@@ -661,7 +744,7 @@ async def test_demand_that_returns_at_once_cancels_scaling_down(
 async def test_stopping_while_scaling_down_lets_running_requests_finish(
     start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fleet = start_fleet(fleet_text("", min_replicas=0))
+    fleet = start_fleet(fleet_text("patient", min_replicas=0))
     demand.write(fleet.run_dir, GATEWAY_PID, [0])
     await fleet.until("ready")
     response = await running_request(fleet)

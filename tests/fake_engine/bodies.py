@@ -78,14 +78,19 @@ def dialect(path: str, body: Json) -> Json:
     return {"type": "error", "error": {"type": body["error"]["type"], "message": body["error"]["message"]}}
 
 
-def models(model: str, context: int, now: int) -> Json:
-    """`/v1/models`: the one that is served. `context` is in tokens, `now` in seconds since the epoch."""
+def models(model: str, context: int, now: int, adapters: Mapping[str, str] | None = None) -> Json:
+    """`/v1/models`: the one that is served, and the folders of its adapters.
+
+    `context` is in tokens, `now` in seconds since the epoch.
+    """
     may = ("allow_sampling", "allow_logprobs", "allow_view")
     may_not = ("allow_create_engine", "allow_search_indices", "allow_fine_tuning", "is_blocking")
     permission = {"id": "modelperm-0", "object": "model_permission", "created": now, "organization": "*", "group": None}
     permission |= dict.fromkeys(may, True) | dict.fromkeys(may_not, False)
     entry = {"id": model, "object": "model", "created": now, "owned_by": "vllm", "root": model, "parent": None}
-    return {"object": "list", "data": [entry | {"max_model_len": context, "permission": [permission]}]}
+    rows = [entry | {"max_model_len": context, "permission": [permission]}]
+    rows += [entry | {"id": id, "root": path, "parent": model} for id, path in (adapters or {}).items()]
+    return {"object": "list", "data": rows}
 
 
 def counted(path: str, request: Json, tokens: int, context: int) -> Json:

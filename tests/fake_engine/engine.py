@@ -26,8 +26,10 @@ TOKENS = {"/tokenize", "/detokenize"}
 COUNTING = {*TOKENS, "/v1/messages/count_tokens"}
 EMBEDDINGS = "/v1/embeddings"
 SCORING = {"/rerank", "/score"}
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 WORKING = {*SHAPES, EMBEDDINGS, *SCORING}
 LOOKS = {"/v1/models", "/metrics"}
+SLEEPING = {"/sleep", "/wake_up"}
 
 Death = Literal["drain", "core", "kill"]
 """How an engine ends: SIGTERM with a shutdown timeout; SIGTERM without one, or the core killed; the process killed."""
@@ -42,6 +44,10 @@ class FakeEngine:
     one after the other, and until its turn comes a request waits. `always` befalls every request that is work and for
     which nothing was scripted. `cached` is the part of each prompt that its prefix cache had. It echoes, or says what
     the script of an `agent` has next. `context` is in tokens.
+    After `hold` answers stop behind their first words, until `go_on`.
+    With `sleeps` it has vLLM's routes for that, and while it is `asleep` it does no work.
+    With `lora` it loads and unloads adapters on request, which `adapters` holds by their names; a folder without an
+    adapter's configuration is refused.
     `requests` holds what the engine was asked, and `looks` how often somebody looked at what it serves and does.
     """
 
@@ -55,16 +61,20 @@ class FakeEngine:
         slots: int = 256,
         queue: int | None = None,
         key: str | None = None,
+        lora: bool = False,
     ) -> None:
         self.key = key
+        self.adapters: dict[str, str] = {}
         self.model, self.variant, self.gap, self.prefill, self.queue = model, variant, gap, prefill, queue
         pooling = {"embedding": {EMBEDDINGS}, "reranker": SCORING}
         posts = {*pooling[variant], *TOKENS} if variant in pooling else {*SHAPES, *COUNTING}
+        posts |= {LOAD, UNLOAD} if lora else set()
         self._paths = {"GET": {"/health", "/v1/models", "/metrics", "/version"}, "POST": posts}
         self.context = CONTEXT
         self.version = "0.32.0"
         self.agent: Script | None = None
         self.always = Fault()
+        self.sleeps = self.asleep = False
         self.cached = 0.0
         self.requests: list[Seen] = []
         self.looks: list[Seen] = []
@@ -73,6 +83,9 @@ class FakeEngine:
         self.fate: Death | None = None
         self._slots = asyncio.Semaphore(slots)
         self._read_until = 0.0
+        self._going = asyncio.Event()
+        self._going.set()
+        self._held_after = 0
         self._scripts: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._lines: dict[Line, asyncio.StreamWriter] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,6 +98,15 @@ class FakeEngine:
     def forgive(self) -> None:
         """Forgets the faults that have not befallen a request yet."""
         self._scripts.clear()
+
+    def hold(self, after: int = 1) -> None:
+        """Answers stop after so many words: what happens then is not a matter of how fast anything is."""
+        self._held_after = after
+        self._going.clear()
+
+    def go_on(self) -> None:
+        """Ends `hold`, also for answers that have stopped."""
+        self._going.set()
 
     @asynccontextmanager
     async def listen(self, at: Path | int, host: str = "127.0.0.1") -> AsyncIterator["FakeEngine"]:
@@ -184,12 +206,17 @@ class FakeEngine:
             await wire.answer(fault.status, fault.body)
         elif self.key and seen.path.startswith("/v1/") and seen.headers.get("authorization") != f"Bearer {self.key}":
             await wire.answer(401, bodies.dumps({"error": "Unauthorized"}))
+        elif self.sleeps and (target := seen.path.partition("?")[0]) in SLEEPING:
+            self.asleep = target == "/sleep"
+            await wire.answer(200)
         elif seen.path not in self._paths.get(seen.method, ()):
             others = [method for method, paths in self._paths.items() if seen.path in paths]
             detail, allow = ("Method Not Allowed", {"allow": others[0]}) if others else ("Not Found", {})
             await wire.answer(405 if others else 404, bodies.dumps({"detail": detail}), **allow)
         elif seen.method == "GET":
             await self._state(seen.path, wire)
+        elif seen.path in (LOAD, UNLOAD):
+            await self._adapt(seen, wire)
         else:
             await self._reply(seen, line, wire)
 
@@ -202,7 +229,25 @@ class FakeEngine:
         elif path == "/version":
             await wire.answer(200, bodies.dumps({"version": self.version}))
         else:
-            await wire.answer(200, bodies.dumps(bodies.models(self.model, self.context, int(time.time()))))
+            listed = bodies.models(self.model, self.context, int(time.time()), self.adapters)
+            await wire.answer(200, bodies.dumps(listed))
+
+    async def _adapt(self, seen: Seen, wire: Wire) -> None:
+        """Loads or unloads an adapter."""
+        name, folder = seen.json["lora_name"], seen.json.get("lora_path", "")
+        problem = None
+        if seen.path == UNLOAD and self.adapters.pop(name, None) is None:
+            problem = 404, f"The lora adapter '{name}' cannot be found."
+        elif seen.path == LOAD and name in self.adapters:
+            problem = 400, f"The lora adapter '{name}' has already been loaded."
+        elif seen.path == LOAD and not (Path(folder) / "adapter_config.json").is_file():
+            problem = 404, f"No adapter found for {folder}"
+        elif seen.path == LOAD:
+            self.adapters[name] = folder
+        if problem:
+            await wire.answer(problem[0], bodies.dumps(bodies.error(problem[1], "NotFoundError", None, problem[0])))
+        else:
+            await wire.answer(200, b"Success: LoRA adapter.")
 
     async def _reply(self, seen: Seen, line: Line, wire: Wire) -> None:
         """Refuses a request, counts its tokens, or lets it run."""
@@ -210,7 +255,7 @@ class FakeEngine:
         refusal = requests.malformed(path, seen.headers.get("content-type", ""), seen.body)
         early = refusal is not None
         request: Json = {} if early else seen.json
-        refusal = refusal or requests.unfit(path, request, self.model, self.variant, self.context)
+        refusal = refusal or requests.unfit(path, request, self._served(request), self.variant, self.context)
         if refusal is None and path in WORKING:
             refusal = self._refusal(requests.sequences(request))
         if refusal is not None:
@@ -225,9 +270,14 @@ class FakeEngine:
             async with self._slot(line, request):
                 await self._run(path, request, line, wire)
 
+    def _served(self, request: Json) -> str:
+        """The adapter that a request names, else the model."""
+        named = request.get("model")
+        return named if isinstance(named, str) and named in self.adapters else self.model
+
     def _refusal(self, sequences: int) -> requests.Refusal | None:
         """Why a request of so many sequences may not run now."""
-        if self.fate == "drain":
+        if self.fate == "drain" or self.asleep:
             return 500, bodies.error(bodies.DRAINING, "InternalServerError", None, 500)
         if self.queue is not None and self.sequences + sequences > self.queue:
             self.totals["max_num_queued_reqs"] += 1
@@ -279,7 +329,7 @@ class FakeEngine:
 
     async def _run(self, path: str, request: Json, line: Line, wire: Wire) -> None:
         shape = SHAPES[path]()
-        turn = turns.begin(request, self.model, self.context, wire.fault.finish, self.agent)
+        turn = turns.begin(request, self._served(request), self.context, wire.fault.finish, self.agent)
         gap = self.gap if wire.fault.gap is None else wire.fault.gap
         turn.cached = int(turn.prompt * self.cached)
         self.totals["prompt"] += turn.prompt
@@ -320,6 +370,8 @@ class FakeEngine:
         for word in turn.words:
             if gap:
                 await line.pause(gap)
+            if turn.said >= self._held_after and not self._going.is_set():
+                await line.until(self._going)
             if line.gone:
                 raise ConnectionResetError
             if self.fate == "core":

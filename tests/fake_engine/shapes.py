@@ -23,6 +23,7 @@ class Turn:
     words: tuple[str, ...]
     finish: str
     usage: bool = False
+    counts: bool = False  # usage in every event, as `continuous_usage_stats` asks for
     limit: int | None = None
     form: Json | None = None  # what the Responses API was asked for as `text`
     said: int = 0
@@ -69,6 +70,15 @@ def usage(turn: Turn, **details: Any) -> Json:
     }
 
 
+def so_far(turn: Turn) -> Json:
+    """What each event has of the usage, if anything."""
+    if not turn.counts:
+        return {}
+    counts = usage(turn)
+    del counts["prompt_tokens_details"]
+    return {"usage": counts | {"completion_tokens_details": None}}
+
+
 class Chat:
     def whole(self, turn: Turn) -> Json:
         extra = ("refusal", "annotations", "audio", "function_call", "reasoning")
@@ -89,7 +99,7 @@ class Chat:
     def opening(self, turn: Turn) -> list[bytes]:
         choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
         after = {"prompt_token_ids": None, "prompt_text": None}
-        begun = [data(self._head(turn) | {"choices": [choice]} | after)]
+        begun = [data(self._head(turn) | {"choices": [choice]} | so_far(turn) | after)]
         if turn.tool:
             call = {"id": turn.call, "type": "function", "index": 0, "function": {"name": turn.tool}}
             begun.append(self._chunk(turn, {"content": None, "tool_calls": [call]}, last=False))
@@ -109,7 +119,7 @@ class Chat:
     def _chunk(self, turn: Turn, delta: Json, last: bool) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None}
         choice |= {"finish_reason": turn.finish, "stop_reason": None} if last else {"finish_reason": None}
-        return data(self._head(turn) | {"choices": [choice | {"token_ids": None}]})
+        return data(self._head(turn) | {"choices": [choice | {"token_ids": None}]} | so_far(turn))
 
     def _head(self, turn: Turn, kind: str = "chat.completion.chunk") -> Json:
         return {"id": f"chatcmpl-{turn.id}", "object": kind, "created": turn.created, "model": turn.model}
@@ -134,7 +144,7 @@ class Completion:
     def token(self, turn: Turn, text: str, last: bool) -> bytes:
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": turn.finish if last else None}
         after = dict.fromkeys(("stop_reason", "prompt_token_ids", "token_ids"))
-        return data(self._head(turn) | {"choices": [choice | after]})
+        return data(self._head(turn) | {"choices": [choice | after]} | so_far(turn))
 
     def closing(self, turn: Turn) -> list[bytes]:
         last = self._head(turn) | {"choices": [], "usage": usage(turn)}

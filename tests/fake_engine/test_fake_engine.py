@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import Call, FakeEngine, Fault, Script
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 CHAT = {"model": "pebble-chat", "messages": [{"role": "user", "content": "one two three"}]}
 ERROR = b'data: {"error": {"message": "EngineCore encountered'
@@ -37,7 +37,7 @@ class Peer:
 
     async def rest(self) -> bytes:
         """What comes until the other side closes."""
-        data = await asyncio.wait_for(self.reader.read(), 5)
+        data = await asyncio.wait_for(self.reader.read(), PATIENCE)
         self.writer.close()
         return data
 
@@ -152,33 +152,46 @@ async def test_it_notices_that_a_peer_leaves(fault: Fault, begun: bool, engine: 
 
 async def test_slots_and_queue() -> None:
     engine = FakeEngine("pebble-chat", gap=0.02, slots=1, queue=2)
+    engine.hold()
     async with engine.listen(0):
         started = time.monotonic()
-        answers = await asyncio.gather(*(exchange(engine, stream=False) for _ in range(3)))
-        assert sorted(answer[9:12] for answer in answers) == [b"200", b"200", b"503"]
+        taken = [asyncio.create_task(exchange(engine, stream=False)) for _ in range(2)]
+        await until(lambda: (engine.running, engine.waiting) == (1, 1))
+        assert (await exchange(engine, stream=False))[9:12] == b"503"
+        engine.go_on()
+        assert [(await one)[9:12] for one in taken] == [b"200"] * 2
         assert time.monotonic() - started >= 8 * 0.02
 
 
 async def test_prompts_are_read_one_after_the_other() -> None:
+    engine = FakeEngine("pebble-chat", prefill=2 * PATIENCE)
+    async with engine.listen(0):
+        peers = [await connect(engine) for _ in range(3)]
+        for peer in peers:
+            await peer.send(CHAT)
+        await until(lambda: (engine.running, engine.waiting) == (1, 2))
+        for peer in peers:
+            peer.writer.close()
+        await until(lambda: (engine.running, engine.waiting) == (0, 0))
     engine = FakeEngine("pebble-chat", prefill=0.01)
     async with engine.listen(0):
-        first = asyncio.create_task(exchange(engine, stream=False))
-        await until(lambda: engine.running == 1)
-        other = asyncio.create_task(exchange(engine, stream=False))
-        await until(lambda: (engine.running, engine.waiting) == (1, 1))
-        await first
-        await until(lambda: (engine.running, engine.waiting) == (1, 0))
-        assert (await other)[9:12] == b"200"
+        started = time.monotonic()
+        answers = await asyncio.gather(*(exchange(engine, stream=False) for _ in range(3)))
+        assert [answer[9:12] for answer in answers] == [b"200"] * 3
+        assert time.monotonic() - started >= 3 * 3 * 0.01  # each of three words at least
 
 
 @pytest.mark.parametrize("how", ["drain", "core", "kill"])
 async def test_deaths(how: Any, tmp_path: Path) -> None:
-    engine = FakeEngine("pebble-chat", gap=0.02)
+    engine = FakeEngine("pebble-chat")
+    engine.hold()
     async with engine.listen(0):
         running, idle = await connect(engine), await connect(engine)
         await running.send(CHAT | {"stream": True})
         await running.reader.readuntil(b"one")
         engine.die(how)
+        if how == "drain":
+            engine.go_on()
         try:
             data = await running.rest()
         except ConnectionResetError:

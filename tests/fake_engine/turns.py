@@ -15,6 +15,7 @@ PIECE = 9  # characters of what a script says that are one token
 def begin(request: Json, model: str, context: int, finish: str | None, agent: Script | None) -> Turn:
     """The answer to the request; `finish` is the reason to end that a fault asks for, `context` is in tokens."""
     tool = None
+    options = request.get("stream_options") or {}
     limit = requests.limit(request) or context - requests.count(request)
     if agent:
         reply = agent.reply(request)
@@ -30,7 +31,8 @@ def begin(request: Json, model: str, context: int, finish: str | None, agent: Sc
         prompt=requests.count(request),
         words=() if finish == "abort" else tuple(words),
         finish=finish or end,
-        usage=bool((request.get("stream_options") or {}).get("include_usage")),
+        usage=bool(options.get("include_usage")),
+        counts=bool(options.get("include_usage") and options.get("continuous_usage_stats")),
         limit=limit,
         tool=tool,
         tools=tuple(request.get("tools") or ()),

@@ -97,6 +97,15 @@ class Line(asyncio.StreamReader):
         with suppress(TimeoutError):
             await asyncio.wait_for(self.stir.wait(), seconds)
 
+    async def until(self, event: asyncio.Event) -> None:
+        """Waits until the event is set, or the pause ends."""
+        waiting = [asyncio.create_task(one.wait()) for one in (event, self.stir)]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waiting:
+                one.cancel()
+
     async def receive(self) -> Seen | None:
         """The next request; None when the peer has none left."""
         try:

@@ -68,6 +68,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
     # a full disk, no more file descriptors
     "F12": (
         f"{MACHINE}::test_a_log_that_cannot_be_written_fails_nothing",
+        f"{MACHINE}::test_a_log_that_nobody_reads_delays_no_request_and_its_losses_are_counted",
         f"{MACHINE}::test_notes_that_cannot_be_written_keep_no_request",
         f"{MACHINE}::test_a_state_that_cannot_be_written_leaves_the_old_one_whole",
         f"{MACHINE}::test_a_gateway_without_file_descriptors_recovers",

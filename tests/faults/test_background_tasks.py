@@ -18,7 +18,7 @@ from service.config.settings import Settings
 from service.engine import state
 from service.engine.state import EngineState
 from service.fleet import fleet
-from service.gateway import app
+from service.gateway import app, process
 from service.observability import background
 from tests.engine.test_supervisor import StartFleet, start_fleet
 from tests.support.background import KilledError, kill, names, running
@@ -33,7 +33,7 @@ GATEWAY = [
     ("discovery", "Upstreams._find_replicas"),
     ("housekeeping", "Gateway._housekeeping"),
     ("reload", "FileWatch.watch"),
-    ("progress", "_print_readiness"),
+    ("progress", "GatewayProcess._print_readiness"),
 ]
 FLEET = """
 models:
@@ -57,7 +57,7 @@ async def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_once: No
         return made[-1]
 
     monkeypatch.setattr(app, "Gateway", noted)
-    monkeypatch.setattr(module, "tune_gc", lambda: None)
+    monkeypatch.setattr(process, "tune_gc", lambda: None)
     path = tmp_path / "fleet.yaml"
     path.write_text(FLEET)
     state.write(tmp_path, EngineState("pebble-chat-0", "pebble-chat", 0, "starting"))

@@ -97,7 +97,7 @@ LARGE = {
     "tools": [
         {"type": "function", "function": {"name": f"f{number}", "description": "x" * 60_000}} for number in range(64)
     ],
-    "response_format": {f"field {number}": {"type": "string", "maxLength": number} for number in range(70_000)},
+    "response_format": {f"field {number}": {"type": "string", "title": "x" * 250} for number in range(13_000)},
 }
 
 

@@ -86,11 +86,13 @@ async def test_with_nobody_left_the_refusal_is_immediate_and_says_when_to_return
 @pytest.mark.parametrize("streamed", [False, True], ids=label)
 async def test_a_connection_that_swallows_the_request(streamed: bool, far: Begin) -> None:
     """Accepted by the kernel, read by nobody: only a deadline tells, and what may be running is not repeated."""
-    one = await far(1, first_token_timeout=0.2, total_timeout=0.3)
+    one = await far(1)
     one.proxies[0].be(Trouble(hold="requests"))
     one.gateway.expected_unseen = 1
+    one.gateway.limit(first_token_timeout=0.2, total_timeout=0.3)
     response = await one.gateway.post(CHAT.path, CHAT.body(streamed))
     assert is_refusal(CHAT, response, 504, "timeout")
+    one.gateway.limit()
     one.cut(0)
     await one.until_ready(True)
     assert (await one.gateway.post(CHAT.path, CHAT.body(streamed))).status_code == 200
@@ -117,10 +119,12 @@ async def test_an_answer_that_drips_is_whole(size: int, far: Begin) -> None:
 
 async def test_a_hung_engine_that_says_it_is_healthy(far: Begin) -> None:
     """Nothing goes to it until it has made a token again; what it had ends with its deadline, and leaves nothing."""
-    one = await far(2, hang_timeout=0.4, first_token_timeout=0.3, total_timeout=0.3)
+    one = await far(2, hang_timeout=0.4)
     one.engines[0].always = Fault(raw=b"", end="hang")
+    one.gateway.limit(first_token_timeout=0.3, total_timeout=0.3)
     answers = await asyncio.gather(*(one.gateway.post(CHAT.path, CHAT.body(True)) for _ in range(4)))
     assert {answer.status_code for answer in answers} <= {200, 504}
+    one.gateway.limit()
     (replica,) = (each for each in one.gateway.replicas if each.address == one.proxies[0].address)
     await until(lambda: replica.state is not None and replica.state.condition == "failed")
     assert one.ready == [False, True]

@@ -4,6 +4,7 @@ import ast
 import asyncio
 import errno
 import json
+import os
 import random
 import resource
 import sys
@@ -20,15 +21,18 @@ import pytest
 from service.engine import process_files, state
 from service.fleet.reload import Reload
 from service.gateway import app
+from service.observability import log_writer
 from service.observability.log_writer import LogWriter
 from tests.conftest import Start
 from tests.fake_engine import FakeEngine, Fault
+from tests.observability.test_log_writer import fill
 from tests.support import fleets
 from tests.support.exchanges import CHAT
 from tests.support.gateways import ONE
 from tests.support.waiting import PATIENCE, until
 
 HOUR = 3600.0
+WRITE = LogWriter.write  # which gateways in tests are without
 
 
 def full(*_: Any, **__: Any) -> None:
@@ -46,6 +50,34 @@ def test_a_log_that_cannot_be_written_fails_nothing() -> None:
             writer.write("{}")
         writer.close()
     assert sum(dropped) == 3
+
+
+async def test_a_log_that_nobody_reads_delays_no_request_and_its_losses_are_counted(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_writer, "MAX_QUEUED_LINES", 20)
+    gateway = await start(ONE)
+    reader, descriptor = os.pipe()
+    fill(descriptor)
+    writer = LogWriter(descriptor, gateway.gateway.metrics.log_lines_dropped.inc)
+
+    def write(line: str) -> None:
+        gateway.output.append(line)
+        WRITE(writer, line)
+
+    monkeypatch.setattr(gateway.gateway.log, "_write", write)
+    try:
+        for _ in range(60):
+            assert (await gateway.http.post(CHAT.path, json=CHAT.body())).status_code == 200
+        assert len(writer._queued) <= 20
+        page = (await gateway.http.get("/metrics")).text
+        (lost,) = [line for line in page.splitlines() if line.startswith("roundhouse_log_lines_dropped_total ")]
+        assert float(lost.split()[1]) >= 60 - 20 - 20, "what waits, and what the stalled write has"
+    finally:
+        os.close(reader)  # upon which the writer's thread goes on
+        assert writer._worker
+        writer.close()
+        os.close(descriptor)
 
 
 async def test_notes_that_cannot_be_written_keep_no_request(start: Start) -> None:
@@ -84,16 +116,16 @@ PROGRAM = """
 import asyncio, resource, socket, sys
 import uvloop
 from pathlib import Path
-from service.gateway import app
-from service.observability.log_writer import LogWriter
+from service.gateway.app import Gateway
+from service.gateway.lifespan import with_lifespan
 from service.config.settings import Settings
 from tests.support import fleets, gateways
 
 async def main():
     folder, limit = Path(sys.argv[1]), int(sys.argv[2])
-    gateway = app.Gateway(Settings(run_dir=folder), fleets.CATALOG, fleets.read(folder / "fleet.yaml"))
+    gateway = Gateway(Settings(run_dir=folder), fleets.CATALOG, fleets.read(folder / "fleet.yaml"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        async with gateways.serving(app.with_lifespan(gateway), listener):
+        async with gateways.serving(with_lifespan(gateway), listener):
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
             print(listener.getsockname()[1], flush=True)
             await asyncio.Event().wait()
@@ -192,15 +224,17 @@ async def test_a_gateway_that_stands_still_says_so(start: Start) -> None:
 
 # The wall clock is for people, and for days of budgets: what a file or a log line says of when something was.
 DATES = {
+    "service/cli/evaluating.py",
     "service/cli/keys.py",
     "service/cli/usage.py",
     "service/engine/evidence.py",
     "service/engine/status_writer.py",
     "service/gateway/app.py",
     "service/gateway/evidence.py",
-    "service/gateway/middleware.py",
     "service/gateway/usage.py",
     "service/observability/ledger.py",
+    "service/observability/log.py",
+    "service/observability/tracer.py",
     "service/relay/answer_headers.py",
     "service/relay/stored.py",
     "service/upstreams/remote.py",

@@ -108,7 +108,7 @@ def problems(folder: Path, text: str) -> list[str]:
         ("models:\n  - model: pebble-chat\n    weights: gone", "3: models[0].weights: {folder}/gone does not"),
         ("models:\n  - model: pebble-chat\n    chat_template: gone", "3: models[0].chat_template: {folder}/gone does"),
         ("models:\n  - model: pebble-chat\n    adapters: [{id: a, path: gone}]",
-         "3: models[0].adapters: {folder}/gone does not exist"),
+         "3: models[0].adapters[0].path: {folder}/gone does not exist"),
         ("models:\n  - model: pebble-chat\n    adapters: [{id: a}]", "3: models[0].adapters[0].path: is missing"),
         ("models:\n  - model: pebble-chat\n    specialty: python",
          "3: models[0].specialty: only a model of variant 'code' has a specialty; this one is 'chat'"),
@@ -122,7 +122,7 @@ def problems(folder: Path, text: str) -> list[str]:
         ("models:\n  - model: pebble-chat\n    aliases: [x]\naliases:\n  x: pebble-chat",
          "5: aliases.x: 'x' is already the id or alias of another model"),
         ("models:\n  - model: pebble-chat\n    adapters: [{id: pebble-chat, path: ./a}]",
-         "3: models[0].adapters: 'pebble-chat' is already the id or alias of another model"),
+         "3: models[0].adapters[0].id: 'pebble-chat' is already the id or alias of another model"),
         ("models:\n  - model: pebble-chat\naliases:\n  x: pebble-code",
          "4: aliases.x: 'pebble-code' is not the id of a served model"),
         ("models:\n  - model: pebble-chat\naliases:\n  x: pebble-chat\n  y: x",
@@ -567,6 +567,22 @@ def test_a_context_that_vllm_would_refuse_is_refused(tmp_path: Path, entry: str,
         only(tmp_path, entry)
 
 
+@each(
+    ("entry", "runner"),
+    [
+        ("model: ./my-embedder\nvariant: embedding", "pooling"),
+        ("model: pebble-base\nvariant: embedding", "pooling"),
+        ("model: bge-reranker-v2-m3", "pooling"),
+        ("model: ./my-embedder\nvariant: embedding\nengine: {runner: auto}", "auto"),
+        ("model: pebble-base", None),
+    ],
+)
+def test_a_model_that_pools_is_not_started_as_one_that_generates(
+    tmp_path: Path, entry: str, runner: str | None
+) -> None:
+    assert only(tmp_path, entry).engine.get("runner") == runner
+
+
 def test_optional_flags_of_file_and_entry_are_combined(tmp_path: Path) -> None:
     text = """
 models:
@@ -578,3 +594,22 @@ optional_flags: [two]
     first, second = fleet.load(write(tmp_path, text), CATALOG).served
     assert first.optional_flags == {"one", "two"}
     assert second.optional_flags == {"two"}
+
+
+def test_files_of_engines_elsewhere_are_looked_for_only_where_such_an_engine_is_started(tmp_path: Path) -> None:
+    paths = "weights: /nowhere/weights, chat_template: /nowhere/x.jinja, adapters: [{id: a, path: /nowhere/a}]"
+    text = f"models: [{{model: pebble-chat, {paths}, addresses: ['engines:8000']}}]\n"
+    file = write(tmp_path, text)
+    (served,) = fleet.load(file, CATALOG, here="another").served
+    assert (served.weights, str(served.chat_template), served.adapters[0].path) == (
+        "/nowhere/weights", "/nowhere/x.jinja", "/nowhere/a",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="weights: /nowhere/weights does not exist"):
+        fleet.load(file, CATALOG, here="pebble-chat")
+
+
+def test_an_engine_that_is_started_for_gateways_elsewhere_gets_its_parsers(tmp_path: Path) -> None:
+    file = write(tmp_path, "models: [{model: org/tune-chat, addresses: ['engines:8000']}]\n")
+    (elsewhere,), (here,) = fleet.load(file, CATALOG).served, fleet.load(file, CATALOG, here="tune-chat").served
+    assert (elsewhere.addresses, elsewhere.parser_choice) == (("engines:8000",), None)
+    assert here.addresses == () and here.parser_choice

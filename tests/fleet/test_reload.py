@@ -90,7 +90,7 @@ IMPOSSIBLE = [
     (f"model: pebble-chat, weights: ./{LONG}", "models[0].weights: "),
     (f"model: pebble-chat, chat_template: ./{LONG}", "models[0].chat_template: "),
     (f"model: ./{LONG}, variant: chat, id: a", "models[0].model: "),
-    (f"model: pebble-chat, adapters: [{{id: x, path: ./{LONG}}}]", "models[0].adapters: "),
+    (f"model: pebble-chat, adapters: [{{id: x, path: ./{LONG}}}]", "models[0].adapters[0].path: "),
     ("model: ~nosuchuser/model, variant: chat, id: a", "models[0].model: ~nosuchuser/model: "),
     ("model: pebble-chat, weights: ~nosuchuser/model", "models[0].weights: ~nosuchuser/model: "),
     ('model: pebble-chat, weights: "./a\\0b"', "models[0].weights: "),

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import anthropic
-import openai
 import pytest
 import yaml
 
 from service.auth.keys import ALL_GROUPS, FIRST, Key, Keys, digest
 from service.config.run_dir import private_folder
 from service.gateway.authentication import OPEN_PATHS, group_of
+from service.gateway.console import page
 from service.protocol.generation import PATHS
 from tests.conftest import Start
 from tests.support.exchanges import CHAT, MESSAGE, RESPONSE
@@ -67,7 +66,7 @@ async def test_without_a_valid_key_every_path_is_the_same_401(name: str, start: 
     gateway = await start(FLEET, keys=KEYS)
     query = f"?key={GOOD}&api_key={GOOD}" if name == "in the query" else ""
     table = gateway.gateway._endpoints.table
-    paths = [path for path in table if path.encode() not in OPEN_PATHS]
+    paths = [path for path in table if path.encode() not in OPEN_PATHS | page.OPEN_PATHS]
     bodies = set()
     for path in [*paths, "/v1/models/pebble-chat", "/v1/models/nope", "/v1/responses/resp_1", "/nope", "/v1/files"]:
         for method in ("GET", "POST", "OPTIONS"):
@@ -88,6 +87,17 @@ async def test_probes_need_no_key(start: Start) -> None:
         await line.send(f"GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n".encode())
         assert (await line.answer()).status == 401, path
     assert {path.decode() for path in OPEN_PATHS} == {"/livez", "/readyz", "/healthz", "/health", "/ping"}
+
+
+async def test_the_files_of_the_console_need_no_key_and_nothing_else_below_it_does(start: Start) -> None:
+    """They are the same for everyone: tests/gateway/console/test_console.py holds them against the files."""
+    gateway = await start(ONE, keys=KEYS)
+    named = {f"/console/{name}" for name in page.FILES}
+    assert {path.decode() for path in page.OPEN_PATHS} == {"/console", "/console/", "/console/api/sign-in", *named}
+    for path in ("/%63onsole", "/console/api/state", "/console//app.js", "/console/api/../app.js", "/console;x"):
+        line = await gateway.connect()
+        await line.send(f"GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n".encode())
+        assert (await line.answer()).status == 401, path
 
 
 @pytest.mark.parametrize("target", ["http://test/v1/models", "/v1/models?/health", "http://test/v1/models#/health"])
@@ -128,6 +138,9 @@ async def test_a_key_that_is_sent_twice_is_no_valid_request(start: Start) -> Non
 
 
 async def test_the_libraries_send_keys_as_both_apis_have_it(start: Start) -> None:
+    import anthropic  # takes seconds of each process that collects tests
+    import openai
+
     gateway = await start(ONE, keys=KEYS)
     ours = openai.DefaultAsyncHttpxClient(trust_env=False, verify=False)
     theirs = anthropic.DefaultAsyncHttpxClient(trust_env=False, verify=False)
@@ -154,8 +167,9 @@ async def test_a_valid_key_opens_the_whole_table(start: Start, tmp_path: Path) -
         for method in functions:
             answer = await gateway.http.request(method, path, headers={"x-api-key": GOOD})
             assert answer.status_code != 401, path
-            # A POST without a body is at fault, and there is nothing of the name in braces.
-            assert (answer.status_code == 200) == (method == "GET" and "{" not in path), path
+            # A POST without a body is at fault, there is nothing of the name in braces, and one path is a redirect.
+            found = method == "GET" and "{" not in path
+            assert (answer.status_code == 200) == (found and path != "/console/"), path
     assert (await gateway.http.get("/nope", headers=bearer(GOOD))).status_code == 404
     assert (await gateway.http.put("/v1/models", headers=bearer(GOOD))).status_code == 405
 
@@ -223,7 +237,7 @@ async def test_metrics_are_a_scope_of_their_own(start: Start) -> None:
 
 
 def test_every_path_belongs_to_one_group() -> None:
-    ours = "/metrics", "/metrics/targets", "/metrics/engines/chat-0"
+    ours = "/metrics", "/metrics/targets", "/metrics/engines/chat-0", "/console/api/load"
     assert {path for path in (*ours, "/metricsx", "/Metrics") if group_of(path) == "metrics"} == set(ours)
     assert {group_of(path) for path in (*PATHS, "/v1/route", "/v1/responses/x", "/anything/else")} == {"inference"}
     assert {"metrics", "models", "inference"} == ALL_GROUPS

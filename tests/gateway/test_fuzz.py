@@ -2,11 +2,14 @@
 
 import asyncio
 
+import pytest
+
 from bench.fuzzing import Fuzz
 from tests.conftest import Start
 from tests.support.gateways import HOUSE
 
 
+@pytest.mark.slow
 async def test_whatever_is_sent_gets_an_answer_that_is_described(start: Start) -> None:
     """A few hundred, always the same ones; `make fuzz` sends 10,000 and measures the memory."""
     gateway = await start(HOUSE + "tenants: {default: {}}")

@@ -15,6 +15,7 @@ from service.server.asgi import Receive, Scope, Send
 from tests.conftest import Start
 from tests.support.exchanges import CASES, CHAT, COUNT, MESSAGE, RESPONSE, Case, error_in, is_refusal, label
 from tests.support.gateways import ONE, RunningGateway
+from tests.support.logs import log_to
 
 BODY = json.dumps(CHAT.body()).encode()
 
@@ -191,7 +192,7 @@ async def test_a_request_that_got_no_response_was_left_by_its_client() -> None:
     async def silent(scope: Scope, receive: Receive, send: Send) -> None:
         """What an endpoint does whose client is gone before it has anything to say."""
 
-    recorder = middleware.RecordMiddleware(silent, Metrics(), str, lines.append)
+    recorder = middleware.RecordMiddleware(silent, Metrics(), str, log_to(lines, log_probes=True))
     scope: Scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": []}
     await recorder(scope, _never, _nothing)
     (line,) = map(json.loads, lines)

@@ -1,5 +1,6 @@
 """The rows of the list of models, and what they must not show."""
 
+from service.auth.keys import Key, digest
 from service.gateway.model_list import anthropic_list
 from tests.conftest import Start
 from tests.fake_engine import FakeEngine, Fault
@@ -36,3 +37,19 @@ async def test_clients_see_no_address_of_an_engine(start: Start) -> None:
         await gateway.settle()
         line = next(line for line in gateway.lines if line["status"] == 200 and line["replica"])
         assert line["replica"] == f"{seen_as}@127.0.0.1:{far.port}"
+
+
+async def test_of_weights_and_fallbacks_a_key_sees_only_models_that_it_is_for(start: Start) -> None:
+    keys = {digest(b"narrow"): Key("narrow", models=frozenset({"pebble-instruct"}))}
+    fleet = """
+models:
+  - {model: pebble-chat, aliases: [support], weight: 90}
+  - {model: pebble-instruct, aliases: [support], weight: 10, fallback: [pebble-base]}
+  - {model: pebble-base}
+"""
+    gateway = await start(fleet, keys=keys)
+    answer = await gateway.http.get("/v1/models", headers={"authorization": "Bearer narrow"})
+    rows = {row["id"]: row for row in answer.json()["data"]}
+    assert {"pebble-chat", "pebble-base"} & rows.keys() == set()
+    assert (rows["support"]["alias_of"], rows["support"]["weights"]) == ("pebble-instruct", {"pebble-instruct": 10})
+    assert "pebble-chat" not in answer.text and "pebble-base" not in answer.text

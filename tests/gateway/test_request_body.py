@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 
+from service.gateway import app
+from service.server.timeouts import ClientTimeouts
 from tests.conftest import Start
 from tests.gateway.test_middleware import BODY, post
 from tests.support.exchanges import CHAT, MESSAGE, Case, error_in, is_refusal, label
 from tests.support.gateways import ONE
+from tests.support.waiting import PATIENCE
 
 MEDIA_TYPES = [
     "text/plain",
@@ -59,7 +63,8 @@ async def chunks(size: int) -> Any:
 
 
 @pytest.mark.parametrize("case", [CHAT, MESSAGE], ids=label)
-async def test_body_beyond_the_limit_gets_413(case: Case, start: Start) -> None:
+async def test_body_beyond_the_limit_gets_413(case: Case, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "ClientTimeouts", partial(ClientTimeouts, linger=PATIENCE))  # while the client still sends
     gateway = await start(ONE, max_body_bytes=10_000)
     for content in (b" " * 10_001, chunks(11_000), chunks(1_000_000)):
         response = await post(gateway, content, path=case.path)

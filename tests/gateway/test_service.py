@@ -24,19 +24,14 @@ from service.config import file_watch
 from service.config.paths import ROOT
 from service.config.settings import Settings
 from service.fleet import fleet
+from service.gateway.configuration import load_configuration
+from service.gateway.process import GC_THRESHOLD
 from service.server.asgi import Receive, Scope, Send
 from tests.support.services import wait_for
 from tests.support.waiting import PATIENCE, until
 from tests.support.workers import text_after_one_was_killed
 
-
-@pytest.fixture(autouse=True)
-def restored_gc() -> Iterator[None]:
-    """Restores the settings of the garbage collector, which belong to the whole process."""
-    before = gc.get_threshold()
-    yield
-    gc.set_threshold(*before)
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("restored_gc")
 
 
 @pytest.fixture
@@ -129,7 +124,7 @@ def test_objects_from_start_up_are_frozen_and_the_collector_runs_less_often(gate
     assert gc.get_freeze_count() == 0
     with TestClient(bentoml_app(gateway)):
         assert gc.get_freeze_count() > 100_000
-        assert gc.get_threshold()[0] == gateway.GC_THRESHOLD > 2_000
+        assert gc.get_threshold()[0] == GC_THRESHOLD > 2_000
 
 
 GPUS = "models:\n  - {model: llama-2-7b-chat, gpus: 2, min_replicas: 2}\n  - {model: llama-2-7b, gpus: 1}\n"
@@ -170,11 +165,12 @@ def environments_of(environments: dict[str, str]) -> list[str]:
     ],
 )
 def test_configuration_error_exits_with_a_message(
-    gateway: ModuleType, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
 ) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_RUN_DIR", str(tmp_path))
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit, match=message):
-        gateway.load_configuration()
+        load_configuration()
 
 
 def test_the_address_of_bentomls_command_counts(gateway: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,11 +181,12 @@ def test_the_address_of_bentomls_command_counts(gateway: ModuleType, monkeypatch
     for words, environment in ((["--host", "0.0.0.0"], ""), ([], "0.0.0.0")):
         monkeypatch.setenv("BENTOML_HOST", environment)
         with serve.make_context("serve", words), pytest.raises(SystemExit, match="can be reached from other machines"):
-            gateway.load_configuration()
+            gateway.declare()
     monkeypatch.setenv("ROUNDHOUSE_API_KEY", "rh_0123456789abcdef")
     with serve.make_context("serve", []):
-        settings, *_, keys = gateway.load_configuration()
-    assert (settings.host, os.environ["ROUNDHOUSE_HOST"], len(keys)) == ("0.0.0.0", "0.0.0.0", 1)
+        gateway.declare()
+    settings, *_, keys = load_configuration()
+    assert (settings.host, os.environ["ROUNDHOUSE_HOST"], len(keys or ())) == ("0.0.0.0", "0.0.0.0", 1)
 
 
 def test_the_service_asks_for_the_configured_key(gateway: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,24 +223,24 @@ def test_the_service_reads_its_keys_again(gateway: ModuleType, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("name", ["run_dir", "responses_dir"])
-def test_a_folder_that_does_not_exist_is_made(
-    gateway: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_folder_that_does_not_exist_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_RUN_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(f"ROUNDHOUSE_{name.upper()}", "new/folder")
-    settings, *_ = gateway.load_configuration()
+    settings, *_ = load_configuration()
     folder = getattr(settings, name)
     assert folder == tmp_path / "new/folder"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert os.environ[f"ROUNDHOUSE_{name.upper()}"] == str(folder)
 
 
-def test_run_folder_is_created_once_for_all_processes(gateway: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_folder_is_created_once_for_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_RUN_DIR", "")  # restored at the end
     monkeypatch.delenv("ROUNDHOUSE_RUN_DIR")
-    settings, *_ = gateway.load_configuration()
-    assert settings.run_dir.is_dir()
+    settings, *_ = load_configuration()
+    assert settings.run_dir and settings.run_dir.is_dir()
     assert settings.run_dir.stat().st_mode & 0o777 == 0o700
-    again = gateway.load_configuration()[0]
+    again = load_configuration()[0]
     assert (again.run_dir, again.cache_secret) == (settings.run_dir, settings.cache_secret)
     assert settings.cache_secret
     (secret,) = settings.run_dir.iterdir()
@@ -255,11 +252,11 @@ WORKER = """
 import os, sys
 from pathlib import Path
 os.environ["ROUNDHOUSE_RUN_DIR"] = sys.argv[1]
-from service.gateway import app, service
+from service.gateway import app, configuration, process
 from service.config.settings import Settings
 folder = Path(sys.argv[1])
-settings, models, fleet, _ = service.load_configuration()
-gateway = app.Gateway(settings, models, fleet, service.setup_multiprocess_metrics(folder, 2))
+settings, models, fleet, _ = configuration.load_configuration()
+gateway = app.Gateway(settings, models, fleet, process.setup_multiprocess_metrics(folder, 2))
 gateway.admission.demand = lambda model: 7
 gateway.update_gauges()
 print(os.getpid(), flush=True)

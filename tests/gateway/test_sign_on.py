@@ -3,17 +3,13 @@
 import asyncio
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
-import openai
 import pytest
 
 from service.auth import issuer
@@ -22,7 +18,7 @@ from tests.conftest import Start
 from tests.support import fleets
 from tests.support.exchanges import CHAT
 from tests.support.gateways import HOUSE, RunningGateway
-from tests.support.issuers import NAME, Provider, jwk, private_key, provider, token
+from tests.support.issuers import NAME, Provider, jwk, mock_provider, private_key, provider, token
 from tests.support.waiting import until
 
 API_KEY = "rh_an-api-key-0123456789"
@@ -52,20 +48,10 @@ def refusals(gateway: RunningGateway) -> dict[str, float]:
     return {reason: float(count) for reason, count in found}
 
 
-@pytest.fixture(scope="module")
-def mock_provider() -> Iterator[str]:
-    """The URL of a real identity provider, a process of its own, that has the user alice."""
-    user = json.dumps({"sub": "alice@example.com", "groups": ["everyone", "ml"]})
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "oidc_provider_mock", "--port", "0", "--user-claims", user],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"},
-    )  # fmt: skip
-    assert process.stderr
-    with process, process.stderr as log:
-        try:
-            yield next(found[0] for line in log if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
-        finally:
-            process.kill()
+@pytest.fixture(scope="module", name="mock_provider")
+def a_real_provider() -> Iterator[str]:
+    with mock_provider() as url:
+        yield url
 
 
 async def signed_on(url: str, client_id: str) -> str:
@@ -73,7 +59,8 @@ async def signed_on(url: str, client_id: str) -> str:
     asked = {
         "client_id": client_id, "redirect_uri": "http://127.0.0.1:1/back", "response_type": "code", "scope": "openid",
     }  # fmt: skip
-    async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False) as http:
+    alone = httpx.Limits(max_keepalive_connections=0)  # it closes one that nobody has used for seconds
+    async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, limits=alone) as http:
         answer = await http.post("/oauth2/authorize", params=asked, data={"sub": "alice@example.com"})
         (code,) = parse_qs(urlsplit(answer.headers["location"]).query)["code"]
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": asked["redirect_uri"]}
@@ -83,6 +70,8 @@ async def signed_on(url: str, client_id: str) -> str:
 
 
 async def test_a_user_of_a_real_provider_gets_in(mock_provider: str, start: Start) -> None:
+    import openai  # takes a second of each process that collects tests
+
     gateway = await start(house(mock_provider), keys=KEYS)
     mine, anothers = await signed_on(mock_provider, "roundhouse"), await signed_on(mock_provider, "another-app")
     ours = openai.DefaultAsyncHttpxClient(trust_env=False, verify=False)

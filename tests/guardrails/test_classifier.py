@@ -34,7 +34,7 @@ async def judging(keys: dict[str, str] | None = None) -> AsyncIterator[tuple[Jud
     counted: list[tuple[str, str]] = []
     pool = ConnectionPool()
 
-    async def nobody(model: str, messages: list[Any], patience: float, asker: Asker) -> str:
+    async def nobody(model: str, messages: list[Any], time_limit: float, asker: Asker) -> str:
         raise AssertionError
 
     def observe(name: str, stage: str, result: str, seconds: float) -> None:

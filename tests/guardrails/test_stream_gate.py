@@ -59,6 +59,10 @@ def test_every_choice_and_every_kind_of_text_is_a_lane_of_its_own() -> None:
         {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "T"}},
         {"choices": [{"index": 0, "delta": {"refusal": "T"}}]},
         {"choices": [{"index": 0, "text": "T", "finish_reason": "stop"}]},
+        {"choices": [{"index": 0, "delta": None, "text": "T"}]},
+        {"choices": [{"index": [0], "delta": "T"}]},
+        {"choices": {"delta": {"content": "T"}}},
+        {"choices": ["T"], "id": {}, "created": "x"},
     ],
 )  # fmt: skip
 def test_text_is_found_wherever_it_is(event: dict[str, Any]) -> None:
@@ -75,8 +79,16 @@ def test_what_is_no_json_is_text() -> None:
 
 def test_half_a_surrogate_pair_hides_nothing() -> None:
     gate = StreamGate("openai", 100)
-    gate.take(data(id="1", choices=[{"index": 0, "delta": {"content": "a\ud800b"}}]))
-    assert gate.texts() == ["a?b"]
+    for piece in ("see ", "a\ud800b", " it"):
+        gate.take(data(id="1", choices=[{"index": 0, "delta": {"content": piece}}]))
+    assert gate.texts() == ["see a?b it"]
+
+
+def test_names_that_are_escaped_hide_nothing() -> None:
+    gate = StreamGate("openai", 100)
+    gate.take(data(id="1", choices=[{"index": 0, "delta": {"content": "a"}}]))
+    gate.take(b'data: {"\\u0063hoices": [{"index": 0, "d\\u0065lta": {"content": "b"}}]}\n\n')
+    assert gate.texts() == ["ab"]
 
 
 def test_only_choices_that_run_are_ended() -> None:
@@ -97,3 +109,25 @@ def test_no_text_of_a_blocked_window_leaves(name: str) -> None:
     gate.take(raw)
     (said,) = gate.texts()
     assert said.encode() not in gate.end_blocked()
+
+
+def test_events_that_differ_in_their_text_alone_are_read_like_others() -> None:
+    """One by one or many at once, with escapes, other choices, ends and equal names among them."""
+    said = ["model", "a", "b", 'q"', "c", "\\", "d\n", "é", "f"]
+    chunks = [
+        data(id="1", model="model", choices=[{"index": 0, "delta": {"content": text}, "finish_reason": None}])
+        for text in said
+    ]
+    chunks.insert(4, data(id="1", model="model", choices=[{"index": 1, "delta": {"content": "x"}}]))
+    chunks.insert(2, data(id="1", model="model", choices=[{"index": 0, "delta": {"reasoning": "t"}}]))
+    last = data(id="1", model="model", choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
+    compact = [chunk.replace(b'": ', b'":').replace(b', "', b',"') for chunk in (*chunks, last)]
+    for pieces in (compact, [b"".join(compact)], [b"".join(compact[at : at + 4]) for at in range(0, 12, 4)]):
+        gate = StreamGate("openai", 10**6)
+        for piece in pieces:
+            gate.take(piece)
+        assert sorted(gate.texts()) == sorted(["".join(said), "t", "x"])
+        assert gate.release() == b"".join(compact)
+        gate.take(data(id="1", choices=[{"index": 1, "delta": {"content": "bad"}}]))
+        ended = json.loads(gate.end_blocked().split(b"\n\n")[0][6:])
+        assert [one["index"] for one in ended["choices"]] == [1]

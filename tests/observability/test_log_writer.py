@@ -81,8 +81,8 @@ async def test_it_ends_though_nobody_reads(pipe: tuple[int, int], monkeypatch: p
     async with asyncio.timeout(PATIENCE):
         await asyncio.to_thread(writer.close)
     assert read_all(reader, filled + 2).endswith(b"a\n")
-    assert writer._thread
-    writer._thread.join(PATIENCE)
+    assert writer._worker
+    writer._worker.join(PATIENCE)
 
 
 def test_a_pipe_that_does_not_block_loses_nothing(pipe: tuple[int, int]) -> None:

@@ -1,19 +1,21 @@
 """Every declared metric is emitted, and no other; clients cannot create time series."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import prometheus_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from service.cli import metric_reference
-from service.observability.histogram import FastHistogram
 from service.observability.metrics import Metrics
 from service.observability.record import Record
 from service.observability.request_metrics import GAP_BUCKETS, UNKNOWN
+from service.observability.series import Histogram, Series, declared
 from tests.support.each import each
 from tests.support.fleets import ROOT
 from tests.support.workers import text_after_one_was_killed
@@ -57,7 +59,8 @@ def observed_metrics() -> Metrics:
     metrics = Metrics()
     metrics.observe(streamed())
     metrics.observe(ended(code="model_not_found", outcome="refused", requested="no-such-model"))
-    metrics.observe(ended(model="left", variant="chat", outcome="cancelled", output_times=[10.5, 10.6]))
+    metrics.observe(ended(model="left", variant="chat", outcome="cancelled", output_times=[10.5, 10.6],
+                          fallback="queue_full", fallback_of="m"))  # fmt: skip
     fleet = metrics.fleet
     fleet.set_replicas([("m", "ready", 2), ("m", "failed", 0)])
     of_model = fleet.in_flight, fleet.sequences_in_flight, fleet.queued, fleet.demand, fleet.ejected
@@ -66,7 +69,13 @@ def observed_metrics() -> Metrics:
     for gauge in (fleet.engine_restarts, fleet.engine_running, fleet.engine_waiting, fleet.kv_cache):
         gauge.labels("m", "m-0").set(1)
     fleet.start_seconds.labels("m", "m-0", "loading weights").set(2.5)
+    fleet.budget_used.labels("crawler", "tokens_per_day").set(0.5)
+    for gauge in (fleet.share_memory, fleet.share_taken):
+        gauge.labels("card").set(2)
+    fleet.share_changes.labels("m", "loaded").set(2)
+    fleet.share_wait.labels("m").set(2.5)
     fleet.ejections.labels("m").inc()
+    fleet.arrived.labels("m").inc()
     for counter in (fleet.gpu_seconds, fleet.cost):
         counter.labels("m", "idle").inc(2)
     metrics.invalid_requests.labels("invalid_http").inc()
@@ -77,6 +86,8 @@ def observed_metrics() -> Metrics:
     metrics.evidence_lost.labels("m", "crash").inc()
     metrics.response_store_failures.inc()
     metrics.log_lines_dropped.inc()
+    metrics.log_lines_left_out.labels("probe").inc()
+    metrics.spans_dropped.labels("queue").inc()
     metrics.checks.labels("schema", "passed").inc()
     metrics.check_seconds.labels("schema").observe(0.1)
     metrics.check_process_deaths.labels("crash").inc()
@@ -89,8 +100,7 @@ def observed_metrics() -> Metrics:
 def declared_names(metrics: Metrics) -> list[str]:
     """The names of all metrics that are attributes."""
     groups = metrics, metrics.requests, metrics.fleet, metrics.requests.genai
-    found = [metric for group in groups for metric in vars(group).values() if isinstance(metric, MetricWrapperBase)]
-    return [family.name for metric in found for family in metric.describe()]
+    return [family.name for group in groups for metric in declared(group) for family in metric.describe()]
 
 
 def series(metrics: Metrics) -> dict[str, float]:
@@ -177,12 +187,12 @@ def test_unstreamed_response_has_no_token_latencies() -> None:
     assert not [name for name in series(metrics) if "_token_" in name]
 
 
-@given(st.lists(st.sampled_from(GAP_BUCKETS) | st.floats(0, 5), max_size=50))
+@given(st.lists(st.sampled_from(GAP_BUCKETS) | st.floats(0, 5) | st.just(float("inf")), max_size=50))
 def test_observe_all_equals_single_observations(gaps: list[float]) -> None:
     registry = CollectorRegistry()
-    all_at_once = FastHistogram("a", "a", registry=registry, buckets=GAP_BUCKETS)
-    one_by_one = Histogram("b", "b", registry=registry, buckets=GAP_BUCKETS)
-    bisected = FastHistogram("c", "c", registry=registry, buckets=GAP_BUCKETS)
+    all_at_once = Histogram("a", "a", registry=registry, buckets=GAP_BUCKETS)
+    one_by_one = prometheus_client.Histogram("b", "b", registry=registry, buckets=GAP_BUCKETS)
+    bisected = Histogram("c", "c", registry=registry, buckets=GAP_BUCKETS)
     all_at_once.observe_all(gaps)
     for gap in gaps:
         one_by_one.observe(gap)
@@ -195,12 +205,38 @@ def test_observe_all_equals_single_observations(gaps: list[float]) -> None:
     assert all_at_once._sum.get() == pytest.approx(sum(gaps))
 
 
-@given(st.lists(st.text(min_size=1), max_size=20))
-def test_unknown_model_names_add_no_series(names: list[str]) -> None:
+def test_the_page_is_as_prometheus_client_writes_it() -> None:
+    metrics = observed_metrics()
+    odd = 'a "quoted"\n\\ name'
+    metrics.observe(ended(model=odd, variant="chat", status=200))
+    metrics.requests.tokens.labels("m", "chat", CHAT, "prompt").inc(1e9)
+    page = metrics.text().decode()
+    theirs = [line for line in generate_latest(metrics.registry).decode().splitlines() if "_created" not in line]
+    assert sorted(page.splitlines()) == sorted(theirs)
+    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+    assert any(sample.labels.get("model") == odd for sample in samples)
+    assert page == metrics.text().decode(), "to read it changes nothing"
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed; on Debian: prometheus")
+def test_promtool_accepts_the_page() -> None:
+    done = subprocess.run(["promtool", "check", "metrics"], input=observed_metrics().text(), capture_output=True)
+    assert b"error" not in done.stderr, done.stderr
+
+
+def test_a_series_is_looked_up_once() -> None:
+    counted = Metrics().fleet.ejections
+    series = Series(ejections=(counted, ("m",)))
+    series["ejections"].pending += 2
+    assert series["ejections"] is counted.labels("m")
+    assert next(iter(counted.collect())).samples[0].value == 2
+
+
+def test_unknown_model_names_add_no_series() -> None:
     metrics = Metrics()
     metrics.observe(ended(code="model_not_found", outcome="refused"))
     before = set(series(metrics))
-    for name in names:
+    for name in (f"made-up-{number}" for number in range(2000)):
         metrics.observe(
             ended(requested=name, client_request_id=name, code="model_not_found", outcome="refused", route_reason=name)
         )
@@ -226,18 +262,26 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
 from pathlib import Path
 from prometheus_client import values
 values.ValueClass = values.MultiProcessValue()
-from service.observability.histogram import FastHistogram
 from service.observability.metrics import Metrics
+from service.observability.record import Record
 metrics = Metrics(Path(sys.argv[1]))
 fleet = metrics.fleet
 for gauge in (fleet.demand, fleet.in_flight):
     gauge.labels("m").set(7)
 fleet.replicas.labels("m", "ready").set(1)
 metrics.requests.retries.labels("m").inc()
+for _ in range(3):
+    metrics.observe(Record("id", "/v1/rerank", 1.0, model="m", variant="chat", ended=3.0, status=200))
+metrics.publish()
 print(os.getpid(), flush=True)
 sys.stdin.readline()
 metrics.forget_dead_workers([os.getpid()])
 print(metrics.text().decode())
+metrics.requests.retries.labels("later").inc()
+from prometheus_client import generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+ours, theirs = metrics.text().decode(), generate_latest(MultiProcessCollector(None, sys.argv[1])).decode()
+print("differs from the library's:", sorted(set(ours.splitlines()) ^ set(theirs.splitlines())))
 """
 
 
@@ -246,4 +290,10 @@ def test_gauges_of_a_killed_worker_disappear_and_its_counts_stay(tmp_path: Path)
     assert 'roundhouse_demand{model="m"} 7.0' in text
     assert 'roundhouse_requests_in_flight{model="m"} 7.0' in text
     assert 'roundhouse_retries_total{model="m"} 2.0' in text
+    assert (
+        'roundhouse_requests_total{endpoint="/v1/rerank",model="m",outcome="complete",status="200",variant="chat"} 6.0'
+        in text
+    )
+    assert 'roundhouse_request_duration_seconds_sum{endpoint="/v1/rerank",model="m",variant="chat"} 12.0' in text
+    assert "differs from the library's: []" in text
     assert not list(tmp_path.glob(f"gauge_*_{killed}.db"))

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from service.evaluation import page
+from service.gateway.console.page import FOLDER
 from tests.packaging import LIMIT
 from tests.support.fleets import ROOT
 
@@ -30,7 +32,12 @@ def test_it_takes_a_run_time_lock(device: str) -> None:
 
 def test_the_two_differ_in_their_packages_alone() -> None:
     cpu, cuda = written("cpu"), written("cuda")
-    assert cpu.pop("docker") == {"setup_script": "deploy/bento/cpu-setup"}
+    assert cpu.pop("docker") == {"system_packages": ["libnuma1"], "setup_script": "deploy/bento/cpu-setup"}
+    # Another index is named at the time of the image's build, and left out of the image.
+    indexes = [one for one in cpu["envs"] if one["name"].startswith("UV_")]
+    assert {one["name"] for one in indexes} == {"UV_EXTRA_INDEX_URL", "UV_INDEX_STRATEGY"}
+    assert {one["stage"] for one in indexes} == {"build"}
+    cpu["envs"] = [one for one in cpu["envs"] if one not in indexes]
     assert cpu | {"python": None} == cuda | {"python": None}
 
 
@@ -47,6 +54,9 @@ def test_it_is_built_and_its_files_are_enough(tmp_path: Path) -> None:
     requirements = (built / "env/python/requirements.txt").read_text()
     assert "--hash=sha256:" in requirements and "pytest" not in requirements
     assert "uv pip uninstall torchvision" in next((built / "env/docker").glob("script__*")).read_text()
+
+    for path in [*FOLDER.iterdir(), *page.FOLDER.iterdir()]:
+        assert (built / "src" / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
 
     moved = shutil.move(built / "src", tmp_path / "src")
     command = [sys.executable, "-m", "service.cli", "check"]

@@ -15,8 +15,8 @@ from tests.test_architecture import tree
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DECLARED = {Requirement(one).name for one in PROJECT["dependencies"]}
 # What vLLM brings, which the extras `cpu` and `cuda` install. Only `roundhouse prove` needs it, and vLLM as well; the
-# process that checks schemas and images uses what it finds.
-WITH_VLLM = {"tokenizers", "torch", "transformers", "llguidance", "outlines_core", "PIL", "xgrammar"}
+# process that checks schemas and images uses what it finds, and so does the one of which engines are forked.
+WITH_VLLM = {"tokenizers", "torch", "transformers", "llguidance", "outlines_core", "PIL", "setproctitle", "xgrammar"}
 NEVER_IMPORTED = {
     "uvloop": "uvicorn runs on it where it is installed",
 }

@@ -12,7 +12,7 @@ from tests.support.fleets import ROOT
 
 FOLDER = ROOT / "requirements"
 RUN_TIME = ("gateway", "cpu", "cuda")
-CLIENTS = ("clients", "clients-aider")
+CLIENTS = ("clients", "clients-aider", "k8s-policy")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 HASHES = r"(?P<hashes>(?: {4}--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)"
@@ -30,7 +30,7 @@ def required(*extras: str) -> list[Requirement]:
     return [Requirement(one) for one in [*PROJECT["dependencies"], *(line for name in extras for line in EXTRAS[name])]]
 
 
-@pytest.mark.parametrize("name", [*RUN_TIME, "test", *CLIENTS])
+@pytest.mark.parametrize("name", [*RUN_TIME, "test", "build", *CLIENTS])
 def test_every_line_is_a_pinned_package_with_hashes(name: str) -> None:
     """So pip checks all of them, and no address of an index is among it."""
     text = (FOLDER / f"{name}.lock").read_text()
@@ -88,3 +88,8 @@ def test_torch_for_cpus_may_be_any_of_pytorch_s_builds_for_linux() -> None:
     assert {file.split("-")[1] for _, file in lines} == {entry["version"]}
     for python in ("cp311", "cp312", "cp313", "cp314"):
         assert {file.rsplit("_", 2)[-1] for _, file in lines if f"-{python}-" in file} == {"64.whl", "aarch64.whl"}
+
+
+def test_images_are_built_with_the_releases_of_the_tests() -> None:
+    assert {"cyclonedx-bom", "setuptools"} <= lock("build").keys()
+    assert lock("build").items() <= lock("test").items() | lock("cpu").items()

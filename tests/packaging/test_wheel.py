@@ -17,6 +17,8 @@ import pytest
 
 from bench.processes import free_port
 from service.engine import state
+from service.evaluation import page
+from service.gateway.console.page import FOLDER
 from tests.packaging import LIMIT
 from tests.support.fleets import CATALOG, ROOT
 from tests.support.services import wait_for
@@ -86,6 +88,8 @@ def test_it_has_every_file_of_the_data(installed: Installed) -> None:
     here += [*(ROOT / "models/pebble").glob("*/*.*"), *(ROOT / "deploy/fleets").iterdir()]
     for path in here:
         assert (installed.data / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
+    for path in [*FOLDER.iterdir(), *page.FOLDER.iterdir()]:
+        assert (installed.folder / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
 
 
 def test_it_has_every_module_and_nothing_else(installed: Installed) -> None:

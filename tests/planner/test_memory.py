@@ -5,6 +5,7 @@ import json
 import pytest
 
 from service.catalog.model import Model
+from service.planner.adapters import adapter_bytes
 from service.planner.memory import COMMUNICATION_BYTES, Demand, degrees, fit, overhead_bytes, smallest, why_indivisible
 from service.planner.quantization import Form, forms, unknown
 from tests.planner.test_gpus import KNOWN
@@ -123,3 +124,16 @@ def test_larger_batch_limits_need_more_overhead() -> None:
     assert model.network
     small, large = (overhead_bytes(model.network, model.shape, KNOWN[name], 1) for name in ("A100-80", "H100"))
     assert small < large
+
+
+def test_room_for_adapters_is_taken_from_the_cache() -> None:
+    model, gpu = MODELS["llama-2-7b"], KNOWN["H100"]
+    layers = 32 * (4 * (4096 + 4096) + 3 * (4096 + 11008)) + 2 * (4096 + 32000)
+    assert adapter_bytes(model.shape, 2, 16) == 2 * 16 * 2 * layers
+    without, room = (fit(model, gpu, "bf16", 1, Demand(4096, adapters=slots)) for slots in (0, 2))
+    assert without and room
+    assert without.cache - room.cache == room.overhead - without.overhead == 2 * 16 * 2 * layers
+    halved = 32 * (3 * (4096 + 2048) + 2 * (4096 + 5504) + (2048 + 4096) + (5504 + 4096)) + 2 * (4096 + 32000)
+    assert adapter_bytes(model.shape, 2, 16, 2) == 2 * 16 * 2 * halved
+    latent = next(one for one in MODELS.values() if one.shape.kv_lora_rank)
+    assert adapter_bytes(latent.shape, 1, 16) is None, "its layers are not known, and nothing is guessed"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from service.architectures.shape import Shape
 from service.catalog.model import Copy, Model
 from service.planner.cost import Prices
 from service.planner.memory import Demand
@@ -78,6 +79,12 @@ def test_unknown_architecture_is_the_reason_although_the_weights_are_known() -> 
     (row, *_) = plan(MODELS["qwen3.5-27b"], [KNOWN["H100"]], Demand(8192))
     assert row.why == "its architecture is unknown"
     assert memory_requirement(MODELS["qwen3.5-27b"], Demand(8192)).weights["bf16"] == 2 * 27_356_728_560
+
+
+def test_an_unknown_size_is_the_reason_although_the_architecture_is_known() -> None:
+    model = MODELS["llama-2-7b"].model_copy(update={"shape": Shape(), "parameters": None})
+    (row, *_) = plan(model, [KNOWN["H100"]], Demand(4096))
+    assert row.why == "the size of the weights is unknown"
 
 
 def test_remarks_name_quantised_copies_or_their_absence() -> None:

@@ -48,6 +48,9 @@ def test_a_reference_is_replaced_by_its_item(reference: Any) -> None:
     with pytest.raises(ApiError) as caught:
         new_items(read, body, {})
     assert (caught.value.status, caught.value.param) == (404, "input[1]")
+    assert caught.value.message == (
+        "No item 'msg_1' is stored here. Send the whole conversation instead of what refers to it."
+    )
 
 
 def test_only_lifecycle_events_are_changed_and_the_last_is_held_back() -> None:
@@ -67,8 +70,8 @@ def test_a_response_without_output_shows_its_request() -> None:
     assert (shown["tools"][0]["name"], shown["max_output_tokens"], shown["tool_choice"]) == ("f", 3, "auto")
 
 
-ITEMS = with_ids([json.dumps({"role": "user", "content": str(n)}).encode() for n in range(5)] + [STORED], lambda: "new")
-LISTED = [(f"i{n}", item) for n, (_, item) in enumerate(ITEMS)]
+ITEMS = [json.dumps({"role": "user", "content": str(n)}).encode() for n in range(5)] + [STORED]
+LISTED = [(f"i{n}", item) for n, item in enumerate(ITEMS)]
 
 
 @pytest.mark.parametrize(
@@ -98,8 +101,9 @@ def test_a_wrong_parameter_is_named(name: str, value: str) -> None:
 
 
 def test_items_are_listed_with_ids_and_parts() -> None:
-    assert [id for id, _ in ITEMS] == ["msg_new"] * 5 + ["msg_1"]
-    (listed,) = page(ITEMS[:1], {})["data"]
+    named = with_ids(ITEMS, lambda: "new")
+    assert [id for id, _ in named] == ["msg_new"] * 5 + ["msg_1"]
+    (listed,) = page(named[:1], {})["data"]
     assert listed == {
         "id": "msg_new",
         "type": "message",
@@ -107,3 +111,8 @@ def test_items_are_listed_with_ids_and_parts() -> None:
         "status": "completed",
         "content": [{"type": "input_text", "text": "0"}],
     }
+
+
+def test_a_listed_text_of_the_assistant_is_output() -> None:
+    (listed,) = page([("i1", b'{"role":"assistant","content":"yes"}')], {})["data"]
+    assert listed["content"] == [{"type": "output_text", "text": "yes", "annotations": []}]

@@ -117,6 +117,14 @@ def test_what_todays_clients_send_is_taken(recorded: dict[str, Any]) -> None:
     assert set(json.loads(parsed.body)) == set(recorded["body"]) - set(parsed.ignored)
 
 
+@each("path", [path for path in ENDPOINTS if "chat_template_kwargs" in ENDPOINTS[path].body.__struct_fields__])
+def test_arguments_of_a_template_are_its_own_variables(path: str) -> None:
+    """What transformers' renderer is asked with is not the client's: a template, the conversation, tensors."""
+    parse_body(ENDPOINTS[path].body, body(path, chat_template_kwargs={"enable_thinking": False, "documents": [{}]}))
+    for name in ("chat_template", "tokenize", "tools", "messages", "conversation", "max_length", "return_tensors"):
+        assert rejection(path, body(path, chat_template_kwargs={name: 1})).param == f"chat_template_kwargs.{name}"
+
+
 def test_the_header_names_what_is_harmless_in_a_header() -> None:
     assert header_value(("verbosity", "tools[3]")) == b"verbosity, tools[3]"
     assert header_value(("a\r\nset-cookie: x", "é", "x" * 65)) == b"other"

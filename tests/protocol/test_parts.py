@@ -144,8 +144,8 @@ def test_a_malformed_list_of_a_tool_is_refused(path: str, item: dict[str, Any]) 
         found(path, input=[{"type": "function_call_output", "call_id": "c", **item}])
 
 
-def test_the_last_of_two_members_counts_and_escapes_hide_nothing() -> None:
-    part = json.dumps(CHAT_PART)[:-1] + ', "im\\u0061ge_url": {"url": "' + REMOTE + '"}}'
+def test_escapes_hide_nothing() -> None:
+    part = '{"type": "image_url", "im\\u0061ge_url": {"url": "' + REMOTE + '"}}'
     raw = body(CHAT, **place(CHAT, {"type": "PART"})).replace(b'{"type": "PART"}', part.encode())
     assert json.loads(raw)["messages"][0]["content"][1]["image_url"]["url"] == REMOTE
     with pytest.raises(ApiError, match=FETCHED):

@@ -1,5 +1,7 @@
 """The options that a client sets in request headers."""
 
+from dataclasses import fields
+
 import pytest
 
 from service.errors import ApiError
@@ -11,6 +13,7 @@ GOOD = {
     "x-roundhouse-session": ("a b", RequestOptions(session="a b")),
     "x-roundhouse-timeout": ("2.5", RequestOptions(timeout=2.5)),
     "x-roundhouse-sse-heartbeat-interval": ("1", RequestOptions(sse_heartbeat_interval=1.0)),
+    "x-roundhouse-fallback": ("deny", RequestOptions(fallback=False)),
     "idempotency-key": ("8e03978e-40d5", RequestOptions(idempotency_key="8e03978e-40d5")),
 }  # fmt: skip
 BAD = {
@@ -19,6 +22,7 @@ BAD = {
     "x-roundhouse-session": ["", "\x7f"],
     "x-roundhouse-timeout": ["", "soon", "0", "-1", "nan", "inf", "1e-9"],
     "x-roundhouse-sse-heartbeat-interval": ["0", "0.01", "inf"],
+    "x-roundhouse-fallback": ["", "yes", "Allow", "deny, allow"],
     "idempotency-key": ["", "x" * 256],
 }
 
@@ -46,7 +50,8 @@ def test_each_header_sets_its_option(name: str, value: str, options: RequestOpti
 
 def test_all_headers_together() -> None:
     options = parse_headers([(name.encode(), value.encode()) for name, (value, _) in GOOD.items()])
-    assert [name for name, value in vars(options).items() if value is None] == ["client_session", "client_agent"]
+    unset = [one.name for one in fields(options) if getattr(options, one.name) is None]
+    assert unset == ["client_session", "client_agent"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,12 @@ import pytest
 
 from service.protocol.parse_body import parse_body
 from service.protocol.requests import Body
-from service.protocol.sequences import DEFAULT_OUTPUT_TOKENS, count_sequences, estimate_output_tokens
+from service.protocol.sequences import (
+    DEFAULT_OUTPUT_TOKENS,
+    count_sequences,
+    estimate_output_tokens,
+    too_many_sequences,
+)
 from tests.protocol.test_generation import (
     CHAT,
     COMPLETIONS,
@@ -35,7 +40,7 @@ def parse(path: str, **fields: Any) -> Body:
         (COMPLETIONS, {"prompt": ["a"] * 8, "n": 4}, 32),
         (COMPLETIONS, {"prompt": ["a"] * 8, "n": 4, "best_of": 1}, 32),
         (COMPLETIONS, {"prompt": [1, 2, 3]}, 1),
-        (COMPLETIONS, {"prompt": [1] * 4096, "n": 128}, 128),
+        (COMPLETIONS, {"prompt": [1] * 4096, "n": 4}, 4),
         (COMPLETIONS, {"prompt": [[1, 2], [3]], "n": 2}, 4),
         (EMBEDDINGS, {"input": ["a"] * 2048}, 2048),
         (EMBEDDINGS, {"input": [1, 2, 3]}, 1),
@@ -60,3 +65,18 @@ def test_the_output_of_a_sequence_is_what_the_request_limits_it_to(
     path: str, fields: dict[str, Any], tokens: int
 ) -> None:
     assert estimate_output_tokens(parse(path, **fields)) == tokens
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (CHAT, {"n": 4}, "n"),
+        (COMPLETIONS, {"n": 4}, "n"),
+        (COMPLETIONS, {"prompt": ["a"] * 8}, "prompt"),
+        (EMBEDDINGS, {"input": ["a"] * 8}, "input"),
+    ],
+)
+def test_more_than_an_engine_takes_at_once_names_the_field(path: str, fields: dict[str, Any], param: str) -> None:
+    error = too_many_sequences(parse(path, **fields), 8, 4)
+    assert (error.status, error.param) == (400, param)
+    assert "its 8 sequences are more than the 4" in error.message

@@ -10,8 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.observability.record import Record
+from service.protocol.counted_streams import CountedStream
 from service.protocol.generation import GENERATION
-from service.protocol.streams import END_EVENTS, MAX_EVENT_BYTES, BrokenStreamError, Dialect, StreamWatcher
+from service.protocol.streams import (
+    END_EVENTS,
+    MAX_EVENT_BYTES,
+    OPENINGS,
+    PATTERNS,
+    BrokenStreamError,
+    Dialect,
+    StreamWatcher,
+)
+from tests.support.each import each
 
 RECORDED = {path.stem: path.read_bytes() for path in (Path(__file__).parent / "recorded").glob("*.sse")}
 DIALECTS: dict[str, Dialect] = {
@@ -286,3 +296,163 @@ def test_finish_reason_is_recorded(reason: str) -> None:
     _, watcher, record = feed_all("chat", [stream])
     assert watcher.finished
     assert record.finish_reason == reason
+
+
+def counted(stream: bytes) -> bytes:
+    """An OpenAI stream whose events all have the usage so far, as an engine writes them that is asked for it."""
+    made, said = [], 0
+    for event in events(stream):
+        at = event.find(b"}]") + 2
+        if event.startswith(b"data: {") and at > 1:
+            said += b'"role"' not in event
+            details = b"null" if said % 2 else b'{"reasoning_tokens":1}'
+            usage = b'"prompt_tokens":7,"total_tokens":%d,"completion_tokens":%d' % (7 + said, said)
+            event = b'%b,"usage":{%b,"completion_tokens_details":%b}%b' % (event[:at], usage, details, event[at:])
+        made.append(event)
+    return b"".join(made)
+
+
+@pytest.mark.parametrize("name", ["chat", "completions"])
+@pytest.mark.parametrize("hide", [False, True])
+@given(offsets=st.lists(st.integers(0, 10_000), max_size=12))
+def test_the_usage_of_single_events_is_ours_and_not_the_clients(name: str, hide: bool, offsets: list[int]) -> None:
+    stream = RECORDED[name]
+    expected, _, plain = feed_all(name, events(stream), hide)
+    for pieces in (cut(counted(stream), offsets), events(counted(stream))):
+        record = new_record()
+        watcher = CountedStream(record, "openai", hide)
+        passed = b"".join(watcher.feed(piece, 1.0) for piece in pieces)
+        assert passed == expected
+        assert watcher.finished and len(record.output_times) == len(plain.output_times)
+        watcher.settle()
+        assert record.streamed_usage is None and record.completion_tokens == plain.completion_tokens
+
+
+def test_a_counted_stream_that_breaks_off_has_been_counted_up_to_its_last_event() -> None:
+    for seen in range(1, 4):
+        record = new_record()
+        watcher = CountedStream(record, "openai", hide_usage=True)
+        for event in events(counted(RECORDED["completions"]))[:seen]:
+            watcher.feed(event, 1.0)
+        watcher.settle()
+        assert record.streamed_usage == (7, seen)
+
+
+def test_only_what_follows_the_text_of_a_known_beginning_is_looked_at() -> None:
+    head = b'data: {"id":"a","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"'
+    plain = head + b'one"},"finish_reason":null}]}\n\n'
+    counted = head + b'two"},"finish_reason":null}],"usage":{"prompt_tokens":5,"completion_tokens":2}}\n\n'
+    last = head + b'"},"finish_reason":"stop"}]}\n\n'
+    record = new_record()
+    watcher = StreamWatcher(record, "openai", hide_usage=True)
+    assert b"".join(watcher.feed(event, 1.0) for event in (plain, plain, counted, last)) == plain * 2 + counted + last
+    assert (len(record.output_times), record.prompt_tokens, record.finish_reason) == (4, 5, "stop")
+
+
+# Chunks of HTTP that are passed on whole
+
+
+def framed(event: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(event), event)
+
+
+TEXT = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n'
+THINKING = TEXT.replace(b'"content"', b'"reasoning"')
+USED = b'"usage":{"prompt_tokens":12,"completion_tokens":%b}'
+
+
+@every_stream
+def test_a_stream_is_passed_on_as_it_is_fed(name: str) -> None:
+    record, fed, passed, whole = new_record(), 0, b"", RECORDED[name]
+    watcher = StreamWatcher(record, DIALECTS[name], hide_usage=False)
+    for now, event in enumerate(events(whole)):
+        chunk = watcher.take_chunk(framed(event), float(now))
+        fed += chunk is None
+        assert chunk in (None, framed(event))
+        passed += watcher.feed(event, float(now)) if chunk is None else event
+    assert passed == whole and watcher.finished
+    prompt, completion, outputs, reason = COUNTS[name]
+    assert (record.prompt_tokens, record.completion_tokens, record.finish_reason) == (prompt, completion, reason)
+    assert len(record.output_times) == outputs
+    assert len(events(whole)) - fed == {"chat": 2, "completions": 2, "messages": 3, "responses": 0}[name]
+
+
+def test_the_time_of_a_chunk_that_is_passed_on_is_noted() -> None:
+    record = new_record()
+    watcher = StreamWatcher(record, "openai", hide_usage=True)
+    watcher.feed(TEXT % b"a", 1.0)
+    assert watcher.take_chunk(framed(TEXT % b"bcd"), 2.5) == framed(TEXT % b"bcd")
+    assert record.output_times == [1.0, 2.5]
+
+
+PLAIN = TEXT % b"b"
+NOT_TAKEN = {
+    "a quotation mark": framed(TEXT % rb"\""),
+    "a member more": framed(TEXT % b'","tool_calls":"'),
+    "another beginning": framed(PLAIN.replace(b'"id":"x"', b'"id":"y"')),
+    "another index": framed(PLAIN.replace(b'"index":0', b'"index":1')),
+    "a finish reason": framed(PLAIN.replace(b"null", b'"stop"')),
+    "usage": framed(PLAIN.replace(b"}\n", b',"usage":{}}\n')),
+    "an error": framed(b'data: {"error": {"message": "x"}}\n\n'),
+    "the end": framed(b"data: [DONE]\n\n"),
+    "a comment": framed(b": x\n\n"),
+    "two events": framed(PLAIN + PLAIN),
+    "two chunks": framed(PLAIN) * 2,
+    "half an event": framed(PLAIN[:-1]),
+    "half a chunk": framed(PLAIN)[:-1],
+    "a wrong size": b"1" + framed(PLAIN)[1:],
+    "a size with a zero": b"0" + framed(PLAIN),
+    "an extension": framed(PLAIN).replace(b"\r\n", b";x=y\r\n", 1),
+    "a size that no chunk has": b"\r\n" + (TEXT % b"").ljust(258, b" ") + b"\r\n",
+    "no size": PLAIN + b"\r\n",
+    "nothing": b"",
+}
+
+
+@each(("name", "chunk"), NOT_TAKEN.items())
+def test_what_is_more_than_a_text_is_not_passed_on(name: str, chunk: bytes) -> None:
+    record = new_record()
+    watcher = StreamWatcher(record, "openai", hide_usage=True)
+    assert watcher.take_chunk(framed(PLAIN), 0.0) is None  # nothing is known of this stream yet
+    watcher.feed(PLAIN, 1.0)
+    assert watcher.take_chunk(framed(PLAIN), 2.0)
+    assert watcher.take_chunk(chunk, 3.0) is None
+    assert record.output_times == [1.0, 2.0]
+
+
+def test_the_rest_of_an_event_is_not_taken_for_another() -> None:
+    watcher = StreamWatcher(new_record(), "openai", hide_usage=True)
+    watcher.feed(PLAIN, 1.0)
+    watcher.feed(b"data: x\n", 1.0)
+    assert watcher.take_chunk(framed(PLAIN), 2.0) is None
+
+
+def test_another_kind_of_text_is_learned_a_few_times() -> None:
+    watcher = StreamWatcher(new_record(), "openai", hide_usage=True)
+    taken = []
+    for kind in (THINKING, TEXT) * (PATTERNS // 2) + (THINKING,):
+        watcher.feed(kind % b"a", 0.0)
+        taken.append(watcher.take_chunk(framed(kind % b"b"), 0.0) is not None)
+    assert taken == [True] * PATTERNS + [False]
+
+
+def test_sizes_of_chunks_are_kept_within_a_bound() -> None:
+    watcher = StreamWatcher(new_record(), "openai", hide_usage=True)
+    watcher.feed(PLAIN, 0.0)
+    chunks = [framed(TEXT % (b"x" * length)) for length in range(100)]
+    assert [watcher.take_chunk(chunk, 0.0) for chunk in chunks] == chunks
+    assert len(watcher._openings) <= OPENINGS
+
+
+def test_the_usage_of_a_counted_chunk_is_taken_out() -> None:
+    record = new_record()
+    watcher = CountedStream(record, "openai", hide_usage=True)
+    counted = [
+        TEXT.replace(b"}\n", b"," + USED + b"}\n") % (text, count) for text, count in ((b"a", b"1"), (b"bc", b"2"))
+    ]
+    assert watcher.feed(counted[0], 0.0) == TEXT % b"a"
+    assert watcher.take_chunk(framed(counted[1]), 1.0) == framed(TEXT % b"bc")
+    assert watcher.take_chunk(framed(PLAIN), 2.0) is None
+    assert watcher.take_chunk(framed(counted[1].replace(b"bc", rb"\"")), 2.0) is None
+    watcher.settle()
+    assert (record.streamed_usage, record.output_times) == ((12, 2), [0.0, 1.0])

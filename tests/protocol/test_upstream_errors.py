@@ -14,6 +14,7 @@ from service.fleet.served_model import ServedModel
 from service.protocol.generation import GENERATION
 from service.protocol.requests import Body
 from service.protocol.upstream_errors import MAX_SEARCHED, Rejected, reason, upstream_error
+from service.protocol.validation_reports import problem
 from tests.support.each import each
 from tests.support.fleets import only
 
@@ -232,6 +233,20 @@ def test_the_words_about_a_body_too_large_to_search_are_kept_back(served: Served
         assert "because of its contents" in upstream_error(400, body, served, given).message
         assert reason(body, given) is None
     assert upstream_error(400, error(LONG), served, given).code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Input should be a valid dictionary or instance of Options", "it should be an object"),
+        ("Input should be a valid integer, unable to parse string as an integer", "it should be an integer"),
+        ("Input should be a valid boolean", "it should be true or false"),
+        ("Value error, Nothing fits", "nothing fits"),
+    ],
+)
+def test_pydantics_words_become_a_clause(text: str, words: str) -> None:
+    report = f"1 validation error:\n  {{'type': 'any_type', 'loc': 'body.seed', 'msg': {text!r}, 'input': 3}}"
+    assert problem(report, {"seed": "x"}) == ("seed", words, False)
 
 
 @given(body=st.binary(), status=st.integers(300, 599))

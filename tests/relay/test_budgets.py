@@ -80,6 +80,23 @@ async def test_the_largest_output_is_bounded(case: Case, stream: bool, start: St
         assert not any(name.startswith("max_") for name in sent) or case.name == "suffix"
 
 
+async def test_the_sequences_of_a_request_share_what_they_may_generate(start: Start) -> None:
+    gateway = await start("{models: [{model: pebble-base, engine: {max_model_len: 512}}], "
+                          "request_bounds: {output_tokens: 1024}}")  # fmt: skip
+    for fields, sent in (
+        ({"n": 4, "max_tokens": 256}, 256),
+        ({"prompt": ["a"] * 8}, 128),  # what has no bound of its own gets its share
+        ({"n": 2, "max_tokens": 512}, 512),
+        ({"n": 2}, None),  # two are bounded by the context
+    ):
+        answer = await gateway.http.post(COMPLETION.path, json={"model": "pebble-base", "prompt": "a"} | fields)
+        assert answer.status_code == 200, answer.text
+        assert gateway.seen[-1].json.get("max_tokens") == sent
+    refused = await gateway.http.post(COMPLETION.path, json=COMPLETION.body(n=4, max_tokens=257))
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "max_tokens"
+    assert "at most 256, for the 4 sequences" in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("limits", [{"requests_per_day": 5}, {"tokens_per_day": 160}], ids=["requests", "tokens"])
 async def test_a_race_for_the_last_of_a_budget_lets_none_too_many_through(limits: dict[str, Any], start: Start) -> None:
     fleet = f"models: [{{model: pebble-chat}}]\ntenants: {{t: {json.dumps(limits)}}}"

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from service.transport.pool import ConnectionPool, RefusedError
+from service.upstreams import breaker
 from tests.conftest import Start
 from tests.fake_engine import Fault
 from tests.support import fleets
@@ -57,8 +58,9 @@ async def test_a_connection_that_breaks_is_no_crash(start: Start) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-async def test_a_dead_engine_is_ejected_at_once(stream: bool, start: Start) -> None:
+async def test_a_dead_engine_is_ejected_at_once(stream: bool, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its API server lives on for seconds, and would answer every request with an error."""
+    monkeypatch.setattr(breaker, "BASE_EJECTION", 3600.0)
     gateway = await start(TWO)
     for engine in gateway.engines:
         engine.script(DEADLY)
@@ -129,7 +131,7 @@ async def test_a_model_removed_by_a_reload_finishes_its_requests(
     start: Start, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     gateway = await start("models: [{model: pebble-chat}, {model: pebble-instruct}]")
-    gateway.engines[0].gap = 0.05
+    gateway.engines[0].hold()
     line = await gateway.connect()
     await line.post(CHAT.path, json.dumps(CHAT.body(stream=True)).encode(), "connection: close")
     await line.read_until(b"data: ")
@@ -138,6 +140,7 @@ async def test_a_model_removed_by_a_reload_finishes_its_requests(
     assert is_refusal(CHAT, await gateway.post(CHAT.path, CHAT.body()), 404, "model_not_found")
     assert (await gateway.post(CHAT.path, CHAT.body() | {"model": "tiny"})).status_code == 200
     assert [row["id"] for row in (await gateway.http.get("/v1/models")).json()["data"]] == ["pebble-instruct", "tiny"]
+    gateway.engines[0].go_on()
     assert b"[DONE]" in await line.rest()
 
 

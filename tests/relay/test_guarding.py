@@ -5,10 +5,8 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
-import openai
 import pytest
 
 from tests.conftest import Start
@@ -18,6 +16,10 @@ from tests.support.exchanges import CHAT, COMPLETION, EMBEDDING, MESSAGE, RESPON
 from tests.support.gateways import RunningGateway
 from tests.support.ledger import text
 from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
 
 JUDGED = (CHAT, COMPLETION, RESPONSE, MESSAGE)
 GUARD = "llama-guard-3-8b"
@@ -92,8 +94,10 @@ async def test_a_whole_answer_that_is_blocked_is_an_error(start: Start, case: Ca
 @pytest.mark.parametrize("case", JUDGED, ids=label)
 async def test_a_stream_ends_before_what_is_blocked(start: Start, case: Case) -> None:
     gateway = await start(OUTPUT)
+    said = long("forbidden") + " " + long()
     gateway.engines[0].gap = 0.002
-    answer = await gateway.post(case.path, asking(case, long("forbidden") + " " + long(), stream=True))
+    gateway.engines[0].hold(after=len(said.split()) - 1)  # it is not at its end, however long the guard takes
+    answer = await gateway.post(case.path, asking(case, said, stream=True))
     assert answer.status_code == 200
     assert ENDINGS[case.path] in answer.content
     got = text(answer.content)
@@ -105,6 +109,7 @@ async def test_a_stream_ends_before_what_is_blocked(start: Start, case: Case) ->
     assert gateway.lines[-1]["finish_reason"] == "content_filter"
     assert gateway.lines[-1]["outcome"] == "complete"
 
+    gateway.engines[0].go_on()
     fine = await gateway.post(case.path, asking(case, long(), stream=True))
     assert text(fine.content) == long()
     assert len(judged(gateway)) > 6
@@ -337,7 +342,10 @@ async def test_what_a_reload_changes(start: Start, tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def sdks(gateway: RunningGateway) -> AsyncIterator[tuple[openai.AsyncOpenAI, anthropic.AsyncAnthropic]]:
+async def sdks(gateway: RunningGateway) -> AsyncIterator["tuple[openai.AsyncOpenAI, anthropic.AsyncAnthropic]"]:
+    import anthropic  # takes seconds of each process that collects tests
+    import openai
+
     url = f"http://127.0.0.1:{gateway.port}"
     ours = openai.DefaultAsyncHttpxClient(trust_env=False, verify=False)
     theirs = anthropic.DefaultAsyncHttpxClient(trust_env=False, verify=False)
@@ -349,6 +357,9 @@ async def sdks(gateway: RunningGateway) -> AsyncIterator[tuple[openai.AsyncOpenA
 
 
 async def test_the_official_sdks_understand_a_blocked_stream(start: Start) -> None:
+    import anthropic  # takes seconds of each process that collects tests
+    import openai
+
     gateway = await start(OUTPUT)
     gateway.engines[0].gap = 0.002
     said = long("forbidden")
@@ -380,3 +391,14 @@ async def test_the_official_sdks_understand_a_blocked_stream(start: Start) -> No
         assert caught.value.code == "content_filter"
         with pytest.raises(anthropic.BadRequestError):
             await claude.messages.create(model="pebble-chat", messages=talk, max_tokens=500)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=label)
+async def test_judging_a_long_text_ends_with_the_time_of_the_request(start: Start, stream: bool) -> None:
+    """Each of its pieces has the time of the step, and there may be hundreds of them."""
+    gateway = await start(INPUT, total_timeout=2.0)
+    for engine in guards(gateway):
+        engine.always = Fault(gap=0.5)
+    answer = await gateway.post(CHAT.path, asking(CHAT, ("w" * 400 + " ") * 250, stream=stream))
+    assert (answer.status_code, error_in(CHAT, answer.content)[1]) == (504, "timeout")
+    assert not gateway.seen and 1 < len(judged(gateway)) < 6

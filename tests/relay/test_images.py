@@ -4,8 +4,6 @@ import base64
 import json
 from typing import Any
 
-import anthropic
-import openai
 import pytest
 
 from tests.conftest import Start
@@ -145,6 +143,9 @@ async def test_what_only_the_engine_finds_is_told_in_our_words(engines: str, our
 
 
 async def test_the_official_sdks_send_images(start: Start) -> None:
+    import anthropic  # takes seconds of each process that collects tests
+    import openai
+
     gateway = await start(SEEING)
     url = f"http://127.0.0.1:{gateway.port}"
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from service.config.run_dir import private_folder
-from service.observability.ledger_file import FILE, LedgerFile, Line
+from service.observability.ledger_file import DAY, FILE, LedgerFile, Line
 from tests.conftest import Start
 from tests.fake_engine import Fault
 from tests.support.exchanges import CASES, CHAT, EXCHANGES, STREAMING
@@ -117,3 +117,27 @@ async def test_what_is_refused_costs_nothing_and_has_its_line(start: Start, tmp_
         (200, "complete", True), (429, "refused", False), (429, "refused", False)
     ]  # fmt: skip
     assert [one.prompt + one.completion for one in lines[1:]] == [0, 0]
+
+
+async def test_what_guards_read_is_on_record_and_in_no_budget(start: Start, tmp_path: Path) -> None:
+    fleet = """
+models: [{model: pebble-chat}, {model: llama-guard-3-8b}]
+guardrails: {safety: {model: llama-guard-3-8b, timeout: 5}}
+default_guardrails: {input: [safety], output: [safety]}"""
+    gateway = await start(fleet + TENANTS, usage_dir=folder(tmp_path))
+    headers = {"x-roundhouse-tenant": "t"}
+    assert (await gateway.http.post(CHAT.path, json=CHAT.body(), headers=headers)).status_code == 200
+    gateway.engines[1].script(Fault(status=503, body=b"{}"))  # a guard that gives no verdict
+    assert (await gateway.http.post(CHAT.path, json=CHAT.body(), headers=headers)).status_code == 503
+    await until(lambda: len(written(folder(tmp_path))) == 5, "a line for each request and each verdict")
+    lines = written(folder(tmp_path))
+    guards = [line for line in lines if line.endpoint == "guardrail"]
+    assert [(one.tenant, one.model, one.status) for one in guards] == [
+        ("t", "llama-guard-3-8b", status) for status in (200, 200, 503)
+    ]
+    assert [one.outcome for one in guards] == ["complete", "complete", "refused"]
+    assert sum(one.prompt for one in lines if not one.estimated) == counted(gateway)[0]
+    file = LedgerFile(folder(tmp_path))
+    (asked,) = [line for line in lines if line.endpoint == CHAT.path and line.admitted]
+    assert file.used_on(int(asked.time // DAY))["t"] == (1, asked.prompt + asked.completion)
+    file.close()

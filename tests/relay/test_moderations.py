@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 
 from service.auth.keys import Key, Keys, digest
@@ -22,6 +21,8 @@ models:
 
 
 async def test_the_official_sdk(start: Start) -> None:
+    import openai  # takes a second of each process that collects tests
+
     gateway = await start(FLEET)
     http = openai.DefaultAsyncHttpxClient(trust_env=False, verify=False)
     url = f"http://127.0.0.1:{gateway.port}/v1"
@@ -52,6 +53,14 @@ async def test_long_texts_are_judged_to_their_end(start: Start) -> None:
         engine.context = 10**6
     (result,) = (await gateway.post(PATH, {"input": "word " * 4000 + "forbidden"})).json()["results"]
     assert result["flagged"] is True
+
+
+async def test_all_texts_together_have_the_time_of_a_request(start: Start) -> None:
+    gateway = await start(FLEET, total_timeout=0.7)
+    gateway.engines[1].always = Fault(gap=0.2)
+    answer = await gateway.post(PATH, {"input": ["fine"] * 2000})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+    assert len(gateway.engines[1].requests) < 10
 
 
 WRONG: list[tuple[Any, int, str]] = [

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from service.engine.state import Condition
+from service.protocol.streams import StreamWatcher
 from tests.conftest import Start
 from tests.fake_engine import Fault
 from tests.support.exchanges import (
@@ -46,6 +47,27 @@ async def test_the_response_body_is_forwarded_byte_for_byte(case: Case, stream: 
     assert response.headers["x-roundhouse-route-reason"] == "id"
     assert "server" not in response.headers
     assert response.headers["x-request-id"] == seen.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("case", [CHAT, COMPLETION, MESSAGE], ids=lambda case: case.path[4:].replace("/", " "))
+async def test_chunks_of_text_are_passed_on_without_being_parsed(
+    case: Case, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: list[bytes] = []
+    feed = StreamWatcher.feed
+
+    def kept(watcher: StreamWatcher, data: bytes, now: float) -> bytes:
+        fed.append(data)
+        return feed(watcher, data, now)
+
+    monkeypatch.setattr(StreamWatcher, "feed", kept)
+    gateway = await start(HOUSE)
+    for engine in gateway.engines:
+        engine.gap = 0.02
+    response = await gateway.post(case.path, case.body(True))
+    (seen,) = gateway.seen
+    assert response.content == b"".join(visible(events_of(sent(seen))))
+    assert 0 < b"".join(fed).count(b"data: {") < sent(seen).count(b"data: {")
 
 
 @pytest.mark.parametrize(("case", "stream"), EXCHANGES, ids=label)

@@ -207,7 +207,7 @@ async def until_status(gateway: RunningGateway, id: str, status: str) -> Any:
 async def test_a_background_run_goes_on_without_its_client(gateway: RunningGateway) -> None:
     line = await gateway.connect()
     for engine in gateway.engines:
-        engine.script(Fault(gap=0.05))
+        engine.hold()
     await line.post(PATH, json.dumps({"model": "chat", "input": "one two", "background": True}).encode(),
                     "x-roundhouse-tenant: a", "connection: close")  # fmt: skip
     answer = await line.answer()
@@ -216,6 +216,8 @@ async def test_a_background_run_goes_on_without_its_client(gateway: RunningGatew
     assert answer.headers["x-roundhouse-model"] == "pebble-chat"
     running = await ask(gateway, "x", previous_response_id=begun["id"])
     assert running.status_code == 400 and "in progress" in running.json()["error"]["message"]
+    for engine in gateway.engines:
+        engine.go_on()
     ended = await until_status(gateway, begun["id"], "completed")
     assert ended["output"][0]["content"][0]["text"] == "one two"
     assert ended["id"] == begun["id"] and ended["background"] is True
@@ -230,11 +232,12 @@ async def test_a_queued_background_run_waits_for_its_turn(start: Start, tmp_path
     gateway = await start(
         "models: [{model: pebble-chat, max_in_flight: 1}]", responses_dir=folder(tmp_path), queue_timeout=0.05
     )
-    gateway.engines[0].script(Fault(gap=0.1))
+    gateway.engines[0].hold()
     one, two = [
         (await gateway.post(PATH, {"model": "chat", "input": "one two", "background": True})).json() for _ in range(2)
     ]
     assert (one["status"], two["status"]) == ("in_progress", "queued")
+    gateway.engines[0].go_on()
     for response in (one, two):
         while (found := (await gateway.http.get(f"{PATH}/{response['id']}")).json())["status"] != "completed":
             assert found["status"] in ("queued", "in_progress")
@@ -294,10 +297,12 @@ async def test_a_run_whose_end_could_not_be_stored_has_failed_later(
     monkeypatch.setattr(file, "BUSY", 0.01)
     monkeypatch.setattr(stored, "POLL", 0.01)
     for engine in gateway.engines:
-        engine.script(Fault(gap=0.1))
+        engine.hold()
     id = (await ask(gateway, "one two", background=True)).json()["id"]
     with closing(sqlite3.connect(folder(tmp_path) / FILE)) as other:
         other.execute("BEGIN IMMEDIATE")
+        for engine in gateway.engines:
+            engine.go_on()
         await until(lambda: bool(gateway.gateway._stored._lost), "the end of the run")
         assert await status_of(gateway, id) == "in_progress"
     assert (await until_status(gateway, id, "failed"))["error"]["code"] == "store_unavailable"

@@ -36,6 +36,9 @@ class Server:
         self.body += piece
         return self.room
 
+    def chunk_writer(self, on_full: Callable[[], None]) -> Callable[[bytes], object]:
+        raise AssertionError("what is copied is written with `write_now`")
+
     def buffered_body(self) -> bytes | None:
         return b"the request"
 

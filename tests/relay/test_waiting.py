@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 
 import pytest
 
@@ -332,19 +333,21 @@ async def test_gateway_is_ready_with_models_scaled_to_zero(start: Start) -> None
 
 async def test_requests_are_queued_while_the_only_replica_is_ejected(start: Start) -> None:
     gateway = await start()
-    replica = gateway.replicas[0]
-    replica.breaker.record_failure(gateway.clock(), refused=True)
-    assert not replica.usable(gateway.clock())
+    replica, now = gateway.replicas[0], gateway.clock()
+    replica.breaker.record_failure(now, refused=True)
+    assert not replica.usable(now)
     assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
 
 
 async def test_a_successful_trial_request_admits_all_queued(start: Start) -> None:
     gateway = await start()
     gateway.engines[0].script(Fault(events=3, end="hang"))
-    replica = gateway.replicas[0]
-    replica.breaker.record_failure(gateway.clock(), refused=True)
+    breaker = gateway.replicas[0].breaker
+    breaker.record_failure(gateway.clock(), refused=True)
+    breaker.retry_at = math.inf  # until all of them are queued
     trial = await queue(gateway, "trial", stream=True)
     others = [await queue(gateway, "other") for _ in range(3)]
+    breaker.retry_at = gateway.clock() + 0.1
     await trial.read_until(b"data: ")
     assert [(await line.answer()).status for line in others] == [200] * 3
     trial.leave()

@@ -100,10 +100,25 @@ aliases:
   gpt-4o: pebble-chat
   gpt-4o-mini: llama-2-7b-chat
 """,
+    "shared": """\
+models:
+  - {model: llama-2-7b-chat, aliases: [support], weight: 90}
+  - {model: llama-2-13b-chat, aliases: [support], weight: 10}
+  - {model: llama-2-7b, aliases: [support], weight: 0}
+""",
     "templated": """\
 models:
   - model: llama-2-7b
     chat_template: ./custom.jinja
+""",
+    "tuned": """\
+models:
+  - model: llama-2-13b-chat
+    adapters:
+      - {id: legal-tone, path: ./adapters/legal-tone, family: legal}
+      - {id: reports, path: ./adapters/reports, variant: instruct, aliases: [writer]}
+defaults:
+  chat: legal-tone
 """,
 }
 
@@ -170,6 +185,7 @@ CASES: tuple[Case, ...] = (
     Case(ID, "llama", "llama-2-7b-chat", CHAT, "llama-2-7b-chat", "id"),
     Case(ID, "llama", "legal-tone", CHAT, "legal-tone", "adapter of llama-2-13b-chat"),
     Case(ID, "llama", "legal-tone", COMPLETION, "legal-tone", "adapter of llama-2-13b-chat"),
+    Case(ID, "tuned", "reports", CHAT, "reports", "adapter of llama-2-13b-chat"),
     Case(ID, "mixed", "sorskootllm-v2-13b-instruct", CHAT, "sorskootllm-v2-13b-instruct", "id"),
     Case(ID, "mixed", "bge-small-en-v1.5", EMBEDDING, "bge-small-en-v1.5", "id"),
     Case(ID, "templated", "llama-2-7b", CHAT, "llama-2-7b", "id"),
@@ -205,6 +221,7 @@ CASES: tuple[Case, ...] = (
     # An alias stands for one id, and supports the same requests; only images may go to another model of that family.
     Case(ALIAS, "pebble", "gpt-4o-mini", CHAT, "pebble-chat", "alias of pebble-chat"),
     Case(ALIAS, "pebble", "claude-haiku", MULTI_TURN, "pebble-chat", "alias of pebble-chat"),
+    Case(ALIAS, "tuned", "writer", CHAT, "reports", "alias of reports"),
     Case(ALIAS, "llama", "support-bot", CHAT, "llama-2-13b-chat", "alias of llama-2-13b-chat"),
     Case(ALIAS, "llama", "legal", CHAT, "legal-tone", "alias of legal-tone"),
     Case(ALIAS, "llama", "writer", COMPLETION, "llama-2-7b", "alias of llama-2-7b"),
@@ -216,6 +233,9 @@ CASES: tuple[Case, ...] = (
          "alias of pebble-chat, pebble-instruct of its family sees images"),
     Case(ALIAS, "images", "gpt-4o-mini", IMAGES, unsupported("pebble-instruct")),
     # A family leaves the variant to the request, and the size to the order in the fleet file.
+    Case(ALIAS, "shared", "support", CHAT, "llama-2-7b-chat", "alias of llama-2-7b-chat, weight 90 of 100"),
+    Case(ALIAS, "shared", "support", COMPLETION, "llama-2-7b-chat", "alias of llama-2-7b-chat, weight 90 of 100"),
+    Case(ALIAS, "shared", "support", IMAGES, unsupported()),
     Case(FAMILY, "pebble", "pebble", CHAT, "pebble-chat", "family pebble, chat fits chat"),
     Case(FAMILY, "pebble", "pebble", COMPLETION, "pebble-base", "family pebble, base fits completion"),
     Case(FAMILY, "pebble", "pebble", INFILL, "pebble-code", "family pebble, code fits infill"),
@@ -225,6 +245,9 @@ CASES: tuple[Case, ...] = (
     Case(FAMILY, "llama", "llama-2", INFILL, unsupported()),
     # A family and a size may be the id of a base model too, and an id comes first.
     Case(FAMILY, "llama", "llama-2-7b", COMPLETION, "llama-2-7b", "id"),
+    Case(FAMILY, "tuned", "llama-2", CHAT, "llama-2-13b-chat", "family llama-2, chat fits chat"),
+    Case(FAMILY, "tuned", "legal", CHAT, "legal-tone", "family legal, chat fits chat"),
+    Case(FAMILY, "tuned", "legal-13b", CHAT, "legal-tone", "family legal-13b, chat fits chat"),
     Case(FAMILY, "llama", "llama-2-7b", CHAT, unsupported("llama-2-13b-chat", "llama-2-7b-chat")),
     Case(FAMILY, "mixed", "llama-2-7b", CHAT, "llama-2-7b-chat", "family llama-2-7b, chat fits chat"),
     Case(FAMILY, "mixed", "llama-2-7b", COMPLETION, "llama-2-7b-chat", "family llama-2-7b, chat fits completion"),
@@ -260,6 +283,8 @@ CASES: tuple[Case, ...] = (
          unsupported("llama-2-7b-chat", "sorskootllm-v2-13b-instruct", "code-llama-13b-instruct")),
     Case(VARIANT, "mixed", "base", COMPLETION, unknown()),
     Case(VARIANT, "llama", "chat", CHAT, "llama-2-13b-chat", "variant chat"),
+    Case(VARIANT, "tuned", "chat", CHAT, "legal-tone", "variant chat"),
+    Case(VARIANT, "tuned", "instruct", CHAT, "reports", "variant instruct"),
     Case(VARIANT, "defaults", "chat", CHAT, "llama-2-7b-chat", "variant chat"),
     Case(VARIANT, "defaults", "base", COMPLETION, "llama-2-7b", "variant base"),
     Case(VARIANT, "defaults", "code", INFILL, "code-llama-7b", "variant code"),
@@ -273,6 +298,7 @@ CASES: tuple[Case, ...] = (
     Case(VARIANT, "images", "chat", IMAGES, unsupported("pebble-instruct")),
     # A task stands for the variants in models/tasks.yaml, best first.
     Case(TASK, "pebble", "task:summarization", CHAT, "pebble-instruct", "task summarization"),
+    Case(TASK, "tuned", "task:summarization", CHAT, "reports", "task summarization"),
     Case(TASK, "pebble", "task:summarization", COMPLETION, "pebble-instruct", "task summarization"),
     Case(TASK, "pebble", "task:generation", COMPLETION, "pebble-base", "task generation"),
     Case(TASK, "pebble", "task:generation", CHAT, "pebble-instruct", "task generation"),
@@ -360,7 +386,7 @@ The first rule that matches applies.
 | `model` is | the request is served by |
 |---|---|
 | the id of a served model or an adapter | that model, never another one |
-| an alias | the model or adapter that the fleet file sets for the alias |
+| an alias | the model or adapter that the fleet file sets for the alias; one of several, by their [weights](#weights) |
 | a family, or a family and a size: `llama-2`, `llama-2-13b` | the model of that family that fits best |
 | a variant: {variants} | the default for that variant in the fleet file, or else the first that fits |
 | `task:` and a task: `task:summarization` | the first model that fits, by the variants listed under [Tasks](#tasks) |
@@ -371,10 +397,13 @@ A model fits if it [supports the request](#what-a-request-requires-of-a-model). 
 `Pebble-Chat` is not `pebble-chat`, and the name of a repository on the Hugging Face Hub is not an id.
 
 A model is never substituted silently. If `model` is an id, an adapter or an alias, the request is served by that model
-or not at all, with one exception, which the reason tells: a request with images to an alias of a model that sees none
-goes to one of the same family that does. If no such model supports the request, the response is
-`400 unsupported_for_model`, and its message suggests up to three served models that do: of the same family if there are
-any, otherwise of any family.
+or not at all, with two exceptions, which the reason tells: a request with images to an alias of a model that sees none
+goes to one of the same family that does, and the fleet file may name [fallbacks](#fallbacks). If no such model
+supports the request, the response is `400 unsupported_for_model`, and its message suggests up to three served models
+that do: of the same family if there are any, otherwise of any family.
+
+An adapter is found by its id and its aliases, and by a family or variant only where the fleet file gives it one of
+its own.
 
 A guard judges conversations instead of answering them. So it serves only requests that ask for it: by id, by alias, by
 the variant `guard`, or by a family of which nothing but guards is served.
@@ -416,6 +445,58 @@ instructions come first.
 |---|---|---|---|
 {tasks}
 
+## Weights
+
+Several models, or adapters, may have one alias, each with a `weight`:
+
+```yaml
+models:
+  - {{model: llama-2-7b-chat, aliases: [support], weight: 95}}
+  - {{model: ./llama-2-7b-chat-v2, id: llama-2-7b-chat-v2, aliases: [support], weight: 5}}
+```
+
+- **A conversation stays on one model**, and finds its prefix cache there: which one follows from the client's session,
+  or from how the conversation begins ([reliability.md](reliability.md#load-balancing)). While a weight grows, what it
+  has got stays there.
+- **What has no conversation**, such as texts to embed, goes by tenant: all of a tenant's to one model, for vectors of
+  two models do not compare.
+- Models that do not support the request, or that its key is not for, are left out, and the others have its parts.
+- A weight of 0 gets nothing by the alias, and everything by the model's own id. The weights under an alias may not all
+  be 0, and an alias of several models without weights is a mistake. `weight` may change while the service runs;
+  [upgrades.md](upgrades.md) moves it in steps.
+
+## Fallbacks
+
+```yaml
+models:
+  - {{model: llama-2-70b-chat, aliases: [support], fallback: [llama-2-13b-chat, llama-2-7b-chat]}}
+```
+
+A fallback answers where the model that a request was resolved to cannot. The reason is one of these:
+
+| reason | the model |
+|---|---|
+| `unavailable` | has no replica that can be used: all have failed, are starting or cannot be reached |
+| `queue_full` | has a full queue, or one in which the request would wait, or has waited, longer than it may |
+| `activation_timeout` | was scaled to zero, and has not started within `timeouts: {{activation: …}}` |
+
+- **By name only**: a request that asks for a model by its id is never answered by another one, unless it has the
+  header `x-roundhouse-fallback: allow`. `x-roundhouse-fallback: deny` says of any request that it is not.
+- **Adapters** have fallbacks of their own, and may be named as some: `fallback: [my-tone-v1]` of an adapter `my-tone`,
+  which answers while that could not be loaded too. They have none of their base's, for that cannot do what they can.
+- **What fits**: a fallback supports the request (its endpoint, images), calls tools where the model does, and has the
+  context for it by an estimate. One that turns out to be too short is passed over. The request's key must be for it.
+  It has all guardrails of the model, or the fleet file is refused.
+- **In order**: first those that the model lists, then those that they list. None may lead back to where it began. If
+  none can answer either, the client gets the first model's error.
+- **Once**: from the moment that an engine's answer has begun the request is nobody else's. A stream that had waited
+  for so long that it was opened already gets a comment: `: llama-2-13b-chat answers, because of fallback: queue_full
+  of llama-2-70b-chat, …`.
+- **Told**: `x-roundhouse-model` and the body's `model` name who answered, `x-roundhouse-route-reason` says `fallback:
+  queue_full of llama-2-70b-chat, alias of …`. The log line has `fallback` and `fallback_of`, the trace too, and
+  `roundhouse_fallbacks_total` counts them by both models and reason.
+- **Charged once**: the request counts once against its tenant's budgets, with the tokens of the answer that it got.
+
 ## Which model served a request
 
 Every successful response has these headers, streamed or not; its `model` field, if it has one, repeats the first.
@@ -424,7 +505,7 @@ Every successful response has these headers, streamed or not; its `model` field,
 |---|---|
 | `x-roundhouse-model` | the id of the model or adapter |
 | `x-roundhouse-replica` | the replica of that model |
-| `x-roundhouse-route-reason` | the rule that applied, as in the last column of the tables below |
+| `x-roundhouse-route-reason` | the rule that applied, as in the tables below, or why it is a [fallback](#fallbacks) |
 
 To resolve a `model` without running a request, send the request to `/v1/route`, with its path as `endpoint`. All fields
 but `model` are optional:
@@ -434,7 +515,8 @@ $ curl localhost:3000/v1/route -H 'content-type: application/json' \\
     -d '{{"endpoint": "/v1/completions", "model": "pebble", "prompt": "def f(", "suffix": "return x"}}'
 ```
 
-`roundhouse route` does the same from the fleet file alone, without a running service:
+`fallbacks` are the models that may answer in its place. `roundhouse route` does the same from the fleet file alone,
+without a running service, with the weights of an alias:
 
 ```console
 $ roundhouse route pebble --endpoint /v1/completions --suffix

@@ -16,7 +16,7 @@ from service.protocol.requests import Body, ChatRequest, CompletionRequest, Embe
 from service.protocol.scoring import RerankRequest, ScoreRequest
 from service.protocol.tokenization import DetokenizeRequest, TokenizeRequest
 from service.routing import prefix_key
-from service.routing.prefix_key import CHARS_PER_TOKEN, CONTEXT_CHARS, GREETING_CHARS, PREFIX_CHARS
+from service.routing.prefix_key import CHARS_PER_TOKEN, CONTEXT_CHARS, GREETING_CHARS, PREFIX_CHARS, for_adapter
 
 QUESTION = "What is the capital of France, and who lives there?"
 OTHER = "Write a poem about the sea in winter, in three lines."
@@ -143,6 +143,14 @@ def test_tenants_have_different_keys_of_64_bits(first: Body, _: Body, __: Body) 
     assert 0 < acme < 2**64
     assert acme >> 32 != other >> 32
     assert acme & 0xFFFFFFFF != other & 0xFFFFFFFF
+
+
+def test_an_adapter_has_keys_of_its_own_since_its_cache_is() -> None:
+    plain = [prefix_key.key(one, "tenant") for one in (chat(QUESTION), chat(system(LONG), QUESTION))]
+    for one in plain:
+        keys = {one, for_adapter(one, "tone"), for_adapter(one, "desk")}
+        assert len(keys) == 3 and max(keys) < 2**64
+    assert for_adapter(0, "tone") == 0, "what gains nothing from a cache has no key"
 
 
 def test_every_generation_endpoint_has_a_key_where_prompts_are_cached() -> None:

@@ -84,6 +84,8 @@ class App:
                 self.disconnected.append(path)
         elif path == "/write-now":
             await self.write_chunks(scope, send)
+        elif path == "/chunk-writer":
+            await self.write_framed(scope, send)
 
     async def write_chunks(self, scope: Scope, send: Send) -> None:
         write_chunks = scope["extensions"][EXTENSION].write_now
@@ -92,6 +94,25 @@ class App:
             if not write_chunks(b"x" * 2**16):
                 self.paused += 1
                 await send({"type": "http.response.body", "body": b"", "more_body": True})
+        await send({"type": "http.response.body"})
+
+    async def write_framed(self, scope: Scope, send: Send) -> None:
+        full = asyncio.Event()
+        offer = scope["extensions"][EXTENSION].chunk_writer
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        assert offer(full.set) is None  # the head has not been sent
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        write = offer(full.set)
+        for _ in range(int(scope["query_string"]) if write else 0):
+            write(b"10000\r\n" + b"x" * 2**16 + b"\r\n")
+            if full.is_set():
+                self.paused += 1
+                assert offer(full.set) is None
+                await send({"type": "http.response.body", "body": b"", "more_body": True})
+                full.clear()
+        if scope["query_string"] == b"0":
+            await full.wait()
+            self.disconnected.append("/chunk-writer")
         await send({"type": "http.response.body"})
 
 
@@ -208,6 +229,34 @@ async def test_write_now_reports_backpressure() -> None:
         assert (await reader.read()).count(b"x" * 2**16) == 100
         assert app.paused <= 100
         writer.close()
+
+
+async def test_what_writes_whole_chunks_says_when_it_is_full() -> None:
+    app = App()
+    async with listening(app, Connection) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
+        writer.write(request("/chunk-writer?100", CLOSE))
+        await until(lambda: app.paused > 0)
+        body = (await reader.read()).partition(b"\r\n\r\n")[2]
+        assert body == b"5\r\nfirst\r\n" + (b"10000\r\n" + b"x" * 2**16 + b"\r\n") * 100 + b"0\r\n\r\n"
+        assert 0 < app.paused <= 100
+        writer.close()
+
+
+async def test_what_writes_whole_chunks_says_when_the_client_has_left() -> None:
+    app = App()
+    async with listening(app, Connection) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request("/chunk-writer?0"))
+        await reader.readuntil(b"first")
+        writer.transport.abort()
+        await until(lambda: app.disconnected == ["/chunk-writer"])
+
+
+async def test_a_client_of_http_1_0_gets_no_whole_chunks() -> None:
+    async with listening(App(), Connection) as (_, port):
+        response = await send_raw(port, request("/chunk-writer?3", version="1.0"))
+    assert response == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nfirst"
 
 
 async def test_write_now_to_a_disconnected_client_is_dropped() -> None:
@@ -377,6 +426,19 @@ class Large:
         await respond(send, 200, b"x" * int(scope["query_string"]))
 
 
+class Ahead:
+    """An event loop whose clock is `ahead` by so many seconds."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop, self.ahead = loop, 0.0
+
+    def time(self) -> float:
+        return self._loop.time() + self.ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
 async def unread(port: int, sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A client that sends this and reads nothing until it is told to; its kernel takes little for it."""
     client = socket.socket()
@@ -436,15 +498,22 @@ async def test_so_does_one_that_leaves_a_small_rest_unread() -> None:
 
 
 async def test_a_client_that_reads_slowly_keeps_its_connection() -> None:
-    async with listening(Large(), limited(write=0.2)) as (_, port):
-        reader, writer = await unread(port, request("/?1000000", CLOSE))
-        size, slow = 0, 100
-        while data := await reader.read(2**12):
-            size += len(data)
-            slow -= 1
-            await asyncio.sleep(0.01 if slow > 0 else 0)
-        assert size > 1_000_000
-        writer.close()
+    async with listening(Large(), limited(write=100.0)) as (server, port):
+        reader, writer = await unread(port, request("/?4000000"))
+        connection = await connected(server)
+        await until(lambda: connection.flow.write_paused)
+        connection.loop = clock = Ahead(connection.loop)
+        for _ in range(5):
+            unsent = connection.transport.get_write_buffer_size()
+            while connection.transport.get_write_buffer_size() == unsent:
+                await reader.read(2**12)
+            clock.ahead += 90.0
+            connection.timeout_keep_alive_handler()
+            assert not connection.transport.is_closing()
+        clock.ahead += 100.0  # in which nothing is read
+        connection.timeout_keep_alive_handler()
+        await until(lambda: not server.server_state.connections, "the end of the connection")
+        writer.transport.abort()
 
 
 # Requests that have not arrived whole when they are answered
@@ -453,7 +522,7 @@ async def test_a_client_that_reads_slowly_keeps_its_connection() -> None:
 @pytest.mark.parametrize("lines", [("content-length: 9000000",), ("transfer-encoding: chunked",)], ids=" ".join)
 async def test_a_client_that_still_sends_can_read_the_response_and_is_not_reset(lines: tuple[str, ...]) -> None:
     app = App()
-    async with listening(app, Connection) as (_, port):
+    async with listening(app, limited()) as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request("/stream", *lines, method="POST"))
         await until(lambda: app.started == ["/stream"])

@@ -62,5 +62,5 @@ async def test_a_damaged_file_and_a_missing_folder(tmp_path: Path) -> None:
 
 async def test_what_does_not_get_its_turn_in_time_is_never_run(tmp_path: Path) -> None:
     failures: list[int] = []
-    store = Store(Database(tmp_path, 9 * SIZE, AGE), lambda: failures.append(1), patience=0.0)
+    store = Store(Database(tmp_path, 9 * SIZE, AGE), lambda: failures.append(1), timeout=0.0)
     await fails(store, failures, "did not answer")

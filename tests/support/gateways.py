@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import re
 import socket
 import time
@@ -22,9 +23,13 @@ from service.config.settings import Settings
 from service.engine import demand, state
 from service.engine.state import Condition, EngineState
 from service.gateway import app
+from service.gateway.lifespan import with_lifespan
 from service.observability.log_writer import LogWriter
+from service.observability.trace_settings import TraceSettings
+from service.relay.call import RequestTimeouts
 from service.server.asgi import EXTENSION, Headers, Message, Receive, Scope, Send, ServerExtension
-from service.transport.pool import ConnectionPool
+from service.transport import exchange
+from service.transport.pool import ConnectionPool, Exchange
 from service.upstreams.replica import Replica
 from tests.fake_engine import FakeEngine, Seen, Verdicts
 from tests.support import fleets, ledger
@@ -146,6 +151,7 @@ class RunningGateway:
     here: int = 0  # so many of the engines, the first ones, are connected to by their own sockets
     most: Counter[str] = field(default_factory=Counter)  # the largest bounds that held so far
     unsent: list[str] = field(default_factory=list)  # the requests whose attempts got no connection
+    exchange: Exchange | None = None  # the last one with an engine
     lines_open: list[Line] = field(default_factory=list)
     expected_errors: int = 0  # lines in the log of errors, each of a stream without an end
     expected_broken: int = 0  # more streams without an end
@@ -199,11 +205,21 @@ class RunningGateway:
     async def post(self, path: str, body: Any) -> httpx.Response:
         return await self.http.post(path, json=body)
 
-    def show(self, order: int, condition: Condition, phase: str = "", reason: str | None = None) -> None:
+    def limit(self, **limits: float) -> None:
+        """Gives the requests from now on other limits than the settings have; none for those of the settings."""
+        settings, relay = self.gateway._settings.model_copy(update=limits), self.gateway._relay
+        served = (upstream.served for upstream in self.gateway.upstreams)
+        relay.preparation._timeouts = {one.id: RequestTimeouts.of(one, settings) for one in served}
+
+    def show(
+        self, order: int, condition: Condition, phase: str = "", reason: str | None = None,
+        adapters: dict[str, str | None] | None = None,
+    ) -> None:  # fmt: skip
         """Lets engine `order` say that about itself, and the gateway see it."""
         replica = self.replicas[order]
         model = replica.id.rpartition("-")[0]
-        state.write(self.run_dir, EngineState(replica.id, model, order, condition, phase, reason))
+        loaded = adapters if adapters is not None else replica.state.adapters if replica.state else {}
+        state.write(self.run_dir, EngineState(replica.id, model, order, condition, phase, reason, adapters=loaded))
         self.gateway.upstreams.refresh()
         self.gateway.admission.wake_waiters()
 
@@ -324,14 +340,27 @@ class Witness:
         self.gateway.look()
         return self.extra.write_now(piece)
 
+    def chunk_writer(self, on_full: Callable[[], None]) -> Callable[[bytes], object] | None:
+        write = self.extra.chunk_writer(on_full)
+
+        def push(chunk: bytes) -> None:
+            assert write
+            piece = chunk[chunk.index(b"\r\n") + 2 : -2]
+            self.given.take({"type": "http.response.body", "body": piece, "more_body": True})
+            self.gateway.look()
+            write(chunk)
+
+        return push if write else None
+
 
 @asynccontextmanager
 async def running(
-    folder: Path, text: str = ONE, *, keys: Keys | None = None, **limits: Any
+    folder: Path, text: str = ONE, *, keys: Keys | None = None, traces: TraceSettings | None = None, **limits: Any
 ) -> AsyncIterator[RunningGateway]:
     """A gateway for the fleet that `text` describes, every engine of it ready; checked at the end.
 
-    `keys` are the API keys, None where none is asked for; `limits` are settings of the gateway.
+    `keys` are the API keys, None where none is asked for; `traces` say how traces are made, None where none are;
+    `limits` are settings of the gateway.
     """
     run_dir = folder / "run"
     run_dir.mkdir()
@@ -342,18 +371,21 @@ async def running(
         for order, (served, number) in enumerate(fleet.replicas()):
             engine = FakeEngine(served.id, served.variant)
             engine.agent = Verdicts() if served.variant == "guard" else None
+            engine.adapters = {one.id: one.path for one in served.adapters}
             engines.append(await stack.enter_async_context(engine.listen(state.socket_path(run_dir, order))))
-            state.write(run_dir, EngineState(state.replica_id(served.id, number), served.id, order, "ready"))
+            name, loaded = state.replica_id(served.id, number), dict.fromkeys(engine.adapters)
+            state.write(run_dir, EngineState(name, served.id, order, "ready", adapters=loaded))
         output: list[str] = []
         stack.enter_context(mock.patch.object(LogWriter, "write", lambda _, line: output.append(line)))
         # Decoding images takes a process of its own, which starts in a second; tests of that ask for it.
-        # Requests of tests name any host; that of a gateway on a loopback address is checked.
+        # Requests of tests name any host; that of a gateway on a loopback address is checked. Each gets a log line.
         settings = Settings(
-            run_dir=run_dir, **{"connect_timeout": PATIENCE, "host": "0.0.0.0", "check_images": False, **limits}
+            run_dir=run_dir,
+            **{"connect_timeout": PATIENCE, "host": "0.0.0.0", "check_images": False, "log_probes": True, **limits},
         )
-        gateway = app.Gateway(settings, fleets.CATALOG, fleet, keys=keys)
+        gateway = app.Gateway(settings, fleets.CATALOG, fleet, keys=keys, traces=traces)
         gateway.upstreams.refresh()
-        application = app.with_lifespan(gateway)
+        application = with_lifespan(gateway)
         errors = Errors()
         logging.getLogger().addHandler(errors)
         stack.callback(logging.getLogger().removeHandler, errors)
@@ -365,7 +397,10 @@ async def running(
         # Without `verify` it does not read all the certificates of the system, which takes longer than most tests.
         http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False, verify=False)
         one = RunningGateway(gateway, port, http, engines, run_dir, output, errors, here=len(engines))
-        stack.enter_context(mock.patch.object(ConnectionPool, "send", noting(ConnectionPool.send, one.unsent)))
+        stack.enter_context(mock.patch.object(ConnectionPool, "send", noting(ConnectionPool.send, one)))
+        # A request that meets a connection which was idle for long is sent again, and the failure is none: how long one
+        # was idle is the machine's doing here.
+        stack.enter_context(mock.patch.object(exchange, "STALE_AFTER", math.inf))
 
         async def witnessed(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
@@ -403,15 +438,16 @@ def sockets() -> int:
     return count
 
 
-def noting(send: Any, unsent: list[str]) -> Any:
-    """`ConnectionPool.send`, which takes note of the requests that it could not send."""
+def noting(send: Any, one: RunningGateway) -> Any:
+    """`ConnectionPool.send`, which takes note of the last exchange, and of the requests that it could not send."""
 
     async def sending(self: ConnectionPool, address: str, request: bytes, *others: Any) -> Any:
         try:
-            return await send(self, address, request, *others)
+            one.exchange = await send(self, address, request, *others)
         except BaseException:
             if found := REQUEST_ID.search(request):
-                unsent.append(found[1].decode())
+                one.unsent.append(found[1].decode())
             raise
+        return one.exchange
 
     return sending

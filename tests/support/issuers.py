@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import os
+import re
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -105,3 +109,19 @@ async def provider(*rows: Mapping[str, Any], held: bool = False) -> AsyncIterato
         one.held.set()
         server.close()
         await server.wait_closed()
+
+
+@contextmanager
+def mock_provider() -> Iterator[str]:
+    """The URL of a real identity provider, a process of its own, that has the user alice."""
+    user = json.dumps({"sub": "alice@example.com", "groups": ["everyone", "ml"]})
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "oidc_provider_mock", "--port", "0", "--user-claims", user],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"},
+    )  # fmt: skip
+    assert process.stderr
+    with process, process.stderr as log:
+        try:
+            yield next(found[0] for line in log if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
+        finally:
+            process.kill()

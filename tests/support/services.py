@@ -1,7 +1,6 @@
 """The whole service as a user starts it: `roundhouse serve`, BentoML, the Pebble fleet on real vLLM."""
 
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from service.engine import state
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0  # seconds for what processes of a service do at once
+Setting = float | str | Path
 START_LIMIT = 600.0  # seconds for four engines; about two minutes on two idle cores
 
 
@@ -65,12 +65,12 @@ def descendants_of(run_dir: Path) -> list[psutil.Process]:
 
 
 @contextmanager
-def serving(fleet: Path, run_dir: Path, *, until_ready: bool = True, **settings: float | Path) -> Iterator[Service]:
+def serving(
+    fleet: Path, run_dir: Path, *, until_ready: bool = True, **settings: float | str | Path
+) -> Iterator[Service]:
     """`roundhouse serve` with this fleet and settings, ready; afterwards stopped as Ctrl-C stops it."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = processes.free_port()
     log = run_dir / "serve.log"
     given = {PREFIX + name.upper(): str(value) for name, value in settings.items()}
     with log.open("wb") as out:

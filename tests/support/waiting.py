@@ -5,7 +5,7 @@ import os
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 
-PATIENCE = 30.0  # seconds that a test waits for what should come at once: machines are shared
+PATIENCE = 60.0  # seconds that a test waits for what should come at once: machines are shared
 TEARDOWN = 10.0  # seconds that the end of a test waits for it: after one that has failed it often does not come
 SHARE = 0.05  # of the time that has passed: the pause until the next look, from 2 ms to 50 ms
 

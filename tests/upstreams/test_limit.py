@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.engine.engine_stats import EngineStats
 from service.engine.state import EngineState
-from service.upstreams.limit import FULL, Observation, ceiling, initial_limit, next_limit, observe
+from service.upstreams.limit import FULL, InFlight, Observation, ceiling, initial_limit, next_limit, observe
 from service.upstreams.replica import Replica
 from tests.support import fleets
 
@@ -96,6 +96,7 @@ QUEUES = {
     "nothing was sampled before": (None, sample(64, 192), False),
     "a queue that is read within a second": (sample(64, 448), sample(360, 152), False),
     "a queue whose next ones are others": (sample(192, 64), sample(192, 64, finished=80), False),
+    "others come where as many waited as may": (sample(64, 3), sample(64, 192), False),
     "few wait": (sample(64, 192), sample(64, 3), False),
     "those that wait do not wait for capacity": (sample(64, 40, deferred=40), sample(64, 40, deferred=40), False),
     "others come where few waited": (sample(64, 192, deferred=190), sample(64, 192), False),
@@ -216,3 +217,27 @@ def test_capacity_is_what_the_limit_leaves(in_flight: int, limit: int) -> None:
     assert replica.capacity(0.0) == max(0, limit - in_flight)
     replica.state = None
     assert replica.capacity(0.0) == 0
+
+
+def test_a_burst_after_the_sample_is_judged_by_the_next_one() -> None:
+    """A sample that is read a moment later knows nothing of what was sent meanwhile: no queue can be in it."""
+    looks, observation, limit = InFlight(), Observation(), 40
+    looks.look(1.0, 12)
+    for at, found, in_flight, expected in (
+        (1.1, sample(12), 40, 40),  # the burst came between the sample and now
+        (2.1, sample(40, 0), 40, 80),
+        (3.1, sample(40, 0), 80, 80),
+        (4.1, sample(64, 16), 80, 80),
+        (5.1, sample(64, 16), 80, 67),
+    ):
+        observation = observe(observation, replace(found, at=at))
+        limit = next_limit(limit, in_flight, observation, 256, looks.before(at))
+        assert limit == expected, at
+        looks.look(at + 0.2, in_flight)
+
+
+def test_what_was_in_flight_before_the_first_look_is_not_known() -> None:
+    looks = InFlight()
+    assert looks.before(1.0) == 0
+    looks.look(2.0, 7)
+    assert (looks.before(1.9), looks.before(2.0), looks.before(99.0)) == (0, 7, 7)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -18,10 +19,10 @@ from service.upstreams.upstream import Upstream
 from tests.fake_engine import FakeEngine, Fault
 from tests.support import fleets
 from tests.support.fault_proxy import PASS, FaultProxy, Trouble
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.upstreams.clock import Clock
 
-SHORT_DEADLINES = Deadlines(connect=0.2, first_byte=0.2, idle=0.2, total=0.2)
+SILENT = 0.2  # seconds that a poll waits where nothing is to come
 KEY = "ek_0123456789abcdef"
 NO_RESPONSE = Fault(raw=b"", end="hang")
 
@@ -42,20 +43,23 @@ class Watched:
     def _count(self) -> None:
         self.changes += 1
 
-    async def poll(self, after: float = 1.0, recheck: bool = False) -> tuple[str, str | None]:
-        """One poll, `after` seconds later; returns condition and reason."""
+    async def poll(self, after: float = 1.0, recheck: bool = False, limit: float = PATIENCE) -> tuple[str, str | None]:
+        """One poll, `after` seconds later, which waits `limit` seconds for an answer; returns condition and reason."""
         self.clock.now += after
-        await self.remote.poll(recheck)
+        deadlines = Deadlines(limit, limit, limit, limit)
+        with (
+            mock.patch.object(remote, "HEALTH_CHECK", deadlines),
+            mock.patch.object(remote, "FIRST_TOKEN", deadlines),
+            mock.patch.object(watchdog, "SCRAPE", deadlines),
+        ):
+            await self.remote.poll(recheck)
         assert self.replica.state
         return self.replica.state.condition, self.replica.state.reason or self.replica.state.phase or None
 
 
 @pytest.fixture
-async def stack(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncExitStack]:
-    """What a test opens, with short timeouts; checks that no task outlives the test."""
-    monkeypatch.setattr(remote, "HEALTH_CHECK", SHORT_DEADLINES)
-    monkeypatch.setattr(remote, "FIRST_TOKEN", SHORT_DEADLINES)
-    monkeypatch.setattr(watchdog, "SCRAPE", SHORT_DEADLINES)
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    """What a test opens; checks that no task outlives the test."""
     async with AsyncExitStack() as opened:
         yield opened
     await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "the end of every task")
@@ -114,7 +118,7 @@ async def test_a_slow_start(stack: AsyncExitStack, tmp_path: Path) -> None:
     assert condition == "starting" and reason and "503" in reason
     assert not engine.requests, "no request before the engine has named its model"
     engine.always = NO_RESPONSE
-    condition, reason = await watched.poll()
+    condition, reason = await watched.poll(limit=SILENT)
     assert condition == "starting" and reason and "no byte" in reason
     engine.always = Fault()
     assert await watched.poll() == ("ready", None)
@@ -214,8 +218,8 @@ async def test_connections_that_go_silent_fail_it(trouble: Trouble, stack: Async
     watched, proxy = await started(stack, tmp_path, FakeEngine("pebble-chat"))
     await watched.poll()
     proxy.be(trouble)
-    assert (await watched.poll())[0] == "ready"
-    assert (await watched.poll(SILENCE_TIMEOUT + 0.1))[0] == "failed"
+    assert (await watched.poll(limit=SILENT))[0] == "ready"
+    assert (await watched.poll(SILENCE_TIMEOUT + 0.1, limit=SILENT))[0] == "failed"
     proxy.be(PASS)
     assert await watched.poll() == ("ready", None)
 
@@ -223,7 +227,7 @@ async def test_connections_that_go_silent_fail_it(trouble: Trouble, stack: Async
 async def test_an_engine_that_accepts_and_never_reads(stack: AsyncExitStack, tmp_path: Path) -> None:
     watched, proxy = await started(stack, tmp_path, FakeEngine("pebble-chat"))
     proxy.be(Trouble(mute=True))
-    condition, reason = await watched.poll()
+    condition, reason = await watched.poll(limit=SILENT)
     assert condition == "waiting" and reason and "no byte" in reason
     proxy.be(PASS)
     assert await watched.poll() == ("ready", None)
@@ -239,7 +243,7 @@ async def test_a_hung_engine_gets_no_requests_until_a_probe_succeeds(stack: Asyn
     assert await watched.poll(0.1) == ("ready", None), "an idle engine makes no progress either"
     condition, reason = await watched.poll(1.0)
     assert condition == "failed" and reason and "hangs" in reason
-    assert (await watched.poll())[0] == "failed"
+    assert (await watched.poll(limit=SILENT))[0] == "failed"
     engine.always = Fault()
     assert await watched.poll() == ("ready", None)
 
@@ -249,3 +253,21 @@ async def test_over_ipv6(stack: AsyncExitStack, tmp_path: Path) -> None:
     watched = Watched(tmp_path, f"[::1]:{engine.port}")
     stack.callback(watched.transport.close)
     assert await watched.poll() == ("ready", None)
+
+
+async def test_the_adapters_of_an_engine_elsewhere_are_those_that_it_lists(
+    stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    engine = FakeEngine("pebble-chat")
+    engine.adapters = {"tone": "/there/tone"}
+    entry = "model: pebble-chat\nadapters: [{id: tone}, {id: desk}]"
+    watched, _ = await started(stack, tmp_path, engine, entry=entry)
+    assert await watched.poll() == ("ready", None)
+    watched.upstream.replicas = [watched.replica]
+    assert watched.upstream.candidates(watched.clock(), None, "tone") == [watched.replica]
+    assert watched.upstream.candidates(watched.clock(), None, "desk") == []
+    assert watched.upstream.adapter_condition("desk") == ("starting", "no engine of its base lists it")
+    engine.adapters = {"desk": "/there/desk"}
+    await watched.poll(after=IDENTITY_INTERVAL + 1)
+    assert watched.upstream.adapter_condition("desk") == ("ready", None)
+    assert watched.upstream.adapter_condition("tone")[0] == "starting"

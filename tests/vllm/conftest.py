@@ -1,21 +1,27 @@
 """Real vLLM engines: one for the whole session, and short-lived ones for the tests that kill them."""
 
+import asyncio
 import os
-import signal
-import subprocess
+import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
+from types import MappingProxyType
 
+import psutil
 import pytest
 
 from service.catalog import catalog
 from service.catalog.engine_args import EngineValue
-from service.engine import state
-from service.engine.argv import argv, environment
-from service.engine.command import program
+from service.engine import keeper, state
+from service.engine.argv import argv
+from service.engine.command import child_environment, program
+from service.engine.preload import Pipes, Preload
 from service.fleet import fleet
 from service.fleet.served_model import ServedModel
 from tests.support.services import ROOT, Service
@@ -26,16 +32,16 @@ START_TIMEOUT = 300.0  # seconds; a start takes half a minute on two idle cores
 
 @dataclass(frozen=True)
 class RealEngine:
-    """A running vLLM. `pid` is the API server's, and the id of the process group of all its processes."""
+    """A running vLLM. `pid` is the API server's."""
 
     socket: Path
     pid: int
 
     def core(self) -> int:
         """The pid of the engine core."""
-        listing = subprocess.run(["ps", "-eo", "pid,pgid,args"], capture_output=True, text=True, check=True).stdout
-        rows = [line.split(maxsplit=2) for line in listing.splitlines()]
-        return next(int(pid) for pid, group, args in rows if group == str(self.pid) and "EngineCore" in args)
+        processes = psutil.Process(self.pid).children(recursive=True)
+        found: int = next(process.pid for process in processes if "EngineCore" in " ".join(process.cmdline()))
+        return found
 
 
 def served_as_chat(model: str) -> ServedModel:
@@ -46,38 +52,68 @@ def served_as_chat(model: str) -> ServedModel:
 
 
 @contextmanager
-def running(model: str, folder: Path, drain_timeout: int = 10, **engine: EngineValue) -> Iterator[RealEngine]:
+def running(
+    model: str, folder: Path, variables: Mapping[str, str] = MappingProxyType({}), **engine: EngineValue
+) -> Iterator[RealEngine]:
     """A ready engine of a model of the default fleet, with extra settings; see `engine_of`."""
     served = served_as_chat(model)
-    with engine_of(replace(served, engine={**served.engine, **engine}), folder, drain_timeout) as started:
+    with engine_of(replace(served, engine={**served.engine, **engine}), folder, variables=variables) as started:
         yield started
 
 
 @contextmanager
-def engine_of(served: ServedModel, folder: Path, drain_timeout: int = 10) -> Iterator[RealEngine]:
-    """A ready engine, its socket and log in `folder`; all its processes are killed afterwards."""
+def engine_of(
+    served: ServedModel, folder: Path, drain_timeout: int = 10, variables: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[RealEngine]:
+    """A ready engine, its socket and log in `folder`; all its processes are killed afterwards.
+
+    It is forked as the product forks its engines: of one process for all that these tests start. `variables` are added
+    to its environment.
+    """
     socket, log = folder / "engine.sock", folder / "engine.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            argv(served, program(""), socket, drain_timeout),
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=os.environ | environment(served),
-            start_new_session=True,
-        )
+    control_read, control = os.pipe()
+    status, status_write = os.pipe()
+    with log.open("wb") as out, os.fdopen(control, "wb", 0) as commands, os.fdopen(status, "rb", 0) as found:
+        pipes = Pipes(control_read, status_write, out.fileno())
+        command = argv(served, program(""), socket, drain_timeout)
+        environment = {**child_environment(served, os.environ), **variables}
+        with ThreadPoolExecutor(1) as thread:  # the test may have an event loop of its own
+            forked = thread.submit(lambda: asyncio.run(forks().start(command, environment, None, pipes))).result()
+        os.close(control_read)
+        os.close(status_write)
+        assert forked, "the engine could not be forked"
+        found.readline()  # the keeper's
+        engine = psutil.Process(int(found.readline()))
         try:
-            _await_ready(process, socket, log)
-            yield RealEngine(socket, process.pid)
+            _await_ready(engine, socket, log)
+            yield RealEngine(socket, engine.pid)
         finally:
-            # Killing the API server alone would leave its core and workers behind.
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            with suppress(BrokenPipeError):
+                commands.write(keeper.KILL)
+            found.read()  # until the keeper has ended, and all that it has started
 
 
-def _await_ready(process: "subprocess.Popen[bytes]", socket: Path, log: Path) -> None:
+@cache
+def forks() -> Preload:
+    """What starts the engines of these tests; it ends with them."""
+    return Preload(forks_folder())
+
+
+@cache
+def forks_folder() -> Path:
+    return Path(mkdtemp(prefix="roundhouse-tests-"))
+
+
+def pytest_sessionfinish() -> None:
+    if forks.cache_info().currsize:
+        forks().close()
+        shutil.rmtree(forks_folder(), ignore_errors=True)
+
+
+def _await_ready(process: psutil.Process, socket: Path, log: Path) -> None:
     """Returns when the log says that the server accepts requests; else fails the test with the log's end."""
     deadline = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_running():
         if b"Application startup complete" in log.read_bytes():
             return
         time.sleep(0.2)

@@ -1,6 +1,5 @@
 """The fake engine responds as vLLM does."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import pytest
 
 from tests.fake_engine import FakeEngine
 from tests.support.services import ROOT
+from tests.support.waiting import until
 from tests.vllm.conftest import MODEL, RealEngine
 from tests.vllm.transcript import RawExchange, ask, metrics
 
@@ -174,10 +174,10 @@ async def _running_around_disconnect(socket: Path, path: str, stream: bool) -> l
 
 
 async def _until(socket: Path, wanted: float) -> float:
-    """Waits up to two seconds until `wanted` requests run; returns how many do."""
-    running = -1.0
-    for _ in range(100):
-        if (running := (await metrics(socket))["vllm:num_requests_running"]) == wanted:
-            break
-        await asyncio.sleep(0.02)
-    return running
+    """Waits until `wanted` requests run; returns how many do."""
+
+    async def running() -> bool:
+        return (await metrics(socket))["vllm:num_requests_running"] == wanted
+
+    await until(running, f"{wanted:g} running")
+    return wanted

@@ -1,4 +1,4 @@
-"""One real engine without a service: it calls tools, hangs, recovers, and dies.
+"""One real engine without a service: it calls tools, traces, hangs, recovers, and dies.
 
 A real engine takes half a minute to start, so the tests share it and run in this order.
 """
@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 
 from service.config.settings import Settings
+from service.observability.trace_settings import TraceSettings, engine_variables, read
 from service.transport.pool import ConnectionPool
 from service.upstreams.remote import RemoteEngine
 from service.upstreams.replica import Replica
 from service.upstreams.upstream import Upstream
 from tests.fake_engine import Call, FakeEngine, Script
-from tests.support import fleets
-from tests.support.waiting import PATIENCE
+from tests.support import fleets, gateways
+from tests.support.collector import Collector, collecting
+from tests.support.waiting import PATIENCE, until
 from tests.vllm.conftest import MODEL, RealEngine, running
 from tests.vllm.transcript import ask
 
@@ -53,10 +55,26 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
+def collector() -> Iterator[Collector]:
+    with collecting() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[RealEngine]:
     settings: dict[str, Any] = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
-    with running(MODEL, tmp_path_factory.mktemp("tools"), **settings, tool_strict_level="parameter") as started:
+    traces = traces_to(collector)
+    settings["otlp_traces_endpoint"] = traces.endpoint
+    variables = {"OTEL_BSP_SCHEDULE_DELAY": "200", **engine_variables(traces, f"{MODEL}-0", {})}
+    settings["tool_strict_level"] = "parameter"
+    with running(MODEL, tmp_path_factory.mktemp("tools"), variables, **settings) as started:
         yield started
+
+
+def traces_to(collector: Collector) -> TraceSettings:
+    found = read({"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
+    assert found
+    return found
 
 
 CASES: list[tuple[str, bool, dict[str, Any]]] = [(path, stream, {}) for path in BODIES for stream in (False, True)]
@@ -75,6 +93,24 @@ async def test_the_fake_engine_calls_a_tool_as_vllm_does(
         assert await ask(tmp_path / "fake.sock", "POST", path, body) == real
     assert real.status == 200
     assert "tool_use" in str(real.body) or "function" in str(real.body)
+
+
+async def test_its_spans_are_children_of_the_gateways(engine: RealEngine, collector: Collector, tmp_path: Path) -> None:
+    fleet = f"models: [{{model: {MODEL}, addresses: ['{engine.socket}']}}]"
+    collector.bodies.clear()
+    async with gateways.running(tmp_path, fleet, traces=traces_to(collector)) as gateway:
+        gateway.expected_unseen = None
+        await until(lambda: any(replica.ready for replica in gateway.replicas), "the answer to the probe")
+        response = await gateway.post("/v1/chat/completions", {"model": MODEL, "messages": USER, "max_tokens": 4})
+        assert response.status_code == 200
+        await until(lambda: bool(collector.named("llm_request")), "the engine's span")
+        await gateway.settle()
+    await until(lambda: bool(collector.named(f"chat {MODEL}")), "the gateway's span")
+    (theirs,), (ours,) = collector.named("llm_request"), collector.named(f"chat {MODEL}")
+    assert (theirs.trace_id, theirs.parent) == (ours.trace_id, ours.id)
+    assert theirs.resource.items() >= {"service.name": "roundhouse-engine", "service.instance.id": f"{MODEL}-0"}.items()
+    assert theirs.attributes["gen_ai.usage.prompt_tokens"] == ours.attributes["gen_ai.usage.input_tokens"]
+    assert "one two three" not in str(theirs.attributes)
 
 
 HANG_TIMEOUT = 6.0  # seconds

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.weights import manifest
+from tests.support.adapters import write_adapter
 from tests.support.fleets import ROOT
 from tests.weights.conftest import Repository, Shell
 from tests.weights.hub import Hub
@@ -64,6 +65,25 @@ def test_every_hub_model_of_a_fleet(online: Shell, hub: Hub, tmp_path: Path) -> 
     assert hub.fetched().count("model.safetensors") == 2
     assert result.output.count("is not pinned") == 1
     assert "store/meta-llama" in online("check", "--fleet", file).output
+
+
+def test_an_adapter_of_a_fleet_is_pulled_verified_and_served_from_there(
+    online: Shell, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write_adapter(tmp_path / "made", "pebble-chat")
+    hub.add("acme/tone", {path.name: path.read_bytes() for path in made.iterdir()})
+    file = fleet(
+        tmp_path, {"model": "pebble-chat", "adapters": [{"id": "tone", "hub": "acme/tone", "revision": COMMIT}]}
+    )
+    result = online("pull", "--fleet", str(file))
+    assert result.exit_code == 0, result.output
+    assert "tone: 2 files" in result.output
+    checked = online("check", "--fleet", str(file))
+    assert checked.exit_code == 0, checked.output
+    monkeypatch.setenv("ROUNDHOUSE_WEIGHTS", str(tmp_path / "another"))
+    checked = online("check", "--fleet", str(file))
+    assert checked.exit_code == 2
+    assert "adapters[0].hub: acme/tone has not been pulled: run 'roundhouse pull acme/tone'" in checked.output
 
 
 def test_a_fleet_with_local_weights_needs_nothing(shell: Shell, tmp_path: Path) -> None:

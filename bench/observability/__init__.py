@@ -1,0 +1,1 @@
+"""What observability costs: `python -m bench.observability`."""

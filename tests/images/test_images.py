@@ -1,0 +1,147 @@
+"""The images, built from the Dockerfile and run as docs/containers.md says: a gateway and an engine answer a chat.
+
+`make image-test` runs it: it takes packages of two gigabytes, and a quarter of an hour.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bench.processes import free_port
+from service.config.paths import ROOT
+from tests.images import build
+from tests.images.container import running
+
+pytestmark = [
+    pytest.mark.images,
+    pytest.mark.skipif(build.missing() is not None, reason=str(build.missing())),
+    pytest.mark.timeout(3600),
+]
+
+USER = 65532
+GATEWAY_BYTES = 240e6  # of what is installed on top of Debian's Python
+ENGINE_KEY, API_KEY = "engine-key-0123456789", "rh_first-key-0123456789"
+CHAT = {
+    "model": "chat",
+    "temperature": 0,
+    "messages": [
+        {"role": "user", "content": "Hello! My name is Zorvina."},
+        {"role": "assistant", "content": "Nice to meet you, Zorvina!"},
+        {"role": "user", "content": "What is my name?"},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def gateway() -> str:
+    return build.build("gateway")
+
+
+@pytest.fixture(scope="module")
+def engine() -> str:
+    return build.build("engine-cpu")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that the images' user may read; pytest's own is for its user alone."""
+    path = Path(tempfile.mkdtemp(prefix="images-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def size(folder: Path) -> int:
+    """Bytes on the disk."""
+    done = subprocess.run(["du", "-s", "--block-size=1", folder], capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[0])
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_what_the_images_say_and_hold(gateway: str, engine: str) -> None:
+    for image in (gateway, engine):
+        told = build.configuration(image)
+        assert told["User"] == f"{USER}:{USER}"
+        assert "org.opencontainers.image.version" in told["Labels"]
+        assert not any(name in line for line in told["Env"] for name in ("KEY", "TOKEN", "PASSWORD", "SECRET"))
+        with build.mounted(image) as root:
+            bill = json.loads((root / told["Labels"]["roundhouse.sbom"].lstrip("/")).read_text())
+            packages = {one["name"] for one in bill["components"]}
+            assert {"bentoml", "uvicorn"} <= packages and ("torch" in packages) == (image == engine)
+            assert not list(root.glob("etc/pip.conf")) and not (root / "opt/tools").exists()
+    with build.mounted(gateway) as root:
+        installed, whole = size(root / "opt/roundhouse"), size(root)
+        assert not [path for path in root.glob("opt/roundhouse/**/tests") if path.is_dir()]
+    print(f"gateway: {installed / 1e6:.0f} MB installed, {whole / 1e6:.0f} MB with Debian")
+    assert installed < GATEWAY_BYTES
+
+
+def test_the_index_has_the_very_packages_of_the_engine_for_gpus() -> None:
+    """What its build would install, without the gigabytes: each release, and a file for every hash."""
+    text = (ROOT / "requirements/cuda.lock").read_text()
+    releases = [line.removesuffix(" \\") for line in text.splitlines() if "==" in line]
+    uv = str(Path(sys.executable).with_name("uv"))
+    command = [
+        uv, "pip", "compile", "-", "--no-deps", "--generate-hashes", "--no-header",
+        "--no-annotate", "--native-tls", "--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28",
+    ]  # fmt: skip
+    done = subprocess.run(command, input="\n".join(releases), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert hashes(text).keys() == hashes(done.stdout).keys()
+    there = hashes(done.stdout)
+    assert not {name for name, known in hashes(text).items() if not known or known - there[name]}
+
+
+def hashes(lock: str) -> dict[str, set[str]]:
+    """Those of each release in a lock."""
+    found: dict[str, set[str]] = {}
+    for line in lock.splitlines():
+        if "==" in line:
+            name = line.split()[0]
+        found.setdefault(name, set()).update(re.findall(r"--hash=sha256:(\w{64})", line))
+    return found
+
+
+def test_a_gateway_and_an_engine_answer_a_chat(gateway: str, engine: str, folder: Path) -> None:
+    ports = {"gateway": free_port(), "engine": free_port()}
+    config, home = folder / "config", folder / "home"
+    config.mkdir()
+    home.mkdir()
+    shutil.chown(home, USER, USER)
+    fleet = config / "fleet.yaml"
+    # As deploy/compose/cpu.yaml, in one network.
+    text = (ROOT / "deploy/compose/cpu.yaml").read_text()
+    fleet.write_text(text.replace("engine-pebble-chat:8000", f"127.0.0.1:{ports['engine']}"))
+    common = {"ROUNDHOUSE_FLEET": str(fleet), "ROUNDHOUSE_ENGINE_KEY": ENGINE_KEY}
+    words = ["engine", "--model", "pebble-chat", "--host", "0.0.0.0", "--port", str(ports["engine"])]
+    with ExitStack() as stack:
+        one = stack.enter_context(
+            running(engine, folder / "engine", words, common, [config], {"/home/roundhouse": home})
+        )
+        started = {**common, "ROUNDHOUSE_API_KEY": API_KEY, "ROUNDHOUSE_PORT": str(ports["gateway"])}
+        two = stack.enter_context(running(gateway, folder / "gateway", ["serve"], started, [config], {}))
+        url, headers = f"http://127.0.0.1:{ports['gateway']}", {"authorization": f"Bearer {API_KEY}"}
+        print(f"the gateway answers {two.until(lambda: answers(f'{url}/livez')):.1f} s after its start")
+        print(f"the engine is healthy {one.until(lambda: one.healthy(ports['engine'])):.1f} s later")
+        two.until(lambda: two.healthy(ports["gateway"]))
+        answer = httpx.post(f"{url}/v1/chat/completions", json=CHAT, headers=headers, timeout=60)
+        assert answer.json()["choices"][0]["message"]["content"] == "Your name is Zorvina."
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+        refused = httpx.get(f"http://127.0.0.1:{ports['engine']}/v1/models")
+        assert refused.status_code == 401
+        assert [two.stop(), one.stop()] == [0, 0]
