@@ -21,7 +21,7 @@ import pytest
 from service.engine import gateway_registry
 from tests.end_to_end.clients import Clients
 from tests.support.services import ROOT, Service, descendants_of, serving, wait_for
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, accepts
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ def elsewhere(folder: Path, *numbers: int) -> Iterator[list[str]]:
     words = ["--model", "x", "--served-model-name", "pebble-chat", "--shutdown-timeout", "1", "--uds"]
     processes = [subprocess.Popen([*ENGINE, *words, one], cwd=ROOT, stdout=subprocess.DEVNULL) for one in sockets]
     try:
-        wait_for(lambda: all(one.exists() for one in sockets), PATIENCE, "the engines' sockets")
+        wait_for(lambda: all(map(accepts, sockets)), PATIENCE, "the engines' sockets")
         yield [str(one) for one in sockets]
     finally:
         for process in processes:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, accepts
 
 
 @dataclass
@@ -22,14 +22,14 @@ class RedisServer:
         return f"unix://{self.folder}/redis.sock"
 
     def start(self) -> None:
-        socket = self.folder / "redis.sock"
-        socket.unlink(missing_ok=True)
-        words = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(self.folder)]
+        path = self.folder / "redis.sock"
+        path.unlink(missing_ok=True)
+        words = ["redis-server", "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(self.folder)]
         self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + PATIENCE
-        while not socket.exists() and time.monotonic() < deadline:
+        while not accepts(path):
+            assert time.monotonic() < deadline, "redis-server did not start"
             time.sleep(0.01)
-        assert socket.exists(), "redis-server did not start"
 
     def kill(self) -> None:
         assert self.process

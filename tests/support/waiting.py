@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from inspect import isawaitable
+from pathlib import Path
 
 PATIENCE = 60.0  # seconds that a test waits for what should come at once: machines are shared
 TEARDOWN = 10.0  # seconds that the end of a test waits for it: after one that has failed it often does not come
@@ -23,3 +26,11 @@ async def until(holds: Callable[[], bool | Awaitable[bool]], what: str = "what t
         waited = clock() - began
         assert waited < limit, f"{what} did not happen within {limit:g} s"
         await asyncio.sleep(min(0.05, max(0.002, waited * SHARE)))
+
+
+def accepts(path: Path) -> bool:
+    """Whether a server accepts connections at a Unix socket: its file is there since it was bound, before `listen`."""
+    with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+        client.connect(str(path))
+        return True
+    return False
