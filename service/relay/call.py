@@ -113,7 +113,7 @@ class Call(Struct, eq=False, dict=True):
     storing: Storing | None = None
     counted: bool = False
     prefix_key: int | None = None
-    fall_back: "Callable[[Call, ApiError, float], Call] | None" = None
+    fall_back: "Callable[[Call, ApiError], Call] | None" = None
 
     def outgoing(self, events: bytes) -> bytes:
         """Complete events of the engine as the client gets them."""

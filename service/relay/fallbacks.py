@@ -22,13 +22,13 @@ class Fallbacks:
         self._target, self._models, self._prepare = target, models, prepare
         self._first: tuple[ApiError, Reason] | None = None
 
-    def following(self, call: Call, error: ApiError, now: float) -> Call:
+    def following(self, call: Call, error: ApiError) -> Call:
         """The request for the next model, after `call` has ended in `error` before any answer.
 
         Raises `error` where that is no reason to ask another model, and the error of the first model where none is
         left, or where the present one is the wrong one for this request after all.
         """
-        reason = reason_for(call, error, now)
+        reason = reason_for(call, error)
         if reason is None and not (self._first and error.code in UNFIT):
             raise error
         if self._first is None and reason:
@@ -55,17 +55,11 @@ class Fallbacks:
         return None
 
 
-def reason_for(call: Call, error: ApiError, now: float) -> Reason | None:
+def reason_for(call: Call, error: ApiError) -> Reason | None:
     """Why another model may answer instead; None if the error is not that of a model that cannot answer now."""
     if error.code == ErrorCode.OVERLOADED:
         return "queue_full"
-    usable = call.upstream.usable(now)
-    if error.code not in UNREADY or (usable and not (call.adapter and _lacks(call, call.adapter, now))):
+    if error.code not in UNREADY:
         return None
-    from_zero = call.served.min_replicas == 0 and not usable and call.upstream.condition()[0] != "failed"
+    from_zero = call.served.min_replicas == 0 and call.upstream.condition()[0] not in ("ready", "failed")
     return "activation_timeout" if from_zero else "unavailable"
-
-
-def _lacks(call: Call, adapter: str, now: float) -> bool:
-    """Whether none of the usable replicas has loaded the adapter."""
-    return not call.upstream.candidates(now, None, adapter)

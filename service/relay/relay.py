@@ -190,7 +190,7 @@ class Relay:
             except ApiError as error:
                 if call.fall_back is None:
                     raise
-                call = self._running[client.task] = call.fall_back(call, error, self._clock())
+                call = self._running[client.task] = call.fall_back(call, error)
             self._dispatcher.check(call)
 
     async def _process_at(self, call: Call, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect) -> None:

@@ -132,6 +132,19 @@ async def test_an_engine_that_dies_before_its_answer_is_replaced_and_one_within_
     assert (before.status, before.headers["x-roundhouse-model"]) == (200, "pebble-instruct")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", [Fault(cut=0), Fault(status=500), Fault(raw=b"SSH-2.0\r\n")])
+async def test_an_engine_that_fails_at_one_request_is_replaced_for_it(fault: Fault, stream: bool, start: Start) -> None:
+    gateway = await start(FLEET)
+    gateway.engines[0].script(fault)
+    answers = [await ask(gateway, {**BY_ALIAS, "stream": stream}) for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 200]
+    models = [answer.headers["x-roundhouse-model"] for answer in answers]
+    assert models == ["pebble-instruct", "pebble-chat"], "it is not ejected"
+    await gateway.settle()
+    assert gateway.sample("roundhouse_fallbacks_total", reason="unavailable") == 1
+
+
 async def test_a_fallback_that_refuses_the_request_gives_the_first_error(start: Start) -> None:
     gateway = await start(ON_DEMAND)
     gateway.show(0, "failed", reason="it broke")
@@ -213,6 +226,13 @@ async def test_an_adapter_that_cannot_answer_has_fallbacks_of_its_own(start: Sta
     assert (row["state"], row["fallback"], row["weight"]) == ("failed", [], None)
     shown = (await gateway.post("/v1/route", {"model": "support"})).json()
     assert (shown["state"], shown["fallbacks"]) == ("failed", ["tone-v1", "pebble-instruct"])
+
+
+async def test_an_adapter_that_its_engine_has_just_lost_is_replaced(start: Start) -> None:
+    gateway = await start(TUNED)
+    del gateway.engines[0].adapters["tone"]
+    answer = await ask(gateway, BY_ALIAS)
+    assert (answer.status, answer.headers["x-roundhouse-model"]) == (200, "tone-v1")
 
 
 LIMITS = "tenants: {t: {requests_per_minute: 2, requests_per_day: 2, tokens_per_day: 1000000, max_in_flight: 1}}"
