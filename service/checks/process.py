@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -39,16 +40,29 @@ class CheckProcess:
 
     @classmethod
     async def start(cls, arguments: Sequence[str]) -> "CheckProcess":
-        """A new process, which has loaded nothing yet; raises OSError or DiedError if there can be none."""
+        """A new process, which has loaded nothing yet; raises OSError or DiedError if there can be none.
+
+        One that is asked to end before it is there, as a process manager does with all at a stop, is started again:
+        once it is there it goes on for the requests that still run.
+        """
+        while True:
+            started = await cls._spawn(arguments)
+            try:
+                started.found = (await started._last_frame(START_TIMEOUT))["found"]
+                return started
+            except DiedError:
+                if started._process.returncode != -signal.SIGTERM:
+                    raise
+
+    @classmethod
+    async def _spawn(cls, arguments: Sequence[str]) -> "CheckProcess":
         # Nothing of our own environment, where keys may be, and a session of its own.
         process = await asyncio.create_subprocess_exec(
             *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL, start_new_session=True, cwd="/",
             env={"PYTHONPATH": str(PACKAGE.parent), "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"},
         )  # fmt: skip
-        started = cls(process)
-        started.found = (await started._last_frame(START_TIMEOUT))["found"]
-        return started
+        return cls(process)
 
     async def load(self) -> bool:
         """Has it load what it needs for jobs, if it has not; returns whether that is other than was `found` before.

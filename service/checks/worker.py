@@ -11,6 +11,7 @@ engine.
 import json
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -28,6 +29,9 @@ MOST_FILES = 64
 
 def main(max_bytes: int, max_seconds: int) -> None:
     """Serves jobs until standard input ends; each may take `max_bytes` more of memory, and `max_seconds` of CPU."""
+    # A process manager that stops a service signals all its processes at once, but requests that still run need this
+    # one. It ends with its parent.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     jobs, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     _close_others({jobs.fileno(), results.fileno()})
     _write(results, {"found": [*present(), *pictures.present()]})

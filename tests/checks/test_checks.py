@@ -101,6 +101,23 @@ async def test_a_start_that_is_given_up_leaves_no_process(tmp_path: Path) -> Non
             await starting
 
 
+async def test_a_stop_of_all_processes_spares_those_that_running_requests_need(tmp_path: Path) -> None:
+    """A process manager sends SIGTERM once to all that it has started: here to one that cannot ignore it yet."""
+    mark = tmp_path / "pid"
+    stopped = f"""
+import os, pathlib, runpy, signal
+mark = pathlib.Path({str(mark)!r})
+if not mark.exists():
+    mark.write_text(str(os.getpid()))
+    os.kill(os.getpid(), signal.SIGTERM)
+runpy.run_path({SCRIPTED[-1]!r})
+"""
+    async with checking((*SCRIPTED[:-1], "-c", stopped)) as (checks, events):
+        await checks.warm()
+        assert await ask(checks, "pass") == PASSED
+        assert len(events.pids) == 1 and events.pids != [int(mark.read_text())]
+
+
 async def test_tenants_take_turns() -> None:
     """A tenant with many jobs does not keep another's waiting behind all of them."""
     async with checking() as (checks, _):
