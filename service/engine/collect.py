@@ -22,8 +22,8 @@ from service.engine.proc import Process
 from service.engine.stacks import Question
 
 LOOK = 0.2  # seconds at least between two looks at the processes' CPU time
-ANSWERS = 1.2  # seconds at most for the stacks, and for the gateways' requests
-CARD = 2.2  # seconds from the beginning at most until nvidia-smi has said its part
+ANSWERS = 0.4  # of the time that there is, at most for the stacks, and for the gateways' requests
+CARD = 0.7  # of the time that there is, when nvidia-smi must have said its part
 POLL = 0.01
 MAX_CHARACTERS = 2**20  # of a file
 
@@ -32,12 +32,14 @@ MAX_CHARACTERS = 2**20  # of a file
 class Task:
     """What the supervisor knows and asks for: `summary`, `log` and `figures` go into the bundle as they are.
 
+    `limit` is the seconds that all of it may take: then the program is killed.
     `keeper` is the pid of the process that has started the engine's, 0 if it has ended. `stacks` is the folder where
     they answer, if they can. `gateways` are asked for their requests through the state of the replica with this
     startup order, and answer in the run folder.
     """
 
     id: str
+    limit: float
     folder: str
     most: int
     most_bytes: int
@@ -100,21 +102,21 @@ class Collection:
 
     def _await_answers(self, question: Question | None, look: bool) -> list[Any]:
         """Waits for stacks and requests; returns the requests."""
-        answered, begin = False, time.monotonic()
+        answered, begin, limit = False, time.monotonic(), ANSWERS * self._task.limit
         while True:
             answered = answered or question is None or question.answered()
             by_gateway = dict(self._requests())
             missing = set(self._task.gateways) - by_gateway.keys()
             elapsed = time.monotonic() - begin
-            if (answered and not missing and (elapsed > LOOK or not look)) or elapsed > ANSWERS:
+            if (answered and not missing and (elapsed > LOOK or not look)) or elapsed > limit:
                 break
             time.sleep(POLL)
         for pid in question.end() if question else ():
-            self._notes.append(f"process {pid} did not write its stacks within {ANSWERS:g} s")
+            self._notes.append(f"process {pid} did not write its stacks within {limit:g} s")
         for one in question.unasked if question else ():
             self._notes.append(f"process {one.pid} has no handler that writes its stacks: {one.command}")
         if missing:
-            self._notes.append(f"{len(missing)} gateway processes did not tell their requests within {ANSWERS:g} s")
+            self._notes.append(f"{len(missing)} gateway processes did not tell their requests within {limit:g} s")
         return [request for found in by_gateway.values() for request in found]
 
     def _requests(self) -> Iterator[tuple[int, list[Any]]]:
@@ -137,7 +139,8 @@ class Collection:
         if process is None:
             return "absent\n"
         try:
-            output, _ = process.communicate(timeout=max(0.05, self._began + CARD - time.monotonic()))
+            until = self._began + CARD * self._task.limit
+            output, _ = process.communicate(timeout=max(0.05, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             self._notes.append("no state of a card: nvidia-smi does not answer")

@@ -101,7 +101,7 @@ class EvidenceCollector:
         }  # fmt: skip
         pid = run.process.pid.result() if run.process.pid.done() else 0
         task = Task(
-            evidence.id, str(self._folder), self._most, self._most_bytes, str(self._run_dir), self._order,
+            evidence.id, LIMIT, str(self._folder), self._most, self._most_bytes, str(self._run_dir), self._order,
             proc.parent(pid) if pid and status is None else 0, str(run.stacks) if run.stacks else None,
             list(gateway_registry.registered(self._run_dir)), summary,
             list(redacted(run.process.tail) if served else run.process.tail), list(_figures(run.samples)),

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from service.cli.__main__ import main
 from service.engine import bundles
 from service.engine.collect import Collection, Task
+from tests.support.waiting import PATIENCE
 
 ID = "20261128T034512123-pebble-chat-0-hang"
 FIGURE = {"age_s": 1.5, "running": 2, "waiting": 0, "kv_usage": 0.25, "tokens": 12.0, "deferred": 0, "finished": 1}
@@ -35,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "time": "2026-11-28T03:45:12Z", "age_s": 70.5, "versions": {"vllm": "0.32.0"},
     }  # fmt: skip
     task = Task(
-        ID, str(tmp_path / "evidence"), 20, 2**20, str(tmp_path), 0, 0, str(tmp_path / "stacks"), [], summary,
+        ID, PATIENCE, str(tmp_path / "evidence"), 20, 2**20, str(tmp_path), 0, 0, str(tmp_path / "stacks"), [], summary,
         ["the last line"], [FIGURE],
     )  # fmt: skip
     Collection(task).run()

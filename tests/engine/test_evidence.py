@@ -16,12 +16,18 @@ from service.engine.log_end import redacted
 from service.transport.pool import Deadlines, post_request
 from tests.engine.test_supervisor import StartedFleet, StartFleet, ask, fleet_text, start_fleet
 from tests.support.exchanges import CHAT
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 __all__ = ["start_fleet"]
 
 CANARY = "lapwing"
 ON: dict[str, Any] = {"evidence": True, "hang_timeout": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that starts slowly on a busy machine is not given up."""
+    monkeypatch.setattr(evidence, "LIMIT", PATIENCE)
 
 
 def kept(fleet: StartedFleet) -> list[Bundle]:
