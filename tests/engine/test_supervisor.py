@@ -109,7 +109,7 @@ class StartedFleet:
         return (self.run_dir / "pebble-chat-0.log").read_text()
 
     def unblock(self) -> None:
-        """Lets every stand-in go on whose fault is `mute` or `early`."""
+        """Lets every stand-in go on whose fault is `mute`, `early` or `patient`."""
         (self.run_dir / "speak").touch()
 
 
@@ -162,10 +162,9 @@ async def stats(fleet: StartedFleet) -> EngineStats:
     return found
 
 
-async def running_request(fleet: StartedFleet, words: int = 9) -> "asyncio.Task[tuple[int, bytes]]":
-    """A request that the first engine is generating for: a `patient` one until it ends, others 20 ms for each word."""
-    chat = LONG_CHAT | {"messages": [{"role": "user", "content": "word " * words}]}
-    response = asyncio.create_task(ask(fleet, post_request(CHAT.path, json.dumps(chat).encode())))
+async def running_request(fleet: StartedFleet) -> "asyncio.Task[tuple[int, bytes]]":
+    """A request that the first engine, a `patient` one, is generating for."""
+    response = asyncio.create_task(ask(fleet, post_request(CHAT.path, json.dumps(LONG_CHAT).encode())))
     await until_running(fleet)
     return response
 
@@ -792,11 +791,19 @@ async def test_requests_are_answered_until_gateways_have_seen_the_engine_stop(
     fleet = start_fleet()
     await fleet.until("ready")
     gateway_registry.register(fleet.run_dir, GATEWAY_PID)
-    monkeypatch.setattr(supervisor, "PROPAGATION", 1.0)
+    answered, slept = asyncio.Event(), list[tuple[str, float]]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append((fleet.state().condition, seconds))
+        if fleet.state().condition == "stopping":
+            await answered.wait()
+
+    monkeypatch.setattr(gateway_registry, "asyncio", SimpleNamespace(sleep=sleep))
     stopping = asyncio.create_task(fleet.supervisors[0].stop())
-    await fleet.until("stopping")
+    await until(lambda: ("stopping", supervisor.PROPAGATION) in slept)
     status, _ = await ask(fleet, post_request(CHAT.path, json.dumps(CHAT.body()).encode()))
     assert status == 200, "a gateway may not have seen the new state yet"
+    answered.set()
     await stopping
 
 

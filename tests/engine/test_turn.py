@@ -98,14 +98,16 @@ async def test_engines_that_do_not_fit_take_turns(start_fleet: StartFleet, tmp_p
 
 
 async def test_a_running_answer_ends_before_its_engine_goes(start_fleet: StartFleet, tmp_path: Path) -> None:
-    fleet = start(start_fleet, tmp_path, share(2, 1).replace('"m0"', '"pebble-chat"'))
+    fleet = start(start_fleet, tmp_path, share(2, 1, STAND_IN="patient").replace('"m0"', '"pebble-chat"'))
     want(fleet, m0=2)
     await fleet.until("ready", 0)
-    answer = await running_request(fleet, words=150)
+    answer = await running_request(fleet)
     want(fleet, m0=2, m1=1)
     draining = await fleet.until("stopping", 0)
     assert draining.drains
-    assert fleet.conditions()[1] == "scaled_to_zero"
+    await asyncio.sleep(2 * making_room.POLL)  # several looks
+    assert fleet.conditions() == ["stopping", "scaled_to_zero"]
+    fleet.unblock()
     assert (await answer)[0] == 200
     await fleet.until("ready", 1)
 

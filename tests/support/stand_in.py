@@ -3,11 +3,11 @@
 On its port it asks for the key that VLLM_API_KEY has.
 
 The variable STAND_IN names what is wrong with it: `broken` (it ends while it loads), `mute` (no token until the file
-`speak` lies beside its socket), `early` (its socket is there, but nobody answers there until
-`speak`), `patient` (of an answer it says one word, and the others when it is to end), `stubborn` (SIGTERM does not stop
-it), `spin` (it quotes in its log what it was asked, and spins, where
-others stand still). LACKS names flags that this release does not have yet, and VLLM_LOAD_SECONDS says how long it
-loads. At SIGUSR1 its core stands still: it says that it is healthy, and makes no token any more.
+`speak` lies beside its socket), `early` (its socket is there, but nobody answers there until `speak`), `patient` (of an
+answer it says one word, and the others at `speak` or when it is to end), `stubborn` (SIGTERM does not stop it), `spin`
+(it quotes in its log what it was asked, and spins, where others stand still). LACKS names flags that this release does
+not have yet, and VLLM_LOAD_SECONDS says how long it loads. At SIGUSR1 its core stands still: it says that it is
+healthy, and makes no token any more.
 """
 
 import argparse
@@ -41,14 +41,15 @@ async def main(uds: Path | None, host: str, port: int, name: str, wrong: str, sl
         raise ValueError("the weights are broken")
     stop = asyncio.Event()
 
-    def speaks() -> bool:
-        return stop.is_set() or bool(uds and (uds.parent / "speak").exists())
+    async def may_speak() -> None:
+        while not (stop.is_set() or (uds and (uds.parent / "speak").exists())):  # noqa: ASYNC110  another process makes it
+            await asyncio.sleep(0.02)
 
     if uds and wrong == "early":
         with socket.socket(socket.AF_UNIX) as deaf:
             deaf.bind(str(uds))
             deaf.listen()
-            await until(speaks)
+            await may_speak()
     await asyncio.sleep(float(os.environ.get("VLLM_LOAD_SECONDS", "0")))
     lora = os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "1"
     engine = FakeEngine(name, gap=0.02, key=None if uds else os.environ.get("VLLM_API_KEY"), lora=lora)
@@ -74,9 +75,10 @@ async def main(uds: Path | None, host: str, port: int, name: str, wrong: str, sl
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, freeze)
     async with engine.listen(uds or port, host):
         print("\n".join(others), flush=True)
-        if wrong == "mute":
-            await until(speaks)
+        if wrong in ("mute", "patient"):
+            await may_speak()
             engine.always = Fault()
+            engine.go_on()
         await stop.wait()
         print(f"draining {engine.running}", flush=True)
         engine.die("drain")
