@@ -53,7 +53,8 @@ class Engine:
         assert self.process.poll() is None, self.log.read_text()
 
     def models(self, key: str) -> int:
-        return httpx.get(f"{self.url}/v1/models", headers={"authorization": f"Bearer {key}"}).status_code
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.get(f"{self.url}/v1/models", headers=headers, timeout=PATIENCE).status_code
 
 
 Start = Callable[..., Engine]
@@ -85,10 +86,10 @@ def taken_port() -> Iterator[int]:
 def test_it_serves_with_its_key_shows_the_engine_s_log_and_drains_on_sigterm(start: Start, tmp_path: Path) -> None:
     engine = start({
         "optional_flags": ["disable_custom_all_reduce"], "engine": {"disable_custom_all_reduce": True},
-        "env": {"LACKS": "--disable-custom-all-reduce"},
+        "env": {"LACKS": "--disable-custom-all-reduce", "STAND_IN": "patient"},
     })  # fmt: skip
     engine.until_ready()
-    assert httpx.get(f"{engine.url}/health").status_code == 200
+    assert httpx.get(f"{engine.url}/health", timeout=PATIENCE).status_code == 200
     assert [engine.models(key) for key in ("none", "another-key-0123456", KEY)] == [401, 401, 200]
     with httpx.stream(
         "POST", f"{engine.url}/v1/chat/completions", json={**SLOW, "stream": True}, timeout=PATIENCE,

@@ -26,7 +26,7 @@ from tests.deploy.queries import NAMESPACE, PROMETHEUS, QUERIES, WINDOW, Query, 
 from tests.fake_engine.wire import Fault
 from tests.support.exchanges import CHAT, MESSAGE
 from tests.support.gateways import RunningGateway
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 MISSING = "prometheus and promtool are not installed; on Debian: apt-get install prometheus"
 WHERE = shutil.which("prometheus")
@@ -167,7 +167,9 @@ async def prometheus(folder: Path, port: int) -> AsyncIterator[httpx.AsyncClient
             WHERE, f"--config.file={configured(folder, port)}", data, listen, "--log.level=warn", stdout=log, stderr=log
         )
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{own}", trust_env=False, verify=False) as http:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{own}", timeout=PATIENCE, trust_env=False, verify=False
+        ) as http:
 
             async def ready() -> bool:
                 assert process.returncode is None, (folder / "prometheus.log").read_text()

@@ -15,7 +15,7 @@ from bench.skills import measured
 from models.pebble import skills
 from service.engine import state
 from service.transport.pool import ConnectionPool
-from tests.support.services import ROOT, Service, descendants_of, serving, wait_for
+from tests.support.services import PATIENCE, ROOT, Service, descendants_of, serving, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -44,16 +44,16 @@ def test_each_variant_shows_its_skill_only_in_its_own_format(pebble: Service, va
 
 
 def test_bentoml_s_own_paths_are_hidden_and_its_probes_are_not(pebble: Service) -> None:
-    assert httpx.get(pebble.url).json()["service"] == "roundhouse"
+    assert httpx.get(pebble.url, timeout=PATIENCE).json()["service"] == "roundhouse"
     for path in ("/docs.json", "/schema.json", "/static_content/index.html"):
-        assert httpx.get(pebble.url + path).status_code == 404
-    assert httpx.get(pebble.url + "/livez").status_code == 200
-    assert httpx.get(pebble.url + "/readyz").status_code == 200
+        assert httpx.get(pebble.url + path, timeout=PATIENCE).status_code == 404
+    assert httpx.get(pebble.url + "/livez", timeout=PATIENCE).status_code == 200
+    assert httpx.get(pebble.url + "/readyz", timeout=PATIENCE).status_code == 200
 
 
 def test_metrics_count_what_was_answered(pebble: Service) -> None:
-    httpx.post(f"{pebble.url}/v1/completions", json={"model": "base", "prompt": "x", "max_tokens": 3}, timeout=60)
-    text = httpx.get(f"{pebble.url}/metrics").text
+    httpx.post(f"{pebble.url}/v1/completions", json={"model": "base", "prompt": "x", "max_tokens": 3}, timeout=PATIENCE)
+    text = httpx.get(f"{pebble.url}/metrics", timeout=PATIENCE).text
     row = 'roundhouse_tokens_total{endpoint="/v1/completions",kind="completion",model="pebble-base",variant="base"}'
     assert any(line.startswith(row) and float(line.split()[-1]) > 0 for line in text.splitlines())
 
@@ -77,10 +77,10 @@ def fleet_of_one(folder: Path) -> Path:
 
 def test_nothing_outlives_a_killed_service(tmp_path: Path) -> None:
     with serving(fleet_of_one(tmp_path), tmp_path / "run", until_ready=False) as service:
-        wait_for(lambda: has_engine(service), 60, "an engine process")
+        wait_for(lambda: has_engine(service), PATIENCE, "an engine process")
         service.process.kill()
         service.process.wait()
-        wait_for(lambda: not descendants_of(service.run_dir), 60, "every process gone")
+        wait_for(lambda: not descendants_of(service.run_dir), PATIENCE, "every process gone")
 
 
 def has_engine(service: Service) -> bool:

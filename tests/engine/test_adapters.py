@@ -19,7 +19,7 @@ from tests.fake_engine import FakeEngine
 from tests.support import fleets
 from tests.support.adapters import write_adapter
 from tests.support.each import each
-from tests.support.waiting import until
+from tests.support.waiting import patience, until
 
 
 @each(
@@ -137,7 +137,8 @@ async def test_an_adapter_that_differs_from_its_manifest_is_not_loaded(running: 
 
 async def test_an_engine_that_does_not_answer(running: Running) -> None:
     running.engine.die("kill")
-    await asyncio.wait_for(running.kept.start(), 30)
+    async with asyncio.timeout(patience()):
+        await running.kept.start()
     assert str(running.published[-1]["own"]).startswith("the engine did not answer: ")
 
 

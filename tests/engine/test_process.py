@@ -286,7 +286,7 @@ async def supervisor() -> AsyncIterator[tuple[asyncio.subprocess.Process, list[i
         *python(SUPERVISOR), stdout=asyncio.subprocess.PIPE, env=ENVIRON | {"PYTHONPATH": str(ROOT)}
     )
     assert process.stdout
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patience()):
         lines = sorted([await process.stdout.readline(), await process.stdout.readline()])
     assert lines[1] == b"the worker runs\n"
     pids = [int(word) for word in lines[0].split()[1:]]
