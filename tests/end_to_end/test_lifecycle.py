@@ -144,9 +144,13 @@ def test_a_model_on_demand_wakes_for_a_request_and_sleeps_again(living: Service)
     def state() -> str:
         return str(living.models()["pebble-base"]["state"])
 
+    def starts() -> int:
+        return living.log.read_text().count("pebble-base-0  ready after ")
+
     request = {"model": "pebble-base", "prompt": "one two", "stream": True}
     for _ in range(2):
         wait_for(lambda: state() == "scaled_to_zero", PATIENCE, "it sleeps")
+        before = starts()
         headers = {"x-roundhouse-sse-heartbeat-interval": "0.1"}
         with httpx.stream(
             "POST", f"{living.url}/v1/completions", json=request, headers=headers, timeout=PATIENCE
@@ -155,7 +159,7 @@ def test_a_model_on_demand_wakes_for_a_request_and_sleeps_again(living: Service)
         assert lines[0].startswith(":")
         assert lines[-1] == "data: [DONE]"
         assert not any('"error"' in line for line in lines)
-        assert state() == "ready"
+        assert starts() == before + 1
 
 
 async def test_a_changed_fleet_file_is_in_use_or_refused_and_no_request_fails(living: Service, fleet: Path) -> None:
