@@ -121,7 +121,7 @@ async def test_a_load_counts_what_is_right(what: Load) -> None:
         found = await load.run(port, "m", what, {"stub": os.getpid()})
     assert found["errors"] == 0
     assert found["done"] > 0
-    assert found["requests_per_s"] == pytest.approx(found["done"] / found["seconds"], rel=0.01)
+    assert found["requests_per_s"] == pytest.approx(found["done"] / found["seconds"], rel=0.01, abs=0.05)
     assert set(found["processes"]) == {"stub", "load"}
     assert found["latency_ms"]["p99"] >= found["latency_ms"]["p50"] > 0
     assert bool(found["first_ms"]) == bool(what.tokens)
