@@ -13,8 +13,8 @@ from service.engine import bundles, evidence, watchdog
 from service.engine.bundles import Bundle
 from service.engine.evidence import without_secrets
 from service.engine.log_end import redacted
-from service.transport.pool import Deadlines, post_request
-from tests.engine.test_supervisor import StartedFleet, StartFleet, ask, fleet_text, start_fleet
+from service.transport.pool import post_request
+from tests.engine.test_supervisor import HURRIED, StartedFleet, StartFleet, ask, fleet_text, start_fleet
 from tests.support.exchanges import CHAT
 from tests.support.waiting import PATIENCE, until
 
@@ -50,7 +50,7 @@ async def test_a_hung_engine_leaves_its_stacks(
 ) -> None:
     """Whether its process spins, holding the GIL, or is stopped; and nothing of what it was asked."""
     monkeypatch.setenv("VLLM_OF_THE_SHELL", CANARY)
-    monkeypatch.setattr(watchdog, "SCRAPE", Deadlines(connect=1, first_byte=0.5, idle=0.5, total=0.5))
+    monkeypatch.setattr(watchdog, "SCRAPE", HURRIED)
     fleet = start_fleet(fleet_text(fault), **ON)
     first = await fleet.until("ready")
     assert first.pid

@@ -46,11 +46,13 @@ from tests.support.exchanges import CHAT, EMBEDDING
 from tests.support.fleets import ROOT
 from tests.support.gateways import ONE
 from tests.support.logs import log_to
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 # The environment's own PYTHONPATH comes first: by it an engine tells where it stands.
 PROGRAM = f"""sh -c 'PYTHONPATH="$PYTHONPATH:{ROOT}" exec "$0" "$@"' {sys.executable} -m tests.support.stand_in"""
-DEADLINES = Deadlines(connect=5, first_byte=10, idle=10, total=10)
+DEADLINES = Deadlines(connect=PATIENCE, first_byte=PATIENCE, idle=PATIENCE, total=PATIENCE)
+# For an engine that never answers.
+HURRIED = Deadlines(connect=PATIENCE, first_byte=0.25, idle=0.25, total=0.25)
 # Seconds after which what must not happen would have happened: several checks by a supervisor, or health checks.
 CHECKS, HEALTH_CHECKS = 0.25, 0.6
 
@@ -112,6 +114,10 @@ class StartedFleet:
         """Lets every stand-in go on whose fault is `mute`, `early` or `patient`."""
         (self.run_dir / "speak").touch()
 
+    def block(self) -> None:
+        """Keeps those that start from now on."""
+        (self.run_dir / "speak").unlink()
+
 
 StartFleet = Callable[..., StartedFleet]
 
@@ -120,7 +126,8 @@ StartFleet = Callable[..., StartedFleet]
 async def start_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StartFleet]:
     """Starts the supervisors of a fleet; afterwards stops them, and checks that no process is left."""
     monkeypatch.setattr(supervisor, "BACKOFF", (0.05, 0.1))
-    monkeypatch.setattr(readiness, "HEALTH_CHECK", Deadlines(connect=1, first_byte=0.25, idle=0.25, total=0.25))
+    monkeypatch.setattr(readiness, "HEALTH_CHECK", DEADLINES)
+    monkeypatch.setattr(watchdog, "SCRAPE", DEADLINES)
     monkeypatch.setattr(memory_check, "required_memory", lambda served: 1)
     monkeypatch.setattr(supervisor, "PENDING_POLL", 0.05)
     monkeypatch.setattr(readiness, "POLL_INTERVAL", 0.05)
@@ -220,7 +227,8 @@ async def test_it_is_ready_only_after_a_successful_probe(start_fleet: StartFleet
     await fleet.until("ready")
 
 
-async def test_a_bound_socket_alone_is_not_ready(start_fleet: StartFleet) -> None:
+async def test_a_bound_socket_alone_is_not_ready(start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "HEALTH_CHECK", HURRIED)
     fleet = start_fleet(fleet_text("early"))
     await until(lambda: state.socket_path(fleet.run_dir, 0).exists())
     await asyncio.sleep(HEALTH_CHECKS)
@@ -617,7 +625,8 @@ async def test_a_hung_engine_is_restarted(
     number: signal.Signals, metrics: str, start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Either its core alone hangs, and `/health` still answers 200, or all of it."""
-    monkeypatch.setattr(watchdog, "SCRAPE", Deadlines(connect=1, first_byte=0.5, idle=0.5, total=0.5))
+    if number == signal.SIGSTOP:
+        monkeypatch.setattr(watchdog, "SCRAPE", HURRIED)
     fleet = start_fleet(hang_timeout=1.0)
     first = await fleet.until("ready")
     assert first.pid
@@ -653,6 +662,7 @@ async def test_a_hung_start_is_retried(start_fleet: StartFleet, monkeypatch: pyt
     ahead = [0.0]  # seconds by which the clock of the readiness check is
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0])
     monkeypatch.setattr(readiness, "time", clock)
+    monkeypatch.setattr(readiness, "HEALTH_CHECK", HURRIED)
     fleet = start_fleet(fleet_text("early"))
     address = str(state.socket_path(fleet.run_dir, 0))
 
