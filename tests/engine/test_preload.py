@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -140,7 +141,11 @@ async def test_an_engine_outlives_the_fork_server_and_the_next_one_gets_a_new_on
 
 def inodes(pid: int) -> set[int]:
     """Of all that the process has open."""
-    return {found.stat().st_ino for found in Path(f"/proc/{pid}/fd").iterdir()}
+    found = set()
+    for entry in list(Path(f"/proc/{pid}/fd").iterdir()):
+        with suppress(FileNotFoundError):  # it has just closed it
+            found.add(entry.stat().st_ino)
+    return found
 
 
 @pytest.mark.parametrize("forked", [True, False])

@@ -164,14 +164,18 @@ async def test_64_engines_in_room_for_two(
 async def test_what_is_killed_in_the_middle_of_a_swap_leaves_nothing_stuck(
     start_fleet: StartFleet, tmp_path: Path
 ) -> None:
-    fleet = start(start_fleet, tmp_path, share(2, 1, VLLM_LOAD_SECONDS=1))
+    fleet = start(start_fleet, tmp_path, share(2, 1, STAND_IN="mute"))
+    fleet.unblock()
     want(fleet, m0=2)
     await fleet.until("ready", 0)
+    fleet.block()
     want(fleet, m0=2, m1=1)
-    await until(lambda: fleet.state(1).phase == "reading the model's configuration", str(fleet.output))
-    for process in fleet.processes():  # the engine that comes in, and its keeper
-        process.kill()
+    await until(lambda: fleet.state(1).phase == "waiting for its first token", str(fleet.output))
+    for process in fleet.processes():  # the engine that comes in, and its keeper, with which it ends
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     await until(lambda: fleet.state(1).restarts == 1, str(fleet.output))
+    fleet.unblock()
     await until(lambda: "ready" in fleet.conditions(), str(fleet.output))
 
 
