@@ -4,7 +4,7 @@ import asyncio
 import importlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +21,7 @@ from service.fleet import fleet
 from service.gateway import app, process
 from service.observability import background
 from tests.engine.test_supervisor import StartFleet, start_fleet
-from tests.support.background import KilledError, kill, names, running
+from tests.support.background import KilledError, awaited, kill, names, running
 from tests.support.waiting import until
 
 __all__ = ["start_fleet"]
@@ -69,14 +69,19 @@ async def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_once: No
         yield made[0]
 
 
-async def pausing(function: str) -> "asyncio.Task[Any]":
-    """A task that runs this function, at a moment when it waits for time to pass."""
+async def waiting(function: str, at: Collection[str] = ()) -> "asyncio.Task[Any]":
+    """A task that runs this function, at a moment when it waits, in one of the functions `at` if there are some."""
 
     def found() -> list["asyncio.Task[Any]"]:
-        return [task for task in running(function) if names(task)[-1] in PAUSES]
+        return [task for task in running(function) if awaited(task) and (not at or names(task)[-1] in at)]
 
-    await until(lambda: bool(found()), f"{function} to pause")
+    await until(lambda: bool(found()), f"{function} to wait")
     return found()[0]
+
+
+async def pausing(function: str) -> "asyncio.Task[Any]":
+    """The same, at a moment when it waits for time to pass."""
+    return await waiting(function, PAUSES)
 
 
 def failures(gateway: app.Gateway, task: str) -> float:
@@ -113,8 +118,7 @@ async def test_a_supervisor_that_fails_ends_its_engine_and_starts_it_again(
     monkeypatch.setattr(background, "BACKOFF", (0.3,))
     started = start_fleet()
     first = await started.until("ready")
-    task = await pausing(function) if function == "Supervisor._monitor" else running(function)[0]
-    kill(task)
+    kill(await waiting(function, PAUSES if function == "Supervisor._monitor" else ()))
     await until(lambda: started.state().reason == "its supervisor failed: KilledError: killed by a test")
     assert first.pid
     assert not psutil.pid_exists(first.pid), "an engine that nobody watches does not run on"
@@ -143,7 +147,7 @@ async def test_an_engine_comes_back_when_its_processes_are_killed(killed: str, s
 async def test_the_log_of_an_engine_is_read_on(start_fleet: StartFleet, caplog: pytest.LogCaptureFixture) -> None:
     started = start_fleet()
     first = await started.until("ready")
-    kill(running("EngineProcess._read_log")[0])
+    kill(await waiting("EngineProcess._read_log"))
     await until(lambda: bool(caplog.records))
     assert first.pid
     os.kill(first.pid, signal.SIGUSR1)

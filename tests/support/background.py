@@ -30,9 +30,14 @@ def names(task: "asyncio.Task[Any]") -> list[str]:
 
 def kill(task: "asyncio.Task[Any]") -> None:
     """Lets the task raise KilledError from what it awaits: the outermost future or task in the chain of awaits."""
-    waiter: Any = task._fut_waiter  # type: ignore[attr-defined]
+    waiter = awaited(task)
     assert waiter is not None, f"{task} does not wait"
+    waiter.set_exception(KilledError("killed by a test"))
+
+
+def awaited(task: "asyncio.Task[Any]") -> "asyncio.Future[Any] | None":
+    """The innermost future that the task waits for; None where it goes on in this turn of the loop."""
+    waiter: asyncio.Future[Any] | None = task._fut_waiter  # type: ignore[attr-defined]
     if isinstance(waiter, asyncio.Task):
-        kill(waiter)
-    else:
-        waiter.set_exception(KilledError("killed by a test"))
+        return awaited(waiter)
+    return waiter if waiter and not waiter.done() else None
