@@ -362,17 +362,18 @@ async def test_unsolicited_response_prevents_reuse(tmp_path: Path) -> None:
         again.close()
 
 
-@pytest.mark.parametrize("kind", ["no file", "no listener", "no port"])
+@pytest.mark.parametrize("kind", ["no file", "no listener", "no listener at a port"])
 async def test_refused_connection_is_a_transport_error(kind: str, tmp_path: Path) -> None:
     address = str(tmp_path / "peer.sock")
     if kind == "no listener":
         with socket.socket(socket.AF_UNIX) as bound:
             bound.bind(address)
-    if kind == "no port":
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(TransportError, match=r"^no connection: ") as caught:
-        await ConnectionPool().send(address, REQUEST, DEADLINES)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and does not listen: nobody else gets the port meanwhile
+        if kind == "no listener at a port":
+            address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(TransportError, match=r"^no connection: ") as caught:
+            await ConnectionPool().send(address, REQUEST, DEADLINES)
     assert not isinstance(caught.value, DeadlineError)
     assert address not in str(caught.value)
 
