@@ -71,7 +71,8 @@ async def test_gateway_is_draining_before_the_server_closes(number: int, tmp_pat
     service.shutdown.uninstall()
 
 
-async def test_signals_in_quick_succession_count_once(tmp_path: Path) -> None:
+async def test_signals_in_quick_succession_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutdown, "SECOND_SIGNAL_AFTER", PATIENCE)
     service = started(tmp_path)
     for number in shutdown.SIGNALS:
         os.kill(PID, number)

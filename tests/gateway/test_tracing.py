@@ -12,7 +12,7 @@ from tests.fake_engine import Fault
 from tests.support.collector import Collector, Span, collecting
 from tests.support.exchanges import CHAT
 from tests.support.gateways import ONE, RunningGateway, running
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SECRET = "canary7f3a9c41"
@@ -31,7 +31,8 @@ def traces(url: str, **others: str) -> TraceSettings:
     """Traces that are sent at once, with a key for the collector."""
     found = read(
         {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "20", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.3",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "20",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": str(PATIENCE),
             "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20t0ken", "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
             "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test", **others,
         }
@@ -166,7 +167,7 @@ async def test_a_collector_in_trouble_delays_nothing_and_what_is_lost_is_counted
         collector.going.clear()
     collector.status = status
     small = {"OTEL_BSP_MAX_QUEUE_SIZE": "12", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "3"}
-    gateway = await start(ONE, traces=traces(url, **small))
+    gateway = await start(ONE, traces=traces(url, OTEL_EXPORTER_OTLP_TIMEOUT="0.3", **small))
     lost = "roundhouse_spans_dropped_total"
 
     def is_full() -> bool:
@@ -180,7 +181,7 @@ async def test_a_collector_in_trouble_delays_nothing_and_what_is_lost_is_counted
 
 async def test_a_collector_that_was_busy_gets_what_it_refused(start: Start, collector: Collector) -> None:
     collector.status = 503
-    gateway = await start(ONE, traces=traces(collector.url, OTEL_EXPORTER_OTLP_TIMEOUT="30"))
+    gateway = await start(ONE, traces=traces(collector.url))
     assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200
     await until(lambda: collector.refused > 0, "its refusal")
     collector.status = 200

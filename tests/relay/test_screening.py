@@ -10,6 +10,7 @@ from tests.relay.test_images import SEEING, talk
 from tests.support.exchanges import CHAT, MESSAGE, RESPONSE, Case, error_in
 from tests.support.gateways import RunningGateway
 from tests.support.pictures import picture
+from tests.support.waiting import PATIENCE
 
 SLOW = {  # which the compiler that vLLM takes for it does not finish in half a minute
     "type": "object",
@@ -38,14 +39,21 @@ async def refusal(gateway: RunningGateway, case: Case, status: int, **fields: An
     return error
 
 
+def limit(gateway: RunningGateway, seconds: float) -> None:
+    """How long a check may take from now on: a short time for one that is to exceed it, and no other."""
+    gateway.gateway._checks._timeout = seconds
+
+
 async def test_a_schema_is_compiled_before_an_engine_gets_it(start: Start) -> None:
     """A wrong one, one that takes too long and one that is right, on every endpoint that takes one."""
-    gateway = await start(check_timeout=1.0)
+    gateway = await start(check_timeout=PATIENCE)
     for case in (CHAT, RESPONSE):
         error = await refusal(gateway, case, 400, **fields_of(case, WRONG))
         assert (error["code"], error["param"]) == ("invalid_value", PATHS[case.name])
+        limit(gateway, 1.0)
         error = await refusal(gateway, case, 400, **fields_of(case, SLOW))
         assert (error["code"], error["param"]) == ("check_failed", PATHS[case.name])
+        limit(gateway, PATIENCE)
     error = await refusal(gateway, MESSAGE, 400, **fields_of(MESSAGE, WRONG))
     assert error["message"].startswith("output_format.schema: ")
     response = await gateway.post(CHAT.path, CHAT.body(**fields_of(CHAT, {"type": "object"})))
@@ -60,8 +68,9 @@ async def test_a_schema_is_compiled_before_an_engine_gets_it(start: Start) -> No
 
 
 async def test_tools_are_compiled_where_an_engine_would(start: Start) -> None:
-    gateway = await start(check_timeout=1.0)
+    gateway = await start(check_timeout=PATIENCE)
     tool = {"type": "function", "function": {"name": "f", "parameters": SLOW}}
+    limit(gateway, 1.0)
     error = await refusal(gateway, CHAT, 400, tools=[tool], tool_choice="required")
     assert (error["code"], error["param"]) == ("check_failed", "tools[0].function.parameters")
     assert (await gateway.post(CHAT.path, CHAT.body(tools=[tool]))).status_code == 200
