@@ -80,7 +80,7 @@ async def test_a_request_that_times_out_is_charged(stream: bool, start: Start) -
     gateway.engines[0].always = HUNG
     gateway.expected_unseen = None
     body = CHAT.body(stream, max_tokens=300)
-    response = await gateway.http.post(CHAT.path, json=body, headers={**TENANT, "x-roundhouse-timeout": "1"})
+    response = await gateway.post_in_vain(CHAT.path, body, {**TENANT, "x-roundhouse-timeout": "1"})
     assert response.status_code == 504
     assert LIMIT - bucket(gateway).level >= len(response.request.content) / 4
 

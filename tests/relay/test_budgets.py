@@ -100,7 +100,7 @@ async def test_the_sequences_of_a_request_share_what_they_may_generate(start: St
 @pytest.mark.parametrize("limits", [{"requests_per_day": 5}, {"tokens_per_day": 160}], ids=["requests", "tokens"])
 async def test_a_race_for_the_last_of_a_budget_lets_none_too_many_through(limits: dict[str, Any], start: Start) -> None:
     fleet = f"models: [{{model: pebble-chat}}]\ntenants: {{t: {json.dumps(limits)}}}"
-    gateway = await start(fleet, queue_timeout=60.0, connect_timeout=60.0)
+    gateway = await start(fleet)
     gateway.engines[0].always = Fault(gap=0.005)
     body = CHAT.body(max_tokens=8)
     answers = await asyncio.gather(*(gateway.http.post(CHAT.path, json=body, headers=TENANT) for _ in range(40)))

@@ -543,12 +543,14 @@ async def test_an_engine_without_a_response_in_time_is_a_504(
     stream: bool, fault: Fault, limits: dict[str, float], case: Case, start: Start
 ) -> None:
     gateway = await start(TWO, **limits)
-    script_all(gateway, fault, case.path)
-    response = await gateway.post(case.path, case.body(stream))
+    for engine in gateway.engines:
+        engine.always = fault
+    response = await gateway.post_in_vain(case.path, case.body(stream))
     assert is_refusal(case, response, 504, "timeout")
     await until(gateway.seen[0].closed.is_set)
     await gateway.settle()
-    assert [(line["code"], line["attempts"]) for line in gateway.lines] == [("timeout", 1)]
+    assert {line["code"] for line in gateway.lines} == {"timeout"}
+    assert max(line["attempts"] for line in gateway.lines) == 1
 
 
 @pytest.mark.parametrize("limits", [{"idle_timeout": 0.1}, {"total_timeout": 0.3}], ids=str)
@@ -582,11 +584,11 @@ async def test_a_slow_client_exerts_backpressure_on_the_engine(start: Start) -> 
     await line.post(CHAT.path, json.dumps(CHAT.body(stream=True)).encode(), "connection: close")
     await until(lambda: len(gateway.seen) == 1)
     (seen,) = gateway.seen
+    assert gateway.exchange
     before = -1
-    while before != len(seen.answer):
+    while before != len(seen.answer) or not gateway.exchange._paused:
         before = len(seen.answer)
         await asyncio.sleep(0.2)
-    assert gateway.exchange
     hurry(gateway.exchange, 0.05)
     await asyncio.sleep(0.3)  # the engine is stalled by the client, so its idle timeout must not apply
     hurry(gateway.exchange, 60.0)

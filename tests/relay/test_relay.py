@@ -262,7 +262,7 @@ async def test_requests_are_spread_over_replicas(start: Start) -> None:
 
 
 async def test_the_less_loaded_replica_is_picked(start: Start) -> None:
-    gateway = await start(TWO)
+    gateway = await start(TWO.replace("round_robin", "least_load"))
     for engine in gateway.engines:
         engine.always = Fault(gap=60)
     busy = await gateway.connect()

@@ -38,7 +38,7 @@ from tests.support.servers import serving
 from tests.support.waiting import PATIENCE, until
 
 ONE = "models: [{model: pebble-chat}]"
-TWO = "models: [{model: pebble-chat, min_replicas: 2, policy: least_load}]"
+TWO = "models: [{model: pebble-chat, min_replicas: 2, policy: round_robin}]"  # a sample of load is up to a second old
 HOUSE = """
 models:
   - model: pebble-chat
@@ -204,6 +204,17 @@ class RunningGateway:
 
     async def post(self, path: str, body: Any) -> httpx.Response:
         return await self.http.post(path, json=body)
+
+    async def post_in_vain(self, path: str, body: Any, headers: dict[str, str] | None = None) -> httpx.Response:
+        """The last answer to a request that is sent until an engine has seen it.
+
+        It is for a request whose time is to end at an engine, and ends before where the machine stands still.
+        """
+        before = len(self.seen)
+        response = await self.http.post(path, json=body, headers=headers)
+        while len(self.seen) == before:
+            response = await self.http.post(path, json=body, headers=headers)
+        return response
 
     def limit(self, **limits: float) -> None:
         """Gives the requests from now on other limits than the settings have; none for those of the settings."""
@@ -379,10 +390,10 @@ async def running(
         stack.enter_context(mock.patch.object(LogWriter, "write", lambda _, line: output.append(line)))
         # Decoding images takes a process of its own, which starts in a second; tests of that ask for it.
         # Requests of tests name any host; that of a gateway on a loopback address is checked. Each gets a log line.
-        settings = Settings(
-            run_dir=run_dir,
-            **{"connect_timeout": PATIENCE, "host": "0.0.0.0", "check_images": False, "log_probes": True, **limits},
-        )
+        # A wait that is estimated while the machine stands still is longer than a request may wait by default.
+        usual: dict[str, Any] = {"host": "0.0.0.0", "check_images": False, "log_probes": True}
+        usual |= {"connect_timeout": PATIENCE, "queue_timeout": PATIENCE}
+        settings = Settings(run_dir=run_dir, **{**usual, **limits})
         gateway = app.Gateway(settings, fleets.CATALOG, fleet, keys=keys, traces=traces)
         gateway.upstreams.refresh()
         application = with_lifespan(gateway)
