@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import selectors
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -287,7 +288,7 @@ class Engine:
     def receive(self, connection: Connection, head: str, body: bytes) -> None:
         """A request has arrived."""
         if head.startswith("GET "):
-            page = bodies.metrics(self.name, len(self.running), self.waiting, dict.fromkeys(TOTALS, 0))
+            page = bodies.metrics(self.name, len(self.running), self.waiting, Counter())
             connection.deliver(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(page) + page)
             return
         request_id = next(line for line in head.split("\r\n") if line.startswith("x-request-id: "))
@@ -310,7 +311,3 @@ class Engine:
             request.fault = "reset"
         for connection in self.connections:
             connection.reset()
-
-
-TOTALS = ("prompt", "said", "stop", "length", "abort", "error", "repetition", "max_num_queued_reqs",
-          "max_num_queued_tokens")  # fmt: skip

@@ -4,6 +4,7 @@ The oracle is a small model of what they must do. It observes every admission an
 of the event loop that requests, slots and responses are as they must be. test_machine.py drives it.
 """
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -625,8 +626,8 @@ class SimulatedGateway:
         )
         for order, (served, _) in enumerate(fleet.replicas()):
             self.set_condition(order, "ready" if served.min_replicas else "scaled_to_zero")
-        self._watching = self.loop.create_task(self.upstreams.watch(self.admission.wake_waiters, unexpected))
-        self.tasks: list[Any] = []
+        watching = self.upstreams.watch(self.admission.wake_waiters, unexpected)
+        self.tasks: list[asyncio.Task[None]] = [self.loop.create_task(watching)]
 
     def set_condition(self, order: int, condition: Condition, seen: bool = True) -> None:
         """Writes the state file of an engine; the gateway reads it at once (`seen`), or at its next poll."""
@@ -685,7 +686,7 @@ class SimulatedGateway:
 
     def close(self) -> None:
         """Cancels and closes everything."""
-        for task in [self._watching, *self.tasks]:
+        for task in self.tasks:
             task.cancel()
         while not self.loop.idle:
             self.loop.step()
