@@ -121,7 +121,8 @@ tenants: {small: {requests_per_day: 4, tokens_per_minute: 100000}, unlimited: {m
 
 
 def odd_answer(status: int) -> Fault:
-    return Fault(raw=b"HTTP/1.1 %d Odd\r\ncontent-length: 2\r\n\r\n{}" % status)
+    """It says that its connection ends: otherwise the next request could still be sent on that, and would be lost."""
+    return Fault(raw=b"HTTP/1.1 %d Odd\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}" % status)
 
 
 def series_of(page: str) -> set[str]:
