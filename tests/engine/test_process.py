@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -15,7 +15,7 @@ import pytest
 
 from service.engine import keeper
 from service.engine.process import TAIL_LINES, EngineProcess, pipe_lines
-from tests.support.waiting import patience, until
+from tests.support.waiting import PATIENCE, patience, until
 
 ENVIRON = dict(os.environ)
 ROOT = Path(__file__).parents[2]
@@ -279,25 +279,42 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture
-async def supervisor() -> AsyncIterator[tuple[asyncio.subprocess.Process, list[int]]]:
+@asynccontextmanager
+async def started_supervisor(limit: float) -> AsyncIterator[tuple[asyncio.subprocess.Process, list[int]]]:
     """A process that has started an engine, and the pids of the engine, its worker and its keeper."""
+    pids: list[int] = []
     process = await asyncio.create_subprocess_exec(
         *python(SUPERVISOR), stdout=asyncio.subprocess.PIPE, env=ENVIRON | {"PYTHONPATH": str(ROOT)}
     )
-    assert process.stdout
-    async with asyncio.timeout(patience()):
-        lines = sorted([await process.stdout.readline(), await process.stdout.readline()])
-    assert lines[1] == b"the worker runs\n"
-    pids = [int(word) for word in lines[0].split()[1:]]
-    pids.append(os.getsid(pids[0]))
-    yield process, pids
-    for pid in pids:
+    try:
+        assert process.stdout
+        async with asyncio.timeout(limit):
+            lines = sorted([await process.stdout.readline(), await process.stdout.readline()])
+        assert lines[1] == b"the worker runs\n"
+        pids += [int(word) for word in lines[0].split()[1:]]
+        pids.append(os.getsid(pids[0]))
+        yield process, pids
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
+            process.kill()  # its keeper, if it has one by now, ends the engine
+        await process.wait()
+
+
+@pytest.fixture
+async def supervisor() -> AsyncIterator[tuple[asyncio.subprocess.Process, list[int]]]:
+    async with started_supervisor(PATIENCE) as started:
+        yield started
+
+
+async def test_a_supervisor_that_does_not_start_in_time_is_not_left_behind() -> None:
+    before = set(psutil.Process().children())
+    with pytest.raises(TimeoutError):
+        async with started_supervisor(0.0):
+            pass
+    assert set(psutil.Process().children()) <= before
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
