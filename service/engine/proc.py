@@ -40,14 +40,12 @@ class Process:
 
 def descendants(pid: int) -> list[Process]:
     """The live processes that `pid` and its children have started, the oldest generation first."""
-    children: dict[int, list[int]] = defaultdict(list)
-    for entry in PROC.iterdir():
-        if entry.name.isdigit() and (fields := _stat(entry)):
-            children[int(fields[1][1])].append(int(entry.name))
-    found = list(children[pid])
-    for one in found:
-        found += children[one]
-    return [process for one in found[:MAX_PROCESSES] if (process := read(one))]
+    return [process for one in [*_started_by(pid)][:MAX_PROCESSES] if (process := read(one))]
+
+
+def cpu_time(pid: int) -> float:
+    """The seconds of CPU time of all processes that `pid` and its children have started, and have not left."""
+    return sum(sum(map(int, fields[11:15])) for fields in _started_by(pid).values()) / TICKS
 
 
 def read(pid: int) -> Process | None:
@@ -71,6 +69,20 @@ def parent(pid: int) -> int:
     return int(fields[1][1]) if fields else 0
 
 
+def _started_by(pid: int) -> dict[int, list[str]]:
+    """The processes below `pid`, the oldest generation first, with the fields of their `stat`."""
+    children: dict[int, dict[int, list[str]]] = defaultdict(dict)
+    for entry in PROC.iterdir():
+        if entry.name.isdigit() and (stat := _stat(entry)):
+            children[int(stat[1][1])][int(entry.name)] = stat[1]
+    found: dict[int, list[str]] = {}
+    generation = children[pid]
+    while generation:
+        found |= generation
+        generation = {one: fields for parent in generation for one, fields in children[parent].items()}
+    return found
+
+
 def _threads(pid: int) -> Iterator[ThreadState]:
     try:
         tasks = sorted((PROC / str(pid) / "task").iterdir(), key=lambda path: int(path.name))[:MAX_THREADS]
@@ -90,7 +102,7 @@ def _stat(path: Path) -> tuple[str, list[str]] | None:
     """A task's name and the fields of its `stat` that follow; None where it has ended."""
     head, _, rest = _text(path / "stat").rpartition(")")
     fields = rest.split()
-    return (head.partition("(")[2], fields) if len(fields) > 12 else None
+    return (head.partition("(")[2], fields) if len(fields) > 14 else None
 
 
 def _text(path: Path) -> str:

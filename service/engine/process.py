@@ -15,7 +15,7 @@ from typing import IO
 
 import psutil
 
-from service.engine import keeper
+from service.engine import keeper, proc
 from service.engine.preload import Pipes, Preload
 from service.observability.background import OnFailure, keep_running
 
@@ -105,6 +105,11 @@ class EngineProcess:
             if not self._log:
                 log.close()
         return None
+
+    @property
+    def cpu_time(self) -> float:
+        """The seconds of CPU time of its processes, also of those that have ended, as their parents have them."""
+        return proc.cpu_time(self.session) if self.session else 0.0
 
     @property
     def is_running(self) -> bool:

@@ -254,7 +254,7 @@ class Supervisor:
             self._served,
             self._transport,
             start_timeout,
-            lambda: run.process.last_output,
+            run.process,
             self._status.heartbeat,
         )
         if problem := await readiness.wait():

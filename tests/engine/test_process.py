@@ -132,6 +132,15 @@ async def test_a_program_that_cannot_be_started(name: str, start: Start, tmp_pat
     assert str(tmp_path / name) in started.process.cause()
 
 
+async def test_the_cpu_time_of_all_its_processes_is_counted(start: Start) -> None:
+    burn = "import time\nwhile time.process_time() < 0.3: pass\nprint('burnt', flush=True)\n"
+    code = f"import subprocess, sys, time; subprocess.run([sys.executable, '-c', {burn!r}]); time.sleep(600)"
+    started = await start(*python(code))
+    await until(lambda: started.process.cpu_time >= 0.3, "the time of a child")
+    await until(lambda: started.lines == ["burnt"] and len(psutil.Process(started.process.session).children(True)) == 1)
+    assert started.process.cpu_time >= 0.3, "it has ended, and its parent has its time"
+
+
 async def test_the_log_is_read_line_by_line(start: Start) -> None:
     code = r"""
 import os, sys

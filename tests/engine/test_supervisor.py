@@ -673,7 +673,10 @@ async def test_a_hung_start_is_retried(start_fleet: StartFleet, monkeypatch: pyt
     ahead[0] = readiness.MAX_SILENCE + 1
     await until(lambda: fleet.state().restarts == 1, f"a restart (output: {fleet.output})")
     (reason,) = {line for line in fleet.shown() if line.startswith("failed")}
-    assert f"its start hangs: no log output for {readiness.MAX_SILENCE:g} s, and no byte for 0.25 s" in reason
+    assert (
+        f"its start hangs: no log output and no use of CPU for {readiness.MAX_SILENCE:g} s, and no byte for 0.25 s"
+        in reason
+    )
     fleet.unblock()
     await fleet.until("ready")
 
