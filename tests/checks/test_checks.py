@@ -13,6 +13,7 @@ import pytest
 from service.checks import checks as module
 from service.checks.checks import PASSED, BusyError, Checks, Verdict
 from service.checks.process import DiedError
+from tests.support.children import noticed
 from tests.support.waiting import until
 
 SCRIPTED = (sys.executable, "-S", "-E", str(Path(__file__).with_name("scripted_worker.py")))
@@ -44,12 +45,12 @@ async def checking(
 ) -> AsyncIterator[tuple[Checks, Events]]:
     events = Events()
     checks = Checks(arguments, 1, seconds, max_wait, events)
-    try:
-        yield checks, events
-    finally:
-        await checks.close()
-        for pid in events.pids:
-            await until(lambda pid=pid: not psutil.pid_exists(pid), "the end of its process")  # type: ignore[misc]
+    async with noticed():
+        try:
+            yield checks, events
+        finally:
+            await checks.close()
+    assert not any(map(psutil.pid_exists, events.pids))
 
 
 async def ask(checks: Checks, word: str, tenant: str = "a") -> Verdict:
@@ -125,6 +126,17 @@ runpy.run_path({SCRIPTED[-1]!r})
         await checks.warm()
         assert await ask(checks, "pass") == PASSED
         assert len(events.pids) == 1 and events.pids != [int(mark.read_text())]
+
+
+async def test_a_start_that_is_given_up_at_once_leaves_no_process() -> None:
+    """uvloop kills a process whose creation is cancelled, and its end comes later."""
+    async with checking() as (checks, events):
+        starting = asyncio.create_task(checks.warm())
+        await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert not events.pids
 
 
 async def test_tenants_take_turns() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from service.engine import keeper
 from service.engine.process import TAIL_LINES, EngineProcess, pipe_lines
+from tests.support.children import noticed
 from tests.support.waiting import PATIENCE, patience, until
 
 ENVIRON = dict(os.environ)
@@ -76,13 +77,13 @@ async def start() -> AsyncIterator[Start]:
         await runs[-1].process.start(list(argv), environment)
         return runs[-1]
 
-    yield start
-    for started in runs:
-        if not started.process.ended.done():
-            started.process.kill()
-            await started.status()
-        started.process.close()
-    await asyncio.sleep(0.05)
+    async with noticed():
+        yield start
+        for started in runs:
+            if not started.process.ended.done():
+                started.process.kill()
+                await started.status()
+            started.process.close()
 
 
 def python(code: str) -> tuple[str, ...]:
@@ -351,15 +352,14 @@ async def test_whatever_the_keeper_writes_the_process_ends(
     program = tmp_path / "keeper.py"
     program.write_text(f"import os, sys; os.write(int(sys.argv[2]), {written!r})")
     monkeypatch.setattr(keeper, "__file__", str(program))
-    others = set(psutil.Process().children())
-    process = EngineProcess(lambda _: None)
-    await process.start(["engine"], ENVIRON)
-    async with asyncio.timeout(patience()):
-        assert await process.ended == -signal.SIGKILL
-        assert await process.pid in (0, 7)
-    assert not process.is_running
-    process.close()
-    await until(lambda: set(psutil.Process().children()) <= others, "the keeper's end to be noticed")
+    async with noticed():
+        process = EngineProcess(lambda _: None)
+        await process.start(["engine"], ENVIRON)
+        async with asyncio.timeout(patience()):
+            assert await process.ended == -signal.SIGKILL
+            assert await process.pid in (0, 7)
+        assert not process.is_running
+        process.close()
 
 
 WORKER_PREFIX = "(Worker pid=13249) ERROR 11-21 20:48:36 [multiproc_executor.py:953] "

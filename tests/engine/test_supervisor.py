@@ -42,6 +42,7 @@ from service.weights.digests import sha256
 from service.weights.manifest import File, Manifest
 from tests.support import fleets
 from tests.support.adapters import write_adapter
+from tests.support.children import noticed
 from tests.support.exchanges import CHAT, EMBEDDING
 from tests.support.fleets import ROOT
 from tests.support.gateways import ONE
@@ -141,12 +142,12 @@ async def start_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncI
             one.start()
         return started[-1]
 
-    yield start
-    for fleet in started:
-        await asyncio.gather(*(one.stop() for one in fleet.supervisors))
-        await fleet.until_nothing_runs()
-        assert set(fleet.conditions()) == {"stopped"}
-    await asyncio.sleep(0.05)
+    async with noticed():
+        yield start
+        for fleet in started:
+            await asyncio.gather(*(one.stop() for one in fleet.supervisors))
+            await fleet.until_nothing_runs()
+            assert set(fleet.conditions()) == {"stopped"}
 
 
 def fleet_text(fault: str, **entry: Any) -> str:
