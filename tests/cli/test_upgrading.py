@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from click.testing import CliRunner
 from service.cli.__main__ import main
 from service.config import file_watch
 from service.fleet.reload import Reload
-from service.upgrade import progress
+from service.upgrade import progress, rollout
+from service.upgrade.comparison import Timing
 from service.upgrade.progress import Progress
+from service.upgrade.service import Json, Service
 from service.upgrade.weights_file import WeightsFile
 from tests.conftest import Start
 from tests.fake_engine import Call, Fault, Script
@@ -41,7 +44,8 @@ models:
       - {id: tone-v1, path: ./tone-v1, aliases: [support], weight: 100}
       - {id: tone-v2, path: ./tone-v2, aliases: [support], weight: 0, fallback: [tone-v1]}
 """
-FAST = ("--steps", "50,100", "--watch", "1", "--least", "5", "--slower", "50")
+# Whatever the machine does meanwhile, no model is too slow.
+FAST = ("--steps", "50,100", "--watch", "1", "--least", "5", "--slower", "1e9")
 GOLDEN = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
 
 
@@ -108,8 +112,10 @@ async def tool(gateway: RunningGateway) -> AsyncIterator[Tool]:
 
 
 @pytest.fixture(autouse=True)
-def read_soon(monkeypatch: pytest.MonkeyPatch, read_once: None) -> None:
+def soon_or_late(monkeypatch: pytest.MonkeyPatch, read_once: None) -> None:
+    """The fleet file is read again soon, and a step waits for its requests however late they come."""
     monkeypatch.setattr(file_watch, "POLL_INTERVAL", 0.02)
+    monkeypatch.setattr(rollout, "EXTENSIONS", 600)
     monkeypatch.setenv("COLUMNS", "200")
 
 
@@ -227,7 +233,7 @@ def calling(arguments: str) -> Script:
     return Script((Call("f", arguments),), "Done.")
 
 
-async def test_the_gate_refuses_what_answers_otherwise_or_later(start: Start) -> None:
+async def test_the_gate_refuses_what_answers_otherwise_or_later(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     both = "engine: {tool_call_parser: hermes}"
     gateway = await start(FLEET.replace(f"{{model: {OLD},", f"{{model: {OLD}, {both},").replace(
         f"{{model: {NEW},", f"{{model: {NEW}, {both},"))  # fmt: skip
@@ -247,7 +253,13 @@ async def test_the_gate_refuses_what_answers_otherwise_or_later(start: Start) ->
     old.always, new.always = said(-0.1), said(-0.5)
     assert await refused(GOLDEN) == "log probability drift"
     old.always = new.always = Fault()
-    new.gap = 0.2
+    stream = Service.stream
+
+    def measured(service: Service, model: str, path: str, body: Json) -> Timing | None:
+        found = stream(service, model, path, body)
+        return found and replace(found, ttft=0.5 if model == NEW else 0.1)
+
+    monkeypatch.setattr(Service, "stream", measured)
     assert await refused(GOLDEN) == "median TTFT"
 
 

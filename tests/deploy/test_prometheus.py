@@ -48,7 +48,8 @@ KEYS: Keys = {
     digest(CRAWLER.encode()): Key("crawler", "crawler"),
 }
 STATIC = 'static_configs: [{targets: ["127.0.0.1:3000"]}]'  # in prometheus.yml, the gateway
-OFTEN, SPAN = "500ms", "5s"  # between scrapes; what stands for every window
+# Between scrapes, which must answer within it; and what stands for every window, in which there must be two of them.
+OFTEN, SPAN = "1s", "30s"
 # What has no data in this test, and why.
 UNSEEN = {
     "alerts.yaml: RoundhouseTaskFailing": "only a defect of the gateway lets one of its tasks fail",
