@@ -253,11 +253,12 @@ async def test_the_gate_refuses_what_answers_otherwise_or_later(start: Start, mo
     old.always, new.always = said(-0.1), said(-0.5)
     assert await refused(GOLDEN) == "log probability drift"
     old.always = new.always = Fault()
-    stream = Service.stream
+    new.gap, stream = 0.2, Service.stream
 
     def measured(service: Service, model: str, path: str, body: Json) -> Timing | None:
         found = stream(service, model, path, body)
-        return found and replace(found, ttft=0.5 if model == NEW else 0.1)
+        assert found and (model == OLD or found.ttft > 0.15)
+        return replace(found, ttft=0.5 if model == NEW else 0.1)  # the old one may have had to wait as well
 
     monkeypatch.setattr(Service, "stream", measured)
     assert await refused(GOLDEN) == "median TTFT"
