@@ -1,12 +1,12 @@
 """The probes as BentoML answers them, over a real server."""
 
 import asyncio
+import socket
 
 import httpx
 import pytest
 import uvicorn
 
-from bench.processes import free_port
 from service.gateway.probes import Probes
 from tests.support.waiting import until
 
@@ -20,9 +20,10 @@ async def test_probes_answer_as_bentoml_s_do() -> None:
     async def stop() -> None:
         heard.append("stop")
 
-    port, ready = free_port(), False
-    server = uvicorn.Server(uvicorn.Config(Probes(lambda: ready, start, stop), port=port, log_config=None))
-    serving = asyncio.create_task(server.serve())
+    ready, listener = False, socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(Probes(lambda: ready, start, stop), log_config=None))
+    serving = asyncio.create_task(server.serve([listener]))
     await until(lambda: server.started)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         for path in ("/livez", "/healthz"):
@@ -45,9 +46,7 @@ async def test_a_start_that_fails_ends_the_server(caplog: pytest.LogCaptureFixtu
     async def fail() -> None:
         raise OSError("no space left")
 
-    server = uvicorn.Server(
-        uvicorn.Config(Probes(lambda: True, fail, fail), port=free_port(), log_config=None, lifespan="on")
-    )
+    server = uvicorn.Server(uvicorn.Config(Probes(lambda: True, fail, fail), port=0, log_config=None, lifespan="on"))
     with pytest.raises(SystemExit):
         await server.serve()
     assert not server.started and "no space left" in caplog.text

@@ -5,7 +5,8 @@ import gc
 import importlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,6 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
-from bench.processes import free_port
 from service.auth import keys_file
 from service.auth.keys import digest
 from service.catalog import catalog
@@ -59,33 +59,36 @@ async def failing_app(scope: Scope, receive: Receive, send: Send) -> None:
     raise AssertionError("the request reached BentoML's middleware")
 
 
-async def test_requests_bypass_bentomls_middleware(gateway: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
-    app, port = bentoml_app(gateway), free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
-    serving = asyncio.create_task(server.serve())
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[int]:
+    """The app on uvicorn's own server; gives its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+    task = asyncio.create_task(server.serve([listener]))
     await until(lambda: server.started)
-    app.middleware_stack = failing_app
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-        assert (await client.get("/v1/models")).status_code == 200
-        assert not caplog.records
-        assert (await client.get("/livez")).status_code == 500
+    yield listener.getsockname()[1]
     server.should_exit = True
-    app.middleware_stack = app.build_middleware_stack()  # for the shutdown
-    await serving
+    await task
+
+
+async def test_requests_bypass_bentomls_middleware(gateway: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    app = bentoml_app(gateway)
+    async with serving(app) as port:
+        app.middleware_stack = failing_app
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            assert (await client.get("/v1/models")).status_code == 200
+            assert not caplog.records
+            assert (await client.get("/livez")).status_code == 500
+        app.middleware_stack = app.build_middleware_stack()  # for the shutdown
     caplog.clear()
 
 
 async def test_the_server_gets_our_connections(gateway: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(bentoml_app(gateway), port=port, log_config=None))
-    serving = asyncio.create_task(server.serve())
-    await until(lambda: server.started)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"hello\r\n\r\n")
-    response = await reader.read()
-    writer.close()
-    server.should_exit = True
-    await serving
+    async with serving(bentoml_app(gateway)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"hello\r\n\r\n")
+        response = await reader.read()
+        writer.close()
     assert b'"invalid_http"' in response and b"\r\nx-request-id: " in response
     assert '"event": "invalid_request"' in capfd.readouterr().out
 

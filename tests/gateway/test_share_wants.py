@@ -13,7 +13,6 @@ from service.engine.state import EngineState
 from service.gateway.share_wants import HOLD_TIME, ShareWants
 from service.relay import entrance
 from tests.conftest import Start
-from tests.fake_engine import Fault
 from tests.support.exchanges import CHAT
 from tests.support.fleets import load
 from tests.support.gateways import RunningGateway
@@ -129,7 +128,7 @@ async def test_what_was_admitted_reaches_an_engine_that_makes_room(start: Start)
         "default_guardrails: {input: [safe]}\n"
     )
     judging = gateway.engines[3]
-    judging.script(Fault(delay=0.3))
+    judging.hold(after=0)
     line = await gateway.connect()
     await line.post(CHAT.path, json.dumps(CHAT.body()).encode(), "connection: close")
     await until(lambda: bool(judging.requests))
@@ -138,6 +137,8 @@ async def test_what_was_admitted_reaches_an_engine_that_makes_room(start: Start)
     gateway.gateway.upstreams.refresh()
     late = await gateway.connect()
     await late.post(CHAT.path, json.dumps(CHAT.body()).encode(), "connection: close")
+    await until(lambda: gateway.queued() == 1)
+    judging.go_on()
     assert (await line.answer()).status == 200
     assert len(gateway.engines[1].requests) == 1  # the second waits
     gateway.show(1, "ready")

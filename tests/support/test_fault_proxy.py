@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fault_proxy import PACE, PASS, FaultProxy, Trouble
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import EARLY, PATIENCE, until
 
 BREAKS = (ConnectionResetError, BrokenPipeError)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -195,11 +195,11 @@ async def test_a_drip_and_a_delay_take_their_time(bench: Bench) -> None:
     bench.proxy.be(Trouble(drip=4))
     began = time.monotonic()
     assert await said(streams, words) == words
-    assert time.monotonic() - began >= (len(words) / 4 - 1) * PACE
+    assert time.monotonic() - began >= (len(words) / 4 - 1) * PACE * EARLY
     bench.proxy.be(Trouble(delay=0.1))
     began = time.monotonic()
     assert await said(streams, words) == words
-    assert time.monotonic() - began >= 0.2, "there and back"
+    assert time.monotonic() - began >= 0.2 * EARLY, "there and back"
 
 
 async def test_without_an_engine_a_connection_breaks(tmp_path: Path) -> None:

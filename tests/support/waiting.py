@@ -10,6 +10,7 @@ from pathlib import Path
 
 PATIENCE = 60.0  # seconds that a test waits for what should come at once: machines are shared
 TEARDOWN = 10.0  # seconds that the end of a test waits for it: after one that has failed it often does not come
+EARLY = 0.9  # of a time of 10 ms or more: after so much of it a timer may end, for uvloop's have steps of 1 ms
 SHARE = 0.05  # of the time that has passed: the pause until the next look, from 2 ms to 50 ms
 
 
