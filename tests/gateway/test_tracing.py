@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from service.observability import tracer
 from service.observability.trace_settings import TraceSettings, read
 from tests.conftest import Start
 from tests.fake_engine import Fault
@@ -197,7 +198,10 @@ async def test_without_traces_engines_get_none(start: Start) -> None:
     assert "traceparent" not in gateway.seen[0].headers and gateway.lines[0]["trace_id"] is None
 
 
-async def test_what_waits_is_sent_at_the_end(tmp_path: Path, collector: Collector) -> None:
+async def test_what_waits_is_sent_at_the_end(
+    tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracer, "CLOSE_TIMEOUT", PATIENCE)
     slow = traces(collector.url, OTEL_BSP_SCHEDULE_DELAY="600000")
     async with running(tmp_path, ONE, traces=slow) as gateway:
         assert (await gateway.post(CHAT.path, CHAT.body())).status_code == 200

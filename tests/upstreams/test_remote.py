@@ -46,7 +46,7 @@ class Watched:
     async def poll(self, after: float = 1.0, recheck: bool = False, limit: float = PATIENCE) -> tuple[str, str | None]:
         """One poll, `after` seconds later, which waits `limit` seconds for an answer; returns condition and reason."""
         self.clock.now += after
-        deadlines = Deadlines(limit, limit, limit, limit)
+        deadlines = Deadlines(PATIENCE, limit, limit, limit)
         with (
             mock.patch.object(remote, "HEALTH_CHECK", deadlines),
             mock.patch.object(remote, "FIRST_TOKEN", deadlines),

@@ -168,7 +168,7 @@ async def test_the_playground_streams_explains_compares_and_stops(browser: "Brow
         assert "pebble-chat-0" in await text_of(page, "#answer-a .figures")
         # Two models on one prompt, of which the one takes until it is stopped.
         await page.locator("#other").fill("pebble-instruct")
-        gateway.engines[1].script(Fault(gap=0.5))
+        gateway.engines[1].hold()
         await page.locator("#prompt").fill("one " * 50)
         await page.locator("#send").click()
         await shows(page, "#answer-b .output", "one")
@@ -176,6 +176,7 @@ async def test_the_playground_streams_explains_compares_and_stops(browser: "Brow
         await page.keyboard.press("Escape")
         await shows(page, "#answer-b .figures", "stopped by you")
         await until(lambda: gateway.engines[1].requests[-1].closed.is_set(), "the end at the engine")
+        gateway.engines[1].go_on()
         # A name that leads nowhere: what the gateway says, before and after it is sent.
         await page.locator("#other").fill("nope")
         await shows(page, "#answer-b .problem", "model_not_found")
