@@ -17,15 +17,9 @@ from service.auth.tenants import Tenant
 from service.errors import ApiError
 from tests.admission.harness import FakeClock
 from tests.support.redis import RedisServer, redis_server
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import until
 
 NOON = 20_000 * DAY + DAY / 2
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody gives Redis up that answers late because the machine stood still."""
-    monkeypatch.setattr(shared_budgets, "TIMEOUT", PATIENCE)
 
 
 @pytest.fixture

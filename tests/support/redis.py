@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
+from service.admission import shared_budgets
 from tests.support.waiting import PATIENCE, accepts
 
 
@@ -43,9 +45,11 @@ class RedisServer:
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[RedisServer]:
+    """The server in `folder`, which nobody gives up that connects from now on: one that answers late stood still."""
     server = RedisServer(folder)
     server.start()
     try:
-        yield server
+        with mock.patch.object(shared_budgets, "TIMEOUT", PATIENCE):
+            yield server
     finally:
         server.kill()
