@@ -33,25 +33,23 @@ RETRY_AFTER = 2.0  # seconds
 RETRY = 0.5  # seconds until corrections that could not be booked are tried again
 MAX_CORRECTIONS = 10_000  # keys whose corrections wait while Redis is away
 Answer = asyncio.Future[tuple[bool, list[float]]]
-# All budgets of one request at once, all of them or none. A key holds what is used of its budget, which becomes less by
-# `rate` per second, and when that was; the clock is that of Redis.
+# All budgets of one request at once, all of them or none, behind what is owed of each. A key holds what is used of its
+# budget, which becomes less by `rate` per second, and when that was; the clock is that of Redis.
 RESERVE = """
 local time = redis.call('TIME')
 local now, granted, used = time[1] + time[2] / 1000000, 1, {}
 for i, key in ipairs(KEYS) do
-  local size, rate, amount = tonumber(ARGV[4 * i - 3]), tonumber(ARGV[4 * i - 2]), tonumber(ARGV[4 * i - 1])
+  local size, rate, amount = tonumber(ARGV[5 * i - 4]), tonumber(ARGV[5 * i - 3]), tonumber(ARGV[5 * i - 2])
   local saved = redis.call('HMGET', key, 'used', 'at')
   local since = math.max(0, now - tonumber(saved[2] or now))
-  used[i] = math.max(0, tonumber(saved[1] or 0) - since * rate)
+  used[i] = math.max(0, tonumber(saved[1] or 0) + tonumber(ARGV[5 * i - 1]) - since * rate)
   if math.min(amount, size) > size - used[i] + TOLERANCE then granted = 0 end
 end
 local answer = {granted}
 for i, key in ipairs(KEYS) do
-  if granted == 1 then
-    used[i] = used[i] + tonumber(ARGV[4 * i - 1])
-    redis.call('HSET', key, 'used', tostring(used[i]), 'at', string.format('%.6f', now))
-    redis.call('EXPIRE', key, ARGV[4 * i])
-  end
+  if granted == 1 then used[i] = used[i] + tonumber(ARGV[5 * i - 2]) end
+  redis.call('HSET', key, 'used', tostring(used[i]), 'at', string.format('%.6f', now))
+  redis.call('EXPIRE', key, ARGV[5 * i])
   answer[i + 1] = tostring(used[i])
 end
 return answer
@@ -145,10 +143,15 @@ class SharedBudgets:
         return found
 
     async def reserve(self, tenant: Tenant, cost: float) -> Reserved:
-        """Charges a request of `cost` tokens to its tenant's budgets. Raises the 429, or 503 while Redis is away."""
+        """Charges a request of `cost` tokens to its tenant's budgets. Raises the 429, or 503 while Redis is away.
+
+        In the same step the tenant's corrections are booked, so that nobody else gets what a request gives back only to
+        be charged anew.
+        """
         budgets = budgets_of(tenant, self._wall())
         amounts = [1 if budget.counts == "requests" else cost for budget in budgets]
-        asked = asyncio.ensure_future(self._ask(budgets, amounts))
+        owed = [self._corrections.pop((budget.key, budget.lasts), 0.0) for budget in budgets]
+        asked = asyncio.ensure_future(self._ask(budgets, amounts, owed))
         try:
             granted, used = await asyncio.shield(asked)
         except asyncio.CancelledError:
@@ -164,10 +167,17 @@ class SharedBudgets:
             raise _over_limit(tenant, budgets, amounts, used, states)
         return Reserved(states, budgets, self._book)
 
-    async def _ask(self, budgets: list[SharedBudget], amounts: list[float]) -> tuple[bool, list[float]]:
-        keys, rows = [budget.key for budget in budgets], zip(budgets, amounts, strict=True)
-        arguments = [value for one, amount in rows for value in (one.limit, one.rate, amount, one.lasts)]
-        granted, *used = await self._reserve(keys=keys, args=arguments)
+    async def _ask(
+        self, budgets: list[SharedBudget], amounts: list[float], owed: list[float]
+    ) -> tuple[bool, list[float]]:
+        keys, rows = [budget.key for budget in budgets], zip(budgets, amounts, owed, strict=True)
+        arguments = [value for one, amount, due in rows for value in (one.limit, one.rate, amount, due, one.lasts)]
+        try:
+            granted, *used = await self._reserve(keys=keys, args=arguments)
+        except (RedisError, OSError, TimeoutError):
+            for budget, due in zip(budgets, owed, strict=True):
+                self._owe(budget, due)
+            raise
         return bool(granted), list(map(float, used))
 
     def _give_back(self, budgets: list[SharedBudget], amounts: list[float], asked: Answer) -> None:
@@ -175,10 +185,6 @@ class SharedBudgets:
         if not asked.cancelled() and not asked.exception() and asked.result()[0]:
             for budget, amount in zip(budgets, amounts, strict=True):
                 self._book(budget, -amount)
-
-    async def book(self) -> None:
-        """Books the corrections that wait, for a request that is charged anew behind them."""
-        await self._write_corrections()
 
     async def watch(self) -> None:
         """For ever: books corrections as they come, and again later those for which Redis was away."""
@@ -195,11 +201,15 @@ class SharedBudgets:
         await self._redis.aclose()
 
     def _book(self, budget: SharedBudget, amount: float) -> None:
-        key, seen = (budget.key, budget.lasts), self._seen.get(budget.tenant, {})
+        seen = self._seen.get(budget.tenant, {})
         if budget.key in seen:
             used, at = seen[budget.key]
             seen[budget.key] = used + amount, at
-        if key in self._corrections or len(self._corrections) < MAX_CORRECTIONS:
+        self._owe(budget, amount)
+
+    def _owe(self, budget: SharedBudget, amount: float) -> None:
+        key = budget.key, budget.lasts
+        if amount and (key in self._corrections or len(self._corrections) < MAX_CORRECTIONS):
             self._corrections[key] += amount
             self._stirred.set()
 

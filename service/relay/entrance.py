@@ -32,8 +32,6 @@ class Entrance:
             before.give_back()
         try:
             if shared and call.tenant.has_budgets:
-                if call.record.fallback:
-                    await shared.book()
                 booking = await shared.reserve(call.tenant, max(1.0, call.cost))
             slot = self._acquire_slot(call, booking)
         except ApiError as error:

@@ -112,6 +112,26 @@ async def test_settlements_and_refunds_come_back_for_all_and_on_their_own_day(re
         assert [state.remaining for state in (await one.reserve(tenant, 50.0)).states] == [9, 950]
 
 
+async def test_what_is_charged_anew_is_not_anybodys_in_between(redis: RedisServer) -> None:
+    """As where another model answers a request: it has the last of a budget, and keeps it."""
+    tenant = Tenant("x", requests_per_day=1, tokens_per_day=1000)
+    async with gateways(redis, 2) as (one, other):
+        reserved = await one.reserve(tenant, 1000.0)
+
+        async def charge_anew() -> Any:
+            reserved.correct(0, 400 - 1000)  # settled by what it took,
+            reserved.correct(-1, -400)  # and given back
+            return await one.reserve(tenant, 1000.0)
+
+        for _ in range(50):
+            reserved, another = await asyncio.gather(charge_anew(), admitted(other, tenant, 1.0))
+            assert not another
+        assert [state.remaining for state in reserved.states] == [0, 0]
+        reserved.correct(-1, -1000)
+        await booked(one)
+        assert [state.remaining for state in (await other.reserve(tenant, 600.0)).states] == [0, 400]
+
+
 async def test_a_minute_refills_as_a_bucket_does(redis: RedisServer) -> None:
     tenant, bucket = Tenant("x", tokens_per_minute=60_000), TokenBucket(60_000, 0.0)
     async with gateways(redis) as (budgets,):
@@ -135,11 +155,12 @@ async def test_while_redis_is_away_it_is_closed_and_recovers_with_what_was_owed(
         reserved = await budgets.reserve(tenant, 400.0)
         redis.kill()
         for _ in range(2):
+            reserved.correct(0, 100)  # booked with the next reservation, or after it
             with pytest.raises(ApiError) as caught:
                 await budgets.reserve(tenant, 1.0)
             assert (caught.value.status, caught.value.code) == (503, "budgets_unavailable")
             assert caught.value.retry_after and str(redis.folder) not in caught.value.message
-        reserved.correct(0, 300)
+        reserved.correct(0, 100)
         await until(lambda: len(budgets.failures) > 3, "corrections that fail")
         redis.start()  # empty: the reservation is lost, what is owed since is not
         await booked(budgets)
