@@ -1,6 +1,5 @@
 """How engines end, and what their clients see: the fake engine must end as vLLM does."""
 
-import asyncio
 import os
 import signal
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import FakeEngine, Fault
+from tests.support.waiting import accepts, until
 from tests.vllm.conftest import MODEL, running
 from tests.vllm.test_contract import BODIES
 from tests.vllm.transcript import RawExchange, Transcript, ask
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.engine
 
 PATH = "/v1/completions"
 SHORT = {"model": MODEL, "prompt": "one two", "max_tokens": 100, "temperature": 0, "ignore_eos": True}
+ONE = SHORT | {"max_tokens": 1}
 LONG = SHORT | {"max_tokens": 1000}
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "one"}], "max_tokens": 4}
 Act = Callable[[], Any]
@@ -32,6 +33,16 @@ async def without_template(socket: Path) -> list[Transcript]:
     return answers
 
 
+async def refuses(socket: Path) -> bool:
+    """Whether a new request is not taken any more."""
+    return (await ask(socket, "POST", PATH, ONE)).status != 200
+
+
+async def aborts(socket: Path) -> bool:
+    """Whether a new request is answered at once, with nothing."""
+    return "abort" in str((await ask(socket, "POST", PATH, ONE)).body)
+
+
 async def drained_then_killed(socket: Path, drain: Act, kill: Act) -> list[Transcript]:
     """Two streams run; the engine starts to drain; one stream ends regularly; then the API server is killed."""
     short = await RawExchange.start(socket, "POST", PATH, SHORT | {"stream": True})
@@ -39,13 +50,13 @@ async def drained_then_killed(socket: Path, drain: Act, kill: Act) -> list[Trans
     await short.wait(b"data: ", 3)
     await long.wait(b"data: ", 3)
     drain()
-    await asyncio.sleep(0.3)
+    await until(lambda: refuses(socket), "the beginning of the drain")
     during = [await ask(socket, "GET", "/health")]
     during += [await ask(socket, "POST", PATH, SHORT | {"stream": stream}) for stream in (False, True)]
     complete = await short.finish()
     kill()
     cut = await long.finish()
-    await asyncio.sleep(1)
+    await until(lambda: not accepts(socket), "the end of the API server")
     return [*during, complete, cut, await ask(socket, "GET", "/health")]
 
 
@@ -55,7 +66,7 @@ async def core_stopped_then_killed(socket: Path, stop: Act, kill: Act) -> list[T
     plain = await RawExchange.start(socket, "POST", PATH, LONG)
     await streamed.wait(b"data: ", 3)
     stop()
-    await asyncio.sleep(0.3)
+    await until(lambda: aborts(socket), "the end of the engine core's work")
     aborted = [
         await ask(socket, "POST", path, body | {"stream": stream})
         for path, body in BODIES.items()
@@ -63,7 +74,7 @@ async def core_stopped_then_killed(socket: Path, stop: Act, kill: Act) -> list[T
     ]
     kill()
     answers = [*aborted, await streamed.finish(), await plain.finish()]
-    await asyncio.sleep(1)
+    await until(lambda: not accepts(socket), "the end of the API server")
     return [*answers, await ask(socket, "GET", "/health")]
 
 
