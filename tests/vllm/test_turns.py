@@ -17,7 +17,7 @@ import pytest
 from bench.skills import request
 from models.pebble.skills import Case, Variant, held_out
 from service.engine.state import EngineState, StateFile, state_path
-from tests.support.services import serving
+from tests.support.services import serving, wait_for
 
 FLEET = """
 shares: {ram: {memory: 2.5GiB}}
@@ -45,9 +45,17 @@ def ask(url: str, case: Case) -> tuple[str, list[str], float]:
             if line.startswith(":"):
                 comments.append(line[1:].strip())
             elif line.startswith("data: {"):
-                for choice in json.loads(line[6:])["choices"]:
+                event = json.loads(line[6:])
+                assert "choices" in event, (event, comments)
+                for choice in event["choices"]:
                     text += (choice["delta"].get("content") or "") if "delta" in choice else choice["text"]
     return text, comments, time.monotonic()
+
+
+def arrived(url: str) -> int:
+    """How many requests the gateway has admitted to a queue or to an engine."""
+    page = httpx.get(f"{url}/metrics", timeout=LIMIT).text
+    return int(sum(map(float, re.findall(r"^roundhouse_requests_arrived_total\{.*\} (\S+)$", page, re.MULTILINE))))
 
 
 def kill_while_loading(run_dir: Path) -> None:
@@ -81,7 +89,7 @@ def test_three_models_in_room_for_one(tmp_path: Path) -> None:
             for variant in ASKED:
                 asked.append(next(cases[variant]))
                 answers.append(pool.submit(ask, service.url, asked[-1]))
-                time.sleep(0.3)  # they arrive in this order
+                wait_for(lambda: arrived(service.url) == len(asked), LIMIT, "the arrival of a request before the next")
             found = [answer.result() for answer in answers]
             killing.result()
         log = service.log.read_text()
