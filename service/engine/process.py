@@ -34,7 +34,7 @@ REQUEST_ERROR = re.compile(r"VLLMValidationError|cannot schedule new futures")
 class EngineProcess:
     """A started engine. `on_line` is called with each line of its log, without vLLM's prefix, and `on_failure` where
     that fails: the log is read on all the same, or the engine would block on writing. `on_raw` is called with each line
-    as vLLM wrote it.
+    as vLLM wrote it, and whether it was asked to end by then.
 
     `pid` resolves to the API server's pid, and `session` is that of all its processes from then on. `ended` resolves to
     the exit status (negative: killed by that signal) when the engine and all its children are gone and the log has been
@@ -44,7 +44,7 @@ class EngineProcess:
 
     def __init__(
         self, on_line: Callable[[str], None], on_failure: OnFailure = lambda *_: None,
-        on_raw: Callable[[str], None] | None = None,
+        on_raw: Callable[[str, bool], None] | None = None,
     ) -> None:  # fmt: skip
         self._on_line, self._on_failure, self._on_raw = on_line, on_failure, on_raw
         self._control = -1
@@ -168,7 +168,7 @@ class EngineProcess:
     def _add_line(self, raw: bytes) -> None:
         text = raw.decode(errors="replace").rstrip()
         if self._on_raw and text:
-            self._on_raw(text)
+            self._on_raw(text, self._terminated)
         line = PREFIX.sub("", text)
         if line:
             self.tail.append(line)

@@ -49,9 +49,9 @@ while True:
 class StartedProcess:
     """A started process and the lines of its log."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_raw: Callable[[str, bool], None] | None) -> None:
         self.lines: list[str] = []
-        self.process = EngineProcess(self.lines.append)
+        self.process = EngineProcess(self.lines.append, on_raw=on_raw)
 
     async def status(self) -> int:
         async with asyncio.timeout(patience()):
@@ -72,8 +72,10 @@ async def start() -> AsyncIterator[Start]:
     """Starts commands; kills what still runs afterwards."""
     runs: list[StartedProcess] = []
 
-    async def start(*argv: str, environment: dict[str, str] = ENVIRON) -> StartedProcess:
-        runs.append(StartedProcess())
+    async def start(
+        *argv: str, environment: dict[str, str] = ENVIRON, on_raw: Callable[[str, bool], None] | None = None
+    ) -> StartedProcess:
+        runs.append(StartedProcess(on_raw))
         await runs[-1].process.start(list(argv), environment)
         return runs[-1]
 
@@ -131,6 +133,16 @@ async def test_a_program_that_cannot_be_started(name: str, start: Start, tmp_pat
     started = await start(str(tmp_path / name))
     assert await started.status() == 127
     assert str(tmp_path / name) in started.process.cause()
+
+
+async def test_lines_tell_whether_they_came_before_the_end_was_asked_for(start: Start) -> None:
+    raw: list[tuple[str, bool]] = []
+    started = await start(sys.executable, "-c", ENGINE, on_raw=lambda *line: raw.append(line))
+    await started.pids()
+    started.process.terminate()
+    assert await started.status() == 0
+    assert ("the worker runs", False) in raw
+    assert raw[-2:] == [("draining", True), ("drained", True)]
 
 
 async def test_the_cpu_time_of_all_its_processes_is_counted(start: Start) -> None:
