@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,11 @@ async def test_engines_that_restart_one_after_the_other_fail_no_request(living: 
         pytest.skip("BentoML starts no process again in a container")
 
     def process_of(name: str) -> psutil.Process | None:
-        children = psutil.Process(living.process.pid).children()
-        return next((one for one in children if name in one.cmdline()), None)
+        for one in psutil.Process(living.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # or a zombie, which has no command line any more
+                if name in one.cmdline():
+                    return one
+        return None
 
     async with Clients(port_of(living), "pebble-chat").asking() as clients:
         for number in range(2):
@@ -304,19 +308,29 @@ def test_the_same_conversation_goes_to_the_same_replica_everywhere(pair: list[Pr
     assert len(set(chosen)) == 2
 
 
+def takers(service: Service, pids: list[int]) -> Counter[int]:
+    """Which of its processes took how many of 64 connections that came at once."""
+    with contextlib.ExitStack() as stack:
+        lines = [http.client.HTTPConnection("127.0.0.1", port_of(service), timeout=PATIENCE) for _ in range(64)]
+        for line in lines:
+            stack.callback(line.close)
+            line.request("GET", "/livez")
+        for line in lines:
+            line.getresponse().read()
+        return Counter(taken_by(line, pids) for line in lines)
+
+
 def test_clients_are_spread_over_the_processes_of_a_service(shared: list[Service]) -> None:
-    """They take connections from one queue, whoever is free: none has more than three quarters."""
+    """They take connections from one queue, whoever is free: in the long run none has more than three quarters."""
+
+    def are_spread(service: Service, pids: list[int], taken: Counter[int]) -> bool:
+        taken += takers(service, pids)
+        return min(taken[pid] for pid in pids) >= taken.total() / len(pids) / 2
+
     for service in shared:
-        with contextlib.ExitStack() as stack:
-            lines = [http.client.HTTPConnection("127.0.0.1", port_of(service), timeout=PATIENCE) for _ in range(64)]
-            for line in lines:
-                stack.callback(line.close)
-                line.request("GET", "/livez")
-            for line in lines:
-                line.getresponse().read()
-            pids = list(gateway_registry.registered(service.run_dir))
-            taken = Counter(taken_by(line, pids) for line in lines)
-            assert min(taken[pid] for pid in pids) >= len(lines) / len(pids) / 2, taken
+        pids, taken = list(gateway_registry.registered(service.run_dir)), Counter[int]()
+        # More of them, where a busy machine has kept one of the processes off while the first came.
+        wait_for(partial(are_spread, service, pids, taken), PATIENCE, f"connections for each of {pids}")
 
 
 def test_each_process_grants_its_part_of_a_tenant_s_budget(pair: list[Process]) -> None:
