@@ -20,18 +20,28 @@ def running(function: str) -> list["asyncio.Task[Any]"]:
 
 def names(task: "asyncio.Task[Any]") -> list[str]:
     """The qualified names of the coroutine functions that a task is in, outermost first."""
-    found: list[str] = []
+    return [coroutine.__qualname__ for coroutine in coroutines(task)]
+
+
+def coroutines(task: "asyncio.Task[Any]") -> list[Any]:
+    """The coroutines that a task is in, outermost first."""
+    found: list[Any] = []
     current: Any = task.get_coro()
     while current is not None and hasattr(current, "cr_await"):
-        found.append(current.__qualname__)
+        found.append(current)
         current = current.cr_await
     return found
 
 
 def kill(task: "asyncio.Task[Any]") -> None:
     """Lets the task raise KilledError from what it awaits: the outermost future or task in the chain of awaits."""
-    waiter = awaited(task)
-    assert waiter is not None, f"{task} does not wait"
+    waiter: Any = task._fut_waiter  # type: ignore[attr-defined]
+    if isinstance(waiter, asyncio.Task):
+        kill(waiter)
+        return
+    assert awaited(task), f"{task} does not wait"
+    if timer := coroutines(task)[-1].cr_frame.f_locals.get("h"):  # that of asyncio.sleep, which may be due by now
+        timer.cancel()
     waiter.set_exception(KilledError("killed by a test"))
 
 

@@ -1,8 +1,11 @@
 """What tests know of tasks that run in the background."""
 
 import asyncio
+import time
 
-from tests.support.background import awaited
+import pytest
+
+from tests.support.background import KilledError, awaited, kill
 
 
 async def test_a_task_that_is_about_to_go_on_waits_for_nothing() -> None:
@@ -14,3 +17,13 @@ async def test_a_task_that_is_about_to_go_on_waits_for_nothing() -> None:
     event.set()
     assert awaited(outer) is None
     await outer
+
+
+async def test_a_sleep_that_is_due_can_be_killed(caplog: pytest.LogCaptureFixture) -> None:
+    task = asyncio.create_task(asyncio.sleep(0.01))
+    await asyncio.sleep(0)
+    time.sleep(0.02)  # noqa: ASYNC251  the loop learns only now that it is
+    kill(task)
+    with pytest.raises(KilledError):
+        await task
+    assert not caplog.records
