@@ -476,7 +476,8 @@ A fallback answers where the model that a request was resolved to cannot. The re
 
 | reason | the model |
 |---|---|
-| `unavailable` | has no replica that can be used: all have failed, are starting or cannot be reached |
+| `unavailable` | has no replica that can be used: all have failed, are starting or cannot be reached; \
+or its engine has failed at this request before any of an answer, and so has the one that it was tried again at |
 | `queue_full` | has a full queue, or one in which the request would wait, or has waited, longer than it may |
 | `activation_timeout` | was scaled to zero, and has not started within `timeouts: {{activation: …}}` |
 
