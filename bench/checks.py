@@ -122,14 +122,14 @@ async def main() -> None:
             return parse_body(ChatRequest, raw)
 
         async def checked(raw: bytes = raw) -> object:
-            request, payload, _ = parse_body(ChatRequest, raw)
-            job = constraints_of(request, payload)
+            found = parse_body(ChatRequest, raw)
+            job = constraints_of(found.request, found.body)
             return await checks.check("bench", "schema", MOST + job) if job else None
 
         without, having = await microseconds(parsed), await microseconds(checked)
         print(f"{name:18} {without:7.1f} µs to parse, {having - without:+7.1f} µs where remembered", end="")
-        request, payload, _ = parse_body(ChatRequest, raw)
-        if job := constraints_of(request, payload):
+        found = parse_body(ChatRequest, raw)
+        if job := constraints_of(found.request, found.body):
             new = [MOST + job.replace(b"field_7", b"field_%d" % number) for number in range(NEW)]
             print(f", {await milliseconds(checks, 'schema', new):7.1f} ms where new", end="")
         print()

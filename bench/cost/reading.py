@@ -16,7 +16,6 @@ from typing import Any
 from bench.affinity.prices import price
 from bench.serve import machine
 from service.errors import ApiError
-from service.protocol.adaptations import adapt
 from service.protocol.generation import PATHS, Endpoint
 from service.protocol.parse_body import parse_body, with_fields
 from service.routing.prefix_key import key
@@ -97,7 +96,7 @@ def taken(body: bytes, endpoint: Endpoint = CHAT) -> None:
     except ApiError:
         return
     assert endpoint.requirements(request).code is False
-    adapt(request, body, reasons=True)
+    endpoint.adapt(request, body, True)
     key(request, "tenant")
     with_fields(body, {"model": "another"})
 

@@ -5,14 +5,12 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from service.protocol.anthropic import MessagesRequest
 from service.protocol.parse_body import MEMBERS
 from service.protocol.parts import NOTHING
-from service.protocol.requests import Body, ChatRequest, CompletionRequest, ResponsesRequest
+from service.protocol.requests import Body
 
 FORMATS = ("response_format", "structured_outputs", "text", "output_config", "output_format")
 TOOLS = ("tools", "tool_choice")
-KINDS = (ChatRequest, CompletionRequest, ResponsesRequest, MessagesRequest)
 
 
 def constraints_of(request: Body, payload: bytes) -> bytes:
@@ -20,7 +18,7 @@ def constraints_of(request: Body, payload: bytes) -> bytes:
 
     Engines compile the tools that the model has to call and those that are strict, so others are left out.
     """
-    if not isinstance(request, KINDS):
+    if not request.format_fields:
         return b""
     names = TOOLS if getattr(request, "tools", None) and _may_compile_tools(request) else ()
     if not names and not _has_format(request):
@@ -30,8 +28,8 @@ def constraints_of(request: Body, payload: bytes) -> bytes:
 
 
 def _has_format(request: Body) -> bool:
-    for name in FORMATS:  # noqa: SIM110  twice as fast as any(), for every request
-        if getattr(request, name, None) is not None:
+    for name in request.format_fields:  # noqa: SIM110  twice as fast as any(), for every request
+        if getattr(request, name) is not None:
             return True
     return False
 

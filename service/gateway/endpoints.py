@@ -16,7 +16,7 @@ from service.gateway.metric_pages import MetricPages
 from service.gateway.middleware import is_anthropic
 from service.gateway.model_list import Row, anthropic_list, anthropic_model, model_rows, rows_of
 from service.gateway.openapi import describe
-from service.gateway.request_body import read_json_body
+from service.gateway.request_body import BodyLimits, read_json_body
 from service.gateway.stored_responses import StoredResponseEndpoints
 from service.gateway.usage import UsageEndpoint
 from service.gateway.versions import Versions
@@ -45,7 +45,7 @@ class Endpoints:
         stored: StoredResponses, admission: Admission,
     ) -> None:  # fmt: skip
         self._fleet, self._upstreams, self._relay, self._versions = fleet, upstreams, relay, versions
-        self._metric_pages, self._is_ready, self._settings = metric_pages, is_ready, settings
+        self._metric_pages, self._is_ready, self._body_limits = metric_pages, is_ready, BodyLimits.of(settings)
         self._stored = StoredResponseEndpoints(fleet, stored)
         self._description: bytes | None = None  # as of `describe`, made when somebody first asks for it
         self._usage = UsageEndpoint(fleet, settings.usage_dir)
@@ -106,7 +106,7 @@ class Endpoints:
 
     def _generation(self, endpoint: Endpoint) -> EndpointFunction:
         async def endpoint_function(scope: Scope, receive: Receive, send: Send) -> None:
-            body = await read_json_body(scope, receive, self._settings)
+            body = await read_json_body(scope, receive, self._body_limits)
             record, headers, key = scope["record"], scope["headers"], scope["key"]
             await self._relay.answer(endpoint, body, headers, record, receive, send, extension_of(scope), key)
 
@@ -133,7 +133,7 @@ class Endpoints:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Resolves a request without running it. The body is the request's own, with its `endpoint` path added."""
-        body = await read_json_body(scope, receive, self._settings)
+        body = await read_json_body(scope, receive, self._body_limits)
         try:
             fields = json.loads(body)
             check_names(body)
@@ -147,7 +147,8 @@ class Endpoints:
         replaced = ROUTE_ALTERNATIVES.get(endpoint.path, frozenset()) & fields.keys()
         body = json.dumps({**({} if replaced else ROUTE_DEFAULTS[endpoint.path]), **fields}).encode()
         preparation = self._relay.preparation
-        request, _, ignored = preparation.parse(endpoint, body)
+        parsed = preparation.parse(endpoint, body)
+        request, ignored = parsed.request, parsed.ignored
         options, requirements = parse_headers(scope["headers"]), endpoint.requirements(request)
         caller = caller_of(scope["key"], options.tenant, self._fleet.tenants)
         key = preparation.key(request, caller.tenant.id, options)
@@ -170,7 +171,7 @@ class Endpoints:
         await respond_json(send, route)
 
     async def _moderate(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json_body(scope, receive, self._settings)
+        body = await read_json_body(scope, receive, self._body_limits)
         with CancelOnDisconnect(receive, extension_of(scope)):
             answer = await self._relay.moderations.answer(body, scope["headers"], scope["record"], scope["key"])
         await respond_json(send, answer)

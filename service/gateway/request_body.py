@@ -2,17 +2,30 @@
 
 from collections.abc import Awaitable
 
+from msgspec import Struct
+
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
 from service.server.asgi import Receive, Scope, headers_by_name, read_body
 
 
-def read_json_body(scope: Scope, receive: Receive, settings: Settings) -> Awaitable[bytes]:
+class BodyLimits(Struct, frozen=True):
+    """The most bytes of a body, and in how many seconds each part of it and all of it must arrive."""
+
+    size: int
+    timeout: float
+    total_timeout: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> "BodyLimits":
+        """Those of the settings, of which each access costs as much as three of these."""
+        return cls(settings.max_body_bytes, settings.body_timeout, settings.body_total_timeout)
+
+
+def read_json_body(scope: Scope, receive: Receive, limits: BodyLimits) -> Awaitable[bytes]:
     """The body's bytes, not parsed. Raises ApiError (408, 413, 415), if possible before anything of it is read."""
-    check_body_headers(headers_by_name(scope), settings.max_body_bytes)
-    return read_body(
-        scope, receive, settings.max_body_bytes, settings.body_timeout, settings.body_total_timeout
-    )  # fmt: skip
+    check_body_headers(headers_by_name(scope), limits.size)
+    return read_body(scope, receive, limits.size, limits.timeout, limits.total_timeout)
 
 
 def check_body_headers(headers: dict[bytes, bytes], max_bytes: int) -> None:
@@ -24,7 +37,8 @@ def check_body_headers(headers: dict[bytes, bytes], max_bytes: int) -> None:
     if content_type != b"application/json" and content_type.split(b";")[0].strip().lower() != b"application/json":
         text = "Send the body as JSON, with the header 'Content-Type: application/json'."
         raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+    encoding = headers.get(b"content-encoding")
+    if encoding is not None and encoding.lower() != b"identity":
         text = "Send the body uncompressed, without 'Content-Encoding'."
         raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
     length = headers.get(b"content-length", b"0").strip()

@@ -48,21 +48,19 @@ class Adapted(NamedTuple):
 UNCHANGED = Adapted({})
 
 
-def adapt(request: Body, body: bytes, reasons: bool) -> Adapted:
-    """The changes to the `body` of a request; `reasons` says whether the engine separates reasoning from its output.
-
-    Raises the 400 for an item that refers to a stored one.
-    """
-    if isinstance(request, CountRequest):
-        return _messages(request, Members(body), reasons)
-    if isinstance(request, ResponsesRequest):
-        return _responses(request, Members(body))
-    if isinstance(request, RerankRequest):
-        return Adapted(engine_documents(request))
+def unchanged(request: Body, body: bytes, reasons: bool) -> Adapted:
+    """No changes: engines take such bodies as they are."""
     return UNCHANGED
 
 
-def _messages(request: CountRequest, members: Members, reasons: bool) -> Adapted:
+def adapt_ranking(request: RerankRequest, body: bytes, reasons: bool) -> Adapted:
+    """Documents that are objects become texts."""
+    return Adapted(engine_documents(request))
+
+
+def adapt_messages(request: CountRequest, body: bytes, reasons: bool) -> Adapted:
+    """The changes to the `body` of a request; `reasons` says whether the engine separates reasoning from its output."""
+    members = Members(body)
     fields: dict[str, Any] = {}
     ignored: list[str] = []
     if request.thinking and request.thinking.type != "disabled" and not reasons:
@@ -85,7 +83,9 @@ def _messages(request: CountRequest, members: Members, reasons: bool) -> Adapted
     return Adapted(fields, tuple(ignored))
 
 
-def _responses(request: ResponsesRequest, members: Members) -> Adapted:
+def adapt_responses(request: ResponsesRequest, body: bytes, reasons: bool) -> Adapted:
+    """The changes to the `body` of a request; raises the 400 for an item that refers to a stored one."""
+    members = Members(body)
     # An engine that stores responses, by its own environment, would keep them for ever and for everybody.
     fields: dict[str, Any] = {} if request.store is False else {"store": False}
     ignored: list[str] = []

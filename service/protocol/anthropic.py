@@ -4,9 +4,11 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
+from service.catalog.model import Chat, Infill, Model
 from service.protocol.parts import Block
-from service.protocol.requests import Body, CacheSalt, Fraction, OpaqueObject, Stop, TokenCount, Tool, Typed
+from service.protocol.requests import Body, CacheSalt, Fraction, OpaqueObject, Stop, TokenCount, Typed
 from service.protocol.template_arguments import TemplateArguments
+from service.protocol.tools import Tool
 
 
 class AnthropicMessage(Struct, gc=False):
@@ -20,6 +22,7 @@ class CountRequest(Body, kw_only=True):
     """`POST /v1/messages/count_tokens`."""
 
     anthropic: ClassVar[bool] = True
+    generates: ClassVar[bool] = False
     messages: Annotated[list[AnthropicMessage], Meta(min_length=1)]
     system: str | list[Block] | None = None
     tools: list[Tool] | None = None
@@ -28,10 +31,14 @@ class CountRequest(Body, kw_only=True):
     output_config: OpaqueObject | None = None
     chat_template_kwargs: TemplateArguments | None = None
 
+    def count_sequences(self) -> int:
+        return 0
+
 
 class MessagesRequest(CountRequest, kw_only=True):
     """`POST /v1/messages`."""
 
+    generates: ClassVar[bool] = True
     max_tokens: TokenCount
     stop_sequences: list[Stop] | None = None
     temperature: Fraction | None = None
@@ -41,3 +48,10 @@ class MessagesRequest(CountRequest, kw_only=True):
     output_format: OpaqueObject | None = None
 
     output_limit_fields: ClassVar[tuple[str, ...]] = ("max_tokens",)
+    format_fields: ClassVar[tuple[str, ...]] = ("output_config", "output_format")
+
+    def count_sequences(self) -> int:
+        return 1
+
+    def stops_of(self, model: Model) -> Chat | Infill | None:
+        return model.chat

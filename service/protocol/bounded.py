@@ -14,7 +14,6 @@ from service.protocol.parts import Block, Part
 from service.protocol.requests import (
     Body,
     ChatRequest,
-    ChatTool,
     CompletionRequest,
     Item,
     Message,
@@ -23,9 +22,9 @@ from service.protocol.requests import (
     Stop,
     Text,
     TokenId,
-    Tool,
 )
 from service.protocol.tokenization import TokenizeRequest
+from service.protocol.tools import ChatTool, Tool
 
 REQUIRED = ("messages", "input")  # where a body has them, but for the messages of /tokenize, where a prompt will do
 Role = Annotated[str, Meta(min_length=1, max_length=64)]  # templates decide what it may be

@@ -4,8 +4,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from msgspec import Struct
+
+from service.protocol.adaptations import Adapted, adapt_messages, adapt_ranking, adapt_responses, unchanged
 from service.protocol.anthropic import CountRequest, MessagesRequest
 from service.protocol.images import find_images
 from service.protocol.moderations import ModerationRequest
@@ -34,7 +37,7 @@ CODE_LINE = r"[^\S\n]*+(?:def |class |import |from \w+ import |#include|function
 FIRST_CODE_LINE, LATER_CODE_LINE = re.compile(CODE_LINE), re.compile("\n" + CODE_LINE)
 
 
-class Requirements(NamedTuple):
+class Requirements(Struct, frozen=True):
     """What a request requires of a model: its kind, and what `auto` decides by.
 
     `turns` counts user messages, `contents` are the contents of all messages, or the prompt. `vision` says whether
@@ -58,14 +61,16 @@ class Endpoint:
     """One generation endpoint. `requirements` derives from a body what resolving its model takes, or raises the 400 for
     a part of a message that no engine may get.
 
-    Where it never `streams`, a body's `stream` is ignored. `aliases` are other paths of the same; engines are asked by
-    `path`.
+    `adapt` has what is changed in a body, of which it gets the struct and the bytes, for an engine that separates
+    reasoning from its output or does not. Where it never `streams`, a body's `stream` is ignored. `aliases` are other
+    paths of the same; engines are asked by `path`.
     """
 
     path: str
     body: type[Body]
     dialect: Dialect
     requirements: Callable[[Any], Requirements]
+    adapt: Callable[[Any, bytes, bool], Adapted] = unchanged
     streams: bool = True
     aliases: tuple[str, ...] = ()
 
@@ -133,11 +138,19 @@ def _contains_code(content: Any) -> bool:
 GENERATION = (
     Endpoint("/v1/chat/completions", ChatRequest, "openai", _chat),
     Endpoint("/v1/completions", CompletionRequest, "openai", _completion),
-    Endpoint("/v1/responses", ResponsesRequest, "responses", _responses),
-    Endpoint("/v1/messages", MessagesRequest, "messages", _messages),
-    Endpoint("/v1/messages/count_tokens", CountRequest, "messages", _messages, streams=False),
+    Endpoint("/v1/responses", ResponsesRequest, "responses", _responses, adapt_responses),
+    Endpoint("/v1/messages", MessagesRequest, "messages", _messages, adapt_messages),
+    Endpoint("/v1/messages/count_tokens", CountRequest, "messages", _messages, adapt_messages, streams=False),
     Endpoint("/v1/embeddings", EmbeddingsRequest, "openai", _embeddings, streams=False),
-    Endpoint("/rerank", RerankRequest, "openai", _scores, streams=False, aliases=("/v1/rerank", "/v2/rerank")),
+    Endpoint(
+        "/rerank",
+        RerankRequest,
+        "openai",
+        _scores,
+        adapt_ranking,
+        streams=False,
+        aliases=("/v1/rerank", "/v2/rerank"),
+    ),
     Endpoint("/score", ScoreRequest, "openai", _scores, streams=False, aliases=("/v1/score",)),
     Endpoint("/tokenize", TokenizeRequest, "openai", _tokenize, streams=False),
     Endpoint("/detokenize", DetokenizeRequest, "openai", _detokenize, streams=False),

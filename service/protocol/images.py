@@ -81,6 +81,8 @@ def check_images(images: Sequence[Image], bounds: ImageBounds) -> list[bytes]:
 
 def prompt_estimate(body_bytes: float, bytes_per_token: int, images: Sequence[Image]) -> float:
     """The estimated tokens of a prompt. The data of an image is in the body, and says little of its tokens."""
+    if not images:
+        return body_bytes / bytes_per_token
     return (body_bytes - sum(len(image.data) for image in images)) / bytes_per_token + TOKENS * len(images)
 
 

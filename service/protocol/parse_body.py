@@ -47,7 +47,7 @@ class FieldPolicy(NamedTuple):
         )
 
 
-class Parsed(NamedTuple):
+class Parsed(msgspec.Struct, frozen=True):
     """A request, its body without the fields that were ignored, and the names of these."""
 
     request: Body
@@ -122,7 +122,10 @@ def engine_body(body: bytes, request: Body, rewritten: dict[str, Any], streams: 
     to OpenAI and Anthropic null means absent and to vLLM not always; so is what identifies a person, and `stream` where
     the endpoint has none.
     """
-    dropped = {name for name in request.private_fields if getattr(request, name) is not None}
+    dropped = set()
+    for name in request.private_fields:
+        if getattr(request, name) is not None:
+            dropped.add(name)
     if request.stream is not None and not streams:
         dropped.add("stream")
     opened = rewritten and {name for name, value in rewritten.items() if _may_be_set(request, body, name, value)}

@@ -5,22 +5,24 @@ What a struct does not describe within a message, part or tool passes untouched,
 `rewrites` replaces it or it is private, as `user`.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Raw, Struct
 
 from service.catalog.infill import Order
+from service.catalog.model import Chat, Infill, Model
 from service.fleet.request_bounds import RequestBounds
 from service.protocol import validation_errors
 from service.protocol.parts import NOTHING, Part
+from service.protocol.prompts import count_prompts, require_one_kind
 from service.protocol.template_arguments import TemplateArguments
+from service.protocol.tools import ChatTool, Tool
 
 TokenCount = Annotated[int, Meta(ge=1, le=2**31)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
-ToolName = Annotated[str, Meta(max_length=128)]
 CacheSalt = Annotated[str, Meta(min_length=1, max_length=256)]
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Meta(min_length=1)]
@@ -30,30 +32,6 @@ Stop = Text
 
 class OpaqueObject(Struct, gc=False):
     """A JSON object that is forwarded unread; no Python objects are made of its contents."""
-
-
-class Tool(Struct, gc=False):
-    """A tool, or a choice of one; what tells tools of clients from tools of servers, and strict ones, is read."""
-
-    type: str | None = None
-    name: ToolName | None = None
-    strict: Raw = NOTHING
-    tools: Raw = NOTHING
-
-
-class Function(Struct, gc=False):
-    """The function of a tool of chat completions."""
-
-    name: ToolName | None = None
-    strict: Raw = NOTHING
-
-
-class ChatTool(Struct, gc=False):
-    """A tool of chat completions; only what tells whether engines compile its schema is read."""
-
-    function: Function | None = None
-    strict: Raw = NOTHING
-    tools: Raw = NOTHING
 
 
 class Typed(Struct, gc=False):
@@ -81,7 +59,7 @@ class Body(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
 
     `output_limit_fields` limit the output tokens, in order of precedence. `anthropic` says whose words an error has.
     `prompt_field` holds the prompt, which an error calls `prompt_name`; `private_fields` are about the person at the
-    client: accepted, and not passed on. `bounds` is how much one may ask for.
+    client. Engines compile `format_fields`, and write text if it `generates`. `bounds` is how much one may ask for.
     """
 
     bounds: ClassVar[RequestBounds] = RequestBounds()
@@ -89,6 +67,8 @@ class Body(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
     prompt_name: ClassVar[str] = "The prompt"
     private_fields: ClassVar[tuple[str, ...]] = ()
     output_limit_fields: ClassVar[tuple[str, ...]] = ()
+    format_fields: ClassVar[tuple[str, ...]] = ()
+    generates: ClassVar[bool] = True
     anthropic: ClassVar[bool] = False
     model: ModelName
     stream: bool | None = None
@@ -100,8 +80,23 @@ class Body(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
 
     def output_limit(self) -> int | None:
         """The maximum number of output tokens, if the client set one."""
-        found: list[int] = [limit for name in self.output_limit_fields if (limit := getattr(self, name))]
-        return found[0] if found else None
+        for name in self.output_limit_fields:
+            limit: int | None = getattr(self, name)
+            if limit:
+                return limit
+        return None
+
+    def count_sequences(self) -> int:
+        """How many sequences an engine runs for it; 0 if it only counts tokens."""
+        return 1
+
+    def prompt_bytes(self, size: int) -> int:
+        """The bytes that an engine reads for it, where the whole body has `size`."""
+        return size
+
+    def stops_of(self, model: Model) -> Chat | Infill | None:
+        """The format of the catalogue whose stop conditions end its output; None if it has none of these."""
+        return None
 
 
 class Decoding(Body):
@@ -154,6 +149,10 @@ class Sampling(Decoding):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     output_limit_fields: ClassVar[tuple[str, ...]] = ("max_tokens",)
+    format_fields: ClassVar[tuple[str, ...]] = ("response_format", "structured_outputs")
+
+    def count_sequences(self) -> int:
+        return self.n or 1
 
     def __post_init__(self) -> None:
         if self.stream_options and not self.stream:
@@ -182,6 +181,9 @@ class ChatRequest(Sampling, kw_only=True):
 
     output_limit_fields: ClassVar[tuple[str, ...]] = ("max_completion_tokens", "max_tokens")
 
+    def stops_of(self, model: Model) -> Chat | Infill | None:
+        return model.chat
+
     def __post_init__(self) -> None:
         Sampling.__post_init__(self)
         both = self.max_tokens is not None and self.max_completion_tokens is not None
@@ -200,11 +202,16 @@ class CompletionRequest(Sampling, kw_only=True):
     logprobs: int | None = None
     best_of: Literal[1] | None = None
 
+    def count_sequences(self) -> int:
+        return count_prompts(self.prompt) * (self.n or 1)
+
+    def stops_of(self, model: Model) -> Chat | Infill | None:
+        return None if self.suffix is None else model.infill
+
     def __post_init__(self) -> None:
         Sampling.__post_init__(self)
-        _require_one_kind("prompt", self.prompt, min(self.bounds.prompts, self.bounds.sequences))
-        prompts = 1 if isinstance(self.prompt, str) or isinstance(self.prompt[0], int) else len(self.prompt)
-        if prompts * (self.n or 1) > self.bounds.sequences:
+        require_one_kind("prompt", self.prompt, min(self.bounds.prompts, self.bounds.sequences))
+        if self.count_sequences() > self.bounds.sequences:
             text = f"it should be at most {self.bounds.sequences} divided by the number of prompts"
             raise validation_errors.invalid_value("n", text)
         if self.suffix is not None and not isinstance(self.prompt, str):
@@ -254,6 +261,10 @@ class ResponsesRequest(Decoding, kw_only=True):
     conversation: None = None
 
     output_limit_fields: ClassVar[tuple[str, ...]] = ("max_output_tokens",)
+    format_fields: ClassVar[tuple[str, ...]] = ("structured_outputs", "text")
+
+    def stops_of(self, model: Model) -> Chat | Infill | None:
+        return model.chat
 
     def __post_init__(self) -> None:
         if self.background and self.store is False:
@@ -269,6 +280,7 @@ class EmbeddingsRequest(Body, kw_only=True):
 
     prompt_field: ClassVar[str] = "input"
     private_fields: ClassVar[tuple[str, ...]] = ("user",)
+    generates: ClassVar[bool] = False
     input: Text | Annotated[list[TokenId | Text | TokenIds], Meta(min_length=1)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: TokenCount | None = None
@@ -279,22 +291,10 @@ class EmbeddingsRequest(Body, kw_only=True):
     cache_salt: CacheSalt | None = None
     user: str | None = None
 
+    def count_sequences(self) -> int:
+        return count_prompts(self.input)
+
     def __post_init__(self) -> None:
-        _require_false("stream", self.stream)
-        _require_one_kind("input", self.input, min(self.bounds.inputs, self.bounds.sequences))
-
-
-def _require_false(name: str, value: bool | None) -> None:
-    if value:
-        raise validation_errors.invalid_value(name, "it should be false")
-
-
-def _require_one_kind(name: str, value: str | list[Any], max_items: int) -> None:
-    """Requires a list to be of texts only, of prompts of token ids only, or the token ids of one prompt."""
-    if isinstance(value, str):
-        return
-    kinds = set(map(type, value))
-    if len(kinds) > 1:
-        raise validation_errors.invalid_value(name, "it should be texts only, or token ids only")
-    if int not in kinds and len(value) > max_items:
-        raise validation_errors.invalid_value(name, f"it should be a list of at most {max_items} items")
+        if self.stream:
+            raise validation_errors.invalid_value("stream", "it should be false")
+        require_one_kind("input", self.input, min(self.bounds.inputs, self.bounds.sequences))

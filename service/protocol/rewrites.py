@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.catalog.infill import infill, orders
-from service.catalog.model import Chat, Infill, Model
+from service.catalog.model import Model
 from service.errors import ApiError, ErrorCode
 from service.protocol import validation_errors
 from service.protocol.anthropic import MessagesRequest
-from service.protocol.requests import Body, ChatRequest, CompletionRequest, Decoding, ResponsesRequest
+from service.protocol.requests import Body, CompletionRequest, Decoding
 from service.protocol.streams import Dialect
 
 # The field of each dialect for stop strings.
 STOP_FIELDS: dict[Dialect, str] = {"openai": "stop", "responses": "stop", "messages": "stop_sequences"}
-
-CHAT_BODIES = (ChatRequest, MessagesRequest, ResponsesRequest)
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,7 @@ NO_STOPS = StopConditions((), ())
 
 def stop_conditions(request: Body, model: Model) -> StopConditions:
     """The stop conditions of a request. The catalogue adds those of the model's chat or fill-in-the-middle format."""
-    spec: Chat | Infill | None = None
-    if isinstance(request, CHAT_BODIES):
-        spec = model.chat
-    elif isinstance(request, CompletionRequest) and request.suffix is not None:
-        spec = model.infill
+    spec = request.stops_of(model)
     if spec is None or not (spec.stop or spec.stop_token_ids):
         return NO_STOPS
     requested = tuple(dict.fromkeys(_requested_stops(request)))
@@ -96,8 +90,9 @@ def rewrites(
     if dialect == "responses":
         # vLLM adds a second BOS to that of the chat template here; with this flag our templates omit theirs.
         fields["chat_template_kwargs"] = {"bos_is_added": True}
-    if isinstance(request, CompletionRequest) and request.suffix is not None and isinstance(request.prompt, str):
-        fields |= _infilling(request, request.prompt, request.suffix, model)
+    suffix = getattr(request, "suffix", None)
+    if suffix is not None and isinstance(request, CompletionRequest) and isinstance(request.prompt, str):
+        fields |= _infilling(request, request.prompt, suffix, model)
     return fields | stop_conditions.fields(dialect) if stop_conditions.added else fields
 
 

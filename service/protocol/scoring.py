@@ -28,10 +28,11 @@ SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), (
 
 
 class Scoring(Body, kw_only=True):
-    """What reranking and scoring share. `sequences` is the number of pairs, each of which is one for an engine."""
+    """What reranking and scoring share. Each pair is a sequence for an engine."""
 
     prompt_name: ClassVar[str] = "A query with one of its documents"
     private_fields: ClassVar[tuple[str, ...]] = ("user",)
+    generates: ClassVar[bool] = False
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
     truncation_side: Literal["left", "right"] | None = None
     max_tokens_per_query: Annotated[int, Meta(ge=0, le=2**31)] | None = None
@@ -47,22 +48,23 @@ class Scoring(Body, kw_only=True):
         """Both sides: lists of one length, or the first of a single text that goes with each of the second."""
         raise NotImplementedError
 
-    @property
-    def sequences(self) -> int:
-        """How many pairs an engine scores."""
+    def count_sequences(self) -> int:
         return len(self.pairs[1])
+
+    def prompt_bytes(self, size: int) -> int:
+        return max(size, self.paired_chars)
 
     @property
     def paired_chars(self) -> int:
         """The characters that an engine reads: a query that goes with every document is read with each of them."""
         first, second = (sum(len(_text(text)) for text in side) for side in self.pairs)
-        return first * (self.sequences if len(self.pairs[0]) == 1 else 1) + second
+        return first * (self.count_sequences() if len(self.pairs[0]) == 1 else 1) + second
 
     def __post_init__(self) -> None:
         if self.stream:
             raise validation_errors.invalid_value("stream", "it should be false")
         most = min(self.bounds.inputs, self.bounds.sequences)
-        if self.sequences > most:
+        if self.count_sequences() > most:
             raise validation_errors.invalid_value(self.prompt_field, f"it should have at most {most} items")
         if self.paired_chars > self.bounds.paired_characters:
             raise validation_errors.contradiction(
@@ -138,7 +140,7 @@ def engine_documents(request: RerankRequest) -> dict[str, Any]:
 
 def is_bare_ranking(request: Body) -> bool:
     """Whether the client wants places and scores without the documents."""
-    return isinstance(request, RerankRequest) and request.return_documents is False
+    return getattr(request, "return_documents", None) is False
 
 
 def without_documents(response: bytes) -> bytes:

@@ -11,7 +11,16 @@ from service.protocol.template_arguments import TemplateArguments
 MAX_TOKENS = 2**20  # of one request to /detokenize
 
 
-class TokenizeRequest(Body, kw_only=True):
+class TokensOnly(Body, kw_only=True):
+    """A body that needs a tokenizer and no model."""
+
+    generates: ClassVar[bool] = False
+
+    def count_sequences(self) -> int:
+        return 0
+
+
+class TokenizeRequest(TokensOnly, kw_only=True):
     """`POST /tokenize`: of a `prompt`, or of `messages` as the model's chat template renders them."""
 
     prompt: str | None = None
@@ -33,7 +42,7 @@ class TokenizeRequest(Body, kw_only=True):
             raise validation_errors.contradiction("Send either prompt, a string, or messages.")
 
 
-class DetokenizeRequest(Body, kw_only=True):
+class DetokenizeRequest(TokensOnly, kw_only=True):
     """`POST /detokenize`."""
 
     prompt_field: ClassVar[str] = "tokens"

@@ -12,7 +12,6 @@ from service.checks.constraints import constraints_of
 from service.config.settings import Settings
 from service.fleet.fleet import Fleet
 from service.observability.record import Record
-from service.protocol.adaptations import adapt
 from service.protocol.fields import check_opened, label
 from service.protocol.generation import Endpoint, Requirements
 from service.protocol.images import find_images, prompt_estimate
@@ -21,12 +20,7 @@ from service.protocol.request_headers import RequestOptions
 from service.protocol.requests import Body
 from service.protocol.rewrites import cap_output, may_be_counted, rewrites, stop_conditions
 from service.protocol.scoring import is_bare_ranking, without_documents
-from service.protocol.sequences import (
-    count_sequences,
-    estimate_output_tokens,
-    estimate_prompt_bytes,
-    too_many_sequences,
-)
+from service.protocol.sequences import estimate_output_tokens, too_many_sequences
 from service.relay.call import BYTES_PER_TOKEN, Call, RequestTimeouts
 from service.relay.fallbacks import Fallbacks
 from service.routing.fallbacks import fallbacks, may_fall_back
@@ -74,7 +68,7 @@ class Preparation:
         if not may_fall_back(request.model, target, options.fallback):
             return iter(())
         images = find_images(request) if requirements.vision else ()
-        prompt = prompt_estimate(estimate_prompt_bytes(request, body), BYTES_PER_TOKEN, images)
+        prompt = prompt_estimate(request.prompt_bytes(len(body)), BYTES_PER_TOKEN, images)
         tokens = prompt + estimate_output_tokens(request, caller.tenant.max_output_tokens)
         return fallbacks(target, requirements, tokens, self._fleet_of(caller))
 
@@ -107,7 +101,7 @@ class Preparation:
         requirements: Requirements, target: Target,
     ) -> Call:  # fmt: skip
         """Rewrites the body for an engine of the target; raises ApiError for what is wrong."""
-        request, accepted, ignored = parsed
+        request, accepted, ignored = parsed.request, parsed.body, parsed.ignored
         if (opened := caller.tenant.opened_fields) is not None:
             check_opened(request, (*opened, *self.fleet.extra_fields))
         served, dialect = target.served, endpoint.dialect
@@ -116,13 +110,13 @@ class Preparation:
         record.model, record.family = target.name, served.family
         record.route_reason, record.tools = target.reason, requirements.tools
         record.temperature = getattr(request, "temperature", None)
-        sequences, bound = count_sequences(request), served.engine_bound
+        sequences, bound = request.count_sequences(), served.engine_bound
         if bound is not None and sequences > bound:
             raise too_many_sequences(request, sequences, bound)
         stops = stop_conditions(request, served.model)
-        adapted = adapt(request, accepted, "reasoning_parser" in served.engine)
+        adapted = endpoint.adapt(request, accepted, "reasoning_parser" in served.engine)
         ignored += adapted.ignored
-        record.ignored_fields = tuple(label(endpoint.body, name) for name in ignored)
+        record.ignored_fields = tuple(label(endpoint.body, name) for name in ignored) if ignored else ()
         counted = (self._has_ledger or caller.tenant.has_budgets) and may_be_counted(request, dialect, sequences)
         rewritten = adapted.fields | rewrites(request, target.name, served.model, dialect, stops, counted)
         most, context = caller.tenant.max_output_tokens, served.context
@@ -133,8 +127,9 @@ class Preparation:
         if hasattr(request, "cache_salt") and (salt := self._cache_salts.salt(caller.tenant.id, request.cache_salt)):
             payload = with_salt(payload, salt)
         timeouts = self._timeouts[served.id]
+        own, total = options.timeout, timeouts.unstreamed.total
         images = find_images(request) if requirements.vision else ()
-        prompt = prompt_estimate(estimate_prompt_bytes(request, body), BYTES_PER_TOKEN, images)
+        prompt = prompt_estimate(request.prompt_bytes(len(body)), BYTES_PER_TOKEN, images)
         output = sequences * estimate_output_tokens(request, most if capped else None)
         return Call(
             request=request,
@@ -158,7 +153,7 @@ class Preparation:
             output_estimate=output,
             cost=prompt + output,
             session=options.session or options.client_session or getattr(request, "prompt_cache_key", None),
-            deadline=record.started + min(options.timeout or timeouts.unstreamed.total, timeouts.unstreamed.total),
+            deadline=record.started + (own if own and own < total else total),
             deadlines=timeouts.streamed if record.streamed else timeouts.unstreamed,
             counted=counted,
             images=images,

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, get_args
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from service.catalog.catalog import Catalog
 from service.catalog.names import Specialty, Variant
@@ -140,7 +140,7 @@ def _families(family: str, size: str | None) -> tuple[str, ...]:
 
 def _of_alias(name: str, requirements: Requirements, fleet: Fleet, catalog: Catalog) -> Target:
     """The target of an alias. A request with images goes to another model of its family if only that one sees them."""
-    target = _resolve(name, requirements._replace(vision=False), fleet, catalog, 0)
+    target = _resolve(name, structs.replace(requirements, vision=False), fleet, catalog, 0)
     if supports(target.served, requirements):
         return Target(target.served, target.name, f"alias of {target.name}")
     family = [served for served in fleet.served if served.family == target.served.family]
@@ -180,7 +180,7 @@ def _unsupported(subject: str, requirements: Requirements, fleet: Fleet, request
     siblings = [choice for choice in capable if choice.served.family == requested.family]
     names = ", ".join(f"'{choice.name}'" for choice in (siblings or capable)[:3])
     advice = f"Use {names}." if names else "No model served here can do that."
-    if requirements.vision and supports(requested, requirements._replace(vision=False)):
+    if requirements.vision and supports(requested, structs.replace(requirements, vision=False)):
         advice = f"Use {names}, or" if names else "No model served here does:"
         message = f"{subject} does not support image input. {advice} leave the images out."
         return ApiError(ErrorCode.UNSUPPORTED_FOR_MODEL, message, "model")

@@ -30,8 +30,8 @@ CASES: tuple[tuple[Case, dict[str, Any], set[str]], ...] = (
 
 
 def found(case: Case, raw: bytes) -> set[str]:
-    request, payload, _ = parse_body(PATHS[case.path].body, raw)
-    job = constraints_of(request, payload)
+    parsed = parse_body(PATHS[case.path].body, raw)
+    job = constraints_of(parsed.request, parsed.body)
     return set(json.loads(job)) if job else set()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.errors import ApiError
-from service.protocol.adaptations import UNCHANGED, Adapted, adapt
+from service.protocol.adaptations import UNCHANGED, Adapted
 from service.protocol.parse_body import parse_body, with_fields
 from tests.protocol.test_fields import CLIENTS
 from tests.protocol.test_generation import CHAT, COUNT, ENDPOINTS, INPUT_IMAGE, MESSAGES, RESPONSES
@@ -25,7 +25,8 @@ MESSAGE = {"role": "assistant", "content": [{"type": "output_text", "text": "a"}
 
 def adapted(path: str, reasons: bool = False, **fields: Any) -> Adapted:
     raw = body(path, **fields)
-    return adapt(parse_body(ENDPOINTS[path].body, raw).request, raw, reasons)
+    endpoint = ENDPOINTS[path]
+    return endpoint.adapt(parse_body(endpoint.body, raw).request, raw, reasons)
 
 
 @pytest.mark.parametrize(
@@ -88,12 +89,12 @@ def test_a_reference_to_a_stored_item_is_refused_with_what_to_do() -> None:
 
 @each("recorded", CLIENTS, ids=lambda recorded: recorded["client"])
 def test_an_adapted_body_needs_no_more_changes(recorded: dict[str, Any]) -> None:
-    kind, raw = ENDPOINTS[recorded["path"]].body, json.dumps(recorded["body"]).encode()
+    endpoint, raw = ENDPOINTS[recorded["path"]], json.dumps(recorded["body"]).encode()
     try:
-        request, raw, _ = parse_body(kind, raw)
-        result = adapt(request, raw, False)
+        parsed = parse_body(endpoint.body, raw)
+        result = endpoint.adapt(parsed.request, parsed.body, False)
     except ApiError as error:
         assert error.param in ("input[1]", "previous_response_id", "best_of")
         return
-    raw = json.dumps(json.loads(with_fields(raw, result.fields))).encode()  # each name once
-    assert adapt(parse_body(kind, raw).request, raw, False) == UNCHANGED
+    raw = json.dumps(json.loads(with_fields(parsed.body, result.fields))).encode()  # each name once
+    assert endpoint.adapt(parse_body(endpoint.body, raw).request, raw, False) == UNCHANGED

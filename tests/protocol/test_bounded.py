@@ -9,7 +9,6 @@ import pytest
 from service.errors import ApiError
 from service.fleet.request_bounds import RequestBounds
 from service.protocol.parse_body import SCHEMAS, FieldPolicy, decoders_for, parse_body
-from service.protocol.sequences import count_sequences
 from tests.protocol.test_generation import (
     CHAT,
     COMPLETIONS,
@@ -143,5 +142,5 @@ def test_more_than_the_defaults_can_be_allowed() -> None:
     bounds = RequestBounds(n=200, sequences=400, tools=600, logprobs=50)
     policy = FieldPolicy(decoders=decoders_for(bounds))
     request = parse_body(ENDPOINTS[COMPLETIONS].body, body(COMPLETIONS, n=200, prompt=["a", "b"], logprobs=50), policy)
-    assert count_sequences(request.request) == 400
+    assert request.request.count_sequences() == 400
     parse_body(ENDPOINTS[CHAT].body, body(CHAT, tools=[TOOL] * 600), policy)

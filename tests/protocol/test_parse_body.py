@@ -94,8 +94,8 @@ def test_bytes_that_reencoding_would_change_are_kept() -> None:
 def sent(fields: dict[str, Any], rewritten: dict[str, Any], extra: tuple[str, ...] = ()) -> dict[str, Any]:
     """What an engine gets for a chat request with these fields."""
     raw = body(CHAT, **fields)
-    request, accepted, _ = parse_body(ChatRequest, raw, FieldPolicy(extra))
-    got: dict[str, Any] = json.loads(engine_body(accepted, request, rewritten, streams=True))
+    parsed = parse_body(ChatRequest, raw, FieldPolicy(extra))
+    got: dict[str, Any] = json.loads(engine_body(parsed.body, parsed.request, rewritten, streams=True))
     return {name: value for name, value in got.items() if name not in ("model", "messages")}
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from service.protocol.adaptations import adapt
+from service.protocol.generation import PATHS
 from service.protocol.parse_body import parse_body
 from service.protocol.requests import Body
 from service.protocol.scoring import RerankRequest, ScoreRequest, is_bare_ranking, without_documents
-from service.protocol.sequences import count_sequences, estimate_output_tokens, estimate_prompt_bytes
+from service.protocol.sequences import estimate_output_tokens
 
 
 def parse(kind: type[Body], **fields: Any) -> tuple[Body, bytes]:
@@ -34,15 +34,15 @@ def rerank(*documents: Any, **fields: Any) -> tuple[Body, bytes]:
 )
 def test_what_a_request_is_for_an_engine(request_: tuple[Body, bytes], sequences: int, chars: int) -> None:
     request, body = request_
-    assert count_sequences(request) == sequences
-    assert estimate_prompt_bytes(request, body) == max(chars, len(body))
+    assert request.count_sequences() == sequences
+    assert request.prompt_bytes(len(body)) == max(chars, len(body))
     assert estimate_output_tokens(request) == 0
 
 
 def test_documents_that_are_objects_are_sent_as_texts() -> None:
     request, body = rerank("a", {"text": "b", "title": "c"})
-    assert adapt(request, body, reasons=False).fields == {"documents": ["a", "b"]}
-    assert adapt(*rerank("a", "b"), reasons=False).fields == {}
+    assert PATHS["/rerank"].adapt(request, body, False).fields == {"documents": ["a", "b"]}
+    assert PATHS["/rerank"].adapt(*rerank("a", "b"), False).fields == {}
 
 
 @pytest.mark.parametrize(("wanted", "bare"), [(None, False), (True, False), (False, True)])

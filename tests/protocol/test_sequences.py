@@ -9,7 +9,6 @@ from service.protocol.parse_body import parse_body
 from service.protocol.requests import Body
 from service.protocol.sequences import (
     DEFAULT_OUTPUT_TOKENS,
-    count_sequences,
     estimate_output_tokens,
     too_many_sequences,
 )
@@ -48,7 +47,7 @@ def parse(path: str, **fields: Any) -> Body:
     ],
 )
 def test_prompts_choices_and_inputs_are_sequences(path: str, fields: dict[str, Any], sequences: int) -> None:
-    assert count_sequences(parse(path, **fields)) == sequences
+    assert parse(path, **fields).count_sequences() == sequences
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from msgspec import structs
+
 from service.protocol.generation import Requirements
 from service.routing.fallbacks import fallbacks, may_fall_back
 from service.routing.resolve import Target
@@ -22,7 +24,7 @@ models:
   - {model: pebble-base}
 """
 CHAT = Requirements("chat")
-TOOLS, IMAGES = CHAT._replace(tools=True), CHAT._replace(vision=True)
+TOOLS, IMAGES = structs.replace(CHAT, tools=True), structs.replace(CHAT, vision=True)
 
 
 @each(

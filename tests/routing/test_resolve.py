@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from service.errors import ApiError
 from service.fleet.fleet import Fleet
@@ -56,7 +57,7 @@ def test_the_cases_cover_every_rule() -> None:
     assert requested >= set(RESERVED)
     assert requested >= {f"task:{task}" for task in CATALOG.tasks}
     assert {case.requirements.kind for case in CASES} == set(PREFERENCES)
-    assert {case.requirements._replace(vision=False) for case in CASES if case.requested == "auto"} == {
+    assert {structs.replace(case.requirements, vision=False) for case in CASES if case.requested == "auto"} == {
         requirements for _, requirements in CONDITIONS
     }
     assert {case.fleet for case in CASES} == set(FLEETS)
