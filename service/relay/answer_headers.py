@@ -11,21 +11,26 @@ from service.admission.rate_limits import OverLimitError
 from service.protocol.fields import header_value
 from service.protocol.streams import Dialect
 from service.relay.call import Call
+from service.server.asgi import Headers
 from service.upstreams.replica import Replica
 
 
-def answer_headers(call: Call, replica: Replica | None, budgets: Sequence[BudgetState]) -> list[tuple[bytes, bytes]]:
+def answer_headers(call: Call, replica: Replica | None, budgets: Sequence[BudgetState]) -> Headers:
     """The headers of the response to a request; the replica is None while none has been chosen.
 
     `budgets` are those of its tenant, if it has some.
     """
-    headers = [(b"x-roundhouse-model", _in_ascii(call.target.name))]
-    if replica:
-        headers.append((b"x-roundhouse-replica", _in_ascii(replica.id)))
-    headers.append((b"x-roundhouse-route-reason", _in_ascii(call.target.reason)))
+    headers = _origin(call.target.name, replica.id if replica else None, call.target.reason)
     if call.ignored_fields:
-        headers.append((b"x-roundhouse-ignored-fields", header_value(call.ignored_fields)))
-    return headers + budget_headers(call.dialect, budgets) if budgets else headers
+        headers = (*headers, (b"x-roundhouse-ignored-fields", header_value(call.ignored_fields)))
+    return (*headers, *budget_headers(call.dialect, budgets)) if budgets else headers
+
+
+@lru_cache
+def _origin(model: str, replica: str | None, reason: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Who answers, and why."""
+    replicas = ((b"x-roundhouse-replica", _in_ascii(replica)),) if replica else ()
+    return (b"x-roundhouse-model", _in_ascii(model)), *replicas, (b"x-roundhouse-route-reason", _in_ascii(reason))
 
 
 def budget_headers(dialect: Dialect, budgets: Sequence[BudgetState]) -> list[tuple[bytes, bytes]]:
@@ -39,7 +44,6 @@ def with_budgets(error: OverLimitError, dialect: Dialect) -> OverLimitError:
     return error
 
 
-@lru_cache
 def _in_ascii(text: str) -> bytes:
     """A header's value: percent-encoded as in a path, where it is not ASCII."""
     return text.encode() if text.isascii() else quote(text, safe=string.punctuation + " ").encode()

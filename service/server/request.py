@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Callable, MutableSequence
 from contextlib import suppress
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -19,8 +20,6 @@ from service.errors import ApiError
 from service.server.asgi import App, Headers, Message, Scope
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
-
-
 RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: on, and no time
 
 
@@ -29,6 +28,18 @@ def reset(transport: asyncio.Transport) -> None:
     with suppress(OSError):  # it is closed already
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     transport.abort()
+
+
+def lines(headers: Headers) -> bytes:
+    """The headers as they follow a status line. Raises ValueError for one with a line break."""
+    each = [b"\r\n%b: %b" % header for header in headers]
+    joined = b"".join(each)
+    if joined.count(b"\n") != len(each) or joined.count(b"\r") != len(each):
+        raise ValueError("a header contains a line break")
+    return joined
+
+
+shared_lines = lru_cache(lines)  # for headers that many responses have
 
 
 class RequestCycle:
@@ -176,7 +187,7 @@ class RequestCycle:
         if self._flow.write_paused and not self.disconnected:
             await self._flow.drain()
         if not self.disconnected:
-            self._start_response(status, (*headers, (b"content-length", b"%d" % len(body))))
+            self._start_response(status, headers, len(body))
             self._send_body(body, True)
 
     def write_now(self, chunk: bytes) -> bool:
@@ -200,23 +211,27 @@ class RequestCycle:
         self._buffered, self._body_read = 0, not self.more_body
         return body
 
-    def _start_response(self, status: int, headers: Headers) -> None:
-        """Builds the head, sent with the first part of the body. Raises ValueError for a header with a line break."""
+    def _start_response(self, status: int, headers: Headers, length: int | None = None) -> None:
+        """Builds the head, sent with the first part of the body. Raises ValueError for a header with a line break.
+
+        `length` is that of the body, in bytes, where the headers do not say it.
+        """
         self.response_started, self._expects_continue = True, False
         if self.more_body:  # the rest could be taken for a request, and a client that expects 100 may never send it
             self.keep_alive = False
         extra_headers = self.extra_headers(status) if self.extra_headers else ()
-        fields = [*self._default_headers, *headers, *extra_headers]
-        head = b"\r\n".join([STATUS_LINES[status], *[b"%b: %b" % field for field in fields]])
-        if head.count(b"\n") != len(fields) or head.count(b"\r") != len(fields):
-            raise ValueError("a header contains a line break")
-        if head.find(b"\r\nconnection: ") >= 0:  # `in` first takes the bytes for a number, and raises
+        head = STATUS_LINES[status] + shared_lines((*self._default_headers, *headers))
+        if length is not None:
+            head += b"\r\ncontent-length: %d" % length
+            self._chunked = False
+        elif head.find(b"\r\ncontent-length: ") >= 0:  # `in` first takes the bytes for a number, and raises
+            self._chunked = False
+        head += lines(extra_headers)
+        if head.find(b"\r\nconnection: ") >= 0:
             self.keep_alive = False
         elif not self.keep_alive:
             head += b"\r\nconnection: close"
-        if head.find(b"\r\ncontent-length: ") >= 0:
-            self._chunked = False
-        elif self._chunked:
+        if self._chunked:
             head += b"\r\ntransfer-encoding: chunked"
         self._head = head + b"\r\n\r\n"
 
