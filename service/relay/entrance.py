@@ -66,6 +66,7 @@ class Entrance:
     def _acquire_slot(self, call: Call, booking: Booking | None) -> Slot:
         """A slot, held or queued for; raises ApiError if the model is not ready and will not be in time."""
         now, upstream = self._clock(), call.upstream
+        remaining = call.deadline - now
         timeout = call.timeouts.queue
         if call.storing and call.in_background:
             timeout = call.timeouts.unstreamed.total
@@ -86,8 +87,8 @@ class Entrance:
             call.cost,
             lambda: upstream.capacity(self._clock()),
             now,
-            max(0.001, min(timeout, call.deadline - now)),
-            max(1, call.sequences),
+            timeout if timeout < remaining else max(0.001, remaining),
+            call.sequences or 1,
             call.session,
             booking,
         )

@@ -124,8 +124,9 @@ class Relay:
         receive: Receive, send: Send, extra: ServerExtension | None,
     ) -> Awaitable[None]:  # fmt: skip
         """Serves one request of a caller who is known."""
-        if isinstance(parsed.request, ResponsesRequest) and self._stored.concerns(parsed.request):
-            return self._answer_stored(endpoint, body, parsed.request, options, caller, record, receive, send, extra)
+        request = parsed.request
+        if endpoint.dialect == "responses" and isinstance(request, ResponsesRequest) and self._stored.concerns(request):
+            return self._answer_stored(endpoint, body, request, options, caller, record, receive, send, extra)
         return self._begin(self.preparation.call(endpoint, body, parsed, options, caller, record), receive, send, extra)
 
     async def _answer_stored(

@@ -165,16 +165,14 @@ class Exchange(asyncio.Protocol, ParsedResponse):
             self._socket.resume_reading()
         return data
 
-    async def _wait(self) -> None:
+    def _wait(self) -> Awaitable[None]:
+        """Until something has arrived. Raises TransportError, or replaces a connection that was dead."""
         if self._error:
             if not self._resend:
                 raise self._error
-            await self._reconnect(self._error)
+            return self._reconnect(self._error)
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     async def _reconnect(self, error: TransportError) -> None:
         """Replaces a pooled connection that was dead when the request was sent on it."""
@@ -189,11 +187,12 @@ class Exchange(asyncio.Protocol, ParsedResponse):
         self.start(request, self._deadlines, self._started + self._total_timeout - self._loop.time())
 
     def _wake(self, error: Exception | None = None) -> None:
-        if self._waiter and not self._waiter.done():
+        waiter, self._waiter = self._waiter, None
+        if waiter and not waiter.done():
             if error:
-                self._waiter.set_exception(error)
+                waiter.set_exception(error)
             else:
-                self._waiter.set_result(None)
+                waiter.set_result(None)
 
     def _check_deadline(self) -> None:
         # One timer serves many responses: rescheduling it at every chunk would cost more than handling the chunk.
