@@ -7,6 +7,7 @@ import pytest
 
 from service.server.asgi import Headers, Receive, Scope, Send, extension_of, respond
 from service.server.connection import Connection
+from service.server.request import lines, shared_lines
 from tests.server.test_connection import CLOSE, listening, request, send_raw
 from tests.support.waiting import until
 
@@ -48,6 +49,14 @@ async def test_respond_equals_the_asgi_messages(method: str, version: str) -> No
     assert b"\r\nx-own: 1\r\n" in direct
     assert direct.endswith(b"\r\n\r\nhello") == (method == "GET")
     assert app.statuses == [404, 404]
+
+
+@pytest.mark.parametrize("header", [(b"x-a", b"b\r\nset-cookie: c"), (b"x-a", b"b\n"), (b"x\r", b"b")])
+def test_a_header_with_a_line_break_is_never_sent(header: tuple[bytes, bytes]) -> None:
+    for _ in range(2):  # nothing of the first time is kept
+        for format in (lines, shared_lines):
+            with pytest.raises(ValueError, match="line break"):
+                format((header,))
 
 
 @pytest.mark.parametrize("path", ["/", "/asgi"])
