@@ -3,12 +3,10 @@
 Names, labels and buckets are those of the conventions, as Prometheus writes them.
 """
 
-from functools import cache
-
 from prometheus_client import CollectorRegistry
 
-from service.observability.record import Record
-from service.observability.series import Histogram, Series
+from service.observability.series import Histogram
+from service.observability.tallies import Kind, Tally
 
 PROVIDER = "vllm"
 LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
@@ -46,27 +44,19 @@ class GenAiMetrics:
             "gen_ai_client_token_usage", "Tokens of a request, input and output.", (*LABELS, "gen_ai_token_type"),
             registry=registry, buckets=TOKEN_BUCKETS,
         )  # fmt: skip
-        self._of_model = cache(self._find_of_model)
 
-    def observe(self, record: Record, duration: float, ttft: float | None, tpot: float | None) -> None:
-        """Observes a finished request that an engine got; `ttft` and `tpot` are of a streamed response."""
-        operation = OPERATIONS.get(record.endpoint)
+    def settle(self, kind: Kind, tally: Tally) -> None:
+        """Observes finished requests of one kind that an engine got."""
+        operation = OPERATIONS.get(kind.endpoint)
         if operation is None:
             return
-        series = self._of_model(operation, record.model, record.code or "")
-        series["duration"].observe(duration)
-        if ttft is not None:
-            series["ttft"].observe(ttft)
-            if tpot is not None:
-                series["tpot"].observe(tpot)
-        if record.prompt_tokens:
-            series["input_tokens"].observe(record.prompt_tokens)
-        if record.completion_tokens:
-            series["output_tokens"].observe(record.completion_tokens)
-
-    def _find_of_model(self, operation: str, model: str, error: str) -> Series:
-        labels = operation, PROVIDER, model, model
-        return Series(
-            duration=(self.duration, (*labels, error)), ttft=(self.ttft, labels), tpot=(self.tpot, labels),
-            input_tokens=(self.tokens, (*labels, "input")), output_tokens=(self.tokens, (*labels, "output")),
-        )  # fmt: skip
+        labels = operation, PROVIDER, kind.model, kind.model
+        for metric, of, values in (
+            (self.duration, (*labels, kind.code or ""), tally.durations),
+            (self.ttft, labels, tally.ttfts),
+            (self.tpot, labels, tally.tpots),
+            (self.tokens, (*labels, "input"), tally.prompts),
+            (self.tokens, (*labels, "output"), tally.completions),
+        ):
+            if values:
+                metric.labels(*of).observe_all(values)

@@ -13,7 +13,7 @@ from service.config.release import release
 from service.observability.fleet_metrics import FleetMetrics
 from service.observability.record import Record
 from service.observability.request_metrics import DURATION_BUCKETS, GAP_BUCKETS, RequestMetrics
-from service.observability.series import AnyMetric, Counter, Gauge, Histogram, declared, flush, page
+from service.observability.series import AnyMetric, Counter, Gauge, Histogram, declared, page
 from service.observability.shared_page import SharedPage
 
 CHECK_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -159,7 +159,7 @@ class Metrics:
         self.guard_tokens.labels(model, "completion").inc(record.completion_tokens)
 
     def observe(self, record: Record) -> None:
-        """Observes one finished request."""
+        """Observes one finished request, which is on the next page."""
         self.requests.observe(record)
 
     def forget_dead_workers(self, alive: Collection[int]) -> None:
@@ -176,16 +176,16 @@ class Metrics:
     def publish(self) -> None:
         """Gives the other workers what requests have added here; where there are none it need not be called."""
         if self._shared:
-            flush(self._declared)
+            self.requests.settle()
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format, aggregated over all workers."""
         present: dict[str, Collection[str]] = {}
         if self.models is not None:
             present = {"model": {"", *self.models}, "replica": {"", *self.replicas}}
+        self.requests.settle()
         if self._shared is None:
             return page(self._declared, present).encode()
-        self.publish()
         return self._shared.text(present).encode()
 
     @cached_property

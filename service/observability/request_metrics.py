@@ -1,12 +1,13 @@
 """The metrics of finished requests, all derived from their records."""
 
-from functools import cache
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry
 
 from service.observability.genai_metrics import GenAiMetrics
 from service.observability.record import Record, rule
-from service.observability.series import Counter, Histogram, Series
+from service.observability.series import Counter, Histogram, Labels
+from service.observability.tallies import Kind, Tallies, Tally, TenantTally
 
 # The label value for every model name that is not served: names from clients must not create time series.
 UNKNOWN = "unknown"
@@ -18,7 +19,7 @@ GAP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0
 
 
 class RequestMetrics:
-    """What `observe` derives from the record of each finished request; `genai` adds OpenTelemetry's names."""
+    """What is derived from the records of finished requests; `genai` adds OpenTelemetry's names."""
 
     def __init__(self, registry: CollectorRegistry, genai: bool = True) -> None:
         self.requests = Counter(
@@ -96,83 +97,63 @@ class RequestMetrics:
             registry=registry,
         )  # fmt: skip
         self.genai = GenAiMetrics(registry) if genai else None
-        self._of_endpoint, self._of_tenant = cache(self._find_of_endpoint), cache(self._find_of_tenant)
-        self._routed = cache(self._find_routed)
+        self._tallies = Tallies()
 
     def observe(self, record: Record) -> None:
-        """Observes one finished request."""
-        model, tenant, outcome = record.model or UNKNOWN, record.tenant, record.outcome
-        series = self._of_endpoint(model, record.variant or UNKNOWN, record.endpoint, record.status, outcome)
-        series["requests"].pending += 1
-        duration = record.duration
-        series["duration"].observe(duration)
-        if record.code:
-            self.errors.labels(model, record.variant or UNKNOWN, record.endpoint, record.code).inc()
+        """Observes one finished request; it is in the metrics after `settle`, if not before."""
         for name in record.ignored_fields:
             self.ignored_fields.labels(record.endpoint, name).inc()
-        of_tenant = self._of_tenant(tenant, outcome) if tenant else None
-        if of_tenant is not None:
-            of_tenant["requests"].pending += 1
-        if record.model:
-            self._observe_answer(record, series, of_tenant, duration)
-
-    def _observe_answer(self, record: Record, series: Series, of_tenant: Series | None, duration: float) -> None:
-        """What only a request has whose model was found."""
-        self._routed(record.model, record.route_reason).pending += 1
-        if record.fallback:
+        if record.fallback and record.model:
             self.fallbacks.labels(record.fallback_of, record.model, record.fallback).inc()
-        if record.admitted is not None:
-            series["queue_wait"].observe(record.admitted - record.started)
-        ttft = record.ttft if record.streamed else None
-        tpot = record.tpot if record.streamed else None
-        if ttft is not None:
-            series["ttft"].observe(ttft)
-            series["itl"].observe_all(record.gaps)
-            if tpot is not None:
-                series["tpot"].observe(tpot)
-        if record.prompt_tokens:
-            series["prompt_tokens"].pending += record.prompt_tokens
-        if record.completion_tokens:
-            series["completion_tokens"].pending += record.completion_tokens
-        if record.cached_tokens:
-            series["cached_tokens"].pending += record.cached_tokens
-        if record.lost_tokens:
-            self.wasted_tokens.labels(record.model, "retried").inc(record.lost_tokens)
-        if record.outcome in ("failed", "cancelled") and (wasted := record.generated_tokens):
-            self.wasted_tokens.labels(record.model, record.outcome).inc(wasted)
-        if record.attempts > 1:
-            self.retries.labels(record.model).inc(record.attempts - 1)
-        if of_tenant is not None:
-            self._observe_tenant(record, of_tenant)
-        if self.genai and record.attempts:
-            self.genai.observe(record, duration, ttft, tpot)
+        if many := self._tallies.add(record):
+            self._settle_kind(*many)
 
-    def _observe_tenant(self, record: Record, series: Series) -> None:
-        if record.prompt_tokens:
-            series["prompt_tokens"].pending += record.prompt_tokens
-        if record.completion_tokens:
-            series["completion_tokens"].pending += record.completion_tokens
-        if record.gpu_seconds:
-            series["gpu_seconds"].pending += record.gpu_seconds
-            series["cost"].pending += record.cost
+    def settle(self) -> None:
+        """Puts all that was observed into the metrics, before somebody reads them."""
+        for kind, tally in self._tallies.take_kinds():
+            self._settle_kind(kind, tally)
+        for (tenant, outcome), of_tenant in self._tallies.take_tenants():
+            self._settle_tenant(tenant, outcome, of_tenant)
 
-    def _find_routed(self, model: str, reason: str) -> Counter:
-        return self.routing_decisions.labels(model, rule(reason))
-
-    def _find_of_endpoint(self, model: str, variant: str, endpoint: str, status: int, outcome: str) -> Series:
-        of_model, labels = (model, variant), (model, variant, endpoint)
-        return Series(
-            requests=(self.requests, (*labels, str(status), outcome)), duration=(self.duration, labels),
-            queue_wait=(self.queue_wait, (model,)), ttft=(self.ttft, of_model), itl=(self.itl, of_model),
-            tpot=(self.tpot, of_model), prompt_tokens=(self.tokens, (*labels, "prompt")),
-            completion_tokens=(self.tokens, (*labels, "completion")), cached_tokens=(self.cached_tokens, (model,)),
-        )  # fmt: skip
-
-    def _find_of_tenant(self, tenant: str, outcome: str) -> Series:
-        return Series(
-            requests=(self.tenant_requests, (tenant, outcome)),
-            prompt_tokens=(self.tenant_tokens, (tenant, "prompt")),
-            completion_tokens=(self.tenant_tokens, (tenant, "completion")),
-            gpu_seconds=(self.tenant_gpu_seconds, (tenant,)),
-            cost=(self.tenant_cost, (tenant,)),
+    def _settle_kind(self, kind: Kind, tally: Tally) -> None:
+        model, variant, count = kind.model or UNKNOWN, kind.variant or UNKNOWN, len(tally.durations)
+        labels = model, variant, kind.endpoint
+        self.requests.labels(*labels, str(kind.status), kind.outcome).inc(count)
+        self.duration.labels(*labels).observe_all(tally.durations)
+        if kind.code:
+            self.errors.labels(*labels, kind.code).inc(count)
+        if not kind.model:
+            return
+        self.routing_decisions.labels(model, rule(kind.found_by)).inc(count)
+        observed: Iterable[tuple[Histogram, Labels, Sequence[float]]] = (
+            (self.queue_wait, (model,), tally.waits),
+            (self.ttft, (model, variant), tally.ttfts),
+            (self.itl, (model, variant), tally.gaps),
+            (self.tpot, (model, variant), tally.tpots),
         )
+        for metric, of, values in observed:
+            if values:
+                metric.labels(*of).observe_all(values)
+        counted: Iterable[tuple[Counter, Labels, int]] = (
+            (self.tokens, (*labels, "prompt"), sum(tally.prompts)),
+            (self.tokens, (*labels, "completion"), sum(tally.completions)),
+            (self.cached_tokens, (model,), tally.cached),
+            (self.wasted_tokens, (model, "retried"), tally.lost),
+            (self.wasted_tokens, (model, kind.outcome), tally.wasted),
+            (self.retries, (model,), count * max(0, kind.attempts - 1)),
+        )
+        for counter, of, amount in counted:
+            if amount:
+                counter.labels(*of).inc(amount)
+        if self.genai and kind.attempts:
+            self.genai.settle(kind, tally)
+
+    def _settle_tenant(self, tenant: str, outcome: str, tally: TenantTally) -> None:
+        self.tenant_requests.labels(tenant, outcome).inc(tally.requests)
+        if tally.prompt_tokens:
+            self.tenant_tokens.labels(tenant, "prompt").inc(tally.prompt_tokens)
+        if tally.completion_tokens:
+            self.tenant_tokens.labels(tenant, "completion").inc(tally.completion_tokens)
+        if tally.gpu_seconds:
+            self.tenant_gpu_seconds.labels(tenant).inc(tally.gpu_seconds)
+            self.tenant_cost.labels(tenant).inc(tally.cost)

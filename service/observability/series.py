@@ -1,49 +1,42 @@
-"""Counters, gauges and histograms of prometheus_client that cost little at each request and at each scrape.
+"""Counters, gauges and histograms of prometheus_client that cost little at each scrape and to count with.
 
-What a request adds is kept in plain numbers, which the event loop alone changes, and moved into the library's values
-before anyone reads them. Each series knows the beginning of its lines, so that a page needs no dictionary of labels.
+Each series knows the beginning of its lines, so that a page needs no dictionary of labels.
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import prometheus_client
 from prometheus_client.metrics import MetricWrapperBase
-from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 Labels = tuple[str, ...]
 go_text: Callable[[float], str] = floatToGoString  # which has no types
 
 
-class Counter(prometheus_client.Counter):
-    """A counter. The event loop may add to `pending` what is to be counted; other threads use `inc`."""
+class Labelled(MetricWrapperBase):
+    """A metric whose series that are there already are found without the library's lock and checks."""
 
-    pending = 0.0
+    def labels(self, *values: Any, **by_name: Any) -> Self:
+        """The series with these values of the labels."""
+        return cast(Self, self._metrics.get(values) or super().labels(*values, **by_name))
 
-    def flush(self) -> None:
-        """Counts what is pending."""
-        if self.pending:
-            amount, self.pending = self.pending, 0.0
-            self._value.inc(amount)
+
+class Counter(Labelled, prometheus_client.Counter):
+    """A counter."""
 
     def lines(self) -> str:
         """The line of this series."""
-        self.flush()
         return f"{self._start}{go_text(self._value.get())}\n"
 
     @cached_property
     def _start(self) -> str:
         return start(f"{self._name}_total", self._labelnames, self._labelvalues)
 
-    def _child_samples(self) -> Iterable[Sample]:
-        self.flush()
-        return super()._child_samples()
 
-
-class Gauge(prometheus_client.Gauge):
+class Gauge(Labelled, prometheus_client.Gauge):
     """A gauge."""
 
     def lines(self) -> str:
@@ -55,43 +48,21 @@ class Gauge(prometheus_client.Gauge):
         return start(self._name, self._labelnames, self._labelvalues)
 
 
-class Histogram(prometheus_client.Histogram):
-    """A histogram, which only the event loop observes. It has no exemplars."""
-
-    def _metric_init(self) -> None:
-        super()._metric_init()
-        self._counts, self._total = [0] * len(self._upper_bounds), 0.0
-
-    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
-        """Observes one value. Like the library's, NaN is in no bucket."""
-        self._total += amount
-        if amount == amount:
-            self._counts[bisect_left(self._upper_bounds, amount)] += 1
+class Histogram(Labelled, prometheus_client.Histogram):
+    """A histogram."""
 
     def observe_all(self, amounts: Iterable[float]) -> None:
-        """Observes each value, such as the gaps of a stream, which costs less than one call for each."""
+        """Observes values, of which none is NaN: many take little longer than one does."""
         ordered, bounds, done = sorted(amounts), self._upper_bounds, 0
-        self._total += sum(ordered)
-        for _ in bounds:
-            if done == len(ordered):
-                break
+        self._sum.inc(sum(ordered))
+        while done < len(ordered):
             bucket = bisect_left(bounds, ordered[done])
             reached = bisect_right(ordered, bounds[bucket], done)
-            self._counts[bucket] += reached - done
+            self._buckets[bucket].inc(reached - done)
             done = reached
-
-    def flush(self) -> None:
-        """Moves what was observed into the library's values."""
-        if any(self._counts) or self._total:
-            self._sum.inc(self._total)
-            for value, count in zip(self._buckets, self._counts, strict=True):
-                if count:
-                    value.inc(count)
-            self._counts, self._total = [0] * len(self._upper_bounds), 0.0
 
     def lines(self) -> str:
         """The lines of this series."""
-        self.flush()
         count, written = 0.0, []
         *buckets, last, total = self._starts
         for begun, value in zip(buckets, self._buckets, strict=True):
@@ -107,29 +78,8 @@ class Histogram(prometheus_client.Histogram):
         buckets = [start(f"{self._name}_bucket", (*names, "le"), labels) for labels in bounds]
         return [*buckets, *(start(self._name + suffix, names, values) for suffix in ("_count", "_sum"))]
 
-    def _child_samples(self) -> Iterable[Sample]:
-        self.flush()
-        return super()._child_samples()
-
 
 AnyMetric = Counter | Gauge | Histogram
-
-
-class Series(dict[str, Any]):
-    """The series of one set of requests by name, each of which is looked up when it is first asked for.
-
-    To look all of them up for every request would be half of what metrics cost.
-    """
-
-    def __init__(self, **series: tuple[AnyMetric, Labels]) -> None:
-        super().__init__()
-        self._series = series
-
-    def __missing__(self, name: str) -> Any:
-        metric, labels = self._series[name]
-        found = metric.labels(*labels)
-        self[name] = found
-        return found
 
 
 def declared(group: object) -> Iterator[AnyMetric]:
@@ -140,14 +90,6 @@ def declared(group: object) -> Iterator[AnyMetric]:
 def children(metric: AnyMetric) -> Mapping[Labels, AnyMetric]:
     """The series of a metric by the values of their labels."""
     return cast(Mapping[Labels, AnyMetric], metric._metrics.copy() if metric._labelnames else {(): metric})
-
-
-def flush(metrics: Iterable[AnyMetric]) -> None:
-    """Moves into the library's values what requests have added."""
-    for metric in metrics:
-        if not isinstance(metric, Gauge):
-            for series in children(metric).values():
-                cast(Counter | Histogram, series).flush()
 
 
 def page(metrics: Iterable[AnyMetric], present: Mapping[str, Collection[str]]) -> str:

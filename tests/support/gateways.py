@@ -236,7 +236,7 @@ class RunningGateway:
 
     def sample(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that bear the labels."""
-        self.gateway.update_gauges()
+        self.gateway.render_metrics()
         return sum(
             sample.value
             for family in self.gateway.metrics.registry.restricted_registry([name]).collect()
