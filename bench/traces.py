@@ -14,6 +14,7 @@ from bench.observability.parts import ENDPOINTS, record
 from service.config.settings import Settings
 from service.gateway.middleware import RecordMiddleware
 from service.observability.log import Log
+from service.observability.log_lines import encoded
 from service.observability.log_writer import LogWriter
 from service.observability.metrics import Metrics
 from service.observability.record import Record
@@ -66,7 +67,7 @@ async def send(message: Message) -> None:
 
 async def per_request(tracer: Tracer | None) -> float:
     """Microseconds for each request, of one round."""
-    log = Log(LogWriter(os.open(os.devnull, os.O_WRONLY)), Settings())
+    log = Log(LogWriter(os.open(os.devnull, os.O_WRONLY), encode=encoded), Settings())
     app = RecordMiddleware(serve, Metrics(), str, log, tracer=tracer)
     began = time.process_time()
     for _ in range(REQUESTS):

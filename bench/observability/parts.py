@@ -14,9 +14,10 @@ from service.admission.rate_limits import TenantLimiter
 from service.auth.tenants import Tenant
 from service.observability.ledger import Ledger
 from service.observability.ledger_file import LedgerFile
+from service.observability.log_lines import encoded
 from service.observability.log_writer import LogWriter
 from service.observability.metrics import Metrics
-from service.observability.record import Record, log_line
+from service.observability.record import Record, log_fields
 
 Run = Callable[[], object]
 ROUNDS, MODELS, TENANTS = 9, 40, 200
@@ -40,7 +41,7 @@ def parts(outputs: int, folder: Path) -> dict[str, Run]:
     """What each part does for one request."""
     made = record("m", "t", ENDPOINTS[0], outputs)
     plain, both = Metrics(genai=False), Metrics()
-    writer = LogWriter(os.open(os.devnull, os.O_WRONLY))
+    writer = LogWriter(os.open(os.devnull, os.O_WRONLY), encode=encoded)
     ledger = Ledger(LedgerFile(folder), lambda: None, lambda: None, max_waiting=10**9)
     limiter = TenantLimiter(Tenant("t", requests_per_minute=LARGE, tokens_per_minute=LARGE), 1, 0.0)
 
@@ -58,7 +59,7 @@ def parts(outputs: int, folder: Path) -> dict[str, Run]:
     return {
         "metrics": lambda: plain.observe(made),
         "metrics with gen_ai_": lambda: both.observe(made),
-        "log line": lambda: writer.write(log_line(made, "2026-01-01T00:00:00Z")),
+        "log line": lambda: writer.write(log_fields(made, "2026-01-01T00:00:00Z")),
         "usage ledger": keep_account,
         "budgets and their headers": limit,
     }

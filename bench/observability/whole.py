@@ -33,8 +33,9 @@ from service.engine.state import EngineState
 from service.fleet import fleet
 from service.gateway import app
 from service.gateway.lifespan import with_lifespan
-from service.observability import log, trace_settings
+from service.observability import log, log_writer, trace_settings
 from service.observability.metrics import Metrics
+from service.observability.tallies import MOST_REQUESTS
 from tests.support.servers import serving
 
 LIMITED = f"tenants: {{default: {{requests_per_minute: {LARGE}, tokens_per_minute: {LARGE}}}}}"
@@ -51,8 +52,9 @@ CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("traces too, none sampled", LIMITED, {"usage_dir": Path("usage-off"), TRACES: "always_off"}),
     ("traces too, all sampled", LIMITED, {"usage_dir": Path("usage-on"), TRACES: "always_on"}),
 )
-LOADS = {"whole": (False, 80), "streamed": (True, 16)}  # whether it is a stream, and how many requests a round
-WARM = 8  # requests before those that count
+LOADS = {"whole": (False, 128), "streamed": (True, 24)}  # whether it is a stream, and how many requests a round
+WARM = MOST_REQUESTS  # requests before those that count: with them the series are made
+SLOWER = 50  # times that valgrind makes a program
 ROUNDS = 40  # short ones, in which other programs disturb all cases alike or one case alone, which the median ignores
 GC_THRESHOLD = 5_000  # as in the service
 
@@ -132,7 +134,7 @@ async def whole_gateway(counting: bool = False) -> Costs:
         ports: dict[str, int] = {}
         for case, gateway in gateways(Path(name), stack.enter_context(collector())).items():
             listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            # What a gateway does every so often is another share of a program that valgrind makes fifty times slower.
+            # What a gateway does every so often is another share of a program that valgrind makes slower.
             app_and_tasks = (gateway.app, "off") if counting else (with_lifespan(gateway), "on")
             served = serving(app_and_tasks[0], listener, protocol=gateway.connection(), lifespan=app_and_tasks[1])
             await stack.enter_async_context(served)
@@ -144,6 +146,8 @@ async def whole_gateway(counting: bool = False) -> Costs:
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         if counting:
+            interval = log_writer.BATCH_INTERVAL * SLOWER  # so that as many lines are written at once as without it
+            stack.enter_context(mock.patch.object(log_writer, "BATCH_INTERVAL", interval))
             instructions.begin()
         for _, (case, port), (load, (stream, count)) in itertools.product(rounds, ports.items(), LOADS.items()):
             with nothing_observed() if case == OFF else ExitStack():

@@ -9,10 +9,10 @@ from functools import partial
 
 from service.config.settings import Settings
 from service.errors import ErrorCode
-from service.observability import log_text
+from service.observability import log_lines, log_text
 from service.observability.log_fields import Level
 from service.observability.log_writer import LogWriter
-from service.observability.record import PROBES, Record, log_line
+from service.observability.record import PROBES, Record, log_fields
 
 STANDARD_OUTPUT = 1
 RANKS: Mapping[str, int] = {"debug": 0, "info": 1, "warning": 2, "error": 3}
@@ -44,7 +44,7 @@ class Log:
         if reason := self._reason_to_leave_out(record):
             self._on_left_out(reason)
         else:
-            self._write(log_line(record, self._now()))
+            self._write(log_fields(record, self._now()))
 
     def close(self) -> None:
         """Writes what is queued."""
@@ -93,8 +93,8 @@ def open_log(
 ) -> Log:
     """The log on standard output, as text where that is a terminal; `on_drop` is that of `LogWriter`."""
     terminal = os.isatty(STANDARD_OUTPUT)
-    render = None
+    encode = log_lines.encoded
     if settings.log_format == "text" or (settings.log_format == "auto" and terminal):
         dull = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        render = partial(log_text.render, coloured=terminal and not dull)
-    return Log(LogWriter(STANDARD_OUTPUT, on_drop, render), settings, on_left_out)
+        encode = partial(log_text.encoded, coloured=terminal and not dull)
+    return Log(LogWriter(STANDARD_OUTPUT, on_drop, encode), settings, on_left_out)

@@ -1,13 +1,20 @@
 """Lines of the log as people read them on a terminal, made from the lines of JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from service.observability.log_lines import Line, text_of
 
 RESET, DIM, BOLD = "\x1b[0m", "\x1b[2m", "\x1b[1m"
 RED, GREEN, YELLOW, CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
 COLOURS = {"debug": DIM, "info": GREEN, "warning": YELLOW, "error": RED}
 SHOWN_FIRST = ("time", "level", "event")
+
+
+def encoded(lines: Sequence[Line], coloured: bool) -> bytes:
+    """The lines as text, each with its end."""
+    return "".join(f"{render(text_of(line), coloured)}\n" for line in lines).encode(errors="backslashreplace")
 
 
 def render(line: str, coloured: bool) -> str:

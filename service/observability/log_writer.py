@@ -4,31 +4,37 @@ import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 MAX_QUEUED_LINES = 10_000  # of about half a kilobyte each; more than a reader's short pause piles up
 BATCH_INTERVAL = 0.02  # seconds in which lines gather: each write costs a system call and a switch of threads
 CLOSE_TIMEOUT = 5.0  # seconds that the end of the process waits for a reader that has stalled
 
 
+def encoded_text(lines: Sequence[str]) -> bytes:
+    """Lines of text, each with its end."""
+    return "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
+
+
 class LogWriter:
     """Writes lines to a file descriptor, in order. May be used from any thread.
 
     While MAX_QUEUED_LINES wait, further ones are dropped; `on_drop` is called with the number of lines that were, also
-    of those that could not be written. `render` makes of each line what is written, in the thread.
+    of those that could not be written. `encode` makes of lines what is written, in the thread, and must not raise.
     """
 
     def __init__(
         self, descriptor: int, on_drop: Callable[[int], object] = lambda _: None,
-        render: Callable[[str], str] | None = None,
+        encode: Callable[[Sequence[Any]], bytes] = encoded_text,
     ) -> None:  # fmt: skip
-        self._descriptor, self._on_drop, self._render = descriptor, on_drop, render
-        self._queued: deque[str] = deque()
+        self._descriptor, self._on_drop, self._encode = descriptor, on_drop, encode
+        self._queued: deque[Any] = deque()
         self._wake, self._closing = threading.Event(), threading.Event()
         self._starting = threading.Lock()
         self._worker: threading.Thread | None = None
 
-    def write(self, line: str) -> None:
+    def write(self, line: Any) -> None:
         """Queues the line; never blocks and never raises."""
         if len(self._queued) >= MAX_QUEUED_LINES:
             self._on_drop(1)
@@ -67,10 +73,8 @@ class LogWriter:
         lines = [self._queued.popleft() for _ in range(len(self._queued))]
         if not lines:
             return
-        if self._render:
-            lines = [*map(self._render, lines)]
         try:
-            self._write_all("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
+            self._write_all(self._encode(lines))
         except OSError:  # a full disk, or a reader that has gone: log lines are lost, but no request fails
             self._on_drop(len(lines))
 

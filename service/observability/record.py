@@ -1,6 +1,5 @@
 """`Record`: what happened to one request. Its metrics and its log line are derived from it."""
 
-import json
 import random
 from dataclasses import dataclass, field
 from operator import sub
@@ -11,7 +10,6 @@ import msgspec
 from service.errors import ApiError
 from service.observability.log_fields import Level, LogLine, Outcome
 
-DELETE = b"\x7f"  # the only non-printable ASCII character that JSON does not escape
 PROBES = ("/health", "/ping", "/metrics", "/console")
 
 
@@ -188,10 +186,10 @@ def rule(reason: str) -> str:
     return reason.partition(" ")[0].rstrip(":,")
 
 
-def log_line(record: Record, timestamp: str) -> str:
-    """The record as one line of printable ASCII JSON, without prompts or outputs."""
+def log_fields(record: Record, timestamp: str) -> LogLine:
+    """The fields of the record's log line, which has no prompts or outputs."""
     started = record.started
-    fields = LogLine(
+    return LogLine(
         timestamp,
         record.level,
         "request",
@@ -227,13 +225,6 @@ def log_line(record: Record, timestamp: str) -> str:
         _seconds(started, record.output_times[0] if record.output_times else None),
         _seconds(started, record.ended),
     )
-    try:
-        line = msgspec.json.encode(fields)
-    except UnicodeEncodeError:  # a lone surrogate, from an escape in the request's JSON
-        return json.dumps(msgspec.structs.asdict(fields))
-    # Text from the client may contain other characters; the slower encoder escapes those, which few lines need.
-    is_plain = line.isascii() and line.find(DELETE) < 0  # `in` first takes the bytes for a number, and raises
-    return line.decode() if is_plain else json.dumps(msgspec.structs.asdict(fields))
 
 
 def _count(usage: dict[str, Any], key: str) -> int:

@@ -9,7 +9,8 @@ from service.autoscaling.capacity import Capacity, Size
 from service.autoscaling.simulation import Arrival
 from service.autoscaling.trace import Request, arrivals, mean_seconds, mean_size, moment, read_csv, read_jsonl, read_log
 from service.errors import ApiError, ErrorCode
-from service.observability.record import Record, log_line
+from service.observability.record import Record
+from tests.support.logs import log_line
 
 WRONG = (
     ("time", "7e999"), ("time", "null"), ("duration_s", '"3"'), ("duration_s", "-1"), ("time_to_admission_s", "[]"),

@@ -22,6 +22,7 @@ from service.engine import process_files, state
 from service.fleet.reload import Reload
 from service.gateway import app
 from service.observability import log_writer
+from service.observability.log_lines import Line, encoded, text_of
 from service.observability.log_writer import LogWriter
 from tests.conftest import Start
 from tests.fake_engine import FakeEngine, Fault
@@ -59,10 +60,10 @@ async def test_a_log_that_nobody_reads_delays_no_request_and_its_losses_are_coun
     gateway = await start(ONE)
     reader, descriptor = os.pipe()
     fill(descriptor)
-    writer = LogWriter(descriptor, gateway.gateway.metrics.log_lines_dropped.inc)
+    writer = LogWriter(descriptor, gateway.gateway.metrics.log_lines_dropped.inc, encoded)
 
-    def write(line: str) -> None:
-        gateway.output.append(line)
+    def write(line: Line) -> None:
+        gateway.output.append(text_of(line))
         WRITE(writer, line)
 
     monkeypatch.setattr(gateway.gateway.log, "_write", write)

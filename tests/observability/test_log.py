@@ -5,6 +5,8 @@ import logging
 import os
 import pty
 import re
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,11 +14,12 @@ import pytest
 from service.config.settings import Settings
 from service.errors import ErrorCode
 from service.observability import log as logs
+from service.observability import log_lines
 from service.observability.log import EventHandler, open_log
 from service.observability.log_fields import Outcome
 from service.observability.log_text import render
-from service.observability.record import Record, log_line
-from tests.support.logs import log_to
+from service.observability.record import Record, log_fields
+from tests.support.logs import log_line, log_to
 
 
 def ended(endpoint: str = "/v1/chat/completions", outcome: Outcome = "complete", **known: Any) -> Record:
@@ -159,3 +162,34 @@ def test_a_terminal_gets_text_and_everything_else_json(
     os.close(theirs)
     assert expected in written
     assert ("\x1b" in written) == ("\x1b" in expected)
+
+
+def test_lines_become_text_in_the_thread_that_writes_them_and_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def noted(lines: Sequence[log_lines.Line]) -> bytes:
+        threads.append(threading.current_thread().name)
+        return encoded(lines)
+
+    encoded, (reader, descriptor) = log_lines.encoded, os.pipe()
+    monkeypatch.setattr(logs, "STANDARD_OUTPUT", descriptor)
+    monkeypatch.setattr(log_lines, "encoded", noted)
+    log = open_log(Settings())
+    log.event("before")
+    log.request(ended())
+    log.event("after")
+    log.close()
+    lines = [json.loads(line) for line in os.read(reader, 2**16).splitlines()]
+    os.close(reader)
+    os.close(descriptor)
+    assert [line["event"] for line in lines] == ["before", "request", "after"]
+    assert {*threads} == {"log writer"}
+
+
+@pytest.mark.parametrize("text", ["plain", "\x7f", "é", "\u2028", "\ud800", "a\nb"])
+def test_many_lines_are_each_as_by_itself(text: str) -> None:
+    event, odd, plain = json.dumps({"event": text}), ended(requested=text), ended()
+    written = log_lines.encoded([event, log_fields(odd, "now"), log_fields(plain, "later"), event])
+    assert written.endswith(b"\n") and written.replace(b"\n", b"").decode().isprintable()
+    alone = [event, log_line(odd, "now"), log_line(plain, "later"), event]
+    assert [*map(json.loads, written.decode().splitlines())] == [*map(json.loads, alone)]

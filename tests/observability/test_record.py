@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import fields, replace
 
-from service.observability.record import Record, log_line
+from service.observability.record import Record
+from tests.support.logs import log_line
 
 
 def make_record(**known: object) -> Record:

@@ -24,6 +24,7 @@ from service.engine import demand, state
 from service.engine.state import Condition, EngineState
 from service.gateway import app
 from service.gateway.lifespan import with_lifespan
+from service.observability.log_lines import text_of
 from service.observability.log_writer import LogWriter
 from service.observability.trace_settings import TraceSettings
 from service.relay.call import RequestTimeouts
@@ -387,7 +388,7 @@ async def running(
             name, loaded = state.replica_id(served.id, number), dict.fromkeys(engine.adapters)
             state.write(run_dir, EngineState(name, served.id, order, "ready", adapters=loaded))
         output: list[str] = []
-        stack.enter_context(mock.patch.object(LogWriter, "write", lambda _, line: output.append(line)))
+        stack.enter_context(mock.patch.object(LogWriter, "write", lambda _, line: output.append(text_of(line))))
         # Decoding images takes a process of its own, which starts in a second; tests of that ask for it.
         # Requests of tests name any host; that of a gateway on a loopback address is checked. Each gets a log line.
         # A wait that is estimated while the machine stands still is longer than a request may wait by default.
