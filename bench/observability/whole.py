@@ -132,7 +132,8 @@ async def whole_gateway(counting: bool = False) -> Costs:
         theirs.close()  # so that its end is an error here
         await loop.run_in_executor(None, ours.recv)
         ports: dict[str, int] = {}
-        for case, gateway in gateways(Path(name), stack.enter_context(collector())).items():
+        served_by = gateways(Path(name), stack.enter_context(collector()))
+        for case, gateway in served_by.items():
             listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             # What a gateway does every so often is another share of a program that valgrind makes slower.
             app_and_tasks = (gateway.app, "off") if counting else (with_lifespan(gateway), "on")
@@ -154,11 +155,13 @@ async def whole_gateway(counting: bool = False) -> Costs:
                 for many in (WARM, count):
                     gc.collect()  # what came before is not to be found in what is measured
                     if counting and many == count:
+                        served_by[case].log.close()
                         instructions.mark()
                     began = time.process_time()
                     ours.send((port, stream, many))
                     await loop.run_in_executor(None, ours.recv)
             if counting:
+                served_by[case].log.close()  # what its thread has not written yet is a part of it
                 instructions.mark()
             times[case][load].append((time.process_time() - began) / count * 1e6)
         ours.send(None)

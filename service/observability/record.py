@@ -175,11 +175,6 @@ class Record(msgspec.Struct):
         """Inter-token latencies: seconds between consecutive output events."""
         return list(map(sub, self.output_times[1:], self.output_times))
 
-    @property
-    def duration(self) -> float:
-        """Seconds from arrival to the end of the response; 0 while the request runs."""
-        return 0.0 if self.ended is None else self.ended - self.started
-
 
 def rule(reason: str) -> str:
     """The rule by which a model was found: the first word of the reason."""

@@ -79,8 +79,8 @@ class Tallies:
             tally.completions.append(completion)
         if record.streamed and (times := record.output_times):
             tally.ttfts.append(times[0] - started)
-            if completion > 1:
-                tally.tpots.append((times[-1] - times[0]) / (completion - 1))
+            if (tpot := record.tpot) is not None:
+                tally.tpots.append(tpot)
             if len(times) > 1:
                 tally.gaps += record.gaps
         tally.cached += record.cached_tokens

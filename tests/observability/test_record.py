@@ -24,11 +24,6 @@ def test_ttft_and_gaps_come_from_the_output_times() -> None:
     assert record.gaps == pytest.approx([0.1, 0.3])
 
 
-def test_duration_is_zero_while_running() -> None:
-    assert make_record().duration == 0.0
-    assert make_record(ended=12.5).duration == 2.5
-
-
 @pytest.mark.parametrize(
     ("usage", "counts"),
     [
