@@ -1,4 +1,4 @@
-"""Builds the targets of the Dockerfile with buildah, on a Debian that debootstrap makes: no registry is needed."""
+"""Builds the targets of the Dockerfile with buildah, on Debians that debootstrap makes: no registry is needed."""
 
 import json
 import os
@@ -13,10 +13,14 @@ from typing import Any
 from service.config.paths import ROOT
 
 FOLDER = ROOT / "build/images"
-BASE = "localhost/roundhouse/debian:12"
+# Debian's images by their own names, so that what builds on them needs no telling.
+DEBIAN = "docker.io/library/debian:{}-slim"
+SUITES = {12: "bookworm", 13: "trixie"}
+RELEASES = {"gateway": 13, "engine-cpu": 12}  # what each target runs on
 PROGRAMS = ("buildah", "debootstrap")
 HOUR = 3600.0  # seconds: packages of gigabytes, on machines that are shared
 STORE = ("--root", str(FOLDER / "store"), "--runroot", str(FOLDER / "run"), "--storage-driver", "overlay")
+BUILD = ("buildah", *STORE, "bud", "--format", "docker", "--pull-never", "--isolation", "chroot", "--layers")
 # What Debian's slim images leave out.
 SLIM = ("usr/share/doc/*", "usr/share/man/*", "usr/share/info/*", "usr/share/locale/*", "var/cache/apt/*",
         "var/lib/apt/lists/*")  # fmt: skip
@@ -38,33 +42,32 @@ def buildah(*words: str | Path) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=HOUR).stdout.strip()
 
 
-def base() -> None:
-    """Makes the base image if there is none."""
-    if BASE.rpartition(":")[0] in buildah("images", "--format", "{{.Name}}").splitlines():
-        return
+def base(release: int) -> str:
+    """The name of Debian's image of this release, which is made if there is none."""
+    name = DEBIAN.format(release)
+    if name in buildah("images", "--format", "{{.Name}}:{{.Tag}}").splitlines():
+        return name
     root = FOLDER / "debian"
     shutil.rmtree(root, ignore_errors=True)
-    subprocess.run(["debootstrap", "--variant=minbase", "bookworm", str(root)], check=True, timeout=HOUR)
+    subprocess.run(["debootstrap", "--variant=minbase", SUITES[release], str(root)], check=True, timeout=HOUR)
     for path in (path for pattern in SLIM for path in root.glob(pattern)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     excluded = [f"path-exclude /usr/share/{name}/*\n" for name in ("doc", "man", "info", "locale")]
     (root / "etc/dpkg/dpkg.cfg.d/slim").write_text("".join(excluded))
     container = buildah("from", "scratch")
     buildah("add", container, root, "/")
-    buildah("commit", "--rm", container, BASE)
+    buildah("commit", "--rm", container, name)
     shutil.rmtree(root)
+    return name
 
 
 def build(target: str) -> str:
-    """Builds a target on it; returns the name of the image. pip finds packages as it does on this machine."""
-    base()
+    """Builds a target on its Debian; returns the name of the image. pip finds packages as it does on this machine."""
     name = f"localhost/roundhouse/{target}:test"
-    mounts = [argument for path in host_folders() for argument in ("--volume", path)]
-    with _pip_configuration() as secret:
+    with pip_configuration() as secret:
         command = [
-            "buildah", *STORE, "bud", "--format", "docker", "--pull-never", "--isolation", "chroot", "--layers",
-            "--build-arg", f"BASE={BASE}", "--secret", f"id=pip,src={secret}", *mounts, "--target", target,
-            "--tag", name, str(ROOT),
+            *BUILD, "--build-arg", f"BASE={base(RELEASES[target])}", "--secret", f"id=pip,src={secret}", *volumes(),
+            "--target", target, "--tag", name, str(ROOT),
         ]  # fmt: skip
         subprocess.run(command, check=True, stdout=sys.stderr, timeout=HOUR)
     return name
@@ -98,27 +101,23 @@ def settings() -> dict[str, str]:
     return found
 
 
-def host_folders() -> Iterator[str]:
-    """Folders of this machine from which pip takes packages, and its certificates."""
-    yield f"{_certificates()}:{IN_BUILD}:ro"
-    for name in ("find-links", "index-url", "extra-index-url"):
-        for place in settings().get(name, "").split():
-            path = Path(place.removeprefix("file://"))
-            if path.is_absolute() and path.is_dir():
-                yield f"{path}:{path}:ro"
-                if (path.parent / "files").is_dir():
-                    yield f"{path.parent / 'files'}:{path.parent / 'files'}:ro"
-
-
-def _certificates() -> Path:
+def volumes() -> Iterator[str]:
+    """Arguments that show a build the folders of this machine from which pip takes packages, and its certificates."""
     folder = FOLDER / "host"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(CERTIFICATES, folder / "ca.crt")
-    return folder
+    yield from ("--volume", f"{folder}:{IN_BUILD}:ro")
+    for name in ("find-links", "index-url", "extra-index-url"):
+        for place in settings().get(name, "").split():
+            path = Path(place.removeprefix("file://"))
+            for one in (path, path.parent / "files"):
+                if path.is_absolute() and one.is_dir():
+                    yield from ("--volume", f"{one}:{one}:ro")
 
 
 @contextmanager
-def _pip_configuration() -> Iterator[Path]:
+def pip_configuration() -> Iterator[Path]:
+    """A file for pip in a build, which may have credentials: it is there no longer than the build."""
     path = FOLDER / "pip.conf"
     path.touch(mode=0o600)
     kept = {name: value for name, value in settings().items() if name not in ("constraint", "cert")}

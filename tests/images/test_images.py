@@ -1,6 +1,6 @@
-"""The images, built from the Dockerfile and run as docs/containers.md says: a gateway and an engine answer a chat.
+"""The images, built from the Dockerfile and by BentoML, and run as docs/containers.md says: they answer a chat.
 
-`make image-test` runs it: it takes packages of two gigabytes, and a quarter of an hour.
+`make image-test` runs it: it takes packages of two gigabytes, and half an hour.
 """
 
 import json
@@ -15,10 +15,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from bench.processes import free_port
 from service.config.paths import ROOT
-from tests.images import build
+from tests.images import bento, build
 from tests.images.container import running
 
 pytestmark = [
@@ -71,6 +72,14 @@ def answers(url: str) -> bool:
         return httpx.get(url).status_code == 200
     except httpx.TransportError:
         return False
+
+
+def ask(url: str) -> None:
+    """Asks for the name; no one is answered without the key."""
+    headers = {"authorization": f"Bearer {API_KEY}"}
+    answer = httpx.post(f"{url}/v1/chat/completions", json=CHAT, headers=headers, timeout=60)
+    assert answer.json()["choices"][0]["message"]["content"] == "Your name is Zorvina."
+    assert httpx.get(f"{url}/v1/models").status_code == 401
 
 
 def test_what_the_images_say_and_hold(gateway: str, engine: str) -> None:
@@ -135,13 +144,30 @@ def test_a_gateway_and_an_engine_answer_a_chat(gateway: str, engine: str, folder
         )
         started = {**common, "ROUNDHOUSE_API_KEY": API_KEY, "ROUNDHOUSE_PORT": str(ports["gateway"])}
         two = stack.enter_context(running(gateway, folder / "gateway", ["serve"], started, [config], {}))
-        url, headers = f"http://127.0.0.1:{ports['gateway']}", {"authorization": f"Bearer {API_KEY}"}
+        url = f"http://127.0.0.1:{ports['gateway']}"
         print(f"the gateway answers {two.until(lambda: answers(f'{url}/livez')):.1f} s after its start")
         print(f"the engine is healthy {one.until(lambda: one.healthy(ports['engine'])):.1f} s later")
         two.until(lambda: two.healthy(ports["gateway"]))
-        answer = httpx.post(f"{url}/v1/chat/completions", json=CHAT, headers=headers, timeout=60)
-        assert answer.json()["choices"][0]["message"]["content"] == "Your name is Zorvina."
-        assert httpx.get(f"{url}/v1/models").status_code == 401
+        ask(url)
         refused = httpx.get(f"http://127.0.0.1:{ports['engine']}/v1/models")
         assert refused.status_code == 401
         assert [two.stop(), one.stop()] == [0, 0]
+
+
+def test_the_bento_answers_a_chat(folder: Path) -> None:
+    image, port = bento.build(), free_port()
+    fleet = folder / "fleet.yaml"
+    written = yaml.safe_load((ROOT / "deploy/compose/cpu.yaml").read_text())
+    del written["models"][0]["addresses"]  # so that its engine is started beside the gateway
+    fleet.write_text(yaml.safe_dump(written))
+    environment = {
+        "ROUNDHOUSE_FLEET": str(fleet), "ROUNDHOUSE_API_KEY": API_KEY, "ROUNDHOUSE_PORT": str(port), "HOME": "/tmp",
+        "BENTOML_HOME": "/tmp/bentoml",
+    }  # fmt: skip
+    assert build.configuration(image)["User"] == "bentoml"
+    assert not any(line.startswith("UV_") and "INDEX" in line for line in build.configuration(image)["Env"])
+    with running(image, folder / "bento", [], environment, [fleet.parent], {}) as one:
+        url = f"http://127.0.0.1:{port}"
+        print(f"the Bento is ready {one.until(lambda: answers(f'{url}/readyz')):.1f} s after its start")
+        ask(url)
+        assert one.stop() == 0

@@ -5,8 +5,10 @@ import tomllib
 from fnmatch import fnmatch
 
 import pytest
+import yaml
 
 from service.cli.__main__ import main
+from tests.images import build
 from tests.support.each import each
 from tests.support.fleets import ROOT
 
@@ -47,6 +49,29 @@ def test_an_image_runs_as_a_numbered_user_with_a_health_check_and_labels(target:
     assert ["COPY", f"--from=bills /bills/{lock}.json /usr/share/roundhouse/sbom.json"] in stage
     packages = stages()[f"{target}-packages"]
     assert any(f"--require-hashes -r requirements/{lock}.lock" in rest for _, rest in packages)
+
+
+def test_the_engine_for_gpus_is_that_for_cpus_with_other_packages_and_sees_the_gpus() -> None:
+    """So `make image-test`, which cannot build the one, tries the rest of it with the other."""
+    found = stages()
+    cpus = [
+        [word, rest.replace("engine-cpu", "engine").replace("cpu.", "cuda.")]
+        for word, rest in [*found["engine-cpu-packages"], *found["engine-cpu"]]
+    ]
+    shown = ["ENV", "NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility"]
+    assert [*found["engine-packages"], *found["engine"]] == [*cpus, shown]
+
+
+def test_each_image_is_built_on_the_debian_that_it_is_tested_on() -> None:
+    gateway, engine = (build.DEBIAN.format(build.RELEASES[name]) for name in ("gateway", "engine-cpu"))
+    assert ["ARG", f"BASE={engine}"] in INSTRUCTIONS
+    services = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
+    named = {
+        service["build"]["target"]: service["build"].get("args") for service in services.values() if "build" in service
+    }
+    assert named == {"gateway": {"BASE": gateway}, "engine": None, "engine-cpu": None}
+    for page in (TEXT, (ROOT / "docs/containers.md").read_text()):
+        assert f"docker build --target gateway --build-arg BASE={gateway}" in page
 
 
 def test_the_gateway_leaves_out_what_packages_test_themselves_with() -> None:
