@@ -123,5 +123,7 @@ def running(
 
 def _number(root: Path, user: str) -> str:
     """The number of an image's user, which is said as `number:number` or by name."""
-    names = {fields[0]: fields[2] for fields in (line.split(":") for line in (root / "etc/passwd").open())}
+    names = {
+        fields[0]: fields[2] for fields in (line.split(":") for line in (root / "etc/passwd").read_text().splitlines())
+    }
     return names.get(user) or user.partition(":")[0]
