@@ -308,10 +308,12 @@ async def proxied(prefix: str, port: int, asking: bytes = b"", answering: bytes 
     It adds the headers `asking` to what is posted, and `answering` to what is answered.
     """
 
-    running: set[asyncio.Task[None] | None] = set()  # nothing else keeps one that waits for the browser
+    running: set[asyncio.Task[Any]] = set()  # nothing else keeps one that waits for the browser
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        running.add(asyncio.current_task())
+        task = asyncio.current_task()
+        assert task
+        running.add(task)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             method, path, rest = head.split(b" ", 2)
@@ -340,9 +342,9 @@ async def proxied(prefix: str, port: int, asking: bytes = b"", answering: bytes 
         async with server:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
-        for task in filter(None, running):
+        for task in running:
             task.cancel()
-        await asyncio.gather(*filter(None, running), return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def test_it_can_be_used_by_everyone(browser: "Browser", tmp_path: Path) -> None:
