@@ -1,12 +1,13 @@
 """Processes that a measurement starts: pinned to a core, ended with it, and their resource usage."""
 
 import ctypes
+import fcntl
 import os
-import random
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import psutil
 from service.config.paths import ROOT
 
 PR_SET_PDEATHSIG = 1
+PORTS = range(20_000, 32_000)
 PATIENCE = 15.0  # seconds that a process may take to end before it is killed
 MB = 10**6
 
@@ -82,15 +84,23 @@ def busy() -> float:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 where nobody listens now.
+    """A TCP port of 127.0.0.1 where nobody listens now, and that no other call on this machine has had for long.
 
-    It is none of those that the kernel gives to whoever asks for any: such a one may be gone before it is used.
+    All callers take the next one in turn: a port may be bound seconds after it was asked for. It is none of those that
+    the kernel gives to whoever asks for any.
     """
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+    with Path(tempfile.gettempdir(), f"roundhouse-ports-{os.getuid()}").open("a+") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        turn.seek(0)
+        port = int(turn.read() or PORTS.start)
+        while True:
+            port = port + 1 if port + 1 in PORTS else PORTS.start
+            with socket.socket() as probe, suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                break
+        turn.truncate(0)
+        turn.write(str(port))
+        return port
 
 
 @contextmanager

@@ -212,6 +212,13 @@ def test_a_peer_that_does_not_answer_says_why(rival: Rival, tmp_path: Path) -> N
         pass
 
 
+def test_no_two_programs_get_one_port() -> None:
+    asking = [sys.executable, "-c", "from bench.processes import free_port; print(*(free_port() for _ in range(50)))"]
+    started = [subprocess.Popen(asking, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    ports = [port for one in started for port in one.communicate(timeout=60)[0].split()]
+    assert len(set(ports)) == len(ports) == 150
+
+
 def test_what_ends_a_process_ends_its_children(tmp_path: Path) -> None:
     # What a shell puts into the background does not hear Ctrl-C.
     with processes.running(["/bin/sh", "-c", "sleep 1000 & wait"], tmp_path / "log") as process:
