@@ -17,7 +17,7 @@ MUTANTS_SEED := 1
 export BENTOML_DO_NOT_TRACK := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve bento test test-fast test-paused coverage mutants fuzz test-clients image-test k8s k8s-policy k8s-live lint types check audit sbom gpu docs lock clean
+.PHONY: help install serve bento test test-fast test-paused coverage mutants fuzz test-clients image-test k8s k8s-policy k8s-live k8s-node lint types check audit sbom gpu docs lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ k8s-policy: $(TESTS) build/clients/k8s-policy/.installed  ## Judge everything th
 
 k8s-live: $(TESTS) build/control-plane/bin/kube-scheduler  ## Install, upgrade, drain and scale the Helm chart on a real control plane, built here (Debian; half an hour, once)
 	$(BIN)/python -m tests.k8s.control_plane $(BIN)/python -m pytest -n 0 tests/k8s/test_live.py
+
+k8s-node: $(TESTS) build/control-plane/bin/kube-scheduler  ## The same on a real node: containerd and kubelet run the images of gateway and engine-cpu (root; 20 minutes more, once)
+	$(BIN)/python -m tests.k8s.control_plane --node $(BIN)/python -m pytest -n 0 tests/k8s/test_live.py
 
 build/control-plane/bin/kube-scheduler: tests/k8s/control_plane/build
 	tests/k8s/control_plane/build

@@ -1,7 +1,8 @@
 """The chart on the cluster that KUBECONFIG names: installed, upgraded, rolled back, drained, scaled.
 
 It needs no GPU. K8S_TEST_GATEWAY_IMAGE and K8S_TEST_ENGINE_IMAGE name the images, `repository:tag`. On simulated nodes,
-where no pod really runs, K8S_TEST_SIMULATED=1 leaves out what asks one. K8S_TEST_METRICS names the file of the numbers
+where no pod really runs, K8S_TEST_SIMULATED=1 leaves out what asks one; K8S_TEST_SMALL=1 says that the nodes have fewer
+processors than the engines would reserve. K8S_TEST_METRICS names the file of the numbers
 that an adapter for external metrics serves, as tests/k8s/control_plane has one.
 """
 
@@ -25,10 +26,22 @@ from tests.support.each import each
 
 KUBECONFIG = os.environ.get("KUBECONFIG")
 SIMULATED = os.environ.get("K8S_TEST_SIMULATED") == "1"
+SMALL = os.environ.get("K8S_TEST_SMALL") == "1"
 METRICS = os.environ.get("K8S_TEST_METRICS")
 NAMESPACE, RELEASE = "roundhouse-test", "live"
 DEFAULT_IMAGES = {"GATEWAY": "roundhouse/gateway:0.1.0", "ENGINE": "roundhouse/engine-cpu:0.1.0"}
 TIMEOUT = 600  # seconds, for one step
+# Asks again and again until its input ends, and says what each answer was.
+ASK = """
+import json, select, sys, urllib.request
+url, body = "http://127.0.0.1:3000/v1/chat/completions", sys.argv[1].encode()
+while not select.select([sys.stdin], [], [], 0)[0]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, {"content-type": "application/json"})) as answer:
+            print(answer.status, *json.load(answer).keys() & {"choices"}, flush=True)
+    except urllib.error.HTTPError as error:
+        print(error.code, error.read(), flush=True)
+"""
 pytestmark = [
     pytest.mark.skipif(not KUBECONFIG, reason="KUBECONFIG names no cluster"),
     pytest.mark.slow,
@@ -42,11 +55,13 @@ def image(which: str) -> Object:
 
 
 def given() -> Object:
-    """Pebble on the CPU; on simulated nodes without reservations."""
+    """Pebble on the CPU; on simulated nodes without reservations, and on small ones without those of processors."""
     own: Object = {"gateway": {"replicas": 2, "image": image("GATEWAY")},
                    "engineDefaults": {"image": image("ENGINE"), "replicas": 2}}  # fmt: skip
-    none = {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}}}
-    return merged(merged(values("dev"), own), {"gateway": none, "engineDefaults": none} if SIMULATED else {})
+    least: Object = {"requests": {"cpu": "10m"}} if SIMULATED or SMALL else {}
+    if SIMULATED:
+        least = merged(least, {"requests": {"memory": "64Mi"}, "limits": {"memory": "1Gi"}})
+    return merged(merged(values("dev"), own), {name: {"resources": least} for name in ("gateway", "engineDefaults")})
 
 
 def kubectl(*arguments: str, text: str | None = None) -> str:
@@ -188,14 +203,20 @@ def test_the_release_is_installed(cluster: Cluster) -> None:
 
 
 @pytest.mark.skipif(SIMULATED, reason="simulated pods answer nothing")
-def test_a_pod_of_the_namespace_gets_an_answer(cluster: Cluster) -> None:
-    body = {"model": "pebble-chat", "messages": [{"role": "user", "content": "Hello"}]}
-    program = (
-        "import urllib.request as r; print(r.urlopen(r.Request('http://127.0.0.1:3000/v1/chat/completions', "
-        f"{json.dumps(body)!r}.encode(), {{'content-type': 'application/json'}})).read().decode())"
+def test_a_pod_of_the_namespace_gets_answers_while_the_engines_of_its_model_are_replaced(cluster: Cluster) -> None:
+    rolled_out("gateway", "pebble-chat")
+    body = {"model": "pebble-chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16}
+    asking = ["kubectl", "--namespace", NAMESPACE, "exec", "--stdin", f"deployment/{RELEASE}-roundhouse-gateway", "--"]
+    program = subprocess.Popen(
+        [*asking, "python3", "-c", ASK, json.dumps(body)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    said = kubectl("exec", f"deployment/{RELEASE}-roundhouse-gateway", "--", "python3", "-c", program)
-    assert json.loads(said)["choices"]
+    try:
+        kubectl("rollout", "restart", f"deployment/{RELEASE}-roundhouse-pebble-chat")
+        rolled_out("pebble-chat")
+    finally:
+        said, _ = program.communicate(timeout=TIMEOUT)  # which ends its input
+    assert said
+    assert set(said.splitlines()) == {"200 choices"}
 
 
 def test_a_new_setting_of_one_model_replaces_its_pods_alone_and_can_be_taken_back(cluster: Cluster) -> None:

@@ -120,9 +120,7 @@ spec:
         - {name: compile-cache, mountPath: /var/cache/roundhouse}
         - {name: run, mountPath: /run/roundhouse}
         - {name: tmp, mountPath: /tmp}
-        {{- if gt (int $model.podGpus) 1 }}
         - {name: shm, mountPath: /dev/shm}
-        {{- end }}
         {{- range $secret := $mounted }}
         - {name: secret-{{ $secret | replace "." "-" | trunc 50 }}, mountPath: /etc/roundhouse/secrets/{{ $secret }}, readOnly: true}
         {{- end }}
@@ -134,9 +132,7 @@ spec:
       {{- include "roundhouse.volume" (dict "cache" $model.compileCache "claim" (printf "%s-compiled" $model.name)) | nindent 6 }}
     - {name: run, emptyDir: {sizeLimit: 1Gi}}
     - {name: tmp, emptyDir: {sizeLimit: 10Gi}}
-    {{- if gt (int $model.podGpus) 1 }}
     - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ $model.shm.sizeLimit }}}}
-    {{- end }}
     {{- range $secret := $mounted }}
     - {name: secret-{{ $secret | replace "." "-" | trunc 50 }}, secret: {secretName: {{ $secret }}, defaultMode: 0440}}
     {{- end }}

@@ -66,7 +66,7 @@ def running(folder: Path) -> Iterator[ControlPlane]:
     with ExitStack() as stack:
 
         def start(program: str | Path, *arguments: str) -> None:
-            stack.enter_context(_process(folder, program, arguments))
+            stack.enter_context(process(folder, program, arguments))
 
         start("etcd", "--data-dir", f"{folder}/etcd", "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
               "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
@@ -102,14 +102,15 @@ def _accounts(folder: Path) -> None:
 
 
 @contextmanager
-def _process(folder: Path, program: str | Path, arguments: tuple[str, ...]) -> Iterator[None]:
+def process(folder: Path, program: str | Path, arguments: tuple[str, ...]) -> Iterator["subprocess.Popen[bytes]"]:
+    """Runs a program whose log is in `folder`, and ends it afterwards."""
     with (folder / f"{Path(program).name}.log").open("wb") as log:
-        process = subprocess.Popen([program, *arguments], stdout=log, stderr=log)
+        started = subprocess.Popen([program, *arguments], stdout=log, stderr=log)
     try:
-        yield
+        yield started
     finally:
-        process.terminate()
-        process.wait(30)
+        started.terminate()
+        started.wait(30)
 
 
 def _wait(plane: ControlPlane) -> None:
