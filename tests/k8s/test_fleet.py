@@ -79,6 +79,12 @@ def test_the_processes_of_an_engine_have_shared_memory(release: Release) -> None
         assert volume["emptyDir"]["medium"] == "Memory"
 
 
+@every_release
+def test_engines_on_a_cpu_do_not_all_bind_to_its_first_core(release: Release, tmp_path: Path) -> None:
+    for one in fleet_of(release, tmp_path).served:
+        assert one.gpus or one.env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
 PARALLEL = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
 
 

@@ -75,7 +75,7 @@ def running(folder: Path) -> Iterator[ControlPlane]:
             PROGRAMS / "kube-apiserver", "--etcd-servers", etcd, "--bind-address=127.0.0.1",
             "--advertise-address=192.0.2.1", "--endpoint-reconciler-type=none", "--secure-port", str(ports["api"]),
             "--cert-dir", f"{folder}/tls", "--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=RBAC",
-            "--enable-admission-plugins=PodSecurityPolicy",
+            "--enable-admission-plugins=PodSecurityPolicy", "--kubelet-preferred-address-types=InternalIP",
             "--token-auth-file", f"{folder}/tokens.csv", "--service-account-issuer=https://kubernetes.default.svc",
             "--service-account-key-file", f"{folder}/accounts.pub",
             "--service-account-signing-key-file", f"{folder}/accounts.key",
