@@ -16,6 +16,7 @@ FROM ${BASE} AS python
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
+    && find / -xdev -type f -perm /6000 -exec chmod ug-s '{}' + \
     && groupadd --gid 65532 roundhouse \
     && useradd --uid 65532 --gid 65532 --no-log-init --create-home --shell /usr/sbin/nologin roundhouse \
     && install -d -o 65532 -g 65532 /home/roundhouse/.cache /var/lib/roundhouse /var/lib/roundhouse/weights

@@ -16,7 +16,7 @@ FOLDER = ROOT / "build/images"
 # Debian's images by their own names, so that what builds on them needs no telling.
 DEBIAN = "docker.io/library/debian:{}-slim"
 SUITES = {12: "bookworm", 13: "trixie"}
-RELEASES = {"gateway": 13, "engine-cpu": 12}  # what each target runs on
+RELEASES = {"gateway": 13, "engine": 12, "engine-cpu": 12}  # what each target runs on
 PROGRAMS = ("buildah", "debootstrap")
 HOUR = 3600.0  # seconds: packages of gigabytes, on machines that are shared
 STORE = ("--root", str(FOLDER / "store"), "--runroot", str(FOLDER / "run"), "--storage-driver", "overlay")
@@ -118,6 +118,7 @@ def volumes() -> Iterator[str]:
 @contextmanager
 def pip_configuration() -> Iterator[Path]:
     """A file for pip in a build, which may have credentials: it is there no longer than the build."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / "pip.conf"
     FOLDER.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)

@@ -3,13 +3,9 @@
 `make image-test` runs it: it takes packages of two gigabytes, and half an hour.
 """
 
-import json
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,7 +15,7 @@ import yaml
 
 from bench.processes import free_port
 from service.config.paths import ROOT
-from tests.images import bento, build
+from tests.images import bento, build, contents
 from tests.images.container import running
 
 pytestmark = [
@@ -28,7 +24,6 @@ pytestmark = [
     pytest.mark.timeout(3600),
 ]
 
-USER = 65532
 GATEWAY_BYTES = 240e6  # of what is installed on top of Debian's Python
 ENGINE_KEY, API_KEY = "engine-key-0123456789", "rh_first-key-0123456789"
 CHAT = {
@@ -52,21 +47,6 @@ def engine() -> str:
     return build.build("engine-cpu")
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder that the images' user may read; pytest's own is for its user alone."""
-    path = Path(tempfile.mkdtemp(prefix="images-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
-def size(folder: Path) -> int:
-    """Bytes on the disk."""
-    done = subprocess.run(["du", "-s", "--block-size=1", folder], capture_output=True, text=True, check=True)
-    return int(done.stdout.split()[0])
-
-
 def answers(url: str) -> bool:
     try:
         return httpx.get(url).status_code == 200
@@ -83,18 +63,10 @@ def ask(url: str) -> None:
 
 
 def test_what_the_images_say_and_hold(gateway: str, engine: str) -> None:
-    for image in (gateway, engine):
-        told = build.configuration(image)
-        assert told["User"] == f"{USER}:{USER}"
-        assert "org.opencontainers.image.version" in told["Labels"]
-        assert not any(name in line for line in told["Env"] for name in ("KEY", "TOKEN", "PASSWORD", "SECRET"))
-        with build.mounted(image) as root:
-            bill = json.loads((root / told["Labels"]["roundhouse.sbom"].lstrip("/")).read_text())
-            packages = {one["name"] for one in bill["components"]}
-            assert {"bentoml", "uvicorn"} <= packages and ("torch" in packages) == (image == engine)
-            assert not list(root.glob("etc/pip.conf")) and not (root / "opt/tools").exists()
+    contents.check(gateway, "gateway")
+    contents.check(engine, "cpu")
     with build.mounted(gateway) as root:
-        installed, whole = size(root / "opt/roundhouse"), size(root)
+        installed, whole = contents.size(root / "opt/roundhouse"), contents.size(root)
         assert not [path for path in root.glob("opt/roundhouse/**/tests") if path.is_dir()]
     print(f"gateway: {installed / 1e6:.0f} MB installed, {whole / 1e6:.0f} MB with Debian")
     assert installed < GATEWAY_BYTES
@@ -126,12 +98,10 @@ def hashes(lock: str) -> dict[str, set[str]]:
     return found
 
 
-def test_a_gateway_and_an_engine_answer_a_chat(gateway: str, engine: str, folder: Path) -> None:
+def test_a_gateway_and_an_engine_answer_a_chat(gateway: str, engine: str, folder: Path, home: Path) -> None:
     ports = {"gateway": free_port(), "engine": free_port()}
-    config, home = folder / "config", folder / "home"
+    config = folder / "config"
     config.mkdir()
-    home.mkdir()
-    shutil.chown(home, USER, USER)
     fleet = config / "fleet.yaml"
     # As deploy/compose/cpu.yaml, in one network.
     text = (ROOT / "deploy/compose/cpu.yaml").read_text()

@@ -18,6 +18,7 @@ INSTRUCTIONS = [
     for line in re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", TEXT, flags=re.M)).splitlines()
     if line
 ]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 PRODUCTS = ("gateway", "engine", "engine-cpu")
 
 
@@ -52,7 +53,7 @@ def test_an_image_runs_as_a_numbered_user_with_a_health_check_and_labels(target:
 
 
 def test_the_engine_for_gpus_is_that_for_cpus_with_other_packages_and_sees_the_gpus() -> None:
-    """So `make image-test`, which cannot build the one, tries the rest of it with the other."""
+    """So `make image-test`, which does not build the one, tries the rest of it with the other."""
     found = stages()
     cpus = [
         [word, rest.replace("engine-cpu", "engine").replace("cpu.", "cuda.")]
@@ -74,6 +75,19 @@ def test_each_image_is_built_on_the_debian_that_it_is_tested_on() -> None:
         assert f"docker build --target gateway --build-arg BASE={gateway}" in page
 
 
+def test_what_runs_an_image_names_it_as_it_is_built() -> None:
+    page, compose = (ROOT / "docs/containers.md").read_text(), (ROOT / "deploy/compose.yaml").read_text()
+    services = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", compose))["services"].values()
+    built = dict(re.findall(r"^docker build --target (\S+) .*--tag (\S+) \.$", page, re.M))
+    assert built == {target: f"roundhouse/{target}:{VERSION}" for target in PRODUCTS}
+    assert {one["build"]["target"]: one["image"] for one in services if "build" in one} == built
+
+
+@each("target", PRODUCTS)
+def test_the_setuid_bits_of_debian_are_taken_away(target: str) -> None:
+    assert any("-perm /6000 -exec chmod ug-s" in rest for word, rest in stages()[target] if word == "RUN")
+
+
 def test_the_gateway_leaves_out_what_packages_test_themselves_with() -> None:
     assert "-name tests -o -name test" in stages()["gateway-packages"][-1][1]
 
@@ -85,8 +99,7 @@ def test_nothing_secret_and_nothing_that_moves() -> None:
     assert installs and all("--require-hashes" in one or "--no-index" in one or "venv" in one for one in installs)
     for one in (rest for word, rest in INSTRUCTIONS if word == "RUN" and "apt-get install" in rest):
         assert "--no-install-recommends" in one and "rm -rf /var/lib/apt/lists/*" in one
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert set(re.findall(r"^ARG VERSION=(.+)$", TEXT, re.M)) == {version}
+    assert set(re.findall(r"^ARG VERSION=(.+)$", TEXT, re.M)) == {VERSION}
 
 
 @pytest.mark.parametrize(
