@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from service.config.paths import PACKAGE
 from service.engine.fork_server import FORKED, Request
+from service.engine.unknown_flags import installed_release
 from service.fleet.served_model import ServedModel
 
 # The modules of vLLM that a CPU engine's processes import, beside the one that is run.
@@ -49,7 +50,15 @@ def module_to_run(argv: Sequence[str]) -> str | None:
 
 def wanted(served: ServedModel, on: bool) -> bool:
     """Whether a model's engines are forked. Those with a GPU are not: nobody has tried it there."""
-    return on and not served.gpus
+    return on and not served.gpus and built_for_cpus(installed_release(("vllm",)))
+
+
+def built_for_cpus(release: str | None) -> bool:
+    """Whether this release of the package `vllm` is, such as `0.32.0+cpu`; None where the build for CPUs has its own.
+
+    Others use a GPU, whatever a fleet file says.
+    """
+    return release is None or "cpu" in release
 
 
 def prepared(environment: Mapping[str, str]) -> dict[str, str]:

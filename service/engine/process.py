@@ -27,6 +27,13 @@ CAUSE = re.compile(r"^ *(?:\w+\.)*(\w*(?:Error|Exception)|\w+\.py: error|Value e
 WRAPPER = re.compile(
     r"(?:Engine core|WorkerProc) initialization failed|EngineCore encountered an issue|Worker failed with error"
 )
+# What vLLM says where it is built for GPUs and sees none, and what that means.
+NO_DEVICE = "Failed to infer device type"
+NO_GPU = (
+    "this vLLM is built for GPUs and sees none: there is no driver, or no GPU was given to it. A container needs "
+    "--gpus all, and NVIDIA's container toolkit on its host; a pod needs nvidia.com/gpu among its limits; nvidia-smi "
+    "shows what it sees. Without a GPU use vLLM's build for CPUs: the image engine-cpu, or requirements/cpu.lock"
+)
 # Errors of a single request, which are not why an engine ended.
 REQUEST_ERROR = re.compile(r"VLLMValidationError|cannot schedule new futures")
 
@@ -131,7 +138,7 @@ class EngineProcess:
         errors = [match for line in self.tail if (match := CAUSE.match(line)) and not REQUEST_ERROR.search(line)]
         root_errors = [match for match in errors if not WRAPPER.search(match[0])]
         if match := next(reversed(root_errors or errors), None):
-            return f"{match[1]}: {match[2]}"[:500]
+            return NO_GPU if NO_DEVICE in match[2] else f"{match[1]}: {match[2]}"[:500]
         return self.tail[-1].strip()[:500] if self.tail else "it ended without any output"
 
     def close(self) -> None:

@@ -258,9 +258,11 @@ async def test_no_process_outlives_the_supervisor(number: signal.Signals, engine
     await until(lambda: not engine.is_running() and not engines.servers(), "the end of all processes")
 
 
-def test_which_engines_are_forked(tmp_path: Path) -> None:
+def test_which_engines_are_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = fleets.only(tmp_path, "model: pebble-chat")
-    assert preload.wanted(cpu, on=True)
+    for release, forked in {"0.32.0": False, "0.32.0+cu129": False, "0.32.0+cpu": True, None: True}.items():
+        monkeypatch.setattr(preload, "installed_release", {("vllm",): release}.__getitem__)
+        assert preload.wanted(cpu, on=True) == forked, release
     assert not preload.wanted(cpu, on=False)
     assert not preload.wanted(fleets.only(tmp_path, "model: pebble-chat\ngpus: 1"), on=True)
     assert preload.module_to_run([sys.executable, "-m", "vllm.x", "--model", "m"]) == "vllm.x"

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from service.engine import keeper
-from service.engine.process import TAIL_LINES, EngineProcess, pipe_lines
+from service.engine.process import NO_GPU, TAIL_LINES, EngineProcess, pipe_lines
 from tests.support.children import noticed
 from tests.support.waiting import PATIENCE, patience, until
 
@@ -453,6 +453,12 @@ RuntimeError: cannot schedule new futures after shutdown
 (APIServer pid=4499) INFO:     Shutting down
 """,
         "EngineDeadError: EngineCore encountered an issue. See stack trace (above).",
+    ),
+    "no GPU for the build for GPUs": (
+        f"""
+{SERVER_PREFIX}RuntimeError: Failed to infer device type, please set the environment variable `VLLM_LOGGING_LEVEL=DEBUG`
+""",
+        NO_GPU,
     ),
     "an end after a request that was refused": (
         f"""
