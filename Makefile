@@ -17,10 +17,10 @@ MUTANTS_SEED := 1
 export BENTOML_DO_NOT_TRACK := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve bento test test-fast test-paused coverage mutants fuzz test-clients image-test k8s k8s-policy k8s-live k8s-node lint types check audit sbom gpu docs lock clean
+.PHONY: help install serve bento test test-fast test-paused coverage mutants fuzz test-clients image-test image-test-cuda k8s k8s-policy k8s-live k8s-node lint types check audit sbom gpu docs lock clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  DEVICE=cpu|cuda forces the choice of vLLM build (found here: $(DEVICE)); ROUNDHOUSE_FLEET names another fleet file"
 
 install: $(STAMP)  ## Create .venv and install what serving needs, pinned
@@ -84,6 +84,9 @@ test-clients: $(TESTS) $(INSTALLED)  ## Run today's coding agents and libraries 
 
 image-test: $(TESTS)  ## Build the images of gateway and engine-cpu on a Debian made here, and have them answer a chat (root; 20 minutes)
 	$(BIN)/pytest -n 0 -s -m images tests/images
+
+image-test-cuda: $(TESTS)  ## Build the image of engine, for NVIDIA GPUs, and run what of it needs no GPU (root; 50 GB, half an hour)
+	IMAGE_TEST_CUDA=1 $(BIN)/pytest -n 0 -s -m images tests/images/test_cuda.py
 
 k8s-policy: $(TESTS) build/clients/k8s-policy/.installed  ## Judge everything that the Helm chart renders by checkov's policies (installs 400 MB)
 	$(BIN)/python -m tests.k8s.policy build/clients/k8s-policy/bin/checkov

@@ -86,13 +86,17 @@ class Container:
         os.kill(self.first, signal.SIGTERM)
         return self.process.wait(120)
 
+    def end(self) -> int:
+        """Waits until it ends by itself; returns the exit status."""
+        return self.process.wait(PATIENCE)
+
 
 @contextmanager
 def running(
     image: str, folder: Path, words: Sequence[str], environment: Mapping[str, str], read_only: Sequence[Path],
-    writable: Mapping[str, Path],
+    writable: Mapping[str, Path], entrypoint: Sequence[str] = (),
 ) -> Iterator[Container]:  # fmt: skip
-    """Runs the image with these words after its entry point, in the network of this machine.
+    """Runs the image with these words after its entry point, or another one, in the network of this machine.
 
     `read_only` folders are mounted where they are, `writable` ones at the paths that are their keys.
     """
@@ -100,7 +104,7 @@ def running(
     variables = [*told["Env"], *(f"{key}={value}" for key, value in environment.items())]
     mounts = [word for path in read_only for word in (f"ro:{path}", str(path))]
     mounts += [word for at, path in writable.items() for word in (f"rw:{path}", at)]
-    inside = f"cd {shlex.quote(told['WorkingDir'])} && exec {shlex.join([*told['Entrypoint'], *words])}"
+    inside = f"cd {shlex.quote(told['WorkingDir'])} && exec {shlex.join([*(entrypoint or told['Entrypoint']), *words])}"
     folder.mkdir()
     log = folder / "log"
     with build.mounted(image) as root:
