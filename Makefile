@@ -91,7 +91,7 @@ image-test-cuda: $(TESTS)  ## Build the image of engine, for NVIDIA GPUs, and ru
 k8s-policy: $(TESTS) build/clients/k8s-policy/.installed  ## Judge everything that the Helm chart renders by checkov's policies (installs 400 MB)
 	$(BIN)/python -m tests.k8s.policy build/clients/k8s-policy/bin/checkov
 
-k8s-live: $(TESTS) build/control-plane/bin/kube-scheduler  ## Install, upgrade, drain and scale the Helm chart on a real control plane, built here (Debian; half an hour, once)
+k8s-live: $(TESTS) build/control-plane/bin/kube-scheduler  ## Install, upgrade, drain and scale the Helm chart on a real control plane, built here (Debian; 5 to 20 minutes, once)
 	$(BIN)/python -m tests.k8s.control_plane $(BIN)/python -m pytest -n 0 tests/k8s/test_live.py
 
 k8s-node: $(TESTS) build/control-plane/bin/kube-scheduler  ## The same on a real node: containerd and kubelet run the images of gateway and engine-cpu (root; 20 minutes more, once)

@@ -120,7 +120,6 @@ def pip_configuration() -> Iterator[Path]:
     """A file for pip in a build, which may have credentials: it is there no longer than the build."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / "pip.conf"
-    FOLDER.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
     kept = {name: value for name, value in settings().items() if name not in ("constraint", "cert")}
     kept["cert"] = f"{IN_BUILD}/ca.crt"
