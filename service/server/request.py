@@ -20,6 +20,7 @@ from service.errors import ApiError
 from service.server.asgi import App, Headers, Message, Scope
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
+LENGTH, CONNECTION = b"\r\ncontent-length: ", b"\r\nconnection: "  # how such lines begin, with the last one's end
 RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: on, and no time
 
 
@@ -32,14 +33,21 @@ def reset(transport: asyncio.Transport) -> None:
 
 def lines(headers: Headers) -> bytes:
     """The headers as they follow a status line. Raises ValueError for one with a line break."""
-    each = [b"\r\n%b: %b" % header for header in headers]
+    each = [b"%b: %b" % header for header in headers]
     joined = b"".join(each)
-    if joined.count(b"\n") != len(each) or joined.count(b"\r") != len(each):
+    if joined.find(b"\n") >= 0 or joined.find(b"\r") >= 0:
         raise ValueError("a header contains a line break")
-    return joined
+    return b"\r\n".join((b"", *each))
 
 
-shared_lines = lru_cache(lines)  # for headers that many responses have
+@lru_cache
+def shared_lines(headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, bool, bool]:
+    """The lines of headers that many responses have; whether one says the body's length, and one the connection's end.
+
+    Raises ValueError for a header with a line break.
+    """
+    text = lines(headers)
+    return text, text.find(LENGTH) >= 0, text.find(CONNECTION) >= 0  # `in` first takes bytes for a number, and raises
 
 
 class RequestCycle:
@@ -219,21 +227,21 @@ class RequestCycle:
         self.response_started, self._expects_continue = True, False
         if self.more_body:  # the rest could be taken for a request, and a client that expects 100 may never send it
             self.keep_alive = False
-        extra_headers = self.extra_headers(status) if self.extra_headers else ()
-        head = STATUS_LINES[status] + shared_lines((*self._default_headers, *headers))
+        text, has_length, closes = shared_lines((*self._default_headers, *headers))
+        extra = lines(self.extra_headers(status)) if self.extra_headers else b""
+        head = STATUS_LINES[status] + text
         if length is not None:
-            head += b"\r\ncontent-length: %d" % length
+            head += b"%b%d" % (LENGTH, length)
             self._chunked = False
-        elif head.find(b"\r\ncontent-length: ") >= 0:  # `in` first takes the bytes for a number, and raises
+        elif has_length:
             self._chunked = False
-        head += lines(extra_headers)
-        if head.find(b"\r\nconnection: ") >= 0:
+        if closes or extra.find(CONNECTION) >= 0:
             self.keep_alive = False
         elif not self.keep_alive:
-            head += b"\r\nconnection: close"
+            extra += b"\r\nconnection: close"
         if self._chunked:
-            head += b"\r\ntransfer-encoding: chunked"
-        self._head = head + b"\r\n\r\n"
+            extra += b"\r\ntransfer-encoding: chunked"
+        self._head = b"%b%b\r\n\r\n" % (head, extra)
 
     def _send_body(self, body: bytes, last: bool) -> None:
         """Writes a part of the body, after the head if that has not been sent yet."""
