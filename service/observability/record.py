@@ -66,6 +66,19 @@ class Trace:
         return b"%stracestate: %s\r\n" % (lines, self.state) if self.state else lines
 
 
+class Usage(msgspec.Struct):
+    """The counts of a `usage` object that are read, by OpenAI's and Anthropic's names: what an engine wrote there."""
+
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    prompt_tokens_details: Any = None
+    input_tokens: Any = msgspec.UNSET
+    output_tokens: Any = None
+    input_tokens_details: Any = None
+    cache_read_input_tokens: Any = None
+    cache_creation_input_tokens: Any = None
+
+
 class Record(msgspec.Struct):
     """Filled along the path of a request, observed once at its end.
 
@@ -123,17 +136,17 @@ class Record(msgspec.Struct):
     outcome: Outcome = "complete"
     trace: Trace | None = None
 
-    def update_usage(self, usage: dict[str, Any]) -> None:
-        """Sets the token counts from an OpenAI or Anthropic `usage` object; missing and zero counts change nothing."""
-        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-        prompt = _count(usage, "prompt_tokens") or _count(usage, "input_tokens")
-        if "input_tokens" in usage:  # Anthropic's count leaves out what the prefix cache had, and what it took in
-            prompt += _count(usage, "cache_read_input_tokens") + _count(usage, "cache_creation_input_tokens")
+    def update_usage(self, usage: Usage) -> None:
+        """Sets the token counts; missing and zero ones change nothing."""
+        prompt, completion = _count(usage.prompt_tokens or usage.input_tokens), usage.completion_tokens
+        if usage.input_tokens is not msgspec.UNSET:
+            # Anthropic's count leaves out what the prefix cache had, and what it took in.
+            prompt += _count(usage.cache_read_input_tokens) + _count(usage.cache_creation_input_tokens)
+        details = usage.prompt_tokens_details or usage.input_tokens_details
+        cached = (details and details.get("cached_tokens")) or usage.cache_read_input_tokens
         self.prompt_tokens = prompt or self.prompt_tokens
-        completion = _count(usage, "completion_tokens") or _count(usage, "output_tokens")
-        self.completion_tokens = completion or self.completion_tokens
-        cached = _count(details, "cached_tokens") or _count(usage, "cache_read_input_tokens")
-        self.cached_tokens = cached or self.cached_tokens
+        self.completion_tokens = _count(completion or usage.output_tokens) or self.completion_tokens
+        self.cached_tokens = _count(cached) or self.cached_tokens
 
     def reset_attempt(self) -> None:
         """Clears what a failed attempt has set, before the request is retried."""
@@ -222,9 +235,8 @@ def log_fields(record: Record, timestamp: str) -> LogLine:
     )
 
 
-def _count(usage: dict[str, Any], key: str) -> int:
+def _count(value: Any) -> int:
     """The count, or 0 where it is none, or not positive."""
-    value = usage.get(key)
     return value if isinstance(value, int) and value > 0 else 0
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from service.observability.record import Record
+from service.observability.record import Record, Usage
 
 
 class InvalidResponseError(Exception):
@@ -23,7 +23,7 @@ ABSENT = msgspec.Raw()
 class ResponseBody(msgspec.Struct):
     """The fields of a response that are read, of all dialects; the rest is only checked to be JSON."""
 
-    usage: dict[str, Any] | None = None
+    usage: Usage | None = None
     choices: list[ResponseChoice] | None = None
     stop_reason: Any = None
     status: Any = None
@@ -40,11 +40,12 @@ def record_response(record: Record, body: bytes) -> None:
     """
     try:
         response = DECODER.decode(body)
-        usage = response.usage or {}
-        record.update_usage(usage)
+        usage = response.usage
+        if usage:
+            record.update_usage(usage)
         reason = response.choices[0].finish_reason if response.choices else None
         reason = reason or response.stop_reason or response.status
-        empty = 0 in (usage.get("completion_tokens"), usage.get("output_tokens")) and response.data is ABSENT
+        empty = usage and 0 in (usage.completion_tokens, usage.output_tokens) and response.data is ABSENT
     except (msgspec.MsgspecError, ValueError, AttributeError, RecursionError):
         raise InvalidResponseError("its response is not valid JSON of the expected form") from None
     record.finish_reason = reason if isinstance(reason, str) else None

@@ -4,7 +4,9 @@ import json
 import re
 from typing import Literal
 
-from service.observability.record import Record
+import msgspec
+
+from service.observability.record import Record, Usage
 from service.protocol.responses import is_death
 from service.transport.chunks import size_line
 
@@ -245,8 +247,8 @@ class StreamWatcher:
             payload = json.loads(event[event.index(b"data: ") + 6 :])
             # In Anthropic's first event and the last one of the Responses API it is one level down.
             holder = payload.get("response") or payload.get("message") or payload
-            self._record.update_usage(holder.get("usage") or {})
+            self._record.update_usage(msgspec.convert(holder.get("usage") or {}, Usage))
             if self._dialect == "responses":
                 self._record.finish_reason = holder.get("status")
-        except (ValueError, AttributeError):
+        except (msgspec.ValidationError, ValueError, AttributeError):
             raise BrokenStreamError from None

@@ -5,9 +5,10 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import convert
 from msgspec.structs import fields, replace
 
-from service.observability.record import Record
+from service.observability.record import Record, Usage
 from tests.support.logs import log_line
 
 
@@ -33,19 +34,20 @@ def test_ttft_and_gaps_come_from_the_output_times() -> None:
         ({"input_tokens": 13, "output_tokens": 4, "input_tokens_details": {"cached_tokens": 3}}, (13, 4, 3)),
         ({"input_tokens": 12, "output_tokens": 4, "cache_read_input_tokens": 5}, (17, 4, 5)),
         ({"input_tokens": 0, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 7}, (12, 0, 5)),
+        ({"prompt_tokens": -1, "completion_tokens": "4", "prompt_tokens_details": {"cached_tokens": None}}, (0, 0, 0)),
         ({}, (0, 0, 0)),
     ],
 )
 def test_usage_of_every_dialect(usage: dict[str, object], counts: tuple[int, int, int]) -> None:
     record = make_record()
-    record.update_usage(usage)
+    record.update_usage(convert(usage, Usage))
     assert (record.prompt_tokens, record.completion_tokens, record.cached_tokens) == counts
 
 
 def test_later_usage_keeps_known_counts() -> None:
     record = make_record()
-    record.update_usage({"input_tokens": 12, "output_tokens": 0})
-    record.update_usage({"output_tokens": 4})
+    record.update_usage(Usage(input_tokens=12, output_tokens=0))
+    record.update_usage(Usage(output_tokens=4))
     assert (record.prompt_tokens, record.completion_tokens) == (12, 4)
 
 
