@@ -38,7 +38,6 @@ class Tee:
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Sends and copies a whole response."""
         assert self._extra
-        headers = tuple(headers)
         self._begin(status, headers)
         self._copy(body)
         self.complete = True

@@ -20,7 +20,6 @@ from service.errors import ApiError
 from service.server.asgi import App, Headers, Message, Scope
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
-LENGTH, CONNECTION = b"\r\ncontent-length: ", b"\r\nconnection: "  # how such lines begin, with the last one's end
 RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: on, and no time
 
 
@@ -32,22 +31,23 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 def lines(headers: Headers) -> bytes:
-    """The headers as they follow a status line. Raises ValueError for one with a line break."""
-    each = [b"%b: %b" % header for header in headers]
-    joined = b"".join(each)
-    if joined.find(b"\n") >= 0 or joined.find(b"\r") >= 0:
+    """The headers as lines, each with its end. Raises ValueError for one with a line break."""
+    joined = b""
+    for header in headers:
+        joined += b"%b: %b\r\n" % header
+    if len(joined.splitlines()) != len(headers):
         raise ValueError("a header contains a line break")
-    return b"\r\n".join((b"", *each))
+    return joined
 
 
 @lru_cache
-def shared_lines(headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, bool, bool]:
-    """The lines of headers that many responses have; whether one says the body's length, and one the connection's end.
+def shared_head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, bool, bool]:
+    """The head that many responses have; whether it says the length of the body, and whether it ends the connection.
 
     Raises ValueError for a header with a line break.
     """
-    text = lines(headers)
-    return text, text.find(LENGTH) >= 0, text.find(CONNECTION) >= 0  # `in` first takes bytes for a number, and raises
+    head = STATUS_LINES[status] + b"\r\n" + lines(headers)
+    return head, b"\r\ncontent-length: " in head, b"\r\nconnection: " in head
 
 
 class RequestCycle:
@@ -227,21 +227,21 @@ class RequestCycle:
         self.response_started, self._expects_continue = True, False
         if self.more_body:  # the rest could be taken for a request, and a client that expects 100 may never send it
             self.keep_alive = False
-        text, has_length, closes = shared_lines((*self._default_headers, *headers))
-        extra = lines(self.extra_headers(status)) if self.extra_headers else b""
-        head = STATUS_LINES[status] + text
+        head, has_length, closes = shared_head(status, (*self._default_headers, *headers))
         if length is not None:
-            head += b"%b%d" % (LENGTH, length)
+            head += b"content-length: %d\r\n" % length
             self._chunked = False
         elif has_length:
             self._chunked = False
-        if closes or extra.find(CONNECTION) >= 0:
+        if self.extra_headers:
+            shared = len(head) - 1
+            head += lines(self.extra_headers(status))
+            closes = closes or head.find(b"\nconnection: ", shared) >= 0
+        if closes:
             self.keep_alive = False
         elif not self.keep_alive:
-            extra += b"\r\nconnection: close"
-        if self._chunked:
-            extra += b"\r\ntransfer-encoding: chunked"
-        self._head = b"%b%b\r\n\r\n" % (head, extra)
+            head += b"connection: close\r\n"
+        self._head = head + (b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n")
 
     def _send_body(self, body: bytes, last: bool) -> None:
         """Writes a part of the body, after the head if that has not been sent yet."""

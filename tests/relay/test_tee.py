@@ -84,7 +84,7 @@ async def test_an_answer_in_messages_is_copied_without_its_length(server: Server
 async def test_an_answer_in_one_call(server: Server) -> None:
     tee = Tee(server.send, server, server.reserve)
     assert tee.extra is tee
-    await tee.respond(200, iter([TYPE]), b"answer")
+    await tee.respond(200, [TYPE], b"answer")
     assert copy(tee) == (200, [TYPE], b"answer", True)
     assert (server.status, server.headers, server.body, server.ended) == (200, [TYPE], b"answer", True)
 
