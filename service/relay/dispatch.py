@@ -36,6 +36,8 @@ from service.upstreams.upstreams import Upstreams
 DEADLINE_MARGIN = 0.01  # seconds; timers end a little early
 KEYED_POLICIES = ("prefix_affinity", "power_of_two")  # those that read `PolicyInput.key`; others are spared its cost
 
+Failure = TransportError | BrokenStreamError | InvalidResponseError
+
 
 class RetryableError(Exception):
     """A replica failed before any of its response had reached the client, so that the request may be retried.
@@ -109,7 +111,7 @@ class Dispatcher:
 
     def check(self, call: Call) -> None:
         """Raises 422 if two engines have crashed while this request was in flight."""
-        if self._quarantine:
+        if self._quarantine.suspects:
             self._quarantine.check(call.fingerprint)
 
     def finish(self, response: UpstreamResponse) -> None:
@@ -136,7 +138,7 @@ class Dispatcher:
         """The response is complete, so the request is no poison, and says how fast the model generates."""
         if call.record.output_times:
             call.measure_rate(call.record.output_times[-1])
-        if self._quarantine:
+        if self._quarantine.suspects:
             self._quarantine.succeeded(call.fingerprint)
 
     def _pick(self, call: Call, tried: Replica | None) -> Replica:
@@ -179,37 +181,40 @@ class Dispatcher:
         remaining = call.deadline - self._clock()
         if remaining <= 0:  # or the connect timeout would be 0 and count as a failure of the replica
             raise ApiError(ErrorCode.TIMEOUT, "The request timed out before it could be sent to an engine.")
-        call.record.attempts += 1
-        call.record.replica = replica.log_name
+        record, transport, most = call.record, self._transport, self._max_response_bytes
+        record.attempts += 1
+        record.replica = replica.log_name
         slot.assign(replica)
         self._upstreams.record_request(replica)
         self._in_flight += 1
+        exchange: Exchange | None = None
         response: UpstreamResponse | None = None
         incarnation = replica.state.restarts if replica.state else 0
         try:
             request = with_headers(call.upstream_request, headers) if headers else call.upstream_request
-            exchange = await self._transport.send(replica.address, request, call.deadlines, remaining)
+            exchange = transport.send_now(replica.address, request, call.deadlines, remaining)
+            if exchange is None:
+                exchange = await transport.send(replica.address, request, call.deadlines, remaining)
             call.sent_at = self._clock()
-            try:
-                response = await self._read_response(call, replica, incarnation, exchange)
-            finally:
-                if response is None:
-                    self._transport.release(replica.address, exchange)
-        except DeadlineError as error:
-            await self._record_failure(call, replica, incarnation, error)
-            message = f"The engine of '{call.served.id}' timed out: {error}."
-            raise ApiError(ErrorCode.TIMEOUT, message) from None
-        except TooLargeError as error:
-            message = f"The answer of '{call.served.id}' is too large: {error}. Ask for less at a time"
-            hint = ", or for 'encoding_format': 'base64'." if isinstance(call.request, EmbeddingsRequest) else "."
-            raise ApiError(ErrorCode.RESPONSE_TOO_LARGE, message + hint) from None
+            while not exchange.status:
+                await exchange.arrival()
+            if exchange.status != 200:
+                await self._raise_for_status(call, replica, incarnation, exchange.status, await exchange.read_all(most))
+            watcher: StreamWatcher | None = None
+            if record.streamed:
+                watcher = watch(record, call.dialect, not call.request.wants_usage, call.counted)
+                body = await self._read_until_output(call, replica, exchange, watcher)
+            else:
+                body = call.redact(exchange.whole(most) or await exchange.read_all(most))
+                responses.record_response(record, body)
+                call.measure_rate(self._clock())
+            response = UpstreamResponse(replica, exchange, body, watcher, incarnation)
         except (TransportError, BrokenStreamError, InvalidResponseError) as error:
-            await self._record_failure(call, replica, incarnation, error)
-            why = str(error) or "it broke off its response"
-            failure = ApiError(ErrorCode.UPSTREAM_ERROR, f"The engine of '{call.served.id}' failed: {why}.")
-            raise RetryableError(failure, unprocessed=isinstance(error, RefusedError)) from None
+            raise await self._failure(call, replica, incarnation, error) from None
         finally:
             if response is None:
+                if exchange is not None:
+                    transport.release(replica.address, exchange)
                 slot.unassign()
                 self._in_flight -= 1
         was_ejected = replica.breaker.ejections > 0
@@ -218,21 +223,20 @@ class Dispatcher:
             self._admission.wake_waiters(call.served.id)  # half-open it took one request, from now on up to its limit
         return response
 
-    async def _read_response(
-        self, call: Call, replica: Replica, incarnation: int, exchange: Exchange
-    ) -> UpstreamResponse:
-        status = await exchange.head()
-        if status != 200:
-            body = await exchange.read_all(self._max_response_bytes)
-            await self._raise_for_status(call, replica, incarnation, status, body)
-        if call.record.streamed:
-            watcher = watch(call.record, call.dialect, not call.request.wants_usage, call.counted)
-            events = await self._read_until_output(call, replica, exchange, watcher)
-            return UpstreamResponse(replica, exchange, events, watcher, incarnation)
-        body = call.redact(await exchange.read_all(self._max_response_bytes))
-        responses.record_response(call.record, body)
-        call.measure_rate(self._clock())
-        return UpstreamResponse(replica, exchange, body, None, incarnation)
+    async def _failure(
+        self, call: Call, replica: Replica, incarnation: int, error: Failure
+    ) -> ApiError | RetryableError:
+        """Records that the replica failed before its response had begun; returns what is raised for it."""
+        if isinstance(error, TooLargeError):
+            message = f"The answer of '{call.served.id}' is too large: {error}. Ask for less at a time"
+            hint = ", or for 'encoding_format': 'base64'." if isinstance(call.request, EmbeddingsRequest) else "."
+            return ApiError(ErrorCode.RESPONSE_TOO_LARGE, message + hint)
+        await self._record_failure(call, replica, incarnation, error)
+        if isinstance(error, DeadlineError):
+            return ApiError(ErrorCode.TIMEOUT, f"The engine of '{call.served.id}' timed out: {error}.")
+        why = str(error) or "it broke off its response"
+        failure = ApiError(ErrorCode.UPSTREAM_ERROR, f"The engine of '{call.served.id}' failed: {why}.")
+        return RetryableError(failure, unprocessed=isinstance(error, RefusedError))
 
     async def _read_until_output(
         self, call: Call, replica: Replica, exchange: Exchange, watcher: StreamWatcher

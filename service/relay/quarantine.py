@@ -39,18 +39,13 @@ class Quarantine:
     """Remembers by its fingerprint at which crashes each request was in flight; pure, with the clock passed in.
 
     When an engine crashes, one of the requests in it may be the cause. The others are sent again and succeed, which
-    clears them; the cause is in flight at the next crash, too. Falsy while no request is suspected: then no
-    fingerprint is needed. Durations are in seconds; `most` bounds how many fingerprints are remembered.
+    clears them; the cause is in flight at the next crash, too. `suspects` has the oldest crash first; while it is
+    empty, no fingerprint is needed. Durations are in seconds; `most` bounds how many fingerprints are remembered.
     """
 
     def __init__(self, clock: Callable[[], float], window: float = WINDOW, most: int = MOST) -> None:
         self._clock, self._window, self._most = clock, window, most
-        self._suspects: OrderedDict[bytes, Suspicion] = OrderedDict()  # the oldest crash first
-
-    def __bool__(self) -> bool:
-        if self._suspects:
-            self._forget()
-        return bool(self._suspects)
+        self.suspects: OrderedDict[bytes, Suspicion] = OrderedDict()
 
     def crashed(self, fingerprint: bytes, replica: str, incarnation: int) -> None:
         """The request was in flight when that incarnation of the replica crashed.
@@ -58,19 +53,19 @@ class Quarantine:
         A crash counts once, however many requests with this fingerprint report it.
         """
         self._forget()
-        before = self._suspects.get(fingerprint)
+        before = self.suspects.get(fingerprint)
         earlier = before.crashes if before else ()
         if (replica, incarnation) in earlier:
             return
-        self._suspects[fingerprint] = Suspicion((*earlier, (replica, incarnation))[-CRASHES:], self._clock())
-        self._suspects.move_to_end(fingerprint)
-        if len(self._suspects) > self._most:
-            self._suspects.popitem(last=False)
+        self.suspects[fingerprint] = Suspicion((*earlier, (replica, incarnation))[-CRASHES:], self._clock())
+        self.suspects.move_to_end(fingerprint)
+        if len(self.suspects) > self._most:
+            self.suspects.popitem(last=False)
 
     def check(self, fingerprint: bytes) -> None:
         """Raises 422 `request_quarantined` if the request was in flight at two crashes."""
         self._forget()
-        suspicion = self._suspects.get(fingerprint)
+        suspicion = self.suspects.get(fingerprint)
         if suspicion and len(suspicion.crashes) >= CRASHES:
             seconds = suspicion.at + self._window - self._clock()
             raise ApiError(
@@ -82,9 +77,9 @@ class Quarantine:
 
     def succeeded(self, fingerprint: bytes) -> None:
         """The request was answered: it does not crash engines."""
-        self._suspects.pop(fingerprint, None)
+        self.suspects.pop(fingerprint, None)
 
     def _forget(self) -> None:
         oldest = self._clock() - self._window
-        while self._suspects and next(iter(self._suspects.values())).at <= oldest:
-            self._suspects.popitem(last=False)
+        while self.suspects and next(iter(self.suspects.values())).at <= oldest:
+            self.suspects.popitem(last=False)

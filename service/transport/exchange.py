@@ -77,10 +77,19 @@ class Exchange(asyncio.Protocol, ParsedResponse):
             self._set_timer(first)
         self._socket.write(request)
 
+    def arrival(self) -> Awaitable[None]:
+        """Until something has arrived. Raises TransportError, or replaces a connection that was dead."""
+        if self._error:
+            if not self._resend:
+                raise self._error
+            return self._reconnect(self._error)
+        self._waiter = self._loop.create_future()
+        return self._waiter
+
     async def head(self) -> int:
         """Waits for the response's head; returns its status. Raises TransportError."""
         while not self.status:
-            await self._wait()
+            await self.arrival()
         return self.status
 
     async def read(self) -> bytes:
@@ -88,7 +97,7 @@ class Exchange(asyncio.Protocol, ParsedResponse):
         while not self._chunks:
             if self._complete and self.status:
                 return b""
-            await self._wait()
+            await self.arrival()
         return self._take_chunks()
 
     async def stream_to(
@@ -111,7 +120,7 @@ class Exchange(asyncio.Protocol, ParsedResponse):
             else:
                 self._sink, self._open_pipe = sink, pipe if self._between_chunks else None
                 try:
-                    await self._wait()
+                    await self.arrival()
                 finally:
                     self._sink = self._open_pipe = None
 
@@ -121,10 +130,14 @@ class Exchange(asyncio.Protocol, ParsedResponse):
             self._sink, self._open_pipe, self._sink_full = None, None, True
             self._wake()
 
-    async def read_all(self, limit: int) -> bytes:
-        """Reads the whole body; raises TooLargeError beyond `limit` bytes, TransportError if it breaks off."""
+    def whole(self, limit: int) -> bytes | None:
+        """The whole body, if it is here in one piece, and no longer than `limit` bytes."""
         if self._complete and len(self._chunks) == 1 and len(self._chunks[0]) <= limit:
             return self._take_chunks()
+        return None
+
+    async def read_all(self, limit: int) -> bytes:
+        """Reads the whole body; raises TooLargeError beyond `limit` bytes, TransportError if it breaks off."""
         chunks, size = [], 0
         while chunk := await self.read():
             chunks.append(chunk)
@@ -142,9 +155,7 @@ class Exchange(asyncio.Protocol, ParsedResponse):
 
     def finish(self) -> bool:
         """Ends the exchange; returns whether the connection can be used for another one."""
-        self._released = True
-        self.on_client_timeout = None
-        self.idle_since = self._loop.time()
+        self._released, self.on_client_timeout, self.idle_since = True, None, self._loop.time()
         return self.is_reusable()
 
     def is_reusable(self) -> bool:
@@ -164,15 +175,6 @@ class Exchange(asyncio.Protocol, ParsedResponse):
             self._silent_since = self._loop.time()
             self._socket.resume_reading()
         return data
-
-    def _wait(self) -> Awaitable[None]:
-        """Until something has arrived. Raises TransportError, or replaces a connection that was dead."""
-        if self._error:
-            if not self._resend:
-                raise self._error
-            return self._reconnect(self._error)
-        self._waiter = self._loop.create_future()
-        return self._waiter
 
     async def _reconnect(self, error: TransportError) -> None:
         """Replaces a pooled connection that was dead when the request was sent on it."""

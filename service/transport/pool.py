@@ -32,26 +32,32 @@ class ConnectionPool:
         self._authorization = f"authorization: Bearer {engine_key}\r\n".encode() if engine_key else b""
         self._idle: dict[str, list[Exchange]] = {}
 
+    def send_now(
+        self, address: str, request: bytes, deadlines: Deadlines, remaining: float = math.inf
+    ) -> Exchange | None:
+        """As `send`, on a pooled connection; None where there is none."""
+        idle = self._idle.get(address)
+        while idle:
+            exchange = idle.pop()
+            if _is_fresh(exchange, asyncio.get_running_loop().time()):
+                exchange.reused = True
+                exchange.start(self._authorized(request), deadlines, remaining)
+                return exchange
+            exchange.close()
+        return None
+
     async def send(self, address: str, request: bytes, deadlines: Deadlines, remaining: float = math.inf) -> Exchange:
         """Sends `request` to the replica on a pooled or a new connection.
 
         `remaining` bounds the whole exchange, in seconds, beside the deadlines. Read the response from the Exchange and
         give that back with `release`. Raises TransportError.
         """
-        if self._authorization:
-            request = with_headers(request, self._authorization)
+        if exchange := self.send_now(address, request, deadlines, remaining):
+            return exchange
         loop = asyncio.get_running_loop()
-        idle = self._idle.get(address)
-        while idle:
-            exchange = idle.pop()
-            if _is_fresh(exchange, loop.time()):
-                exchange.reused = True
-                exchange.start(request, deadlines, remaining)
-                return exchange
-            exchange.close()
         exchange, started = Exchange(loop, address), loop.time()
         await exchange.connect(min(deadlines.connect, remaining))
-        exchange.start(request, deadlines, max(0.0, remaining + started - loop.time()))
+        exchange.start(self._authorized(request), deadlines, max(0.0, remaining + started - loop.time()))
         return exchange
 
     def idle(self, address: str) -> int:
@@ -64,6 +70,9 @@ class ConnectionPool:
             self._idle.setdefault(address, []).append(exchange)
         else:
             exchange.close()
+
+    def _authorized(self, request: bytes) -> bytes:
+        return with_headers(request, self._authorization) if self._authorization else request
 
     async def refuses(self, address: str, connect_timeout: float = 1.0) -> bool:
         """Whether the address refuses connections; False if that is not known within `connect_timeout` seconds."""

@@ -84,7 +84,7 @@ def test_the_refusal_says_for_how_long_and_ends_then(quarantine: Quarantine, clo
     assert error.headers == {"retry-after": "501"}
     clock.now += WINDOW - 99.5
     assert not refusal(quarantine)
-    assert not quarantine
+    assert not quarantine.suspects
 
 
 def test_a_request_refused_for_long_enough_starts_anew(quarantine: Quarantine, clock: Clock) -> None:
@@ -120,17 +120,18 @@ def test_success_clears(quarantine: Quarantine, crashes: int) -> None:
         quarantine.crashed(POISON, "chat-0", incarnation)
     quarantine.succeeded(POISON)
     assert not refusal(quarantine)
-    assert not quarantine
+    assert not quarantine.suspects
     quarantine.crashed(POISON, "chat-0", 9)
     assert not refusal(quarantine)
 
 
-def test_it_is_truthy_while_any_request_is_suspected(quarantine: Quarantine, clock: Clock) -> None:
-    assert not quarantine
+def test_no_request_is_suspected_of_a_crash_long_ago(quarantine: Quarantine, clock: Clock) -> None:
+    assert not quarantine.suspects
     quarantine.crashed(POISON, "chat-0", 0)
-    assert quarantine
+    assert quarantine.suspects
     clock.now += WINDOW
-    assert not quarantine
+    assert not refusal(quarantine, HARMLESS)
+    assert not quarantine.suspects
 
 
 def test_it_remembers_the_newest_crashes_only(clock: Clock) -> None:
@@ -142,7 +143,7 @@ def test_it_remembers_the_newest_crashes_only(clock: Clock) -> None:
         quarantine.crashed(name, "chat-0", 1)
     quarantine.crashed(names[0], "chat-0", 1)
     assert [refusal(quarantine, name) is not None for name in names] == [False, False, True, True]
-    assert len(quarantine._suspects) == 3
+    assert len(quarantine.suspects) == 3
 
 
 @pytest.mark.parametrize("crowd", [2, 100])
