@@ -7,6 +7,7 @@ from functools import cached_property
 
 from msgspec import Struct
 
+from service.admission.slots import Slot
 from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
 from service.errors import ApiError
@@ -180,6 +181,13 @@ class Call(Struct, eq=False, dict=True):
             return Spent(prompt, completion or len(record.output_times), counted=False)
         generated = (now - self.sent_at) * self.upstream.token_rate.value * self.sequences
         return Spent(prompt, min(generated, self.output_estimate), counted=False)
+
+    def report_usage(self, slot: Slot, now: float) -> None:
+        """Reports what the request has spent until `now`, whether or not it was completed."""
+        spent = self.spent(now)
+        slot.report_usage(spent.prompt + spent.completion)
+        if not spent.counted:
+            self.record.estimate = round(spent.prompt), round(spent.completion)
 
     def measure_rate(self, last_output_at: float) -> None:
         """Measures the token rate of the model by this response."""

@@ -2,12 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 
-from msgspec import Struct
-
 from service.admission.gate import Admission
 from service.admission.slots import Slot
 from service.errors import ApiError, ErrorCode
-from service.observability.record import Attempt, Trace
+from service.observability.record import Trace
 from service.protocol import responses
 from service.protocol.counted_streams import watch
 from service.protocol.requests import EmbeddingsRequest
@@ -19,6 +17,7 @@ from service.relay.quarantine import Quarantine
 from service.relay.refusals import not_ready
 from service.relay.request_shapes import FailedRequests
 from service.relay.retry_budget import RetryBudget
+from service.relay.upstream_response import UpstreamResponse
 from service.routing.policies import POLICIES, PolicyInput
 from service.routing.prefix_key import for_adapter, key
 from service.transport.pool import (
@@ -49,21 +48,6 @@ class RetryableError(Exception):
     def __init__(self, error: ApiError, *, unprocessed: bool = False) -> None:
         super().__init__()
         self.error, self.unprocessed = error, unprocessed
-
-
-class UpstreamResponse(Struct, eq=False):
-    """A response of a replica that has begun successfully.
-
-    `buffered` is the part of its body that was read: of a stream, which `watcher` follows, up to the first output.
-    `incarnation` counts the restarts of the replica before this one. `attempt` is the exchange in the request's trace.
-    """
-
-    replica: Replica
-    exchange: Exchange
-    buffered: bytes
-    watcher: StreamWatcher | None
-    incarnation: int
-    attempt: Attempt | None = None
 
 
 class Dispatcher:
@@ -116,6 +100,8 @@ class Dispatcher:
 
     def finish(self, response: UpstreamResponse) -> None:
         """Ends the exchange, whether or not the response was read to its end."""
+        if response.watcher:
+            response.watcher.settle()
         self._transport.release(response.replica.address, response.exchange)
         self._in_flight -= 1
         if response.attempt:
@@ -162,13 +148,16 @@ class Dispatcher:
     def _attempt(self, call: Call, slot: Slot, replica: Replica) -> Awaitable[UpstreamResponse]:
         """Sends the request to this replica, and waits until its response has begun."""
         trace = call.record.trace
-        return self._traced(call, slot, replica, trace) if trace else self._send(call, slot, replica)
+        if trace:
+            return self._traced(call, slot, replica, trace)
+        return self._send(call, slot, replica, call.upstream_request)
 
     async def _traced(self, call: Call, slot: Slot, replica: Replica, trace: Trace) -> UpstreamResponse:
         """Sends the request with the headers of its trace, in which this is an exchange of its own."""
         attempt = trace.attempt(call.record, replica.log_name, self._clock())
         try:
-            response = await self._send(call, slot, replica, trace.headers(attempt))
+            request = with_headers(call.upstream_request, trace.headers(attempt))
+            response = await self._send(call, slot, replica, request)
         except (RetryableError, ApiError) as error:
             attempt.code = (error.error if isinstance(error, RetryableError) else error).code
             raise
@@ -177,7 +166,7 @@ class Dispatcher:
         response.attempt = attempt
         return response
 
-    async def _send(self, call: Call, slot: Slot, replica: Replica, headers: bytes = b"") -> UpstreamResponse:
+    async def _send(self, call: Call, slot: Slot, replica: Replica, request: bytes) -> UpstreamResponse:
         remaining = call.deadline - self._clock()
         if remaining <= 0:  # or the connect timeout would be 0 and count as a failure of the replica
             raise ApiError(ErrorCode.TIMEOUT, "The request timed out before it could be sent to an engine.")
@@ -191,7 +180,6 @@ class Dispatcher:
         response: UpstreamResponse | None = None
         incarnation = replica.state.restarts if replica.state else 0
         try:
-            request = with_headers(call.upstream_request, headers) if headers else call.upstream_request
             exchange = transport.send_now(replica.address, request, call.deadlines, remaining)
             if exchange is None:
                 exchange = await transport.send(replica.address, request, call.deadlines, remaining)
@@ -273,12 +261,11 @@ class Dispatcher:
             replica.recheck.set()  # it has lost the adapter, and serves the model and its others all the same
             raise RetryableError(not_ready(call.upstream, self._clock(), call.adapter), unprocessed=True)
         if status >= 500 or status in (401, 403, 404):
-            dead = responses.is_death(body)
-            self._upstreams.record_failure(replica, refused=dead)
-            if dead:
+            if responses.is_death(body):
                 # Its API server lives on for seconds, and answers every later request in the same way.
-                self._quarantine.crashed(call.fingerprint, replica.id, incarnation)
+                self._crashed(call, replica, incarnation)
                 raise RetryableError(error)
+            self._upstreams.record_failure(replica)
         raise error
 
     async def _record_failure(self, call: Call, replica: Replica, incarnation: int, error: Exception) -> None:
@@ -288,13 +275,15 @@ class Dispatcher:
         self.failed.add(replica.id, call, self._clock())
         if isinstance(error, BrokenStreamError):
             if error.dead:
-                self._upstreams.record_failure(replica, refused=True)
-                self._quarantine.crashed(call.fingerprint, replica.id, incarnation)
+                self._crashed(call, replica, incarnation)
             return
         refused = isinstance(error, RefusedError)
         if call.ends_early and not refused and self._clock() > call.deadline - DEADLINE_MARGIN:
             return  # the client's own timeout is no failure of the replica
         self._upstreams.record_failure(replica, refused)
         if not refused and not isinstance(error, DeadlineError) and await self._transport.refuses(replica.address):
-            self._upstreams.record_failure(replica, refused=True)
-            self._quarantine.crashed(call.fingerprint, replica.id, incarnation)
+            self._crashed(call, replica, incarnation)
+
+    def _crashed(self, call: Call, replica: Replica, incarnation: int) -> None:
+        self._upstreams.record_failure(replica, refused=True)
+        self._quarantine.crashed(call.fingerprint, replica.id, incarnation)

@@ -49,16 +49,13 @@ class GuardModels:
                 pass
             self._begin(call)
             gpu_time = call.upstream.gpu_time
-            entered = gpu_time.enter(self._clock())
+            gpu_time.change(1, self._clock())
             try:
                 return await self._answer(call, slot)
             finally:
                 now = self._clock()
-                spent = call.spent(now)
-                slot.report_usage(spent.prompt + spent.completion)
-                if not spent.counted:
-                    call.record.estimate = round(spent.prompt), round(spent.completion)
-                gpu_time.leave(entered, now)
+                call.report_usage(slot, now)
+                gpu_time.change(-1, now)
                 self._metrics.count_guard_tokens(model, call.record)
                 if self._ledger:
                     self._ledger.end(call.record)

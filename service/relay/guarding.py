@@ -13,8 +13,8 @@ from service.guardrails.texts import JUDGED, context_of, request_text, response_
 from service.guardrails.verdicts import Block
 from service.protocol.streams import BrokenStreamError
 from service.relay.call import Call
-from service.relay.dispatch import UpstreamResponse
 from service.relay.response_writer import ResponseWriter
+from service.relay.upstream_response import UpstreamResponse
 from service.server.asgi import Headers
 from service.transport.pool import TransportError
 

@@ -24,7 +24,7 @@ from service.protocol.requests import ResponsesRequest
 from service.protocol.streams import BrokenStreamError, StreamWatcher
 from service.relay.answer_headers import answer_headers
 from service.relay.call import Call
-from service.relay.dispatch import Dispatcher, UpstreamResponse
+from service.relay.dispatch import Dispatcher
 from service.relay.entrance import Entrance
 from service.relay.guard_models import GuardModels
 from service.relay.guarding import Guarding
@@ -35,7 +35,8 @@ from service.relay.request_shapes import Shape, shape
 from service.relay.response_writer import ResponseWriter
 from service.relay.screening import Screening
 from service.relay.stored import StoredResponses, Storing
-from service.relay.tee import Tee
+from service.relay.tee import Tee, logged
+from service.relay.upstream_response import UpstreamResponse
 from service.routing.prefix_key import key as prefix_key_of
 from service.server.asgi import CancelOnDisconnect, Headers, Receive, Send, ServerExtension
 from service.transport.pool import ConnectionPool, TransportError
@@ -116,7 +117,7 @@ class Relay:
         if caller.tenant.log_prompts and self._prompt_log:
             tee = Tee(send, extra, fits)
             serving = self._serve(endpoint, body, parsed, options, caller, record, receive, tee.send, tee.extra)
-            return _logged(self._prompt_log, serving, record, body, tee)
+            return logged(self._prompt_log, serving, record, body, tee)
         return self._serve(endpoint, body, parsed, options, caller, record, receive, send, extra)
 
     def _serve(
@@ -196,37 +197,41 @@ class Relay:
 
     async def _process_at(self, call: Call, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
         """Processes the request at the model that it was resolved to, or at one that answers in its place."""
+        response: UpstreamResponse | None = None
         with slot:
-            if call.record.fallback and writer.started and call.record.streamed:  # its headers have been sent
-                await writer.comment(f"{call.target.name} answers, because of {call.target.reason}")
-            if call.served.guardrails.input:
-                await self._guarding.check_request(call)
-            if call.storing and call.storing.background and not call.storing.begun:
-                await self._detach(call, call.storing, slot, writer, client)
-            if slot.ticket and slot.is_queued:
-                if call.record.trace:
-                    call.record.trace.queued = self._clock()
-                await self._entrance.wait(call, slot, writer)
+            if slot.ticket or call.storing or call.record.fallback or call.served.guardrails.input:
+                await self._await_turn(call, slot, writer, client)
             call.record.admitted = self._clock()
             if call.storing:
                 await call.storing.start()
             if self._ledger and call.sequences:
                 self._ledger.begin(call.record, call.prompt_estimate, call.output_estimate)
-            entered = call.upstream.gpu_time.enter(self._clock())
+            gpu_time = call.upstream.gpu_time
+            entered = gpu_time.change(1, self._clock())
             try:
-                await self._respond(call, slot, writer, client)
+                response = await self._dispatcher.dispatch(call, slot)
+                call.fall_back = None  # nothing of it is answered by two
+                await self._respond(call, response, slot, writer, client)
             finally:
+                if response:
+                    self._dispatcher.finish(response)
                 now = self._clock()
-                self._account(call, slot, now)
-                call.add_gpu_time(call.upstream.gpu_time.leave(entered, now))
+                call.report_usage(slot, now)
+                call.add_gpu_time(gpu_time.change(-1, now) - entered)
             self._dispatcher.completed(call)
 
-    def _account(self, call: Call, slot: Slot, now: float) -> None:
-        """Reports what the request has spent until now, whether or not it was completed."""
-        spent = call.spent(now)
-        slot.report_usage(spent.prompt + spent.completion)
-        if not spent.counted:
-            call.record.estimate = round(spent.prompt), round(spent.completion)
+    async def _await_turn(self, call: Call, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
+        """What some requests wait for before they are sent to an engine; most are admitted at once."""
+        if call.record.fallback and writer.started and call.record.streamed:  # its headers have been sent
+            await writer.comment(f"{call.target.name} answers, because of {call.target.reason}")
+        if call.served.guardrails.input:
+            await self._guarding.check_request(call)
+        if call.storing and call.storing.background and not call.storing.begun:
+            await self._detach(call, call.storing, slot, writer, client)
+        if slot.ticket and slot.is_queued:
+            if call.record.trace:
+                call.record.trace.queued = self._clock()
+            await self._entrance.wait(call, slot, writer)
 
     async def _detach(
         self, call: Call, storing: Storing, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect
@@ -237,25 +242,24 @@ class Relay:
         body = await storing.begin(call.target.name, slot.is_queued)
         await writer.respond_early(body, answer_headers(call, None, slot.budgets()))
 
-    async def _respond(self, call: Call, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
-        """Gets the response of a replica and sends it to the client."""
-        response = await self._dispatcher.dispatch(call, slot)
-        call.fall_back = None  # nothing of it is answered by two
-        try:
-            headers = answer_headers(call, response.replica, slot.budgets())
-            # A client that reads nothing for too long is treated as disconnected.
-            response.exchange.on_client_timeout = client.disconnect
-            if response.watcher:
-                await self._stream(call, response, response.watcher, headers, writer)
-            else:
-                body = response.buffered
-                if self._guarding.judges_response(call):
-                    await self._guarding.check_response(call, body)
-                await writer.respond(await call.storing.finish(body) if call.storing else body, headers)
-        finally:
-            if response.watcher:
-                response.watcher.settle()
-            self._dispatcher.finish(response)
+    def _respond(
+        self, call: Call, response: UpstreamResponse, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect
+    ) -> Awaitable[None]:
+        """Sends the response of a replica to the client."""
+        headers = answer_headers(call, response.replica, slot.budgets())
+        # A client that reads nothing for too long is treated as disconnected.
+        response.exchange.on_client_timeout = client.disconnect
+        if response.watcher:
+            return self._stream(call, response, response.watcher, headers, writer)
+        if call.storing or self._guarding.judges_response(call):
+            return self._check_and_store(call, response.buffered, headers, writer)
+        return writer.respond(response.buffered, headers)
+
+    async def _check_and_store(self, call: Call, body: bytes, headers: Headers, writer: ResponseWriter) -> None:
+        """Sends a whole response that must be judged, or stored, before its client gets it."""
+        if self._guarding.judges_response(call):
+            await self._guarding.check_response(call, body)
+        await writer.respond(await call.storing.finish(body) if call.storing else body, headers)
 
     async def _stream(
         self, call: Call, response: UpstreamResponse, watcher: StreamWatcher, headers: Headers, writer: ResponseWriter
@@ -289,11 +293,3 @@ class Relay:
         if call.storing:
             await writer.send_events(await call.storing.finish_stream())
         await writer.close()
-
-
-async def _logged(log: PromptLog, serving: Awaitable[None], record: Record, body: bytes, tee: Tee) -> None:
-    """Serves a request, and logs it with what its client got, however far that came."""
-    try:
-        await serving
-    finally:
-        log.write(record, body, None if tee.body is None else bytes(tee.body))

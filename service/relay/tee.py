@@ -1,7 +1,9 @@
 """A response on its way to a client, and a copy of it for the idempotency cache."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+from service.observability.prompt_log import PromptLog
+from service.observability.record import Record
 from service.server.asgi import Headers, Message, Send, ServerExtension
 
 
@@ -72,3 +74,11 @@ class Tee:
             self.body += piece
         else:
             self.body = None
+
+
+async def logged(log: PromptLog, serving: Awaitable[None], record: Record, body: bytes, tee: Tee) -> None:
+    """Serves a request, and logs it with what its client got, however far that came."""
+    try:
+        await serving
+    finally:
+        log.write(record, body, None if tee.body is None else bytes(tee.body))

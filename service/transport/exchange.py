@@ -155,7 +155,8 @@ class Exchange(asyncio.Protocol, ParsedResponse):
 
     def finish(self) -> bool:
         """Ends the exchange; returns whether the connection can be used for another one."""
-        self._released, self.on_client_timeout, self.idle_since = True, None, self._loop.time()
+        self._released, self.reused, self.on_client_timeout = True, True, None
+        self.idle_since = self._loop.time()
         return self.is_reusable()
 
     def is_reusable(self) -> bool:

@@ -39,10 +39,12 @@ class ConnectionPool:
         idle = self._idle.get(address)
         while idle:
             exchange = idle.pop()
-            if _is_fresh(exchange, asyncio.get_running_loop().time()):
-                exchange.reused = True
-                exchange.start(self._authorized(request), deadlines, remaining)
-                return exchange
+            try:
+                if asyncio.get_running_loop().time() - exchange.idle_since < IDLE_TIMEOUT:
+                    exchange.start(self._authorized(request), deadlines, remaining)
+                    return exchange
+            except TransportError:  # the replica has closed it
+                continue
             exchange.close()
         return None
 

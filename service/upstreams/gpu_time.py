@@ -4,7 +4,7 @@
 class GpuTime:
     """Counts the seconds of `gpus` GPUs; those of a busy moment are shared equally by the requests that run then.
 
-    `busy` and `idle` are GPU seconds so far. All times are monotonic seconds. `share` is what one request would have
+    `busy` and `idle` are GPU seconds so far. All times are monotonic seconds. The share is what one request would have
     had that ran all the time, so that a request's part is the difference of two readings, whatever came and went.
     """
 
@@ -14,22 +14,11 @@ class GpuTime:
 
     def use(self, gpus: float, now: float) -> None:
         """From now on so many GPUs are held, by engines that run or start."""
-        self._advance(now)
+        self.change(0, now)
         self._gpus = gpus
 
-    def enter(self, now: float) -> float:
-        """A request begins to run; `leave` wants what this returns."""
-        self._advance(now)
-        self._running += 1
-        return self._share
-
-    def leave(self, entered: float, now: float) -> float:
-        """The request has ended; returns the GPU seconds that are its part."""
-        self._advance(now)
-        self._running -= 1
-        return self._share - entered
-
-    def _advance(self, now: float) -> None:
+    def change(self, requests: int, now: float) -> float:
+        """So many requests more run from now on, or fewer; returns the share of one that ran all the time until now."""
         seconds = (now - self._at) * self._gpus
         self._at = now
         if not self._running:
@@ -37,3 +26,5 @@ class GpuTime:
         else:
             self.busy += seconds
             self._share += seconds / self._running
+        self._running += requests
+        return self._share

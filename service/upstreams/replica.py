@@ -27,11 +27,10 @@ class Replica:
     breaker: Breaker = field(default_factory=Breaker)
     recheck: asyncio.Event = field(default_factory=asyncio.Event)
     remote: bool = False
+    log_name: str = field(init=False)  # the id, with the address of an engine that runs elsewhere
 
-    @property
-    def log_name(self) -> str:
-        """The id, with the address of an engine that runs elsewhere."""
-        return f"{self.id}@{self.address}" if self.remote else self.id
+    def __post_init__(self) -> None:
+        self.log_name = f"{self.id}@{self.address}" if self.remote else self.id
 
     @property
     def ready(self) -> bool:

@@ -209,12 +209,10 @@ class Upstreams:
     def _remote_replica(self, address: str, served: ServedModel) -> Replica:
         """A replica whose id is the same for every gateway that knows the address, and does not show it."""
         digest = hashlib.blake2s(address.encode(), digest_size=4).hexdigest()
-        replica = self._replica(f"{served.id}-{digest}", address, served)
-        replica.remote = True
-        return replica
+        return self._replica(f"{served.id}-{digest}", address, served, remote=True)
 
-    def _replica(self, name: str, address: str, served: ServedModel) -> Replica:
-        return Replica(name, address, limit=initial_limit(served, self._gateways))
+    def _replica(self, name: str, address: str, served: ServedModel, *, remote: bool = False) -> Replica:
+        return Replica(name, address, limit=initial_limit(served, self._gateways), remote=remote)
 
 
 async def _wait(event: asyncio.Event, limit: float) -> None:

@@ -10,10 +10,10 @@ from service.upstreams.gpu_time import GpuTime
 def test_a_busy_moment_is_shared_equally() -> None:
     time = GpuTime()
     time.use(2, 100.0)
-    first = time.enter(110.0)
-    second = time.enter(114.0)
-    assert time.leave(first, 118.0) == pytest.approx(2 * 4 + 2 * 4 / 2)
-    assert time.leave(second, 120.0) == pytest.approx(2 * 4 / 2 + 2 * 2)
+    first = time.change(1, 110.0)
+    second = time.change(1, 114.0)
+    assert time.change(-1, 118.0) - first == pytest.approx(2 * 4 + 2 * 4 / 2)
+    assert time.change(-1, 120.0) - second == pytest.approx(2 * 4 / 2 + 2 * 2)
     time.use(0, 125.0)
     time.use(0, 999.0)
     assert (time.busy, time.idle) == pytest.approx((20, 30))
@@ -25,12 +25,12 @@ def test_the_parts_are_the_whole(events: list[tuple[float, str, int]]) -> None:
     for seconds, event, number in events:
         now += seconds
         if event == "enter":
-            running.append(time.enter(now))
+            running.append(time.change(1, now))
         elif event == "use":
             time.use(number, now)
         elif running:
-            parts += time.leave(running.pop(number % len(running)), now)
+            parts += time.change(-1, now) - running.pop(number % len(running))
     while running:
         now += 1.0
-        parts += time.leave(running.pop(), now)
+        parts += time.change(-1, now) - running.pop()
     assert parts == pytest.approx(time.busy)
