@@ -1,6 +1,7 @@
 """`Record`: what happened to one request. Its metrics and its log line are derived from it."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import sub
 from typing import Any
@@ -10,6 +11,8 @@ import msgspec
 from service.errors import ApiError
 from service.observability.log_fields import Level, LogLine, Outcome
 
+# `error` is what failed here, `warning` what was refused.
+LEVELS: Mapping[Outcome, Level] = {"complete": "info", "cancelled": "info", "refused": "warning", "failed": "error"}
 PROBES = ("/health", "/ping", "/metrics", "/console")
 
 
@@ -163,8 +166,8 @@ class Record(msgspec.Struct):
 
     @property
     def level(self) -> Level:
-        """How much an operator should care: `error` for what failed here, `warning` for what was refused."""
-        return "error" if self.outcome == "failed" else "warning" if self.outcome == "refused" else "info"
+        """How much an operator should care."""
+        return LEVELS[self.outcome]
 
     @property
     def ttft(self) -> float | None:
@@ -199,7 +202,7 @@ def log_fields(record: Record, timestamp: str) -> LogLine:
     started = record.started
     return LogLine(
         timestamp,
-        record.level,
+        LEVELS[record.outcome],
         "request",
         record.request_id,
         record.client_request_id,

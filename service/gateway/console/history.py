@@ -54,13 +54,9 @@ class Ended:
         self.ttft: list[float] = []
         self.tpot: list[float] = []
 
-    def add(self, record: Record) -> None:
-        """Counts one."""
-        self.count += 1
-        self.tokens += record.completion_tokens
-        if record.code:
-            self.errors += 1
-        if record.streamed and len(self.ttft) < MOST_TIMES and (ttft := record.ttft) is not None:
+    def add_stream(self, record: Record) -> None:
+        """Takes the times of an answer that was streamed."""
+        if len(self.ttft) < MOST_TIMES and (ttft := record.ttft) is not None:
             self.ttft.append(ttft)
             if (tpot := record.tpot) is not None:
                 self.tpot.append(tpot)
@@ -87,7 +83,12 @@ class History:
             ended = self._ended.get(model)
             if ended is None:
                 ended = self._ended[model] = Ended()
-            ended.add(record)
+            ended.count += 1
+            ended.tokens += record.completion_tokens
+            if record.code:
+                ended.errors += 1
+            if record.streamed:
+                ended.add_stream(record)
 
     def sample(self, loads: Mapping[str, tuple[int, int]], replicas: Mapping[str, ReplicaSample]) -> None:
         """Appends a sample of each; `loads` has what runs and waits of each model. What is not in them is forgotten."""
