@@ -46,7 +46,7 @@ def admission_of(served: ServedModel, tenant: Tenant) -> Callable[[], object]:
     def one() -> object:
         with admission.acquire(served, tenant, "default", 300.0, lambda: 1, time.monotonic()) as slot:
             budgets = slot.budgets()
-            slot.report_usage(250.0)
+            slot.tokens = 250.0
             return openai_headers(budgets) if budgets else None
 
     return one

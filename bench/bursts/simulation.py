@@ -144,7 +144,7 @@ class Gateway:
                 await slot.wait_admitted(60.0)
             slot.assign(self._replica)
             request = await self._engine.generate(prompt, answer)
-            slot.report_usage(tokens)
+            slot.tokens = tokens
             return request
 
     async def watch(self) -> None:

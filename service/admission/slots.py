@@ -155,11 +155,12 @@ class Slot:
     As a context manager it is released at exit. Once admitted it is assigned to the replica that is tried, and
     unassigned if that attempt fails: the slots stay held until `release`, so that a retry at another replica need not
     queue again. A slot without a ticket was admitted at once; one with a ticket is queued until `deadline`, in
-    monotonic seconds. `charge` is what the tenant's limits were charged, if it has some.
+    monotonic seconds. `charge` is what the tenant's limits were charged, if it has some; `tokens` are those that the
+    request took, until somebody says so its estimated cost.
     """
 
     __slots__ = (
-        "_admitted", "_error", "_pool", "_replica", "_state", "_tokens", "charge", "deadline", "sequences", "ticket",
+        "_admitted", "_error", "_pool", "_replica", "_state", "charge", "deadline", "sequences", "ticket", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -173,7 +174,7 @@ class Slot:
         self._pool = pool
         self.sequences = sequences
         self.charge: Charge | None = None
-        self._tokens = cost
+        self.tokens = cost
         self.ticket = ticket
         self.deadline = deadline
         self._state: Literal["queued", "admitted", "rejected", "released"] = "queued" if ticket else "admitted"
@@ -229,10 +230,6 @@ class Slot:
             self._pool.unassigned += self.sequences
             self._replica = None
 
-    def report_usage(self, tokens: float) -> None:
-        """Sets the tokens that the request took; without this call it is charged its estimated cost."""
-        self._tokens = tokens
-
     def admit(self) -> None:
         """Called by the pool: the request leaves the queue and holds its slot."""
         self._state = "admitted"
@@ -250,8 +247,8 @@ class Slot:
             if self._replica:
                 self.unassign()
             if self.charge:
-                self.charge.settle(self._tokens)
-            self._pool.release(self, self._tokens)
+                self.charge.settle(self.tokens)
+            self._pool.release(self, self.tokens)
         elif state != "released":
             if self.charge:
                 self.charge.refund()
@@ -262,7 +259,7 @@ class Slot:
     def give_back(self) -> None:
         """After `release`: another model is to answer the request and charges it anew, so that it counts once."""
         if self.charge:
-            self.charge.give_back(self._tokens)
+            self.charge.give_back(self.tokens)
             self.charge = None
 
     def __enter__(self) -> "Slot":

@@ -33,6 +33,7 @@ class Metrics:
         self.replicas: Collection[str] = ()
         self.registry = registry = CollectorRegistry()
         self.requests = RequestMetrics(registry, genai)
+        self.observe = self.requests.observe  # a finished request, which is on the next page
         self.fleet = FleetMetrics(registry, shared is not None)
         self.invalid_requests = Counter(
             "roundhouse_invalid_requests", "What clients sent that is not a valid HTTP request, by error code.",
@@ -157,10 +158,6 @@ class Metrics:
         """Counts the tokens of a guard, which are no tenant's."""
         self.guard_tokens.labels(model, "prompt").inc(record.prompt_tokens)
         self.guard_tokens.labels(model, "completion").inc(record.completion_tokens)
-
-    def observe(self, record: Record) -> None:
-        """Observes one finished request, which is on the next page."""
-        self.requests.observe(record)
 
     def forget_dead_workers(self, alive: Collection[int]) -> None:
         """Removes the gauges that other workers than those with the pids `alive` have left in the shared folder."""

@@ -185,7 +185,7 @@ class Call(Struct, eq=False, dict=True):
     def report_usage(self, slot: Slot, now: float) -> None:
         """Reports what the request has spent until `now`, whether or not it was completed."""
         spent = self.spent(now)
-        slot.report_usage(spent.prompt + spent.completion)
+        slot.tokens = spent.prompt + spent.completion
         if not spent.counted:
             self.record.estimate = round(spent.prompt), round(spent.completion)
 

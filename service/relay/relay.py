@@ -246,12 +246,12 @@ class Relay:
         self, call: Call, response: UpstreamResponse, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect
     ) -> Awaitable[None]:
         """Sends the response of a replica to the client."""
-        headers = answer_headers(call, response.replica, slot.budgets())
+        headers = answer_headers(call, response.replica, slot.budgets() if slot.charge else ())
         # A client that reads nothing for too long is treated as disconnected.
         response.exchange.on_client_timeout = client.disconnect
         if response.watcher:
             return self._stream(call, response, response.watcher, headers, writer)
-        if call.storing or self._guarding.judges_response(call):
+        if call.storing or call.served.guardrails.output:
             return self._check_and_store(call, response.buffered, headers, writer)
         return writer.respond(response.buffered, headers)
 

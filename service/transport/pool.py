@@ -36,12 +36,14 @@ class ConnectionPool:
         self, address: str, request: bytes, deadlines: Deadlines, remaining: float = math.inf
     ) -> Exchange | None:
         """As `send`, on a pooled connection; None where there is none."""
+        if self._authorization:
+            request = with_headers(request, self._authorization)
         idle = self._idle.get(address)
         while idle:
             exchange = idle.pop()
             try:
                 if asyncio.get_running_loop().time() - exchange.idle_since < IDLE_TIMEOUT:
-                    exchange.start(self._authorized(request), deadlines, remaining)
+                    exchange.start(request, deadlines, remaining)
                     return exchange
             except TransportError:  # the replica has closed it
                 continue
@@ -56,10 +58,12 @@ class ConnectionPool:
         """
         if exchange := self.send_now(address, request, deadlines, remaining):
             return exchange
+        if self._authorization:
+            request = with_headers(request, self._authorization)
         loop = asyncio.get_running_loop()
         exchange, started = Exchange(loop, address), loop.time()
         await exchange.connect(min(deadlines.connect, remaining))
-        exchange.start(self._authorized(request), deadlines, max(0.0, remaining + started - loop.time()))
+        exchange.start(request, deadlines, max(0.0, remaining + started - loop.time()))
         return exchange
 
     def idle(self, address: str) -> int:
@@ -72,9 +76,6 @@ class ConnectionPool:
             self._idle.setdefault(address, []).append(exchange)
         else:
             exchange.close()
-
-    def _authorized(self, request: bytes) -> bytes:
-        return with_headers(request, self._authorization) if self._authorization else request
 
     async def refuses(self, address: str, connect_timeout: float = 1.0) -> bool:
         """Whether the address refuses connections; False if that is not known within `connect_timeout` seconds."""

@@ -328,7 +328,7 @@ def test_tokens_per_minute_are_charged_by_reported_usage(harness: Harness) -> No
     tenant = Tenant("x", tokens_per_minute=1000)
     with harness.acquire(tenant, cost=1000) as slot:
         assert rejection(harness, tenant, cost=100).status == 429
-        slot.report_usage(400)
+        slot.tokens = 400
     with harness.acquire(tenant, cost=600):
         pass
     assert rejection(harness, tenant, cost=100).headers == {"retry-after": "6"}  # without a report the estimate counts
@@ -344,7 +344,7 @@ async def test_fair_queueing_charges_reported_usage(fleet: Fleet) -> None:
         (running,) = [slot for slot in waiting if not slot.is_queued and slot.position == 0 and slot not in order]
         order.append(harness.assign(running))
         name = running.ticket.tenant.id if running.ticket else ""
-        running.report_usage(300 if name == "a" else 100)
+        running.tokens = 300 if name == "a" else 100
     assert "".join(slot.ticket.tenant.id for slot in order if slot.ticket) == "abbbabbb"
 
 

@@ -96,7 +96,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         slot = self.admitted.pop(index % len(self.admitted))
         self.assigned.discard(slot)
         if tokens is not None:
-            slot.report_usage(tokens)
+            slot.tokens = tokens
         slot.release()
         slot.release()
         self.sort_queued()

@@ -100,7 +100,7 @@ class Run:
                 slot.assign(max(self.replicas, key=FakeReplica.capacity))
                 assert all(replica.in_flight <= replica.limit for replica in self.replicas)
                 await asyncio.sleep(seconds)
-                slot.report_usage(tokens)
+                slot.tokens = tokens
         except ApiError as error:
             self.rejected += 1
             self.retry_after.append(int(error.headers["retry-after"]))
