@@ -16,7 +16,7 @@ from service.gateway.metric_pages import MetricPages
 from service.gateway.middleware import is_anthropic
 from service.gateway.model_list import Row, anthropic_list, anthropic_model, model_rows, rows_of
 from service.gateway.openapi import describe
-from service.gateway.request_body import BodyLimits, read_json_body
+from service.gateway.request_body import BodyLimits, buffered_json_body, read_json_body
 from service.gateway.stored_responses import StoredResponseEndpoints
 from service.gateway.usage import UsageEndpoint
 from service.gateway.versions import Versions
@@ -26,7 +26,16 @@ from service.protocol.scoring import SIDES
 from service.protocol.unique_names import check_names
 from service.relay.relay import Relay
 from service.relay.stored import StoredResponses
-from service.server.asgi import CancelOnDisconnect, Receive, Scope, Send, extension_of, respond, respond_json
+from service.server.asgi import (
+    CancelOnDisconnect,
+    Receive,
+    Scope,
+    Send,
+    derived,
+    extension_of,
+    respond,
+    respond_json,
+)
 from service.upstreams.upstreams import Upstreams
 
 EndpointFunction = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -105,12 +114,23 @@ class Endpoints:
         return named or self._stored.name_of(path) or self._metric_pages.name_of(path) or "other"
 
     def _generation(self, endpoint: Endpoint) -> EndpointFunction:
-        async def endpoint_function(scope: Scope, receive: Receive, send: Send) -> None:
-            body = await read_json_body(scope, receive, self._body_limits)
-            record, headers, key = scope["record"], scope["headers"], scope["key"]
-            await self._relay.answer(endpoint, body, headers, record, receive, send, extension_of(scope), key)
+        def endpoint_function(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            body = buffered_json_body(scope, self._body_limits)
+            if body is None:
+                return self._read_and_answer(endpoint, scope, receive, send)
+            return self._answer(endpoint, body, scope, receive, send)
 
         return endpoint_function
+
+    async def _read_and_answer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_json_body(scope, receive, self._body_limits)
+        await self._answer(endpoint, body, scope, receive, send)
+
+    def _answer(
+        self, endpoint: Endpoint, body: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> Awaitable[None]:  # fmt: skip
+        options, record, key = derived(scope, parse_headers), scope["record"], scope["key"]
+        return self._relay.answer(endpoint, body, options, record, receive, send, extension_of(scope), key)
 
     async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
         rows = self._rows(scope)

@@ -24,6 +24,7 @@ from service.server.asgi import (
     Receive,
     Scope,
     Send,
+    derived,
     extension_of,
     headers_by_name,
     respond,
@@ -158,11 +159,16 @@ class LimitsMiddleware:
         self._app, self._max_header_bytes = app, max_header_bytes
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        headers = scope["headers"]
-        if len(headers) > MAX_HEADERS or sum(map(len, chain.from_iterable(headers))) > self._max_header_bytes:
+        length = headers_by_name(scope).get(b"content-length", b"")
+        if len(scope["headers"]) > MAX_HEADERS or derived(scope, _size) + len(length) > self._max_header_bytes:
             limits = f"{MAX_HEADERS} headers or {self._max_header_bytes} bytes of them"
             raise ApiError(ErrorCode.HEADERS_TOO_LARGE, f"There are more than {limits}.")
         return self._app(scope, receive, send)
+
+
+def _size(headers: list[tuple[bytes, bytes]]) -> int:
+    """The bytes of all names and values but that of `Content-Length`, of which there is one at most."""
+    return sum(map(len, chain.from_iterable(headers))) - len(dict(headers).get(b"content-length", b""))
 
 
 def is_anthropic(scope: Scope) -> bool:

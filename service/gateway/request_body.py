@@ -1,12 +1,10 @@
 """Reading the body of a request: only JSON, and within the limits on its size and on the time it takes."""
 
-from collections.abc import Awaitable
-
 from msgspec import Struct
 
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
-from service.server.asgi import Receive, Scope, headers_by_name, read_body
+from service.server.asgi import Receive, Scope, buffered_body, derived, headers_by_name, read_body, too_large
 
 
 class BodyLimits(Struct, frozen=True):
@@ -22,25 +20,34 @@ class BodyLimits(Struct, frozen=True):
         return cls(settings.max_body_bytes, settings.body_timeout, settings.body_total_timeout)
 
 
-def read_json_body(scope: Scope, receive: Receive, limits: BodyLimits) -> Awaitable[bytes]:
+async def read_json_body(scope: Scope, receive: Receive, limits: BodyLimits) -> bytes:
     """The body's bytes, not parsed. Raises ApiError (408, 413, 415), if possible before anything of it is read."""
-    check_body_headers(headers_by_name(scope), limits.size)
-    return read_body(scope, receive, limits.size, limits.timeout, limits.total_timeout)
+    body = buffered_json_body(scope, limits)
+    if body is None:
+        length = headers_by_name(scope).get(b"content-length", b"0").strip()
+        if length.isdigit() and int(length) > limits.size:
+            raise too_large(limits.size)
+        body = await read_body(scope, receive, limits.size, limits.timeout, limits.total_timeout)
+    return body
 
 
-def check_body_headers(headers: dict[bytes, bytes], max_bytes: int) -> None:
-    """Raises ApiError (413 or 415) if the headers say that the body is not JSON, compressed or too large.
+def buffered_json_body(scope: Scope, limits: BodyLimits) -> bytes | None:
+    """The body's bytes if all of it is there, and None otherwise. Raises ApiError (413, 415)."""
+    derived(scope, check_content)
+    return buffered_body(scope, limits.size)
+
+
+def check_content(headers: list[tuple[bytes, bytes]]) -> None:
+    """Raises the 415 if the headers say that the body is not JSON, or compressed.
 
     A missing type counts as not JSON: a browser sends bodies of other sites' pages without asking if they have none.
     """
-    content_type = headers.get(b"content-type", b"")
+    named = dict(headers)
+    content_type = named.get(b"content-type", b"")
     if content_type != b"application/json" and content_type.split(b";")[0].strip().lower() != b"application/json":
         text = "Send the body as JSON, with the header 'Content-Type: application/json'."
         raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
-    encoding = headers.get(b"content-encoding")
+    encoding = named.get(b"content-encoding")
     if encoding is not None and encoding.lower() != b"identity":
         text = "Send the body uncompressed, without 'Content-Encoding'."
         raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
-    length = headers.get(b"content-length", b"0").strip()
-    if length.isdigit() and int(length) > max_bytes:
-        raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"The body is larger than {max_bytes} bytes.")

@@ -16,7 +16,6 @@ from service.observability.ledger import Ledger
 from service.observability.metrics import Metrics
 from service.observability.prompt_log import PromptLog, fits
 from service.observability.record import Record
-from service.protocol import request_headers
 from service.protocol.generation import Endpoint
 from service.protocol.parse_body import Parsed
 from service.protocol.request_headers import RequestOptions
@@ -105,11 +104,10 @@ class Relay:
         return running + self._dispatcher.failed.recent(replica, now)
 
     def answer(
-        self, endpoint: Endpoint, body: bytes, headers: Headers, record: Record,
+        self, endpoint: Endpoint, body: bytes, options: RequestOptions, record: Record,
         receive: Receive, send: Send, extra: ServerExtension | None = None, key: Key = ANYONE,
     ) -> Awaitable[None]:  # fmt: skip
         """Serves one request with this key. Raises ApiError, at once or when awaited, if nothing has been sent yet."""
-        options = request_headers.parse_headers(headers)
         parsed = self.preparation.parse(endpoint, body)
         record.requested, record.streamed = parsed.request.model, bool(parsed.request.stream) and endpoint.streams
         caller = caller_of(key, options.tenant, self.preparation.fleet.tenants)

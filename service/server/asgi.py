@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from service.errors import ApiError, ErrorCode
 
@@ -13,10 +13,12 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
+T = TypeVar("T")
 
 # The key of our ServerExtension in the scope's `extensions`.
 EXTENSION = "roundhouse"
 HEADERS_BY_NAME = "roundhouse.headers"  # the key of what `headers_by_name` returns
+DERIVED = "roundhouse.derived"  # the key of what `derived` has returned, by what it was given
 
 
 class ServerExtension(Protocol):
@@ -64,6 +66,20 @@ def headers_by_name(scope: Scope) -> dict[bytes, bytes]:
     return scope.get(HEADERS_BY_NAME) or dict(scope["headers"])
 
 
+def derived(scope: Scope, derive: Callable[[list[tuple[bytes, bytes]]], T]) -> T:
+    """What `derive` makes of the headers: once for all requests of a connection that have the same ones.
+
+    These differ in their `Content-Length`, on which it must not depend. What it raises is raised each time.
+    """
+    known = scope.get(DERIVED)
+    if known is None:
+        return derive(scope["headers"])
+    if derive not in known:
+        known[derive] = derive(scope["headers"])
+    found: T = known[derive]
+    return found
+
+
 async def read_body(
     scope: Scope, receive: Receive, limit: int, chunk_timeout: float, total_timeout: float
 ) -> bytes:  # fmt: skip
@@ -72,13 +88,29 @@ async def read_body(
     Each chunk must arrive within `chunk_timeout` seconds, and all of them within `total_timeout`. Raises ApiError (413,
     408, or 400 for a body that is not valid HTTP) and ClientDisconnectedError.
     """
+    body = buffered_body(scope, limit)
+    if body is None:
+        body = within(b"".join(await _chunks(receive, limit, chunk_timeout, total_timeout)), limit)
+    return body
+
+
+def buffered_body(scope: Scope, limit: int) -> bytes | None:
+    """The request body if it is there already, and None otherwise. Raises the 413 if it has more than `limit` bytes."""
     extension = extension_of(scope)
     body = extension.buffered_body() if extension else None
-    if body is None:
-        body = b"".join(await _chunks(receive, limit, chunk_timeout, total_timeout))
+    return body if body is None else within(body, limit)
+
+
+def within(body: bytes, limit: int) -> bytes:
+    """The body; raises the 413 if it has more than `limit` bytes."""
     if len(body) > limit:
-        raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"The body is larger than {limit} bytes.")
+        raise too_large(limit)
     return body
+
+
+def too_large(limit: int) -> ApiError:
+    """The error of a body that is larger than `limit` bytes."""
+    return ApiError(ErrorCode.REQUEST_TOO_LARGE, f"The body is larger than {limit} bytes.")
 
 
 async def _chunks(receive: Receive, limit: int, chunk_timeout: float, total_timeout: float) -> list[bytes]:

@@ -12,14 +12,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from service.errors import ApiError
 from service.server import head
-from service.server.asgi import EXTENSION, HEADERS_BY_NAME, App, Headers
+from service.server.asgi import EXTENSION, App, Headers
+from service.server.last_head import LastHead
 from service.server.request import STATUS_LINES, RequestCycle, UnframedCycle, reset
 from service.server.timeouts import ClientTimeouts, WriteProgress
 
 # Requests after which reading pauses. Uvicorn pauses at the first, but a disconnect is not noticed during a pause.
 MAX_PIPELINED = 8
 MAX_HEAD_BYTES = 2**20  # also of trailers and chunk extensions; LimitsMiddleware, which allows less, sees whole heads
-MAX_CACHED_TARGET = 128  # bytes; longer targets are parsed each time
 DEFAULT_TIMEOUTS = ClientTimeouts()
 
 
@@ -43,6 +43,8 @@ class Connection(HttpToolsProtocol):
         self._error: ApiError | None = None  # in the input; nothing after it is read
         self._ignores_input = False
         self._writing = WriteProgress(timeouts.write)
+        self._last_head, self._missing = LastHead(), 0  # bytes of a body of which the parser has not got the head
+        self._to_learn: dict[str, Any] | None = None  # the scope of the newest request, whose head may come again
         self.cycle: Any  # of the newest request, ours or uvicorn's
 
     # Called by the parser.
@@ -50,44 +52,35 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Resets the state of the parsed head."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
-        self._idle_since, self._head_size = self.loop.time(), 0
+        self._idle_since, self._head_size, self._to_learn = self.loop.time(), 0, None
 
     def on_headers_complete(self) -> None:
         """Starts the request, or queues it behind the one that is running. Raises ApiError if the head is invalid."""
-        parser, headers, target = self.parser, self.headers, self.url
+        parser = self.parser
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
         if parser.should_upgrade():
             if method == "CONNECT":
                 raise head.invalid("CONNECT is not served, because this is no proxy")
-            return  # `_ignore_upgrade` has the head parsed again
-        named = head.check_head(version, headers)
-        parse = head.parse_target_cached if len(target) < MAX_CACHED_TARGET else head.parse_target
-        path, raw, query, authority = parse(target)
-        if authority is not None:  # it counts instead of the Host header (RFC 9112, 3.2.2)
-            headers[:] = ((name, authority if name == b"host" else value) for name, value in headers)
-            named[b"host"] = authority
-        if path in self._server_paths:
+            return  # `_parse` has the head parsed again
+        scope = head.scope_of(version, method, self.url, self.headers)
+        if scope["path"] in self._server_paths:
             self._delegate_to_uvicorn()
             return
-        before = self.cycle
-        self.cycle = cycle = (RequestCycle if version == "1.1" else UnframedCycle)(
+        scope["client"] = self.client
+        keep_alive, expects_continue = parser.should_keep_alive(), self.expect_100_continue
+        self._to_learn = scope.copy() if version == "1.1" and keep_alive and not expects_continue else None
+        self._begin(scope, keep_alive, expects_continue)
+
+    def _begin(self, scope: dict[str, Any], keep_alive: bool = True, expects_continue: bool = False) -> None:
+        """Starts a request, or queues it behind the one that is running."""
+        before, cycle_class = self.cycle, RequestCycle
+        if scope["http_version"] != "1.1":
+            cycle_class, keep_alive, expects_continue = UnframedCycle, False, False
+        self.cycle = cycle = cycle_class(
             self.transport, self.flow, self.server_state.default_headers, self.on_response_complete,
-            keep_alive=version == "1.1" and parser.should_keep_alive(),
-            expects_continue=self.expect_100_continue and version == "1.1", is_head=method == "HEAD",
+            keep_alive=keep_alive, expects_continue=expects_continue, is_head=scope["method"] == "HEAD",
         )  # fmt: skip
-        # Only those keys of ASGI's scope that the gateway reads.
-        scope = {
-            "type": "http",
-            "http_version": version,
-            "method": method,
-            "path": path,
-            "raw_path": raw,
-            "query_string": query,
-            "headers": headers,
-            HEADERS_BY_NAME: named,
-            "client": self.client,
-            "extensions": {EXTENSION: cycle},
-        }
+        scope["extensions"] = {EXTENSION: cycle}
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, scope)
         else:
@@ -131,6 +124,16 @@ class Connection(HttpToolsProtocol):
         """Feeds the parser; answers what is not valid, once all requests before it have been answered."""
         if self._ignores_input:
             return
+        if self._missing:
+            data = self._feed_body(data)
+        newest, is_next = self.cycle, self._head_size is None
+        is_next = is_next and (newest is None or (newest.response_complete and not newest.more_body))
+        if is_next and (found := self._last_head.match(data)):
+            scope, start, self._missing = found
+            self._begin(scope)
+            data, is_next = self._feed_body(data[start:]), False
+        if not data:
+            return
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
@@ -142,6 +145,8 @@ class Connection(HttpToolsProtocol):
                 self._refuse(head.too_large(MAX_HEAD_BYTES))
             else:
                 self._schedule_check(self._timeouts.head)
+        elif is_next and self._to_learn and not self.pipeline:
+            self._last_head.learn(data, self._to_learn)
 
     def pause_writing(self) -> None:
         """The client reads more slowly than it is written to."""
@@ -251,25 +256,28 @@ class Connection(HttpToolsProtocol):
 
     # Parsing and running requests.
 
+    def _feed_body(self, data: bytes) -> bytes:
+        """Takes what is missing of the newest request's body; returns what is behind it."""
+        body = data[: self._missing]
+        self._missing -= len(body)
+        if body:
+            self.cycle.feed_data(body)
+        if not self._missing:
+            self.cycle.feed_eof()
+        return data[len(body) :]
+
     def _parse(self, data: bytes | memoryview) -> None:
-        while offset := self._feed(data):
-            data = memoryview(data)[offset:]
-            self._ignore_upgrade()
-
-    def _feed(self, data: bytes | memoryview) -> int:
-        """Feeds the parser; returns where it stopped, behind a head that offers an upgrade, or 0."""
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offered:
-            return int(offered.args[0])
-        return 0
-
-    def _ignore_upgrade(self) -> None:
-        """Parses the head again without the offer: the parser would take the body for another protocol's."""
-        version, method = self.parser.get_http_version(), self.parser.get_method()
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.parser.feed_data(head.head_without_upgrade(method, self.url, version, self.headers))
+        """Feeds the parser. What offers an upgrade is parsed again without it, for its body would belong to that."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offered:
+                data = memoryview(data)[int(offered.args[0]) :]
+            version, method = self.parser.get_http_version(), self.parser.get_method()
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.parser.feed_data(head.head_without_upgrade(method, self.url, version, self.headers))
 
     def _start_asgi_task(self, cycle: Any, scope_or_app: Any) -> None:
         """Runs a request in a task. `scope_or_app` is the scope for our cycle, and the app for uvicorn's."""

@@ -2,12 +2,13 @@
 
 import re
 from functools import lru_cache
+from typing import Any
 from urllib.parse import unquote
 
 import httptools
 
 from service.errors import ApiError, ErrorCode, openai_body
-from service.server.asgi import Headers
+from service.server.asgi import DERIVED, HEADERS_BY_NAME, Headers
 
 # Headers of which a request has one at most: two of them mean different things to different programs on its way.
 SINGLE = (
@@ -16,7 +17,31 @@ SINGLE = (
 )  # fmt: skip
 # A name, an IPv4 or a bracketed IPv6 address, with or without a port.
 HOST = re.compile(rb"([A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(:\d*)?\Z")
+MAX_CACHED_TARGET = 128  # bytes; longer targets are parsed each time
 NAMED = ("HTTP/1.1", "HTTP/1.0")
+
+
+def scope_of(version: str, method: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+    """ASGI's scope of a request with this head, with those keys that the gateway reads; raises ApiError.
+
+    An authority in the target takes the place of the value of `Host` in `headers`.
+    """
+    named = check_head(version, headers)
+    path, raw, query, authority = (parse_target_cached if len(target) < MAX_CACHED_TARGET else parse_target)(target)
+    if authority is not None:  # it counts instead of the Host header (RFC 9112, 3.2.2)
+        headers[:] = ((name, authority if name == b"host" else value) for name, value in headers)
+        named[b"host"] = authority
+    return {
+        "type": "http",
+        "http_version": version,
+        "method": method,
+        "path": path,
+        "raw_path": raw,
+        "query_string": query,
+        "headers": headers,
+        HEADERS_BY_NAME: named,
+        DERIVED: {},
+    }
 
 
 def check_head(version: str, headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

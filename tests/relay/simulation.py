@@ -24,6 +24,7 @@ from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
 from service.observability.record import Record
 from service.protocol.generation import GENERATION
+from service.protocol.request_headers import parse_headers
 from service.relay.relay import Relay
 from service.server.asgi import ClientDisconnectedError, Message
 from service.transport.pool import ConnectionPool
@@ -133,7 +134,8 @@ class SimulatedClient:
         """Sends the request and records its one outcome."""
         CURRENT_CLIENT.set(self)
         try:
-            response = relay.answer(CHAT, self.body(), tuple(self.headers()), self.record, self._receive, self._send)
+            options = parse_headers(self.headers())
+            response = relay.answer(CHAT, self.body(), options, self.record, self._receive, self._send)
             self.oracle.parsed(self)
             await response
         except ApiError as error:

@@ -172,6 +172,54 @@ async def test_responses_equal_uvicorns(raw_request: bytes) -> None:
     assert responses[0].startswith(b"HTTP/1.1 ")
 
 
+BODIES = (b"one", b"", b"three", b"x" * 100_000, b"five")
+
+
+@pytest.mark.parametrize("piece", [7, 60, 100, 10**6])
+async def test_a_head_that_came_before_is_not_parsed_again(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = 0
+    parse = Connection.on_headers_complete
+
+    def counted(self: Connection) -> None:
+        nonlocal parsed
+        parsed += 1
+        parse(self)
+
+    monkeypatch.setattr(Connection, "on_headers_complete", counted)
+    app = App()
+    async with listening(app, Connection) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for body in BODIES:
+            data = request("/echo", f"content-length: {len(body)}", "x-a: b", method="POST", body=body)
+            pieces = [data[start : start + piece] for start in range(0, len(data), piece)]
+            for one in pieces if len(pieces) < 100 else [data]:
+                writer.write(one)
+                await asyncio.sleep(0.001)
+            head = await reader.readuntil(b"\r\n\r\n")
+            size = re.search(rb"content-length: (\d+)", head)
+            assert size and await reader.readexactly(int(size[1])) == (body or b"-")
+        writer.close()
+    assert [dict(headers)[b"content-length"] for headers in app.headers] == [b"%d" % len(body) for body in BODIES]
+    assert parsed == len(BODIES) if piece < 60 else parsed < len(BODIES)  # a head in pieces is not known
+
+
+async def test_requests_behind_the_body_of_a_known_head_are_read() -> None:
+    one = request("/echo", "content-length: 3", method="POST", body=b"abc")
+    for split in range(1, 2 * len(one), 5):
+        app, data = App(), one * 2 + request("/close")
+        async with listening(app, Connection) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(one)
+            await reader.readuntil(b"abc")
+            writer.write(data[:split])
+            await asyncio.sleep(0.001)
+            writer.write(data[split:])
+            received = await reader.read()
+            writer.close()
+        assert app.started == ["/echo", "/echo", "/echo", "/close"]
+        assert (received.count(b"abc"), received.count(b"bye")) == (2, 1)
+
+
 async def test_a_stream_of_http_1_0_ends_with_the_connection() -> None:
     async with listening(App(), Connection) as (_, port):
         response = await send_raw(port, request("/stream", "connection: keep-alive", version="1.0"))
