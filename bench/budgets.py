@@ -44,7 +44,7 @@ def admission_of(served: ServedModel, tenant: Tenant) -> Callable[[], object]:
     admission = Admission(Settings(), time.monotonic, random.random)
 
     def one() -> object:
-        with admission.acquire(served, tenant, "default", 300.0, lambda: 1, time.monotonic()) as slot:
+        with admission.acquire(served, tenant, "default", 300.0, lambda now: 1, time.monotonic()) as slot:
             budgets = slot.budgets()
             slot.tokens = 250.0
             return openai_headers(budgets) if budgets else None

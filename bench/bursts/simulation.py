@@ -138,7 +138,7 @@ class Gateway:
         """Runs a request at the engine once it has a slot; raises ApiError where it gets none."""
         clock, tokens = self._clock, prompt + answer
         with self._admission.acquire(
-            self._simulation.served, Tenant("x"), "default", tokens, lambda: self._replica.capacity(clock()), clock()
+            self._simulation.served, Tenant("x"), "default", tokens, self._replica.capacity, clock()
         ) as slot:
             while slot.is_queued:
                 await slot.wait_admitted(60.0)

@@ -64,7 +64,7 @@ class Admission:
             raise self._over_limit(limiter, exceeded, pool, now)
         if pool.queued:
             pool.admit_queued(now)  # the replicas may have gained capacity since the last release
-        if not pool.queued and capacity() > pool.unassigned:
+        if not pool.queued and capacity(now) > pool.unassigned:
             slot = Slot(pool, cost, sequences)
             pool.acquire(sequences, now)
         else:

@@ -20,8 +20,9 @@ from service.auth.tenants import Priority
 from service.errors import ApiError, ErrorCode
 
 Clock = Callable[[], float]  # monotonic seconds
-# How many more sequences the usable replicas of a model take; below zero where each has more than its limit.
-Capacity = Callable[[], int]
+# How many more sequences the usable replicas of a model take at that moment of the clock; below zero where each has
+# more than its limit.
+Capacity = Callable[[float], int]
 
 
 class Waiting(NamedTuple):
@@ -51,7 +52,7 @@ class SlotPool:
 
     def __init__(self, model_id: str, clock: Clock, jitter: Callable[[], float]) -> None:
         self.model_id, self.clock, self._jitter = model_id, clock, jitter
-        self.capacity: Capacity = int
+        self.capacity: Capacity = lambda now: 0
         self.held = self.sequences = self.unassigned = self.peak = 0
         self.queue = Queue()
         self.service_rate = ServiceRate(clock())
@@ -79,7 +80,7 @@ class SlotPool:
 
     def admit_queued(self, now: float) -> None:
         """Admits queued requests, in the queue's order, while the replicas have free capacity."""
-        free = self.capacity() - self.unassigned if self.queued else 0
+        free = self.capacity(now) - self.unassigned if self.queued else 0
         while free > 0 and self.queued:
             ticket = self.queue.first()
             slot = self.queued[ticket]
@@ -133,7 +134,7 @@ class SlotPool:
 
     def _must_end(self, ticket: Ticket) -> int:
         """How many sequences end before a queued request is admitted: those beyond a limit, those ahead, and one."""
-        return max(0, self.unassigned - self.capacity()) + self.queue.ahead(ticket).sequences + 1
+        return max(0, self.unassigned - self.capacity(self.clock())) + self.queue.ahead(ticket).sequences + 1
 
     def _update_peak(self) -> None:
         now = self.held + len(self.queued)

@@ -61,7 +61,7 @@ class Harness:
         owner = Tenant(tenant) if isinstance(tenant, str) else tenant
         now = self.clock()
         return self.admission.acquire(
-            self.served, owner, priority, cost, self.capacity, now, timeout, sequences, session
+            self.served, owner, priority, cost, lambda now: self.capacity(), now, timeout, sequences, session
         )
 
     def assign(self, slot: Slot) -> Slot:

@@ -12,6 +12,7 @@ from statistics import quantiles
 import pytest
 
 from service.admission.gate import Admission
+from service.admission.slots import Capacity
 from service.auth.tenants import Priority, Tenant
 from service.config.settings import Settings
 from service.errors import ApiError
@@ -82,7 +83,7 @@ class Run:
         seconds = source.size * self.random.uniform(0.5, 1.5) * SERVICE_TIME
         tokens = round(100 * seconds)
         arrived = self.clock()
-        capacity: Callable[[], int] = lambda: sum(replica.capacity() for replica in self.replicas)  # noqa: E731
+        capacity: Capacity = lambda now: sum(replica.capacity() for replica in self.replicas)  # noqa: E731
         try:
             with self.admission.acquire(
                 self.served,
