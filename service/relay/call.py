@@ -110,9 +110,9 @@ class Call(Struct, eq=False, dict=True):
     deadlines: Deadlines
     images: Sequence[Image] = ()
     constraints: bytes = b""
+    counted: bool = False
     sent_at: float | None = None
     storing: Storing | None = None
-    counted: bool = False
     prefix_key: int | None = None
     fall_back: "Callable[[Call, ApiError], Call] | None" = None
 
