@@ -57,8 +57,8 @@ class ClientDisconnectedError(Exception):
 
 def extension_of(scope: Scope) -> ServerExtension | None:
     """Our server's extension; None under any other ASGI server."""
-    found: ServerExtension | None = scope.get("extensions", {}).get(EXTENSION)
-    return found
+    extensions = scope.get("extensions")
+    return extensions.get(EXTENSION) if extensions else None
 
 
 def headers_by_name(scope: Scope) -> dict[bytes, bytes]:

@@ -73,12 +73,13 @@ class Connection(HttpToolsProtocol):
 
     def _begin(self, scope: dict[str, Any], keep_alive: bool = True, expects_continue: bool = False) -> None:
         """Starts a request, or queues it behind the one that is running."""
-        before, cycle_class = self.cycle, RequestCycle
+        before = self.cycle
+        cycle_class: type[RequestCycle] = RequestCycle
         if scope["http_version"] != "1.1":
             cycle_class, keep_alive, expects_continue = UnframedCycle, False, False
-        self.cycle = cycle = cycle_class(
+        self.cycle = cycle = cycle_class(  # by position: a class written in Python is called by name at twice the cost
             self.transport, self.flow, self.server_state.default_headers, self.on_response_complete,
-            keep_alive=keep_alive, expects_continue=expects_continue, is_head=scope["method"] == "HEAD",
+            keep_alive, expects_continue, scope["method"] == "HEAD",
         )  # fmt: skip
         scope["extensions"] = {EXTENSION: cycle}
         if before is None or before.response_complete:
@@ -285,9 +286,7 @@ class Connection(HttpToolsProtocol):
         if not isinstance(cycle, RequestCycle):
             super()._start_asgi_task(cycle, scope_or_app)
             return
-        task = self.loop.create_task(cycle.run(self._gateway_app, scope_or_app))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(self.loop.create_task(cycle.run(self._gateway_app, scope_or_app, self.tasks)))
 
     def _delegate_to_uvicorn(self) -> None:
         """Replays a parsed head into uvicorn's own code, which then runs the request."""

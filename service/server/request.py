@@ -72,7 +72,6 @@ class RequestCycle:
         flow: FlowControl,
         default_headers: MutableSequence[tuple[bytes, bytes]],
         on_complete: Callable[[], None],
-        *,
         keep_alive: bool,
         expects_continue: bool,
         is_head: bool,
@@ -91,14 +90,16 @@ class RequestCycle:
         self._on_full: Callable[[], None] | None = None
         self.extra_headers: Callable[[int], Headers] | None = None
 
-    async def run(self, app: App, scope: Scope) -> None:
+    async def run(self, app: App, scope: Scope, tasks: "set[asyncio.Task[None]]") -> None:
         """Runs the app. If it ends before the response is complete, closes the connection so that the client notices.
 
+        Takes its own task out of `tasks` at the end, as a callback of the task would a turn of the event loop later.
         The scope refers to the cycle but not the other way round, so reference counting alone frees both.
         """
         try:
             await app(scope, self.receive, self.send)
         finally:
+            tasks.discard(asyncio.current_task())
             if not self.response_complete:
                 self.response_complete, self.keep_alive = True, False
                 if not self.disconnected and (self._flow.write_paused or self._ends_by_close):
@@ -269,8 +270,8 @@ class UnframedCycle(RequestCycle):
     __slots__ = ()
     _ends_by_close = True
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._chunked = False
 
     def write_now(self, chunk: bytes) -> bool:
