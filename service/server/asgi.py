@@ -90,7 +90,9 @@ async def read_body(
     """
     body = buffered_body(scope, limit)
     if body is None:
-        body = within(b"".join(await _chunks(receive, limit, chunk_timeout, total_timeout)), limit)
+        body = b"".join(await _chunks(receive, limit, chunk_timeout, total_timeout))
+        if len(body) > limit:
+            raise too_large(limit)
     return body
 
 
@@ -98,12 +100,7 @@ def buffered_body(scope: Scope, limit: int) -> bytes | None:
     """The request body if it is there already, and None otherwise. Raises the 413 if it has more than `limit` bytes."""
     extension = extension_of(scope)
     body = extension.buffered_body() if extension else None
-    return body if body is None else within(body, limit)
-
-
-def within(body: bytes, limit: int) -> bytes:
-    """The body; raises the 413 if it has more than `limit` bytes."""
-    if len(body) > limit:
+    if body is not None and len(body) > limit:
         raise too_large(limit)
     return body
 
