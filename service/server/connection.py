@@ -140,14 +140,14 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(head.as_refusal(error, data))
             return
+        if is_next and self._to_learn and not self.pipeline:
+            self._last_head.learn(data, self._to_learn)
         if self._head_size is not None:
             self._head_size += len(data)
             if self._head_size > MAX_HEAD_BYTES:
                 self._refuse(head.too_large(MAX_HEAD_BYTES))
             else:
                 self._schedule_check(self._timeouts.head)
-        elif is_next and self._to_learn and not self.pipeline:
-            self._last_head.learn(data, self._to_learn)
 
     def pause_writing(self) -> None:
         """The client reads more slowly than it is written to."""
