@@ -1,7 +1,6 @@
 """The head of a connection's last request: most clients send it again and again, with another `Content-Length`."""
 
 import re
-from collections.abc import MutableMapping
 from typing import Any
 
 from msgspec import Struct
@@ -53,8 +52,8 @@ class LastHead:
             scope[HEADERS_BY_NAME] = scope[HEADERS_BY_NAME] | {LENGTH: length}
         return scope, body, int(length)
 
-    def learn(self, data: bytes, scope: MutableMapping[str, Any]) -> None:
-        """Remembers the head at the beginning of `data`, of which the parser made this scope.
+    def learn(self, data: bytes, scope: Scope) -> None:
+        """Remembers the head at the beginning of `data`, of which the parser made this scope, and keeps that.
 
         Only where the body has a length, and each line of the head is a header that ends as it should: then the parser
         keeps nothing of the request after its end, and would find the same in the same bytes.
@@ -66,5 +65,5 @@ class LastHead:
         found = LENGTH_LINE.search(head)
         if found and each_ends_well and b"transfer-encoding" not in scope[HEADERS_BY_NAME]:
             index = [name for name, _ in headers].index(LENGTH)
-            self._known = Known(head[: found.start(1)], head[found.end(1) :], dict(scope), index)
+            self._known = Known(head[: found.start(1)], head[found.end(1) :], scope, index)
             self._in_vain += 1
