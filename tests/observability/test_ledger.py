@@ -8,7 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -33,9 +33,8 @@ def record(id: str) -> Record:
 
 def totals(folder: Path) -> tuple[int, int, int]:
     """Requests, tokens and estimated tokens, of all."""
-    file = LedgerFile(folder)
-    rows = file.usage(["tenant"])
-    file.close()
+    with closing(LedgerFile(folder)) as file:
+        rows = file.usage(["tenant"])
     return (
         sum(row.requests for row in rows),
         sum(row.prompt + row.completion for row in rows),
@@ -88,7 +87,8 @@ async def test_a_locked_file_stops_nobody_and_is_said_once(
 ) -> None:
     monkeypatch.setattr("service.database.file.BUSY", 0.01)
     monkeypatch.setattr("service.observability.ledger.RETRY", 0.01)
-    LedgerFile(tmp_path).write([line("first")])
+    with closing(LedgerFile(tmp_path)) as file:
+        file.write([line("first")])
     other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     async with writing(tmp_path, counts) as ledger:

@@ -4,6 +4,8 @@ import json
 import stat
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from service.stored.response import Item, NewResponse, TooLargeError
 ROOT = Path(__file__).parents[2]
 AGE = 3600.0
 SIZE = 2**20
+Open = Callable[..., Database]
+"""Opens the file of a test, which closes it; takes what bounds it besides its age."""
 
 
 def response(id: str, text: str = "question", *, tenant: str = "a", previous: int | None = None, **body: Any) -> Any:
@@ -30,8 +34,14 @@ def running(id: str, **fields: Any) -> Any:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return Database(tmp_path, SIZE, AGE)
+def open_file(tmp_path: Path) -> Iterator[Open]:
+    with ExitStack() as opened:
+        yield lambda size=SIZE, *clock: opened.enter_context(closing(Database(tmp_path, size, AGE, *clock)))
+
+
+@pytest.fixture
+def database(open_file: Open) -> Database:
+    return open_file()
 
 
 def texts(database: Database, id: str, *, output: bool = True, tenant: str = "a") -> list[str]:
@@ -80,9 +90,9 @@ def test_the_file_is_its_owners_alone(database: Database, tmp_path: Path) -> Non
     assert len(modes) == 4 and set(modes.values()) == {0o600}, modes
 
 
-def test_the_oldest_go_first_when_there_is_no_room(tmp_path: Path) -> None:
+def test_the_oldest_go_first_when_there_is_no_room(open_file: Open, tmp_path: Path) -> None:
     now = [0.0]
-    database = Database(tmp_path, SIZE, AGE, lambda: now[0])
+    database = open_file(SIZE, lambda: now[0])
     for number in range(40):
         now[0] += 1
         database.save(response(str(number), "x" * 100_000))
@@ -95,9 +105,9 @@ def test_the_oldest_go_first_when_there_is_no_room(tmp_path: Path) -> None:
     assert database.get("a", "39")
 
 
-def test_age_counts_from_the_last_response_that_continued_it(tmp_path: Path) -> None:
+def test_age_counts_from_the_last_response_that_continued_it(open_file: Open) -> None:
     now = [0.0]
-    database = Database(tmp_path, SIZE, AGE, lambda: now[0])
+    database = open_file(SIZE, lambda: now[0])
     database.save(response("1"))
     database.save(response("lonely"))
     first = database.conversation("a", "1", SIZE, with_output=True)
@@ -112,9 +122,9 @@ def test_age_counts_from_the_last_response_that_continued_it(tmp_path: Path) -> 
     assert database.get("a", "1") is database.get("a", "2") is None
 
 
-def test_a_running_response_is_not_evicted_and_ends_once(tmp_path: Path) -> None:
+def test_a_running_response_is_not_evicted_and_ends_once(open_file: Open) -> None:
     now = [0.0]
-    database = Database(tmp_path, SIZE, AGE, lambda: now[0])
+    database = open_file(SIZE, lambda: now[0])
     database.begin(running("1"))
     now[0] = 2 * AGE
     database.clean()
@@ -125,9 +135,9 @@ def test_a_running_response_is_not_evicted_and_ends_once(tmp_path: Path) -> None
     assert database.ended([("a", "1")]) == [("a", "1")]
 
 
-def test_one_that_ran_in_a_living_process_goes_on(database: Database, tmp_path: Path) -> None:
+def test_one_that_ran_in_a_living_process_goes_on(database: Database, open_file: Open) -> None:
     database.begin(running("1"))
-    other = Database(tmp_path, SIZE, AGE)
+    other = open_file()
     other.clean()
     assert (other.get("a", "1") or {})["status"] == "in_progress"
     database.close()
@@ -149,9 +159,9 @@ for number in range(10**9):
 """
 
 
-def test_what_was_stored_survives_a_killed_process_and_what_ran_has_failed(tmp_path: Path) -> None:
+def test_what_was_stored_survives_a_killed_process_and_what_ran_has_failed(open_file: Open, tmp_path: Path) -> None:
     """The process is killed while it writes, and another one shares the file with it meanwhile."""
-    database = Database(tmp_path, 64 * SIZE, AGE)
+    database = open_file(64 * SIZE)
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path)],
         stdin=subprocess.PIPE,
@@ -169,7 +179,7 @@ def test_what_was_stored_survives_a_killed_process_and_what_ran_has_failed(tmp_p
     process.kill()
     process.communicate()
     assert (database.get("a", "begun") or {})["status"] == "failed"
-    later = Database(tmp_path, 64 * SIZE, AGE)
+    later = open_file(64 * SIZE)
     for id in ("done", "ours", *(f"n{number}" for number in range(last + 1) if last - number < 5)):
         assert later.get("a", id), id
     assert texts(later, "done") == ["in_done", "msg_done"]
@@ -177,8 +187,8 @@ def test_what_was_stored_survives_a_killed_process_and_what_ran_has_failed(tmp_p
     assert not list(tmp_path.glob("*.lock"))
 
 
-def test_a_file_of_another_release_is_left_alone(tmp_path: Path) -> None:
-    with DatabaseFile(tmp_path / FILE, SCHEMA).transaction() as connection:
+def test_a_file_of_another_release_is_left_alone(database: Database, tmp_path: Path) -> None:
+    with closing(DatabaseFile(tmp_path / FILE, SCHEMA)) as file, file.transaction() as connection:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(Exception, match="another release"):
-        Database(tmp_path, SIZE, AGE).get("a", "1")
+        database.get("a", "1")

@@ -64,3 +64,4 @@ async def test_what_does_not_get_its_turn_in_time_is_never_run(tmp_path: Path) -
     failures: list[int] = []
     store = Store(Database(tmp_path, 9 * SIZE, AGE), lambda: failures.append(1), timeout=0.0)
     await fails(store, failures, "did not answer")
+    await store.close()  # its thread may have begun before it was told not to
