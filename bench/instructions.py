@@ -11,6 +11,7 @@ from pathlib import Path
 from service.config.paths import ROOT
 
 MARK = "getpriority"  # a function of libc that nothing else calls, before which valgrind writes down its count
+SLOWER = 50  # times that valgrind makes a program
 
 
 def available() -> bool:

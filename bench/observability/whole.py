@@ -54,7 +54,6 @@ CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 LOADS = {"whole": (False, 128), "streamed": (True, 24)}  # whether it is a stream, and how many requests a round
 WARM = MOST_REQUESTS  # requests before those that count: with them the series are made
-SLOWER = 50  # times that valgrind makes a program
 ROUNDS = 40  # short ones, in which other programs disturb all cases alike or one case alone, which the median ignores
 GC_THRESHOLD = 5_000  # as in the service
 
@@ -147,7 +146,8 @@ async def whole_gateway(counting: bool = False) -> Costs:
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         if counting:
-            interval = log_writer.BATCH_INTERVAL * SLOWER  # so that as many lines are written at once as without it
+            # So that as many lines are written at once as without valgrind.
+            interval = log_writer.BATCH_INTERVAL * instructions.SLOWER
             stack.enter_context(mock.patch.object(log_writer, "BATCH_INTERVAL", interval))
             instructions.begin()
         for _, (case, port), (load, (stream, count)) in itertools.product(rounds, ports.items(), LOADS.items()):
