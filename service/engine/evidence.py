@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from service.config.paths import PACKAGE
 from service.config.settings import Settings
@@ -141,6 +141,8 @@ async def _collect(task: Task) -> str | None:
         if program.returncode is None:
             with suppress(OSError):
                 os.killpg(program.pid, signal.SIGKILL)
+        cast(asyncio.StreamWriter, program.stdin).close()
+        await program.communicate()
     last = output.decode(errors="replace").strip().splitlines()[-1:]
     return None if program.returncode == 0 else "".join(last)[:300] or f"exit status {program.returncode}"
 

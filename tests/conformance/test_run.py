@@ -1,6 +1,7 @@
 """Running conformance cases: on real engines, and with engines that fail or give different output."""
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from service.architectures.scaled_down import SLIDING_WINDOW
 from service.config.settings import Settings
 from service.conformance import run
 from service.conformance.cases import Case, cases
+from service.engine import evidence
 from tests.engine.test_supervisor import PROGRAM
 from tests.support.each import each
 from tests.support.fleets import CATALOG
@@ -47,9 +49,14 @@ async def test_engine_output_equals_transformers(case: Case, tmp_path: Path) -> 
         assert planned.number == pytest.approx(verdict.blocks, rel=0.02)
 
 
+@pytest.mark.parametrize("slow", [False, True])
 async def test_engine_that_fails_to_start_is_refused_with_its_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nothing of it is left, not even of a program that had no time to keep its evidence and ends slowly."""
+    if slow:
+        monkeypatch.setattr(evidence, "LIMIT", 0.0)
+        monkeypatch.setattr(os, "killpg", lambda group, _: os.system(f"(sleep 1; kill -9 -{group}) &"))
     case = FIRST
     _write_reference(case, tmp_path, {"tokens": [[1], [2]]})
     environment = {**ENVIRONMENT, "STAND_IN": "broken"}

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -158,15 +158,19 @@ def _load(folder: Path, name: str, known: str) -> None:
 def _end(folder: Path) -> None:
     """Ends what is left of pods and their mounts, which outlive the kubelet and containerd."""
     for task in _containerd(folder, "tasks", "list", "--quiet").split():
-        with suppress(subprocess.CalledProcessError):  # it has just ended
-            _containerd(folder, "tasks", "delete", "--force", task)
+        # One that has just ended cannot be deleted, which is said in many words.
+        subprocess.run([*_client(folder), "tasks", "delete", "--force", task], stderr=subprocess.DEVNULL)
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
     for path in reversed([one for one in mounts if one.startswith(f"{folder}/")]):
         _run("umount", "--lazy", path)
 
 
 def _containerd(folder: Path, *words: str) -> str:
-    return _run("ctr", "--address", str(folder / "containerd.sock"), "--namespace", "k8s.io", *words)
+    return _run(*_client(folder), *words)
+
+
+def _client(folder: Path) -> list[str]:
+    return ["ctr", "--address", str(folder / "containerd.sock"), "--namespace", "k8s.io"]
 
 
 def _run(*command: str) -> str:
