@@ -1,8 +1,9 @@
 """What several gateway processes give: `python -m bench.cost.workers`.
 
-Gateways of one worker and of several take turns, with as many clients for each worker. Where a request costs no more
-CPU with N workers on N cores, and each worker has its share of them, they answer N times as many; so this holds on a
-machine where the load and the stub engine need cores, too.
+A gateway of one worker, one of several, and as many of one worker that run at the same time take turns, with as many
+clients for each worker. Where a request costs no more CPU with N workers on N cores, and each worker has its share of
+them, they answer N times as many; so this holds on a machine where the load and the stub engine need cores, too. The
+gateways that share nothing show what of it is the machine's: cores that are all busy are slower.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import os
 import statistics
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,13 +23,14 @@ import psutil
 
 from bench.cost import peers
 from bench.cost.load import Load
-from bench.cost.peers import PeerError, Place
+from bench.cost.peers import Peer, PeerError, Place
 from bench.cost.run import WARM, loaded
 from bench.serve import machine
 
 LOADS = (Load("whole", 32), Load("paced", 100, tokens=50, pace=0.02, warm=2.0))  # for each worker
 TARGET = 0.9  # of N times the requests of one worker
 NAME = "gateway"
+KINDS = ("one", "several", "apart")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def main() -> None:
         print(
             f"{load}: {one['one_us']:.0f} µs a request with one worker, {one['several_us']:.0f} with {asked.workers}; "
             f"the busiest has {one['busiest']:.1%}; so {{:.2f}} ({{:.2f}} to {{:.2f}}) of {asked.workers} times the "
-            f"requests (target: {TARGET})".format(*one["scale"])
+            f"requests (target: {TARGET}). {asked.workers} gateways of one worker: {one['apart_us']:.0f} µs, which is "
+            "{:.2f} ({:.2f} to {:.2f}) of as many".format(*one["scale"], *one["apart"])
         )
     if asked.json:
         figures = {
@@ -66,30 +70,40 @@ def main() -> None:
         asked.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def measure(workers: int, seconds: float, rounds: int) -> dict[str, dict[int, list[Turn]]]:
-    """The turns by load and number of workers."""
+def measure(workers: int, seconds: float, rounds: int) -> dict[str, dict[str, list[Turn]]]:
+    """The turns by load, of one worker, several of one gateway, and as many that are apart."""
     core = sorted(os.sched_getaffinity(0))[-1]
-    turns: dict[str, dict[int, list[Turn]]] = {load.name: {1: [], workers: []} for load in LOADS}
+    turns: dict[str, dict[str, list[Turn]]] = {load.name: {name: [] for name in KINDS} for load in LOADS}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rh-workers-")))
         stub, _ = stack.enter_context(peers.stub(core, folder))
-        up = {
-            count: stack.enter_context(peers.roundhouse(Place(stub, None, folder, workers=count)))
-            for count in (1, workers)
-        }
-        for peer in up.values():
+
+        def started(count: int) -> Peer:
+            peer = stack.enter_context(peers.roundhouse(Place(stub, None, folder, workers=count)))
             loaded(peer.port, stub, replace(WARM, seconds=min(WARM.seconds, seconds)), {}, core)
+            return peer
+
+        one, several = started(1), started(workers)
+        up = dict(zip(KINDS, ([one], [several], [one, *(started(1) for _ in range(workers - 1))]), strict=True))
+        threads = stack.enter_context(ThreadPoolExecutor(workers))
         for _ in range(rounds):
             for load in LOADS:
-                for count, peer in up.items():
-                    assert peer.pid is not None
-                    pids = workers_of(peer.pid)
-                    watched = {NAME: peer.pid} | {f"{NAME} {number}": pid for number, pid in enumerate(pids)}
-                    asked = replace(load, clients=load.clients * count, seconds=seconds)
-                    found = loaded(peer.port, stub, asked, watched, core)
-                    turns[load.name][count].append(turn(found["processes"], len(pids)))
-                    print(f"{load.name}, {count} workers: {turns[load.name][count][-1]}", file=sys.stderr, flush=True)
+                for kind, gateways in up.items():
+                    clients = load.clients * (workers if kind == "several" else 1)
+                    asked = replace(load, clients=clients, seconds=seconds)
+                    found = list(threads.map(lambda peer, asked=asked: used(peer, stub, asked, core), gateways))
+                    turns[load.name][kind].append(turn(found))
+                    print(f"{load.name}, {kind}: {turns[load.name][kind][-1]}", file=sys.stderr, flush=True)
     return turns
+
+
+def used(peer: Peer, stub: int, load: Load, core: int) -> dict[str, dict[str, Any]]:
+    """What the processes of a gateway use under a load, by their names."""
+    assert peer.pid is not None
+    pids = workers_of(peer.pid)
+    watched = {NAME: peer.pid} | {f"{NAME} {number}": pid for number, pid in enumerate(pids)}
+    found: dict[str, dict[str, Any]] = loaded(peer.port, stub, load, watched, core)["processes"]
+    return found
 
 
 def workers_of(root: int) -> list[int]:
@@ -97,27 +111,31 @@ def workers_of(root: int) -> list[int]:
     return [one.pid for one in psutil.Process(root).children() if NAME in one.cmdline()]
 
 
-def turn(used: dict[str, dict[str, Any]], workers: int) -> Turn:
-    """What one turn found, by the figures of its processes."""
-    cores = [used[f"{NAME} {number}"]["cores"] for number in range(workers)]
-    return Turn(used[NAME]["request_us"], max(cores) / sum(cores))
+def turn(gateways: list[dict[str, dict[str, Any]]]) -> Turn:
+    """What one turn found, by the figures of the processes of each gateway: the mean of their costs of a request."""
+    cores = [figures["cores"] for found in gateways for name, figures in found.items() if name != NAME]
+    return Turn(statistics.mean(found[NAME]["request_us"] for found in gateways), max(cores) / sum(cores))
 
 
-def judged(turns: dict[int, list[Turn]], workers: int) -> dict[str, Any]:
+def judged(turns: dict[str, list[Turn]], workers: int) -> dict[str, Any]:
     """The medians, and how much of `workers` times one worker's requests they give when the busiest is at its end.
 
-    `scale` is that of each round, whose turns follow each other: its median, the least and the greatest.
+    `scale` is that of each round, whose turns follow each other: its median, the least and the greatest. `apart` is the
+    same of gateways that share nothing.
     """
-    one, several = (statistics.median(turn.request_us for turn in turns[count]) for count in (1, workers))
-    rounds = [
-        alone.request_us / beside.request_us / (beside.busiest * workers)
-        for alone, beside in zip(turns[1], turns[workers], strict=True)
-    ]
+    one, several, apart = (statistics.median(turn.request_us for turn in turns[kind]) for kind in KINDS)
     return {
-        "one_us": one, "several_us": several,
-        "busiest": round(statistics.median(turn.busiest for turn in turns[workers]), 3),
-        "scale": [round(value, 3) for value in (statistics.median(rounds), min(rounds), max(rounds))],
+        "one_us": one, "several_us": several, "apart_us": apart,
+        "busiest": round(statistics.median(turn.busiest for turn in turns["several"]), 3),
+        "scale": _scale(turns["one"], turns["several"], workers),
+        "apart": _scale(turns["one"], turns["apart"], workers),
     }  # fmt: skip
+
+
+def _scale(alone: list[Turn], beside: list[Turn], workers: int) -> list[float]:
+    pairs = zip(alone, beside, strict=True)
+    rounds = [one.request_us / other.request_us / (other.busiest * workers) for one, other in pairs]
+    return [round(value, 3) for value in (statistics.median(rounds), min(rounds), max(rounds))]
 
 
 if __name__ == "__main__":

@@ -354,5 +354,11 @@ def test_workers_are_judged_by_the_cost_of_a_request_and_the_share_of_the_busies
         one = {f"gateway {number}": {"cores": used} for number, used in enumerate(cores)}
         return one | {"gateway": {"request_us": request_us, "cores": sum(cores)}}
 
-    turns = {1: [workers.turn(found(99.0, 0.5), 1)], 2: [workers.turn(found(110.0, 0.55, 0.45), 2)]}
-    assert workers.judged(turns, 2) == {"one_us": 99.0, "several_us": 110.0, "busiest": 0.55, "scale": [0.818] * 3}
+    turns = {
+        "one": [workers.turn([found(99.0, 0.5)])], "several": [workers.turn([found(110.0, 0.55, 0.45)])],
+        "apart": [workers.turn([found(100.0, 0.5), found(120.0, 0.5)])],
+    }  # fmt: skip
+    assert workers.judged(turns, 2) == {
+        "one_us": 99.0, "several_us": 110.0, "apart_us": 110.0, "busiest": 0.55,
+        "scale": [0.818] * 3, "apart": [0.9] * 3,
+    }  # fmt: skip
