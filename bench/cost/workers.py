@@ -30,6 +30,7 @@ from bench.serve import machine
 LOADS = (Load("whole", 32), Load("paced", 100, tokens=50, pace=0.02, warm=2.0))  # for each worker
 TARGET = 0.9  # of N times the requests of one worker
 NAME = "gateway"
+WORKER = f"{NAME} "  # before its number
 KINDS = ("one", "several", "apart")
 
 
@@ -101,7 +102,7 @@ def used(peer: Peer, stub: int, load: Load, core: int) -> dict[str, dict[str, An
     """What the processes of a gateway use under a load, by their names."""
     assert peer.pid is not None
     pids = workers_of(peer.pid)
-    watched = {NAME: peer.pid} | {f"{NAME} {number}": pid for number, pid in enumerate(pids)}
+    watched = {NAME: peer.pid} | {f"{WORKER}{number}": pid for number, pid in enumerate(pids)}
     found: dict[str, dict[str, Any]] = loaded(peer.port, stub, load, watched, core)["processes"]
     return found
 
@@ -113,7 +114,8 @@ def workers_of(root: int) -> list[int]:
 
 def turn(gateways: list[dict[str, dict[str, Any]]]) -> Turn:
     """What one turn found, by the figures of the processes of each gateway: the mean of their costs of a request."""
-    cores = [figures["cores"] for found in gateways for name, figures in found.items() if name != NAME]
+    workers = [figures for found in gateways for name, figures in found.items() if name.startswith(WORKER)]
+    cores = [figures["cores"] for figures in workers]
     return Turn(statistics.mean(found[NAME]["request_us"] for found in gateways), max(cores) / sum(cores))
 
 

@@ -352,7 +352,7 @@ def test_bars_are_ratios_round_by_round() -> None:
 def test_workers_are_judged_by_the_cost_of_a_request_and_the_share_of_the_busiest() -> None:
     def found(request_us: float, *cores: float) -> dict[str, Any]:
         one = {f"gateway {number}": {"cores": used} for number, used in enumerate(cores)}
-        return one | {"gateway": {"request_us": request_us, "cores": sum(cores)}}
+        return one | {"gateway": {"request_us": request_us, "cores": sum(cores)}, "load": {"cores": 0.7}}
 
     turns = {
         "one": [workers.turn([found(99.0, 0.5)])], "several": [workers.turn([found(110.0, 0.55, 0.45)])],
