@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from tests.images.build import buildah
+from tests.k8s.control_plane.nodes import open_for_pods
 from tests.k8s.control_plane.processes import PATIENCE, PROGRAMS, ControlPlane, process
 
 NAME = "node-0"
@@ -94,15 +95,14 @@ def _network(folder: Path) -> Object:
 
 
 def _takes_pods(client: httpx.Client) -> bool:
-    """Whether the node is ready; then it is freed of what a controller that is not there would take away."""
+    """Whether the node is ready; then it is open for pods."""
     found = client.get(f"/api/v1/nodes/{NAME}")
     if found.status_code != 200:
         return False
     ready = {one["type"]: one["status"] for one in found.json()["status"].get("conditions", ())}
     if ready.get("Ready") != "True":
         return False
-    headers = {"content-type": "application/strategic-merge-patch+json"}
-    client.patch(f"/api/v1/nodes/{NAME}", json={"spec": {"taints": None}}, headers=headers).raise_for_status()
+    open_for_pods(client, NAME)
     return True
 
 

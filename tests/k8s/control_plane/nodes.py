@@ -41,7 +41,11 @@ def _node(client: httpx.Client, name: str) -> None:
     client.post("/api/v1/nodes", json=node).raise_for_status()
     status = {"status": {"capacity": CAPACITY, "allocatable": CAPACITY, "conditions": [READY]}}
     client.patch(f"/api/v1/nodes/{name}/status", json=status, headers=MERGE).raise_for_status()
-    # Of the controller that would take it away there is none.
+    open_for_pods(client, name)
+
+
+def open_for_pods(client: httpx.Client, name: str) -> None:
+    """Takes away the taint of a new node; of the controller that would do that there is none."""
     client.patch(f"/api/v1/nodes/{name}", json={"spec": {"taints": None}}, headers=MERGE).raise_for_status()
 
 
