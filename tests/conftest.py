@@ -1,5 +1,6 @@
 """What every test may use: the event loop of production, and gateways that are checked and stopped afterwards."""
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Protocol
 import pytest
 from hypothesis import settings
 
+from service.admission.budgets import until_midnight
 from service.catalog import catalog
 from tests.support import gateways
 from tests.support.fleets import CATALOG
@@ -21,6 +23,8 @@ pytest_plugins = (
     "tests.support.time_limits",
 )
 
+A_TEST = 30.0  # seconds that one may take, but for a machine that stands still
+
 # How long an example takes says nothing on a machine that is busy.
 settings.register_profile("untimed", deadline=None)
 settings.register_profile("quick", settings.get_profile("untimed"), max_examples=20)  # `make test-fast`
@@ -32,6 +36,14 @@ def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that run in this process do not read the catalogue that comes with the house again: it takes 0.3 s."""
     load = catalog.load
     monkeypatch.setattr(catalog, "load", lambda folder: CATALOG if folder == CATALOG.folder else load(folder))
+
+
+@pytest.fixture
+def within_a_day() -> None:
+    """What a test uses of a budget of a day is still used at its end: midnight UTC is not near."""
+    left = until_midnight(time.time())
+    if left < A_TEST:
+        time.sleep(left + 0.1)
 
 
 class Start(Protocol):

@@ -98,6 +98,7 @@ async def test_a_replica_that_is_gone_leaves_no_series(start: Start) -> None:
     assert "pebble-chat-0" in gateway.gateway.render_metrics().decode()
 
 
+@pytest.mark.usefixtures("within_a_day")
 async def test_the_used_part_of_each_budget_is_shown_and_no_other(start: Start, tmp_path: Path) -> None:
     gateway = await start("""
 models: [{model: pebble-chat}]

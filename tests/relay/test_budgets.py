@@ -97,6 +97,7 @@ async def test_the_sequences_of_a_request_share_what_they_may_generate(start: St
     assert "at most 256, for the 4 sequences" in refused.json()["error"]["message"]
 
 
+@pytest.mark.usefixtures("within_a_day")
 @pytest.mark.parametrize("limits", [{"requests_per_day": 5}, {"tokens_per_day": 160}], ids=["requests", "tokens"])
 async def test_a_race_for_the_last_of_a_budget_lets_none_too_many_through(limits: dict[str, Any], start: Start) -> None:
     fleet = f"models: [{{model: pebble-chat}}]\ntenants: {{t: {json.dumps(limits)}}}"
@@ -112,6 +113,7 @@ async def test_a_race_for_the_last_of_a_budget_lets_none_too_many_through(limits
     assert "per day" in refused.text and 1 <= int(refused.headers["retry-after"]) <= DAY
 
 
+@pytest.mark.usefixtures("within_a_day")
 async def test_a_day_survives_a_restart(start: Start, tmp_path: Any) -> None:
     path = folder(tmp_path)
     file = LedgerFile(path)
@@ -135,6 +137,7 @@ async def test_a_day_survives_a_restart(start: Start, tmp_path: Any) -> None:
 FLEET = "models: [{model: pebble-chat, max_in_flight: 1}]\ntenants: {t: {requests_per_day: 3}, free: {}}"
 
 
+@pytest.mark.usefixtures("within_a_day")
 async def test_gateways_on_one_redis_share_a_budget_and_close_without_it(start: Start, tmp_path: Path) -> None:
     (tmp_path / "redis").mkdir()
     with redis_server(tmp_path / "redis") as redis:

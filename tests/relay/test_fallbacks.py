@@ -240,6 +240,7 @@ async def test_an_adapter_that_its_engine_has_just_lost_is_replaced(start: Start
 LIMITS = "tenants: {t: {requests_per_minute: 2, requests_per_day: 2, tokens_per_day: 1000000, max_in_flight: 1}}"
 
 
+@pytest.mark.usefixtures("within_a_day")
 @pytest.mark.parametrize("shared", [False, True])
 async def test_a_request_that_another_model_answers_counts_once(shared: bool, start: Start, tmp_path: Path) -> None:
     (tmp_path / "redis").mkdir()

@@ -577,7 +577,7 @@ async def test_a_slow_client_exerts_backpressure_on_the_engine(start: Start) -> 
     gateway = await start(ONE)
     event = b"data: %b\n\n" % (b"x" * 8000)
     end = b'data: {"choices":[{"delta":{"content":""},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-    body = event * 500 + end
+    body = event * 2000 + end  # more than the kernel keeps for a connection
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(body)
     gateway.engines[0].script(Fault(raw=head + body, drip=2**18))
     line = await gateway.connect(buffer=2**14)

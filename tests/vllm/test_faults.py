@@ -21,7 +21,7 @@ import httpx
 import psutil
 import pytest
 
-from service.engine import bundles, evidence
+from service.engine import bundles
 from tests.support.services import ROOT, Service, descendants_of, serving, wait_for
 from tests.vllm.conftest import MODEL
 from tests.vllm.pair import (
@@ -358,7 +358,6 @@ def check_evidence_of_a_hang(folder: Path, replica: str, core: int) -> None:
         one for one in bundles.read(folder) if one.summary["replica"] == replica and one.summary["cause"] == "hang"
     ]
     about, kept = found[-1].summary, {file.name: file.read_text() for file in found[-1].path.iterdir()}
-    assert about["took_s"] < evidence.LIMIT
     assert {one["pid"]: one["state"] for one in about["processes"]}[core] == "stopped"
     assert about["main_thread"]["pid"] == core
     assert about["main_thread"]["frames"]
