@@ -1,19 +1,14 @@
 """HTTP classifiers: asked over TCP, TLS and Unix sockets, and what becomes of those that fail."""
 
 import asyncio
-import datetime
 import math
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from service.auth.tenants import Tenant
 from service.errors import ApiError, ErrorCode
@@ -23,6 +18,7 @@ from service.guardrails.judge import Asker, Judge
 from service.transport import connect
 from service.transport.pool import ConnectionPool
 from tests.guardrails.classifier import Behaviour, FakeClassifier
+from tests.support.certificates import certificate
 from tests.support.each import each
 
 ASKER = Asker("r", Tenant("t"), "default")
@@ -101,20 +97,6 @@ async def test_a_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.Monk
         finally:
             connect.verifying_context.cache_clear()
         assert len(fake.requests) == 1
-
-
-def certificate(folder: Path) -> Path:
-    """A certificate that 127.0.0.1 has signed for itself, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
-    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    signed = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
-    raw = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = folder / "certificate.pem"
-    path.write_bytes(raw + signed.public_bytes(serialization.Encoding.PEM))
-    return path
 
 
 @each(
