@@ -167,6 +167,7 @@ STARTERS = ("create_task", "ensure_future", "run_coroutine_threadsafe", "Thread"
 FINITE = {
     "service.server.connection": (1, "one request; its middleware catches everything"),
     "service.server.asgi": (1, "waits for one request's client to leave"),
+    "service.server.shared_listener": (1, "connects what was accepted; where that fails it counts no more"),
     "service.upstreams.upstreams": (1, "each of its loops calls `keep_running` itself"),
     "service.engine.supervisor": (2, "watches one engine, or runs one: whoever waits takes the result"),
     "service.engine.standalone": (1, "waits for a signal"),

@@ -69,6 +69,8 @@ def serve(options: Namespace, settings: Settings, catalog: Catalog, fleet: Fleet
 
     from service.gateway.probes import Probes
     from service.gateway.process import GatewayProcess
+    from service.server.open_counts import OpenCounts
+    from service.server.shared_listener import SharedServer
 
     process = GatewayProcess(settings, catalog, fleet, keys)
 
@@ -79,4 +81,8 @@ def serve(options: Namespace, settings: Settings, catalog: Catalog, fleet: Fleet
     told = {name: value for name, value in vars(options).items() if name in given and value is not None}
     app = Probes(process.is_ready, start, process.stop)
     config = uvicorn.Config(app, log_config=None, server_header=False, lifespan="on", **told)
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=options.fd)])
+    server = uvicorn.Server(config)
+    if settings.workers > 1:
+        assert settings.run_dir
+        server = SharedServer(config, OpenCounts(settings.run_dir, options.worker_id, settings.workers))
+    server.run(sockets=[socket.socket(fileno=options.fd)])

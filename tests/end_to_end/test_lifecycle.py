@@ -321,15 +321,14 @@ def takers(service: Service, pids: list[int]) -> Counter[int]:
 
 
 def test_clients_are_spread_over_the_processes_of_a_service(shared: list[Service]) -> None:
-    """They take connections from one queue, whoever is free: in the long run none has more than three quarters."""
+    """Each takes its part; but while a busy machine keeps one off, the others take what is its to take."""
 
     def are_spread(service: Service, pids: list[int], taken: Counter[int]) -> bool:
         taken += takers(service, pids)
-        return min(taken[pid] for pid in pids) >= taken.total() / len(pids) / 2
+        return min(taken[pid] for pid in pids) >= 0.9 * taken.total() / len(pids)
 
     for service in shared:
         pids, taken = list(gateway_registry.registered(service.run_dir)), Counter[int]()
-        # More of them, where a busy machine has kept one of the processes off while the first came.
         wait_for(partial(are_spread, service, pids, taken), PATIENCE, f"connections for each of {pids}")
 
 
