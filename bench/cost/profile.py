@@ -5,6 +5,7 @@ how often it is called, the bytecodes that it executes itself, and its calls of 
 of that. A coroutine that goes on after an await counts as called again. What uvloop, the parsers and the kernel do is
 not in these counts; valgrind's instructions are those of all but the kernel.
 `--chunk` is about one more chunk: what long streams cost less what short ones do, its part of their ends included.
+`--stream` is about a stream of two chunks, from its request to its end.
 """
 
 import argparse
@@ -26,7 +27,7 @@ ROWS = 40
 
 @dataclass(frozen=True)
 class Function:
-    """What one function does for one whole answer, or one chunk."""
+    """What one function does for one whole answer, one stream, or one chunk."""
 
     name: str
     calls: float
@@ -43,6 +44,7 @@ class Subject:
 
 
 WHOLE_ANSWER = Subject((1, 0, 0), REQUESTS)
+STREAM = Subject((0, 1, 0), STREAMS)
 CHUNK = Subject((0, -1, 1), STREAMS * (CHUNKS - 2))
 
 
@@ -112,9 +114,14 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=ROWS, help="how many functions are shown by name")
-    parser.add_argument("--chunk", action="store_true", help="one more chunk of a stream instead of a whole answer")
+    subject = parser.add_mutually_exclusive_group()
+    subject.add_argument("--stream", action="store_const", dest="subject", const=STREAM, help="a stream of two chunks")
+    subject.add_argument(
+        "--chunk", action="store_const", dest="subject", const=CHUNK, help="one more chunk of a stream"
+    )
+    parser.set_defaults(subject=WHOLE_ANSWER)
     asked = parser.parse_args()
-    print(drawn(functions(CHUNK if asked.chunk else WHOLE_ANSWER), asked.rows))
+    print(drawn(functions(asked.subject), asked.rows))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pytest
 
 from bench import processes
 from bench.cost import load, memory, peers, profile, reading, stub, table, workers
-from bench.cost.instructions import REQUESTS
+from bench.cost.instructions import REQUESTS, STREAMS
 from bench.cost.load import Load
 from bench.cost.memory import Sample, judged
 from bench.cost.peers import PEERS, PeerError, Place, Rival
@@ -271,8 +271,12 @@ def work() -> int:
 
 @pytest.mark.parametrize(
     ("subject", "times"),
-    [(profile.WHOLE_ANSWER, (REQUESTS, 70, 70)), (profile.CHUNK, (70, 70, 70 + profile.CHUNK.count))],
-    ids=["whole answer", "chunk"],
+    [
+        (profile.WHOLE_ANSWER, (REQUESTS, 70, 70)),
+        (profile.STREAM, (70, STREAMS, 70)),
+        (profile.CHUNK, (70, 70, 70 + profile.CHUNK.count)),
+    ],
+    ids=["whole answer", "stream", "chunk"],
 )
 def test_a_profile_counts_what_each_of_them_does(
     subject: profile.Subject, times: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
