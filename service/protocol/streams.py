@@ -1,8 +1,7 @@
 """Server-sent events of a streamed response: framed and observed, and forwarded unchanged."""
 
-import json
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -36,6 +35,23 @@ ERROR_CODE = re.compile(rb"""['"]code['"]: ?(\d{3})\b""")
 REJECTED = (400, 413, 422)
 SEQUENCE_NUMBER = re.compile(rb'"sequence_number": ?(\d+)')
 MAX_EVENT_BYTES = 16 * 2**20
+
+
+class Counted(msgspec.Struct):
+    """The members of an event that are read where it has a usage, or of the answer within it."""
+
+    usage: Usage | None = None
+    status: Any = None
+
+
+class CountedEvent(Counted):
+    """An event with a usage: Anthropic's first one and the last of the Responses API have it one level down."""
+
+    response: Counted | None = None
+    message: Counted | None = None
+
+
+DECODER = msgspec.json.Decoder(CountedEvent)
 
 
 class BrokenStreamError(Exception):
@@ -244,11 +260,11 @@ class StreamWatcher:
 
     def _note_usage(self, event: bytes) -> None:
         try:
-            payload = json.loads(event[event.index(b"data: ") + 6 :])
-            # In Anthropic's first event and the last one of the Responses API it is one level down.
-            holder = payload.get("response") or payload.get("message") or payload
-            self._record.update_usage(msgspec.convert(holder.get("usage") or {}, Usage))
-            if self._dialect == "responses":
-                self._record.finish_reason = holder.get("status")
-        except (msgspec.ValidationError, ValueError, AttributeError):
+            decoded = DECODER.decode(event[event.index(b"data: ") + 6 :])
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             raise BrokenStreamError from None
+        answer = decoded.response or decoded.message or decoded
+        if answer.usage:
+            self._record.update_usage(answer.usage)
+        if self._dialect == "responses":
+            self._record.finish_reason = answer.status
