@@ -4,7 +4,8 @@ import json
 import re
 
 from service.observability.record import Record
-from service.protocol.streams import CHUNK, FINISH, ROLE, SPACED, Dialect, StreamWatcher
+from service.protocol.known_events import CHUNK, ROLE, KnownEvents
+from service.protocol.streams import FINISH_REASON, Dialect, StreamWatcher
 
 # The usage behind the choices of an event; within generated text every quotation mark is escaped.
 COUNTED = b'}],"usage":{'
@@ -20,8 +21,8 @@ class CountedStream(StreamWatcher):
 
     __slots__ = ("_latest",)
 
-    def __init__(self, record: Record, dialect: Dialect, hide_usage: bool) -> None:
-        super().__init__(record, dialect, hide_usage)
+    def __init__(self, record: Record, dialect: Dialect, hide_usage: bool, known: KnownEvents | None = None) -> None:
+        super().__init__(record, dialect, hide_usage, known)
         self._latest = b""
 
     def feed(self, data: bytes, now: float) -> bytes:
@@ -31,7 +32,7 @@ class CountedStream(StreamWatcher):
         if (
             at > 0 and not self._pieces and data.startswith(CHUNK) and find(b"}", at + len(COUNTED)) == len(data) - 4
             and find(b"\n\n") == len(data) - 2
-            and find(FINISH, 0, at) < 0 and find(ROLE, 0, at) < 0 and find(SPACED, 0, at) < 0
+            and find(ROLE, 0, at) < 0 and not FINISH_REASON.search(data, 0, at)
         ):  # fmt: skip
             self._note_output(now)
             self._latest = data
@@ -39,7 +40,7 @@ class CountedStream(StreamWatcher):
                 self._learn(data[: at + 2])
             return data[: at + 2] + b"}\n\n"
         events = super().feed(data, now)
-        return COUNTS.sub(b"}]", events) if COUNTED in events else events
+        return COUNTS.sub(b"}]", events) if events.find(COUNTED) >= 0 else events
 
     def take_chunk(self, chunk: bytes, now: float) -> bytes | None:
         """As of every stream, without the usage of the event."""
@@ -70,6 +71,6 @@ class CountedStream(StreamWatcher):
         return super()._forwards(event[: at + 2], now)
 
 
-def watch(record: Record, dialect: Dialect, hide_usage: bool, counted: bool) -> StreamWatcher:
+def watch(record: Record, dialect: Dialect, hide_usage: bool, counted: bool, known: KnownEvents) -> StreamWatcher:
     """What observes a stream; `counted` says that each of its events has the usage so far."""
-    return (CountedStream if counted else StreamWatcher)(record, dialect, hide_usage)
+    return (CountedStream if counted else StreamWatcher)(record, dialect, hide_usage, known)

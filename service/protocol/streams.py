@@ -6,14 +6,13 @@ from typing import Any, Literal
 import msgspec
 
 from service.observability.record import Record, Usage
+from service.protocol.known_events import CHUNK, ROLE, KnownEvents
 from service.protocol.responses import is_death
 from service.transport.chunks import size_line
 
 Dialect = Literal["openai", "responses", "messages"]
 
 FINISH_REASON = re.compile(rb'_reason": ?"([a-z_]+)"')  # and `stop_reason`
-# How chunks begin in the OpenAI dialect, and in no other; and what those contain that are more than a piece of text.
-CHUNK = b'data: {"id":'
 # What stands before the text in events that are only text.
 TEXTS: dict[Dialect, tuple[bytes, ...]] = {
     "openai": (b'"delta":{"content":"', b'"delta":{"reasoning":"', b'"text":"'),
@@ -22,8 +21,8 @@ TEXTS: dict[Dialect, tuple[bytes, ...]] = {
 }
 QUOTE = ord('"')
 OPENINGS = 16  # sizes of chunks for which their beginning is kept
-PATTERNS = 8  # how often a stream's events of text may change before they are all looked through
-USAGE, ROLE, FINISH, SPACED = b'"usage":{', b'"delta":{"role"', b'_reason":"', b'_reason": "'
+PATTERNS = 8  # how often what is around a stream's texts may change before they are all looked through
+USAGE = b'"usage":{'
 END_EVENTS = {
     "openai": (b"data: [DONE]",),
     "responses": (b"event: response.completed", b"event: response.incomplete"),
@@ -79,27 +78,16 @@ class StreamWatcher:
 
     It splits the bytes into events, records the times of output, the usage and the finish reason, and detects whether
     the stream ended properly: then `finished` is true. With `hide_usage` it drops the usage event, which a client that
-    did not set `include_usage` does not expect.
+    did not set `include_usage` does not expect. `known` is what it shares with other streams of the endpoint.
     """
 
     __slots__ = (
-        "_begins",
-        "_dialect",
-        "_end_events",
-        "_ends",
-        "_hide_usage",
-        "_last",
-        "_note_output",
-        "_openings",
-        "_patterns",
-        "_pieces",
-        "_record",
-        "_size",
-        "finished",
-    )
+        "_begins", "_dialect", "_end_events", "_ends", "_hide_usage", "_known", "_last", "_note_output", "_openings",
+        "_patterns", "_pieces", "_record", "_size", "finished",
+    )  # fmt: skip
 
-    def __init__(self, record: Record, dialect: Dialect, hide_usage: bool) -> None:
-        self._record, self._dialect, self._hide_usage = record, dialect, hide_usage
+    def __init__(self, record: Record, dialect: Dialect, hide_usage: bool, known: KnownEvents | None = None) -> None:
+        self._record, self._dialect, self._hide_usage, self._known = record, dialect, hide_usage, known or KnownEvents()
         self._end_events, self._note_output = END_EVENTS[dialect], record.output_times.append
         self._pieces: list[bytes] = []  # of an event that is not complete, `_size` bytes
         self._size = 0
@@ -132,16 +120,17 @@ class StreamWatcher:
             return self._keep(data)
         if end < len(data):
             self._keep(data[end:])
+        events = data[: end - 2].split(b"\n\n")
         passed: list[bytes] = []
-        for event in data[: end - 2].split(b"\n\n"):
+        for event in events:
             try:
                 if self._forwards(event, now):
-                    passed += (event, b"\n\n")
+                    passed.append(event)
                     self._last = event
             except BrokenStreamError as error:
-                error.passed = b"".join(passed)
+                error.passed = _joined(passed)
                 raise
-        return b"".join(passed)
+        return data if len(passed) == len(events) and end == len(data) else _joined(passed)
 
     def take_chunk(self, chunk: bytes, now: float) -> bytes | None:
         """The chunk of HTTP to forward in place of this one, with its size and line ends; None if it has to be fed.
@@ -171,17 +160,17 @@ class StreamWatcher:
         opening = self._openings[size] = line + self._begins
         return opening
 
-    def _learn(self, event: bytes) -> None:
-        """Remembers what is around the text of an event that has nothing else to note."""
+    def _learn(self, event: bytes, reason: "re.Match[bytes] | None" = None) -> None:
+        """Remembers what is around the text of an event that has nothing else to note but its finish reason."""
         for before in TEXTS[self._dialect]:
             if (at := event.find(before) + len(before)) >= len(before):
-                text, quote, after = event[at:].rstrip(b"\n").partition(b'"')
-                learned = event[:at], b"%b%b\n\n\r\n" % (quote, after)
-                is_plain = after.count(b'_reason":') == after.count(b'_reason":null') and text[-1:] != b"\\"
-                if is_plain and learned != (self._begins, self._ends):
-                    self._begins, self._ends = learned
-                    self._openings = {}
+                text, _, after = event[at:].partition(b'"')
+                ends_there = text[-1:] != b"\\" and after[:1] in (b"}", b",")
+                if ends_there and not (reason and reason.start() < at):
+                    ends = self._known.add_text(event[:at], after, reason[1].decode() if reason else "")
                     self._patterns -= 1
+                    if not reason:
+                        self._begins, self._ends, self._openings = event[:at], ends, {}
                 return
 
     def _keep(self, piece: bytes) -> bytes:
@@ -207,54 +196,69 @@ class StreamWatcher:
         return bool(self._record.output_times) or self.finished
 
     def _forwards(self, event: bytes, now: float) -> bool:
-        # The common case first: in the OpenAI dialect all but the first and the last few chunks are only text.
         # `find` is faster than `in`, which for bytes first tries whether the pattern is an integer.
-        find, begins = event.find, self._begins
-        if begins and self._dialect == "openai" and event.startswith(begins):
-            at = len(begins)
-            if find(USAGE, at) < 0 and find(FINISH, at) < 0 and find(SPACED, at) < 0:
-                self._note_output(now)
-                if self._patterns and find(self._ends[:-4], at) < 0:
-                    self._learn(event)
+        begins = self._begins
+        if not begins:
+            begins, opens = self._known.first(event)
+            self._begins = begins
+            if opens:
                 return True
-        elif event.startswith(CHUNK) and find(USAGE) < 0 and find(FINISH) < 0 and find(ROLE) < 0 and find(SPACED) < 0:
-            self._note_output(now)
-            if self._patterns:
-                self._learn(event)
-            return True
-        if event.startswith(b":"):
-            return True
-        if event.startswith(ERROR_EVENTS):
-            raise BrokenStreamError(event)
-        if event.startswith(self._end_events):
-            if USAGE in event:
-                self._note_usage(event)
-            # An engine that is shutting down ends a stream like this, without a finish reason or without output.
-            produced = self._record.output_times or self._record.completion_tokens
-            if self._record.finish_reason is None if self._dialect == "openai" else not produced:
-                raise BrokenStreamError
-            self.finished = True
-            return True
-        if USAGE in event:
+        rest = event.removeprefix(begins)
+        is_text = rest is not event
+        if is_text:
+            ending = self._known.endings.get(rest.partition(b'"')[2])
+            if ending is not None:
+                self._note_output(now)
+                reason, ends = ending
+                if reason:
+                    self._note_reason(reason)
+                else:
+                    self._ends = ends
+                return True
+        elif not event.startswith(CHUNK):
+            if event[:1] == b":":
+                return True
+            if event.startswith(ERROR_EVENTS):
+                raise BrokenStreamError(event)
+            if event.startswith(self._end_events):
+                self._end(event)
+                return True
+        at = len(begins) if is_text else 0
+        counted = event.find(USAGE, at) >= 0
+        if counted:
             self._note_usage(event)
-            if self._dialect == "openai" and b'"choices":[]' in event:
+            if self._dialect == "openai" and event.find(b'"choices":[]') >= 0:
                 return not self._hide_usage
-        if self._is_output(event):
+        found = FINISH_REASON.search(event, at)
+        if is_text or self._is_output(event):
             self._note_output(now)
-            if self._patterns and self._dialect == "messages":
-                self._learn(event)
-        reason = FINISH_REASON.search(event)
-        if reason:
-            self._record.finish_reason = reason[1].decode()
-            # vLLM ends running requests with these when it shuts down or fails.
-            if self._record.finish_reason in ("abort", "error"):
-                raise BrokenStreamError
+            if self._patterns and not counted:
+                self._learn(event, found)
+        elif self._dialect == "openai" and not (counted or found):
+            self._known.add_opening(event)
+        if found:
+            self._note_reason(found[1].decode())
         return True
+
+    def _end(self, event: bytes) -> None:
+        if event.find(USAGE) >= 0:
+            self._note_usage(event)
+        # An engine that is shutting down ends a stream like this, without a finish reason or without output.
+        produced = self._record.output_times or self._record.completion_tokens
+        if self._record.finish_reason is None if self._dialect == "openai" else not produced:
+            raise BrokenStreamError
+        self.finished = True
+
+    def _note_reason(self, reason: str) -> None:
+        self._record.finish_reason = reason
+        # vLLM ends running requests with these when it shuts down or fails.
+        if reason in ("abort", "error"):
+            raise BrokenStreamError
 
     def _is_output(self, event: bytes) -> bool:
         """Whether the event carries output. Opening events do not; vLLM sends them together with the first token."""
         if self._dialect == "openai":
-            return ROLE not in event
+            return event.find(ROLE) < 0
         # Anthropic's message_delta ends a message: it has the stop reason and usage, but no text.
         return b"delta\n" in event[:64] and not event.startswith(b"event: message_delta")
 
@@ -268,3 +272,7 @@ class StreamWatcher:
             self._record.update_usage(answer.usage)
         if self._dialect == "responses":
             self._record.finish_reason = answer.status
+
+
+def _joined(events: list[bytes]) -> bytes:
+    return b"".join([event + b"\n\n" for event in events])

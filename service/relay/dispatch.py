@@ -1,5 +1,6 @@
 """Dispatches a request to a replica, and retries it once on another while nothing has reached the client."""
 
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 from service.admission.gate import Admission
@@ -8,6 +9,7 @@ from service.errors import ApiError, ErrorCode
 from service.observability.record import Trace
 from service.protocol import responses
 from service.protocol.counted_streams import watch
+from service.protocol.known_events import KnownEvents
 from service.protocol.requests import EmbeddingsRequest
 from service.protocol.responses import InvalidResponseError
 from service.protocol.streams import BrokenStreamError, StreamWatcher
@@ -68,6 +70,7 @@ class Dispatcher:
         self._max_response_bytes, self._translator = max_response_bytes, ErrorTranslator(transport, clock)
         self._quarantine, self._retry_budget = Quarantine(clock), RetryBudget()
         self.failed = FailedRequests()
+        self._known_events: defaultdict[str, KnownEvents] = defaultdict(KnownEvents)  # by the path of the endpoint
         self._in_flight = 0
 
     async def dispatch(self, call: Call, slot: Slot) -> UpstreamResponse:
@@ -190,7 +193,9 @@ class Dispatcher:
                 await self._raise_for_status(call, replica, incarnation, exchange.status, await exchange.read_all(most))
             watcher: StreamWatcher | None = None
             if record.streamed:
-                watcher = watch(record, call.dialect, not call.request.wants_usage, call.counted)
+                watcher = watch(
+                    record, call.dialect, not call.request.wants_usage, call.counted, self._known_events[call.path]
+                )
                 body = await self._read_until_output(call, replica, exchange, watcher)
             else:
                 body = call.redact(exchange.whole(most) or await exchange.read_all(most))

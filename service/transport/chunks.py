@@ -1,6 +1,7 @@
 """Chunks of a streamed HTTP/1.1 body that are passed on without being parsed."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 Pipe = tuple[Callable[[bytes, float], bytes | None], Callable[[bytes], object], Callable[[], float]]
 """Where such chunks go. A tuple, because that is what Python unpacks quickest.
@@ -11,6 +12,7 @@ size, its data, a line end. The second function writes.
 """
 
 
+@lru_cache(maxsize=1024)
 def size_line(size: int) -> bytes:
     """The line before the data of a chunk that has `size` bytes in all; empty where no chunk has so many."""
     for digits in range(1, len(b"%x" % size) + 1):
