@@ -76,7 +76,8 @@ class Guarding:
             if gate.full:
                 await judge()
             try:
-                await response.exchange.stream_to(hold, judge)
+                if last := await response.exchange.stream_to(hold, judge):
+                    hold(last)
             except (TransportError, BrokenStreamError) as error:
                 if isinstance(error, BrokenStreamError):
                     gate.take(error.passed)

@@ -270,7 +270,7 @@ class Relay:
             events = outgoing(feed(raw, clock()))
             return write_now(events) if events else True
 
-        blocked = False
+        last, blocked = b"", False
         try:
             if self._guarding.judges_response(call):
                 blocked = await self._guarding.forward(call, response, outgoing, writer, headers)
@@ -279,15 +279,18 @@ class Relay:
                 await writer.open(headers)
                 await writer.send_events(response.buffered)
                 write = None if call.storing else writer.chunk_writer(response.exchange.hold)
-                await response.exchange.stream_to(sink, writer.flush, write and (watcher.take_chunk, write, clock))
+                pipe = write and (watcher.take_chunk, write, clock)
+                raw = await response.exchange.stream_to(sink, writer.flush, pipe)
+                last = outgoing(feed(raw, clock())) if raw else b""
             if not watcher.finished and not blocked:
                 raise BrokenStreamError
         except (TransportError, BrokenStreamError) as error:
             response.exchange.close()
             if not watcher.finished:
-                if isinstance(error, BrokenStreamError) and error.passed:
-                    await writer.send_events(error.passed)
+                if isinstance(error, BrokenStreamError) and (passed := last + error.passed):
+                    await writer.send_events(passed)
                 raise await self._dispatcher.stream_failed(call, response, error) from None
         if call.storing:
-            await writer.send_events(await call.storing.finish_stream())
-        await writer.close()
+            await writer.send_events(last)
+            last = await call.storing.finish_stream()
+        await writer.close(last)

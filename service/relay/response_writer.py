@@ -55,9 +55,9 @@ class ResponseWriter:
             start = [*STREAM_HEADERS, *headers]
             await self._send({"type": "http.response.start", "status": 200, "headers": start})
 
-    async def send_events(self, events: bytes) -> None:
+    def send_events(self, events: bytes) -> Awaitable[None]:
         """Sends complete events of a stream that is open."""
-        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+        return self._send({"type": "http.response.body", "body": events, "more_body": True})
 
     def _buffer(self, events: bytes) -> bool:
         self._buffered += events
@@ -77,10 +77,10 @@ class ResponseWriter:
         await self.open()
         await self.send_events(f": {text}\n\n".encode())
 
-    async def close(self) -> None:
-        """Ends the stream."""
+    def close(self, events: bytes = b"") -> Awaitable[None]:
+        """Ends the stream, with its last events."""
         self.ended = True
-        await self._send({"type": "http.response.body", "body": b""})
+        return self._send({"type": "http.response.body", "body": events})
 
     async def fail(self, error: ApiError, record: Record) -> None:
         """Ends a stream with one error event; raises `error` if nothing has been sent yet.

@@ -102,8 +102,8 @@ class Exchange(asyncio.Protocol, ParsedResponse):
 
     async def stream_to(
         self, sink: Callable[[bytes], bool], flush: Callable[[], Awaitable[None]], pipe: Pipe | None = None
-    ) -> None:
-        """Passes the body to `sink`, each chunk as it arrives, until its end.
+    ) -> bytes:
+        """Passes the body to `sink`, each chunk as it arrives; returns what arrived with its end.
 
         When `sink` returns False, `flush` is awaited before the next chunk. A chunk that arrives alone is offered to
         `pipe` first. Raises TransportError if the body breaks off, and whatever `sink` and `pipe` raise.
@@ -113,10 +113,10 @@ class Exchange(asyncio.Protocol, ParsedResponse):
             if self._sink_full:
                 self._sink_full = False
                 await flush()
+            elif self._complete and self.status:
+                return self._take_chunks()
             elif self._chunks:
                 self._sink_full = not sink(self._take_chunks())
-            elif self._complete and self.status:
-                return
             else:
                 self._sink, self._open_pipe = sink, pipe if self._between_chunks else None
                 try:
@@ -276,7 +276,7 @@ class Exchange(asyncio.Protocol, ParsedResponse):
         elif not self.status and self._buffered > MAX_HEAD_BYTES:
             self._fail(TransportError(f"the response's head is longer than {MAX_HEAD_BYTES} bytes"))
             return
-        if not (self._sink and self._chunks):
+        if self._complete or not (self._sink and self._chunks):
             if self._buffered > HIGH_WATER and self._socket and not self._paused and not self._complete:
                 self._paused = True
                 self._socket.pause_reading()
@@ -284,7 +284,7 @@ class Exchange(asyncio.Protocol, ParsedResponse):
             return
         # Calling the sink here spares the streaming task a wake-up per chunk: it wakes at the end, or for `flush`.
         self._sink_full = not self._sink(self._take_chunks())
-        if self._sink_full or self._complete:
+        if self._sink_full:
             self._sink = None
             self._wake()
         elif self._between_chunks:

@@ -82,6 +82,18 @@ async def test_what_a_stop_interrupts_gets_no_second_status_and_nothing_after_it
     assert record.code == "shutting_down"
 
 
+async def test_the_last_events_of_a_stream_are_sent_with_its_end() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    writer = ResponseWriter(send, "openai")
+    await writer.open()
+    await writer.close(b"data: [DONE]\n\n")
+    assert sent[1:] == [{"type": "http.response.body", "body": b"data: [DONE]\n\n"}]
+
+
 async def test_an_error_before_anything_was_sent_is_raised() -> None:
     server, record = PlainServer(0), Record("id", CHAT.path, started=0.0)
     with pytest.raises(ApiError):

@@ -778,7 +778,9 @@ async def streamed(steps: Steps, folder: Path, taken: Callable[[bytes], bytes | 
 
         await exchange.head()
         steps.received += 1
-        await exchange.stream_to(sink, flush, (take, write, lambda: 7.0))
+        if last := await exchange.stream_to(sink, flush, (take, write, lambda: 7.0)):
+            called.append("last")
+            passed.append(last)
         assert exchange.is_reusable()
         pool.release(peer.address, exchange)
         pool.close()
@@ -792,6 +794,13 @@ async def test_chunks_between_two_others_are_offered_to_the_pipe(tmp_path: Path)
     )
     assert called == ["sink", "take", "sink", "take", "write", "take", "sink", "take"]
     assert passed == [b"one", b"two", pieces[2], b"five"]
+
+
+async def test_what_arrives_with_the_end_is_returned(tmp_path: Path) -> None:
+    called, passed = await streamed(
+        Steps(CHUNKED, b"3\r\none\r\n", b"3\r\ntwo\r\n5\r\nthree\r\n0\r\n\r\n"), tmp_path, lambda chunk: None
+    )
+    assert (called, passed) == (["sink", "take", "last"], [b"one", b"twothree"])
 
 
 async def test_what_begins_within_a_chunk_is_not_offered_to_the_pipe(tmp_path: Path) -> None:
