@@ -165,7 +165,7 @@ def is_broad(handler: ast.ExceptHandler) -> bool:
 STARTERS = ("create_task", "ensure_future", "run_coroutine_threadsafe", "Thread", "start_new_thread", "submit")
 # Where something runs beside its caller without `keep_running`, how often, and why nothing is lost when it fails.
 FINITE = {
-    "service.server.connection": (1, "one request; its middleware catches everything"),
+    "service.server.connection_task": (1, "the requests of a connection; their middleware catches everything"),
     "service.server.asgi": (1, "waits for one request's client to leave"),
     "service.server.shared_listener": (1, "connects what was accepted; where that fails it counts no more"),
     "service.upstreams.upstreams": (1, "each of its loops calls `keep_running` itself"),

@@ -13,9 +13,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from service.errors import ApiError
 from service.server import head
 from service.server.asgi import EXTENSION, App, Headers
+from service.server.connection_task import ConnectionTask
 from service.server.last_head import LastHead
 from service.server.request import STATUS_LINES, RequestCycle, UnframedCycle, reset
 from service.server.timeouts import ClientTimeouts, WriteProgress
+from service.server.upgrades import feed
 
 # Requests after which reading pauses. Uvicorn pauses at the first, but a disconnect is not noticed during a pause.
 MAX_PIPELINED = 8
@@ -38,6 +40,8 @@ class Connection(HttpToolsProtocol):
         self._gateway_app: Any = gateway_app or self.app
         self._server_paths, self._timeouts, self._on_invalid = server_paths, timeouts, on_invalid
         self._running: RequestCycle | RequestResponseCycle | None = None
+        self._task = ConnectionTask(self._gateway_app, self.loop, self.tasks)
+        self._next: tuple[RequestCycle, dict[str, Any]] | None = None  # begins once all that came has been read
         self._idle_since = 0.0
         self._head_size: int | None = None
         self._error: ApiError | None = None  # in the input; nothing after it is read
@@ -61,7 +65,7 @@ class Connection(HttpToolsProtocol):
         if parser.should_upgrade():
             if method == "CONNECT":
                 raise head.invalid("CONNECT is not served, because this is no proxy")
-            return  # `_parse` has the head parsed again
+            return  # `feed` has the head parsed again
         scope = head.scope_of(version, method, self.url, self.headers)
         if scope["path"] in self._server_paths:
             self._delegate_to_uvicorn()
@@ -83,7 +87,7 @@ class Connection(HttpToolsProtocol):
         )  # fmt: skip
         scope["extensions"] = {EXTENSION: cycle}
         if before is None or before.response_complete:
-            self._start_asgi_task(cycle, scope)
+            self._next = cycle, scope
         else:
             self.pipeline.appendleft((cycle, scope))  # type: ignore[arg-type]
             if len(self.pipeline) > MAX_PIPELINED:
@@ -133,21 +137,18 @@ class Connection(HttpToolsProtocol):
             scope, start, self._missing = found
             self._begin(scope)
             data, is_next = self._feed_body(data[start:]), False
-        if not data:
-            return
-        try:
-            self._parse(data)
-        except httptools.HttpParserError as error:
-            self._refuse(head.as_refusal(error, data))
-            return
-        if is_next and self._to_learn and not self.pipeline:
-            self._last_head.learn(data, self._to_learn)
-        if self._head_size is not None:
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD_BYTES:
-                self._refuse(head.too_large(MAX_HEAD_BYTES))
-            else:
-                self._schedule_check(self._timeouts.head)
+        if data and self._parse(data):
+            if is_next and self._to_learn and not self.pipeline:
+                self._last_head.learn(data, self._to_learn)
+            if self._head_size is not None:
+                self._head_size += len(data)
+                if self._head_size > MAX_HEAD_BYTES:
+                    self._refuse(head.too_large(MAX_HEAD_BYTES))
+                else:
+                    self._schedule_check(self._timeouts.head)
+        if self._next:
+            (self._running, scope), self._next = self._next, None
+            self._task.run(self._running, scope)
 
     def pause_writing(self) -> None:
         """The client reads more slowly than it is written to."""
@@ -171,6 +172,7 @@ class Connection(HttpToolsProtocol):
             elif not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
+        self._task.end()
         self.flow.resume_writing()
         if exc is None:
             self.transport.close()
@@ -267,26 +269,22 @@ class Connection(HttpToolsProtocol):
             self.cycle.feed_eof()
         return data[len(body) :]
 
-    def _parse(self, data: bytes | memoryview) -> None:
-        """Feeds the parser. What offers an upgrade is parsed again without it, for its body would belong to that."""
-        while True:
-            try:
-                self.parser.feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as offered:
-                data = memoryview(data)[int(offered.args[0]) :]
-            version, method = self.parser.get_http_version(), self.parser.get_method()
-            self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-            self.parser.feed_data(head.head_without_upgrade(method, self.url, version, self.headers))
+    def _parse(self, data: bytes) -> bool:
+        """Feeds the parser, and refuses what is not valid; returns whether it was."""
+        try:
+            feed(self, data)
+        except httptools.HttpParserError as error:
+            self._refuse(head.as_refusal(error, data))
+            return False
+        return True
 
     def _start_asgi_task(self, cycle: Any, scope_or_app: Any) -> None:
-        """Runs a request in a task. `scope_or_app` is the scope for our cycle, and the app for uvicorn's."""
+        """Runs a request in a new task. `scope_or_app` is the scope for our cycle, and the app for uvicorn's."""
         self._running = cycle
-        if not isinstance(cycle, RequestCycle):
+        if isinstance(cycle, RequestCycle):
+            self._task.start(cycle, scope_or_app)
+        else:
             super()._start_asgi_task(cycle, scope_or_app)
-            return
-        self.tasks.add(self.loop.create_task(cycle.run(self._gateway_app, scope_or_app, self.tasks)))
 
     def _delegate_to_uvicorn(self) -> None:
         """Replays a parsed head into uvicorn's own code, which then runs the request."""

@@ -122,14 +122,6 @@ def parse_target(target: bytes) -> tuple[str, bytes, bytes, bytes | None]:
 parse_target_cached = lru_cache(parse_target)
 
 
-def head_without_upgrade(
-    method: bytes, target: bytes, version: str, headers: list[tuple[bytes, bytes]]
-) -> bytes:  # fmt: skip
-    """A head as it came, but for the offer to switch to another protocol, which a server may ignore (RFC 9110, 7.8)."""
-    lines = (b"%b: %b" % (name, value) for name, value in headers if name != b"upgrade")
-    return b"\r\n".join((b"%b %b HTTP/%b" % (method, target, version.encode()), *lines, b"", b""))
-
-
 def error_response(status_line: bytes, error: ApiError, headers: Headers) -> bytes:
     """A complete response, head and body, for what is not a request; it closes the connection."""
     body = openai_body(error)

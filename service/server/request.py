@@ -17,7 +17,7 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 
 from service.errors import ApiError
-from service.server.asgi import App, Headers, Message, Scope
+from service.server.asgi import Headers, Message
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
 RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: on, and no time
@@ -55,6 +55,7 @@ class RequestCycle:
 
     `on_complete` is called once the response has been written, or broken off; it closes the connection if `keep_alive`
     is false. `is_head` says that the response must have no body; `more_body`, that the request has not arrived whole.
+    The scope refers to the cycle but not the other way round, so reference counting alone frees both.
     """
 
     __slots__ = (
@@ -90,22 +91,14 @@ class RequestCycle:
         self._on_full: Callable[[], None] | None = None
         self.extra_headers: Callable[[int], Headers] | None = None
 
-    async def run(self, app: App, scope: Scope, tasks: "set[asyncio.Task[None]]") -> None:
-        """Runs the app. If it ends before the response is complete, closes the connection so that the client notices.
-
-        Takes its own task out of `tasks` at the end, as a callback of the task would a turn of the event loop later.
-        The scope refers to the cycle but not the other way round, so reference counting alone frees both.
-        """
-        try:
-            await app(scope, self.receive, self.send)
-        finally:
-            tasks.discard(asyncio.current_task())
-            if not self.response_complete:
-                self.response_complete, self.keep_alive = True, False
-                if not self.disconnected and (self._flow.write_paused or self._ends_by_close):
-                    reset(self._transport)
-                else:
-                    self._on_complete()
+    def end(self) -> None:
+        """The app has ended. If the response is not complete, closes the connection so that the client notices."""
+        if not self.response_complete:
+            self.response_complete, self.keep_alive = True, False
+            if not self.disconnected and (self._flow.write_paused or self._ends_by_close):
+                reset(self._transport)
+            else:
+                self._on_complete()
 
     # Called by the connection.
 

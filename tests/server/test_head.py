@@ -4,7 +4,7 @@ import httptools
 import pytest
 
 from service.errors import ApiError, ErrorCode
-from service.server.head import as_refusal, check_head, head_without_upgrade, is_host, parse_target
+from service.server.head import as_refusal, check_head, is_host, parse_target
 
 HOST = (b"host", b"x")
 
@@ -87,13 +87,6 @@ def test_no_targets(target: bytes) -> None:
     with pytest.raises(ApiError, match="neither a path nor an absolute URL") as caught:
         parse_target(target)
     assert len(caught.value.message) < 200, "it does not repeat what was sent"
-
-
-def test_the_head_without_its_offer() -> None:
-    headers = [HOST, (b"connection", b"upgrade"), (b"upgrade", b"h2c"), (b"content-length", b"3"), (b"upgrade", b"x")]
-    assert head_without_upgrade(b"POST", b"/a?b", "1.1", headers) == (
-        b"POST /a?b HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\ncontent-length: 3\r\n\r\n"
-    )
 
 
 def test_what_is_not_the_clients_fault_is_no_refusal() -> None:

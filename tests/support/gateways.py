@@ -131,8 +131,11 @@ class Errors(logging.Handler):
         self.records.append(record)
 
 
-# What lasts as long as an engine, a connection to one, or the gateway itself.
-LASTING = ("FakeEngine._serve", "FaultProxy.", "Upstreams._attend", "Upstreams._discover", "keep_running")
+# What lasts as long as an engine, a connection to one or one that waits for a request, or the gateway itself.
+LASTING = (
+    "FakeEngine._serve", "FaultProxy.", "Upstreams._attend", "Upstreams._discover", "keep_running",
+    "ConnectionTask.__await__",
+)  # fmt: skip
 REQUEST_ID = re.compile(rb"\r\nx-request-id: (\w+)\r\n")
 
 
@@ -252,7 +255,7 @@ class RunningGateway:
     def leftovers(self) -> list[str]:
         """The tasks that requests left behind; a connection that waits for its next request is none."""
         tasks = asyncio.all_tasks() - self.before - {asyncio.current_task()}
-        names = [str(task.get_coro()) for task in tasks]
+        names = [f"{task.get_coro()}, in {getattr(task.get_coro(), 'cr_await', None)}" for task in tasks]
         return [name for name in names if not any(word in name for word in LASTING)]
 
     def kept(self) -> str:
