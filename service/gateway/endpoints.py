@@ -114,23 +114,22 @@ class Endpoints:
         return named or self._stored.name_of(path) or self._metric_pages.name_of(path) or "other"
 
     def _generation(self, endpoint: Endpoint) -> EndpointFunction:
+        answer = self._relay.answer
+
         def endpoint_function(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-            body = buffered_json_body(scope, self._body_limits)
+            extension = extension_of(scope)
+            body = buffered_json_body(scope, extension, self._body_limits)
             if body is None:
                 return self._read_and_answer(endpoint, scope, receive, send)
-            return self._answer(endpoint, body, scope, receive, send)
+            options = derived(scope, parse_headers)
+            return answer(endpoint, body, options, scope["record"], receive, send, extension, scope["key"])
 
         return endpoint_function
 
     async def _read_and_answer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_json_body(scope, receive, self._body_limits)
-        await self._answer(endpoint, body, scope, receive, send)
-
-    def _answer(
-        self, endpoint: Endpoint, body: bytes, scope: Scope, receive: Receive, send: Send
-    ) -> Awaitable[None]:  # fmt: skip
         options, record, key = derived(scope, parse_headers), scope["record"], scope["key"]
-        return self._relay.answer(endpoint, body, options, record, receive, send, extension_of(scope), key)
+        await self._relay.answer(endpoint, body, options, record, receive, send, extension_of(scope), key)
 
     async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
         rows = self._rows(scope)

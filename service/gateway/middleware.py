@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import re
 import time
@@ -65,7 +66,9 @@ class RecordMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        record = Record(f"{random.getrandbits(128):032x}", self._name_of(scope["path"]), time.monotonic())
+        record = Record(
+            random.getrandbits(128).to_bytes(16, "big").hex(), self._name_of(scope["path"]), time.monotonic()
+        )
         scope["record"] = record
         if self._tracer:
             self._tracer.begin(record, scope["method"], scope["headers"])
@@ -160,14 +163,19 @@ class LimitsMiddleware:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         length = headers_by_name(scope).get(b"content-length", b"")
-        if len(scope["headers"]) > MAX_HEADERS or derived(scope, _size) + len(length) > self._max_header_bytes:
+        if derived(scope, _size) + len(length) > self._max_header_bytes:
             limits = f"{MAX_HEADERS} headers or {self._max_header_bytes} bytes of them"
             raise ApiError(ErrorCode.HEADERS_TOO_LARGE, f"There are more than {limits}.")
         return self._app(scope, receive, send)
 
 
-def _size(headers: list[tuple[bytes, bytes]]) -> int:
-    """The bytes of all names and values but that of `Content-Length`, of which there is one at most."""
+def _size(headers: list[tuple[bytes, bytes]]) -> float:
+    """The bytes of all names and values but that of `Content-Length`, of which there is one at most.
+
+    It is infinite for more headers than are allowed.
+    """
+    if len(headers) > MAX_HEADERS:
+        return math.inf
     return sum(map(len, chain.from_iterable(headers))) - len(dict(headers).get(b"content-length", b""))
 
 

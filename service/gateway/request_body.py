@@ -4,7 +4,16 @@ from msgspec import Struct
 
 from service.config.settings import Settings
 from service.errors import ApiError, ErrorCode
-from service.server.asgi import Receive, Scope, buffered_body, derived, headers_by_name, read_body, too_large
+from service.server.asgi import (
+    Receive,
+    Scope,
+    ServerExtension,
+    derived,
+    extension_of,
+    headers_by_name,
+    read_body,
+    too_large,
+)
 
 
 class BodyLimits(Struct, frozen=True):
@@ -22,7 +31,7 @@ class BodyLimits(Struct, frozen=True):
 
 async def read_json_body(scope: Scope, receive: Receive, limits: BodyLimits) -> bytes:
     """The body's bytes, not parsed. Raises ApiError (408, 413, 415), if possible before anything of it is read."""
-    body = buffered_json_body(scope, limits)
+    body = buffered_json_body(scope, extension_of(scope), limits)
     if body is None:
         length = headers_by_name(scope).get(b"content-length", b"0").strip()
         if length.isdigit() and int(length) > limits.size:
@@ -31,10 +40,13 @@ async def read_json_body(scope: Scope, receive: Receive, limits: BodyLimits) -> 
     return body
 
 
-def buffered_json_body(scope: Scope, limits: BodyLimits) -> bytes | None:
+def buffered_json_body(scope: Scope, extension: ServerExtension | None, limits: BodyLimits) -> bytes | None:
     """The body's bytes if all of it is there, and None otherwise. Raises ApiError (413, 415)."""
     derived(scope, check_content)
-    return buffered_body(scope, limits.size)
+    body = extension.buffered_body() if extension else None
+    if body is not None and len(body) > limits.size:
+        raise too_large(limits.size)
+    return body
 
 
 def check_content(headers: list[tuple[bytes, bytes]]) -> None:

@@ -71,12 +71,14 @@ def derived(scope: Scope, derive: Callable[[list[tuple[bytes, bytes]]], T]) -> T
 
     These differ in their `Content-Length`, on which it must not depend. What it raises is raised each time.
     """
-    known = scope.get(DERIVED)
-    if known is None:
-        return derive(scope["headers"])
-    if derive not in known:
-        known[derive] = derive(scope["headers"])
-    found: T = known[derive]
+    try:
+        known: T = scope[DERIVED][derive]
+        return known
+    except KeyError:
+        others = scope.get(DERIVED)
+    found = derive(scope["headers"])
+    if others is not None:
+        others[derive] = found
     return found
 
 
@@ -88,19 +90,11 @@ async def read_body(
     Each chunk must arrive within `chunk_timeout` seconds, and all of them within `total_timeout`. Raises ApiError (413,
     408, or 400 for a body that is not valid HTTP) and ClientDisconnectedError.
     """
-    body = buffered_body(scope, limit)
-    if body is None:
-        body = b"".join(await _chunks(receive, limit, chunk_timeout, total_timeout))
-        if len(body) > limit:
-            raise too_large(limit)
-    return body
-
-
-def buffered_body(scope: Scope, limit: int) -> bytes | None:
-    """The request body if it is there already, and None otherwise. Raises the 413 if it has more than `limit` bytes."""
     extension = extension_of(scope)
     body = extension.buffered_body() if extension else None
-    if body is not None and len(body) > limit:
+    if body is None:
+        body = b"".join(await _chunks(receive, limit, chunk_timeout, total_timeout))
+    if len(body) > limit:
         raise too_large(limit)
     return body
 
