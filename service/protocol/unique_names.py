@@ -14,6 +14,7 @@ from service.errors import ApiError, ErrorCode
 
 READ = msgspec.json.Decoder()
 WRITE = msgspec.json.Encoder()
+BACKSLASH = ord("\\")  # a number is found in bytes sooner than bytes are
 ESCAPE = re.compile(rb"\\(?:(u003[aA])|.)")  # a colon that is written as one, or any other
 
 
@@ -30,7 +31,7 @@ def check_names(body: bytes) -> None:
     if written == body:
         return
     colons = body.count(b":")
-    if body.find(b"\\u003") >= 0:
+    if BACKSLASH in body and body.find(b"\\u003") >= 0:
         colons += sum(map(bool, ESCAPE.findall(body)))
     if colons == written.count(b":"):
         return
