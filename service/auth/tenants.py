@@ -1,8 +1,8 @@
 """Tenants as the fleet file declares them, and what each may use: weight, priority, limits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt
@@ -38,6 +38,11 @@ BUDGETS = ("requests_per_minute", "tokens_per_minute", "requests_per_day", "toke
 PRIORITIES: tuple[Priority, ...] = ("interactive", "default", "batch")  # highest first
 
 
+def lower_priority(one: Priority, other: Priority) -> Priority:
+    """The lower one of two priorities."""
+    return one if PRIORITIES.index(one) >= PRIORITIES.index(other) else other
+
+
 class TenantEntry(Frozen):
     """One tenant as written in the fleet file; docs/fleet.md explains each key."""
 
@@ -53,7 +58,7 @@ class TenantEntry(Frozen):
     allow_fields: tuple[OptInField, ...] | Literal["all"] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tenant:
     """One tenant. `weight` is its relative share in the fair queue; `priority` the highest that it may request.
 
@@ -61,6 +66,10 @@ class Tenant:
     and a day is one of UTC. `max_output_tokens` bounds what each sequence of a request may generate. `log_prompts` says
     whether what it asks and gets is logged. Of the fields that are opened for single tenants (`OptInField`) it may have
     those of `allow_fields`; None means all for the default tenant, and none for others.
+
+    From these follow `opened_fields`, those that it may have, where None means all of them; `has_budgets`, whether its
+    requests or tokens in some span of time are limited; `is_limited`, whether there is anything to count for it; and
+    `usual_priority`, that of its requests that ask for none.
     """
 
     id: str
@@ -75,22 +84,22 @@ class Tenant:
     log_prompts: bool = False
     allow_fields: tuple[OptInField, ...] | Literal["all"] | None = None
 
-    @cached_property
-    def opened_fields(self) -> tuple[OptInField, ...] | None:
-        """The fields that are opened for it; None means all of them."""
-        if self.allow_fields == "all" or (self.allow_fields is None and self.id == DEFAULT_TENANT):
-            return None
-        return self.allow_fields or ()
+    opened_fields: tuple[OptInField, ...] | None = field(init=False, repr=False, compare=False)
+    has_budgets: bool = field(init=False, repr=False, compare=False)
+    is_limited: bool = field(init=False, repr=False, compare=False)
+    usual_priority: Priority = field(init=False, repr=False, compare=False)
 
-    @cached_property
-    def has_budgets(self) -> bool:
-        """Whether its requests or tokens in some span of time are limited."""
-        return any(getattr(self, name) is not None for name in BUDGETS)
-
-    @cached_property
-    def is_limited(self) -> bool:
-        """Whether there is anything to count for it."""
-        return self.max_in_flight is not None or self.has_budgets
+    def __post_init__(self) -> None:
+        opened = None if self.allow_fields == "all" else self.allow_fields or ()
+        if self.allow_fields is None and self.id == DEFAULT_TENANT:
+            opened = None
+        has_budgets = any(getattr(self, name) is not None for name in BUDGETS)
+        for name, value in (
+            ("opened_fields", opened), ("has_budgets", has_budgets),
+            ("is_limited", has_budgets or self.max_in_flight is not None),
+            ("usual_priority", lower_priority("default", self.priority)),
+        ):  # fmt: skip
+            object.__setattr__(self, name, value)
 
     def per_gateway(self, gateways: int) -> "Tenant":
         """This tenant with its limits divided by the number of gateway processes; each is at least 1."""
@@ -110,8 +119,7 @@ def unlisted(name: str) -> Tenant:
 
 def effective_priority(tenant: Tenant, requested: Priority | None) -> Priority:
     """The priority of a request: `default` if it requests none, and never above the tenant's own."""
-    requested = requested or "default"
-    return requested if PRIORITIES.index(requested) >= PRIORITIES.index(tenant.priority) else tenant.priority
+    return tenant.usual_priority if requested is None else lower_priority(requested, tenant.priority)
 
 
 def find_tenant(tenants: Mapping[str, Tenant], name: str | None) -> Tenant:
