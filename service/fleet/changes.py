@@ -12,9 +12,8 @@ def changes(old: Fleet, new: Fleet) -> list[str]:
     found = [f"model {id} added" for id in after if id not in before]
     found += [f"model {id} removed" for id in before if id not in after]
     for id in after.keys() & before.keys():
-        names = [
-            one.name for one in fields(ServedModel) if getattr(before[id], one.name) != getattr(after[id], one.name)
-        ]
+        names = [one.name for one in fields(ServedModel) if one.init]
+        names = [name for name in names if getattr(before[id], name) != getattr(after[id], name)]
         found += [f"model {id}: {', '.join(names)}"] if names else []
     for name in (one.name for one in fields(Fleet) if one.name != "served"):
         ours, theirs = getattr(old, name), getattr(new, name)

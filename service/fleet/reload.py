@@ -78,5 +78,5 @@ def _why_no_room(served: ServedModel, room: Room | None) -> str | None:
 def _engine_changes(old: ServedModel, new: ServedModel) -> str:
     if old.adapters != new.adapters:  # the room for them is that of the start, which `_why_no_room` judges
         new = replace(new, part=old.part)
-    names = (field.name for field in fields(ServedModel) if field.name not in RELOADABLE)
+    names = (field.name for field in fields(ServedModel) if field.init and field.name not in RELOADABLE)
     return ", ".join(f"'{name}'" for name in names if getattr(new, name) != getattr(old, name))

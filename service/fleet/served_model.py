@@ -1,7 +1,6 @@
 """A served model: an entry of the fleet file with every setting resolved."""
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from service.catalog.engine_args import EngineValue
@@ -14,7 +13,7 @@ from service.fleet.schema import Timeouts
 from service.sharing.parts import Part
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ServedModel:
     """A model of the fleet with every setting resolved: what it is, where its weights are, how its engines run.
 
@@ -27,6 +26,10 @@ class ServedModel:
     answer in its place, in order.
     `request_bounds` is how much one request may ask of an engine, `guardrails` are what judges requests and answers.
     `part` is what its engine takes of memory that it shares, and `stays_cold` says that it should sleep and cannot.
+
+    From these follow `context`, the context length in tokens that the engine runs with, None where only the engine
+    knows; `engine_bound`, the sequences that an engine takes at once by a setting of the fleet file, None where it says
+    nothing; and `capabilities`, the kinds of request that it can answer. Requests read them without a call.
     """
 
     id: str
@@ -57,6 +60,24 @@ class ServedModel:
     part: Part | None = None
     stays_cold: bool = False
 
+    context: int | None = field(init=False, repr=False, compare=False)
+    engine_bound: int | None = field(init=False, repr=False, compare=False)
+    capabilities: frozenset[Capability] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        bound = self.engine.get("max_num_queued_reqs")
+        object.__setattr__(self, "engine_bound", bound if isinstance(bound, int) else None)
+        object.__setattr__(self, "context", self._context())
+        own = self.model.capabilities  # a chat template given in the fleet file adds chat
+        more = {"chat"} if self.chat_template and self.variant not in POOLING else set()
+        object.__setattr__(self, "capabilities", own | more)
+
+    def _context(self) -> int | None:
+        length = self.engine.get("max_model_len")
+        length = length if isinstance(length, int) and length > 0 else self.model.opening_context
+        window = self.model.shape.sliding_window if self.engine.get("disable_sliding_window") else None
+        return min(length, window) if length and window else length
+
     @property
     def gpus_held(self) -> float:
         """The GPUs that one of its engines holds: of cards that it shares, the part that their memory is."""
@@ -76,23 +97,3 @@ class ServedModel:
     def adapter_room(self) -> Room | None:
         """What its engines are started with for adapters; None where they have none and get none."""
         return room(self.adapters, self.engine, cpu=not self.gpus)
-
-    @cached_property
-    def context(self) -> int | None:
-        """The context length in tokens that the engine runs with; None where only the engine knows."""
-        length = self.engine.get("max_model_len")
-        length = length if isinstance(length, int) and length > 0 else self.model.opening_context
-        window = self.model.shape.sliding_window if self.engine.get("disable_sliding_window") else None
-        return min(length, window) if length and window else length
-
-    @cached_property
-    def engine_bound(self) -> int | None:
-        """The sequences that an engine takes at once by a setting of the fleet file; None where it says nothing."""
-        bound = self.engine.get("max_num_queued_reqs")
-        return bound if isinstance(bound, int) else None
-
-    @cached_property
-    def capabilities(self) -> frozenset[Capability]:
-        """The kinds of request that it can answer; a chat template given in the fleet file adds chat."""
-        own = self.model.capabilities
-        return own | {"chat"} if self.chat_template and self.variant not in POOLING else own

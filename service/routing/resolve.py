@@ -42,11 +42,11 @@ class Target(Struct, frozen=True):
     served: ServedModel
     name: str
     reason: str
+    adapter: str | None = None  # the adapter, if it is one
 
-    @property
-    def adapter(self) -> str | None:
-        """The adapter, if it is one."""
-        return self.name if self.name != self.served.id else None
+    def __post_init__(self) -> None:
+        if self.name != self.served.id:
+            structs.force_setattr(self, "adapter", self.name)
 
     @property
     def variant(self) -> Variant:
@@ -59,7 +59,7 @@ class Target(Struct, frozen=True):
     @property
     def fallback(self) -> tuple[str, ...]:
         """The models and adapters that may answer in its place: an adapter's own, never those of its base."""
-        if self.name == self.served.id:
+        if self.adapter is None:
             return self.served.fallback
         return next((one.fallback for one in self.served.adapters if one.id == self.name), ())
 
