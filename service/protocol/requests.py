@@ -181,6 +181,9 @@ class ChatRequest(Sampling, kw_only=True):
 
     output_limit_fields: ClassVar[tuple[str, ...]] = ("max_completion_tokens", "max_tokens")
 
+    def output_limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
     def stops_of(self, model: Model) -> Chat | Infill | None:
         return model.chat
 

@@ -125,12 +125,14 @@ class Preparation:
         ignored += adapted.ignored
         record.ignored_fields = tuple(label(endpoint.body, name) for name in ignored) if ignored else ()
         counted = (self._has_ledger or caller.tenant.has_budgets) and may_be_counted(request, dialect, sequences)
-        rewritten = adapted.fields | rewrites(request, target.name, served.model, dialect, stops, counted)
+        rewritten = rewrites(request, target.name, served.model, dialect, stops, counted)
+        if adapted.fields:
+            rewritten = adapted.fields | rewritten
         most, context = caller.tenant.max_output_tokens, served.context
         capped: dict[str, object] = {}
         if most is not None or context is None or sequences * context > request.bounds.output_tokens:
             most, capped = cap_output(request, most, sequences, context)
-        payload = engine_body(accepted, request, rewritten | capped, endpoint.streams)
+        payload = engine_body(accepted, request, rewritten | capped if capped else rewritten, endpoint.streams)
         if hasattr(request, "cache_salt") and (salt := self._cache_salts.salt(caller.tenant.id, request.cache_salt)):
             payload = with_salt(payload, salt)
         timeouts = self._timeouts[served.id]
