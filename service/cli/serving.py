@@ -28,6 +28,7 @@ from service.observability.rotating_file import check_private
 from service.planner.memory import Demand
 from service.planner.plan import memory_requirement
 from service.protocol.generation import FENCE, GENERATION, Kind, Requirements
+from service.protocol.requests import Message
 from service.routing.fallbacks import fallbacks, may_fall_back
 from service.routing.resolve import resolve
 from service.sharing.fitting import table as table_of_share
@@ -109,7 +110,8 @@ def route(
         "/v1/completions": completion, "/v1/embeddings": "embedding", "/rerank": "rerank", "/score": "rerank",
         "/tokenize": "tokens", "/detokenize": "tokens",
     }  # fmt: skip
-    need = Requirements(kinds.get(endpoint, "chat"), turns, tools, (FENCE,) if code else (), images)
+    messages = [Message("user")] * turns
+    need = Requirements(kinds.get(endpoint, "chat"), messages, tools, (FENCE,) if code else (), images)
     try:
         target = resolve(name, need, served, known)
     except ApiError as error:

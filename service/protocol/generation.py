@@ -9,7 +9,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from service.protocol.adaptations import Adapted, adapt_messages, adapt_ranking, adapt_responses, unchanged
-from service.protocol.anthropic import CountRequest, MessagesRequest
+from service.protocol.anthropic import AnthropicMessage, CountRequest, MessagesRequest
 from service.protocol.images import find_images
 from service.protocol.moderations import ModerationRequest
 from service.protocol.parts import any_list, no_image, only_text
@@ -40,15 +40,20 @@ FIRST_CODE_LINE, LATER_CODE_LINE = re.compile(CODE_LINE), re.compile("\n" + CODE
 class Requirements(Struct, frozen=True):
     """What a request requires of a model: its kind, and what `auto` decides by.
 
-    `turns` counts user messages, `contents` are the contents of all messages, or the prompt. `vision` says whether
-    there are images.
+    `messages` are those of a conversation, `contents` their contents, or the prompt. `vision` says whether there are
+    images.
     """
 
     kind: Kind
-    turns: int = 1
+    messages: Sequence[Message | Item | AnthropicMessage] = ()
     tools: bool = False
     contents: Sequence[Any] = ()
     vision: bool = False
+
+    @property
+    def turns(self) -> int:
+        """How many messages are a user's; counted at each access, as only `auto` needs it."""
+        return [message.role for message in self.messages].count("user") if self.messages else 1
 
     @property
     def code(self) -> bool:
@@ -85,15 +90,14 @@ def _completion(body: CompletionRequest) -> Requirements:
 
 def _responses(body: ResponsesRequest) -> Requirements:
     if isinstance(body.input, str):
-        return Requirements("chat", 1, bool(body.tools), (body.input,))
+        return Requirements("chat", (), bool(body.tools), (body.input,))
     return _conversation(body, body.input, any_list([item.output for item in body.input]))
 
 
 def _messages(body: CountRequest) -> Requirements:
     contents = [message.content for message in body.messages]
     vision = not (no_image(contents) and no_image((body.system,))) and bool(find_images(body))
-    turns = [message.role for message in body.messages].count("user")
-    return Requirements("chat", turns, bool(body.tools), contents, vision)
+    return Requirements("chat", body.messages, bool(body.tools), contents, vision)
 
 
 def _conversation(
@@ -102,8 +106,7 @@ def _conversation(
     """`outputs` says whether there are lists among those of tools, which may have images."""
     contents = [message.content for message in messages]
     vision = (outputs or not only_text(contents)) and bool(find_images(body))
-    turns = [message.role for message in messages].count("user")
-    return Requirements("chat", turns, bool(body.tools), contents, vision)
+    return Requirements("chat", messages, bool(body.tools), contents, vision)
 
 
 def _embeddings(_: EmbeddingsRequest) -> Requirements:

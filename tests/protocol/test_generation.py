@@ -7,6 +7,7 @@ import pytest
 
 from service.protocol.generation import GENERATION, Kind, Requirements
 from service.protocol.parse_body import parse_body
+from service.protocol.requests import Message
 from tests.support.each import each
 
 ENDPOINTS = {endpoint.path: endpoint for endpoint in GENERATION}
@@ -25,6 +26,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     TOKENIZE: {"model": "m", "prompt": "hi"},
     DETOKENIZE: {"model": "m", "tokens": [1]},
 }
+TWO, NONE = [Message("user")] * 2, [Message("tool")]  # messages of users
 TOOL = {"type": "function", "function": {"name": "f"}}
 DATA = "data:image/png;base64,AAAA"  # the data of an image is not looked at to route a request
 IMAGE_URL = {"type": "image_url", "image_url": {"url": DATA}}
@@ -89,19 +91,23 @@ def test_kind_of_a_minimal_request(path: str, kind: Kind) -> None:
         (CHAT, {"tools": [TOOL]}, Requirements("chat", tools=True)),
         (CHAT, {"tools": []}, Requirements("chat")),
         (CHAT, {"messages": [turn("system"), turn("user")]}, Requirements("chat")),
-        (CHAT, {"messages": [turn("user"), turn("assistant"), turn("user")]}, Requirements("chat", 2)),
+        (CHAT, {"messages": [turn("user"), turn("assistant"), turn("user")]}, Requirements("chat", TWO)),
         (CHAT, {"messages": [turn("user", FENCE)]}, Requirements("chat", contents=[FENCE])),
         (CHAT, {"messages": [turn("user", [text("hi"), text(FENCE)])]}, Requirements("chat", contents=[FENCE])),
         (CHAT, {"messages": [turn("system", FENCE), turn("user")]}, Requirements("chat", contents=[FENCE])),
         (CHAT, {"messages": [turn("assistant", None), turn("user")]}, Requirements("chat")),
         (RESPONSES, {"input": FENCE}, Requirements("chat", contents=[FENCE])),
-        (RESPONSES, {"input": [turn("user"), turn("user", [text(FENCE)])]}, Requirements("chat", 2, contents=[FENCE])),
-        (RESPONSES, {"input": [{"type": "function_call_output", "output": "x"}]}, Requirements("chat", 0)),
+        (
+            RESPONSES,
+            {"input": [turn("user"), turn("user", [text(FENCE)])]},
+            Requirements("chat", TWO, contents=[FENCE]),
+        ),
+        (RESPONSES, {"input": [{"type": "function_call_output", "output": "x"}]}, Requirements("chat", NONE)),
         (RESPONSES, {"input": [turn("user", [{"type": "refusal"}, INPUT_IMAGE])]}, Requirements("chat", vision=True)),
         (
             RESPONSES,
             {"input": [{"type": "function_call_output", "output": [INPUT_IMAGE]}]},
-            Requirements("chat", 0, vision=True),
+            Requirements("chat", NONE, vision=True),
         ),
         (CHAT, {"messages": [turn("user", [text("hi"), IMAGE_URL])]}, Requirements("chat", vision=True)),
         (MESSAGES, {"messages": [turn("user", [IMAGE_BLOCK])]}, Requirements("chat", vision=True)),
@@ -111,7 +117,7 @@ def test_kind_of_a_minimal_request(path: str, kind: Kind) -> None:
             Requirements("chat", vision=True),
         ),
         (RESPONSES, {"tools": [TOOL]}, Requirements("chat", tools=True)),
-        (MESSAGES, {"messages": [turn("user"), turn("assistant"), turn("user")]}, Requirements("chat", 2)),
+        (MESSAGES, {"messages": [turn("user"), turn("assistant"), turn("user")]}, Requirements("chat", TWO)),
         (MESSAGES, {"messages": [turn("user", [text(FENCE)])]}, Requirements("chat", contents=[FENCE])),
         (MESSAGES, {"tools": [TOOL]}, Requirements("chat", tools=True)),
         (COUNT, {"messages": [turn("user", FENCE)]}, Requirements("chat", contents=[FENCE])),

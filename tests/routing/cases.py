@@ -10,6 +10,7 @@ from typing import get_args
 
 from service.catalog.names import Variant
 from service.protocol.generation import GENERATION, Kind, Requirements
+from service.protocol.requests import Message
 from service.routing.resolve import PREFERENCES, UNSUPPORTED_BECAUSE, auto_variants
 from tests.support.fleets import CATALOG
 
@@ -145,7 +146,7 @@ class Case:
 
 
 CHAT = Requirements("chat")
-MULTI_TURN = Requirements("chat", turns=3)
+MULTI_TURN = Requirements("chat", (Message("user"),) * 3)
 CODE_CHAT = Requirements("chat", contents=("```",))
 TOOL_CHAT = Requirements("chat", tools=True)
 IMAGES = Requirements("chat", vision=True)

@@ -12,6 +12,7 @@ from service.errors import ApiError
 from service.fleet.fleet import Fleet
 from service.fleet.schema import RESERVED
 from service.protocol.generation import Kind, Requirements
+from service.protocol.requests import Message
 from service.routing.resolve import PREFERENCES, auto_variants, resolve
 from tests.routing.cases import CASES, CONDITIONS, FLEETS, Case, ExpectedError, document
 from tests.support import fleets
@@ -49,7 +50,7 @@ def check_error(case: Case, expected: ExpectedError, fleet: Fleet) -> None:
 
 def test_there_are_many_cases_and_no_duplicates() -> None:
     assert len(CASES) >= 60
-    assert len({(case.fleet, case.requested, case.requirements) for case in CASES}) == len(CASES)
+    assert len({(case.fleet, case.requested, str(case.requirements)) for case in CASES}) == len(CASES)
 
 
 def test_the_cases_cover_every_rule() -> None:
@@ -57,8 +58,8 @@ def test_the_cases_cover_every_rule() -> None:
     assert requested >= set(RESERVED)
     assert requested >= {f"task:{task}" for task in CATALOG.tasks}
     assert {case.requirements.kind for case in CASES} == set(PREFERENCES)
-    assert {structs.replace(case.requirements, vision=False) for case in CASES if case.requested == "auto"} == {
-        requirements for _, requirements in CONDITIONS
+    assert {str(structs.replace(case.requirements, vision=False)) for case in CASES if case.requested == "auto"} == {
+        str(requirements) for _, requirements in CONDITIONS
     }
     assert {case.fleet for case in CASES} == set(FLEETS)
 
@@ -70,7 +71,8 @@ def test_the_document_is_up_to_date() -> None:
 
 
 CONTENTS = st.sampled_from([(), ("```",)])
-NEEDS = st.builds(Requirements, st.sampled_from(sorted(PREFERENCES)), st.integers(1, 3), st.booleans(), CONTENTS,
+TURNS = st.lists(st.just(Message("user")), min_size=1, max_size=3)
+NEEDS = st.builds(Requirements, st.sampled_from(sorted(PREFERENCES)), TURNS, st.booleans(), CONTENTS,
                   st.booleans())  # fmt: skip
 WORDS = sorted({case.requested for case in CASES})
 
