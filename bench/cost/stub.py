@@ -50,9 +50,9 @@ class Canned:
         self.opening = STREAM + b"".join(chunk(event) for event in shape.opening(turn))
         self.token = chunk(shape.token(turn, WORD, last=False))
         self.last = chunk(shape.token(turn, WORD, last=True))
+        turn.said = WORDS
         *usage, done = shape.closing(turn)
         self.usage, self.done = b"".join(map(chunk, usage)), chunk(done) + END
-        turn.said = WORDS
         self.whole = response(bodies.dumps(shape.whole(turn)))
 
 

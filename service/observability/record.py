@@ -230,7 +230,7 @@ def log_fields(record: Record, timestamp: str) -> LogLine:
         record.prompt_tokens,
         record.completion_tokens,
         record.cached_tokens,
-        int(record.gpu_seconds * 1e6 + 0.5) / 1e6,
+        (record.gpu_seconds * 1e6 + 0.5) // 1 / 1e6,
         record.cost,
         _seconds(started, record.admitted),
         _seconds(started, record.output_times[0] if record.output_times else None),
@@ -244,5 +244,5 @@ def _count(value: Any) -> int:
 
 
 def _seconds(start: float, end: float | None) -> float | None:
-    """The difference in seconds, rounded to microseconds; `round` would take twice as long."""
-    return None if end is None else int((end - start) * 1e6 + 0.5) / 1e6
+    """The difference in seconds, rounded to microseconds; `round` would take twice as long, and `int` a third more."""
+    return None if end is None else ((end - start) * 1e6 + 0.5) // 1 / 1e6

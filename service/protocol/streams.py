@@ -19,7 +19,7 @@ TEXTS: dict[Dialect, tuple[bytes, ...]] = {
     "responses": (),  # its events are numbered
     "messages": (b'"text_delta","text":"', b'"thinking_delta","thinking":"'),
 }
-QUOTE = ord('"')
+QUOTE, END_OF_CHUNK = ord('"'), b"\n\n\r\n"
 OPENINGS = 16  # sizes of chunks for which their beginning is kept
 PATTERNS = 8  # how often what is around a stream's texts may change before they are all looked through
 USAGE = b'"usage":{'
@@ -122,20 +122,22 @@ class StreamWatcher:
             self._keep(data[end:])
         events = data[: end - 2].split(b"\n\n")
         passed: list[bytes] = []
-        for event in events:
-            try:
+        try:
+            for event in events:
                 if self._forwards(event, now):
                     passed.append(event)
-                    self._last = event
-            except BrokenStreamError as error:
-                error.passed = _joined(passed)
-                raise
+        except BrokenStreamError as error:
+            error.passed = _joined(passed)
+            raise
+        finally:
+            if passed:
+                self._last = passed[-1]
         return data if len(passed) == len(events) and end == len(data) else _joined(passed)
 
     def take_chunk(self, chunk: bytes, now: float) -> bytes | None:
         """The chunk of HTTP to forward in place of this one, with its size and line ends; None if it has to be fed.
 
-        It must be one event, like an earlier one but for a text without quotation marks.
+        It must be one event, like an earlier one but for its text; or be several such chunks, which arrived together.
         """
         try:
             opening = self._openings[len(chunk)]
@@ -143,12 +145,27 @@ class StreamWatcher:
             opening = self._opening(len(chunk))
         # The quickest of all ways to compare: where there is nothing to remove, Python gives back the same object.
         rest = chunk.removeprefix(opening)
+        if rest is chunk:
+            return self._take_several(chunk, now)
         text = rest.removesuffix(self._ends)
-        if rest is chunk or text is rest or QUOTE in text or self._pieces:
+        if text is rest or self._pieces or (QUOTE in text and not _are_escaped(text)):
             return None
         note_output = self._note_output
         note_output(now)
         return chunk
+
+    def _take_several(self, chunks: bytes, now: float) -> bytes | None:
+        """Several chunks, each of which is one to take; None if one is not."""
+        if chunks.removesuffix(self._ends) is chunks:
+            return None
+        at, known = 0, len(self._record.output_times)
+        while at < len(chunks):
+            after = chunks.find(END_OF_CHUNK, at) + len(END_OF_CHUNK)
+            if after - at == len(chunks) or self.take_chunk(chunks[at:after], now) is None:
+                del self._record.output_times[known:]
+                return None
+            at = after
+        return chunks
 
     def _opening(self, size: int) -> bytes:
         """What a chunk of `size` bytes has before its text; what is longer than it where none has a text."""
@@ -216,13 +233,13 @@ class StreamWatcher:
                     self._ends = ends
                 return True
         elif not event.startswith(CHUNK):
+            if event.startswith(self._end_events):
+                self._end(event)
+                return True
             if event[:1] == b":":
                 return True
             if event.startswith(ERROR_EVENTS):
                 raise BrokenStreamError(event)
-            if event.startswith(self._end_events):
-                self._end(event)
-                return True
         at = len(begins) if is_text else 0
         counted = event.find(USAGE, at) >= 0
         if counted:
@@ -274,5 +291,10 @@ class StreamWatcher:
             self._record.finish_reason = answer.status
 
 
+def _are_escaped(text: bytes) -> bool:
+    """Whether none of its quotation marks ends a string of JSON."""
+    return QUOTE not in text.replace(rb"\\", b"").replace(rb"\"", b"")
+
+
 def _joined(events: list[bytes]) -> bytes:
-    return b"".join([event + b"\n\n" for event in events])
+    return b"\n\n".join((*events, b"")) if events else b""

@@ -154,7 +154,8 @@ class Call(Struct, eq=False, dict=True):
     def add_gpu_time(self, seconds: float) -> None:
         """Notes the GPU seconds that it has had, and what they cost."""
         self.record.gpu_seconds += seconds
-        self.record.cost += seconds / 3600 * (self.served.gpu_hour_price or 0.0)
+        if price := self.served.gpu_hour_price:
+            self.record.cost += seconds / 3600 * price
 
     @property
     def prompt_tokens(self) -> float:

@@ -237,11 +237,13 @@ class Dispatcher:
         """Reads up to the first event of output; until then the response can still become an HTTP error."""
         events = b""
         try:
-            while not watcher.started:
+            while True:
                 data = await exchange.read()
                 if not data:
                     raise InvalidResponseError("it ended the stream before any output")
                 events += call.outgoing(watcher.feed(data, self._clock()))
+                if watcher.started:
+                    return events
         except DeadlineError:
             raise
         except (TransportError, BrokenStreamError) as error:
@@ -250,7 +252,6 @@ class Dispatcher:
             if rejection:
                 raise rejection from None
             raise
-        return events
 
     async def _raise_for_status(self, call: Call, replica: Replica, incarnation: int, status: int, body: bytes) -> None:
         """Raises the error for a response with another status than 200."""

@@ -74,7 +74,7 @@ class Entrance:
             timeout = max(timeout, call.timeouts.activation)  # its engine may have to make room before it is admitted
         if call.adapter and upstream.usable(now) and not upstream.candidates(now, None, call.adapter):
             raise not_ready(upstream, now, call.adapter)
-        if upstream.capacity(now) <= 0 and not upstream.usable(now):
+        if not upstream.usable(now):
             condition, _ = upstream.condition()
             if call.served.min_replicas == 0 and condition != "failed":
                 timeout = call.timeouts.activation

@@ -196,24 +196,26 @@ class Relay:
     async def _process_at(self, call: Call, slot: Slot, writer: ResponseWriter, client: CancelOnDisconnect) -> None:
         """Processes the request at the model that it was resolved to, or at one that answers in its place."""
         response: UpstreamResponse | None = None
+        clock = self._clock
         with slot:
             if slot.ticket or call.storing or call.record.fallback or call.served.guardrails.input:
                 await self._await_turn(call, slot, writer, client)
-            call.record.admitted = self._clock()
+            call.record.admitted = clock()
             if call.storing:
                 await call.storing.start()
             if self._ledger and call.sequences:
                 self._ledger.begin(call.record, call.prompt_estimate, call.output_estimate)
             gpu_time = call.upstream.gpu_time
-            entered = gpu_time.change(1, self._clock())
+            entered = gpu_time.change(1, clock())
             try:
                 response = await self._dispatcher.dispatch(call, slot)
-                call.fall_back = None  # nothing of it is answered by two
+                if call.fall_back:
+                    call.fall_back = None  # nothing of it is answered by two
                 await self._respond(call, response, slot, writer, client)
             finally:
                 if response:
                     self._dispatcher.finish(response)
-                now = self._clock()
+                now = clock()
                 call.report_usage(slot, now)
                 call.add_gpu_time(gpu_time.change(-1, now) - entered)
             self._dispatcher.completed(call)

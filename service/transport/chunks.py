@@ -7,8 +7,8 @@ Pipe = tuple[Callable[[bytes, float], bytes | None], Callable[[bytes], object], 
 """Where such chunks go. A tuple, because that is what Python unpacks quickest.
 
 The first function gets what may be a chunk, and the time of the third, in seconds of the event loop's clock. It returns
-what is to be written in its place, or None if it has to be parsed; what it takes must be one chunk: a line with its
-size, its data, a line end. The second function writes.
+what is to be written in its place, or None if it has to be parsed; what it takes must be one chunk, a line with its
+size, its data, a line end, or several. The second function writes.
 """
 
 

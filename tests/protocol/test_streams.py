@@ -387,7 +387,9 @@ def test_the_time_of_a_chunk_that_is_passed_on_is_noted() -> None:
 
 PLAIN = TEXT % b"b"
 NOT_TAKEN = {
-    "a quotation mark": framed(TEXT % rb"\""),
+    "a quotation mark": framed(TEXT % b'a"b'),
+    "a quotation mark after a backslash": framed(TEXT % rb'\\"'),
+    "a quotation mark after three": framed(TEXT % rb'\"\\","a":"'),
     "a member more": framed(TEXT % b'","tool_calls":"'),
     "another beginning": framed(PLAIN.replace(b'"id":"x"', b'"id":"y"')),
     "another index": framed(PLAIN.replace(b'"index":0', b'"index":1')),
@@ -397,7 +399,13 @@ NOT_TAKEN = {
     "the end": framed(b"data: [DONE]\n\n"),
     "a comment": framed(b": x\n\n"),
     "two events": framed(PLAIN + PLAIN),
-    "two chunks": framed(PLAIN) * 2,
+    "two chunks, one with a finish reason": framed(PLAIN) + framed(PLAIN.replace(b"null", b'"stop"')),
+    "two chunks, the other way round": framed(PLAIN.replace(b"null", b'"stop"')) + framed(PLAIN),
+    "two chunks, one with a wrong size": framed(PLAIN) + b"1" + framed(PLAIN)[1:],
+    "two chunks, one of two events": framed(PLAIN) + framed(PLAIN * 2),
+    "a chunk and a half": framed(PLAIN) + framed(PLAIN)[:-9],
+    "a chunk and the end": framed(PLAIN) + b"0\r\n\r\n",
+    "a chunk without a size": framed(PLAIN) + PLAIN + b"\r\n",
     "half an event": framed(PLAIN[:-1]),
     "half a chunk": framed(PLAIN)[:-1],
     "a wrong size": b"1" + framed(PLAIN)[1:],
@@ -418,6 +426,24 @@ def test_what_is_more_than_a_text_is_not_passed_on(name: str, chunk: bytes) -> N
     assert watcher.take_chunk(framed(PLAIN), 2.0)
     assert watcher.take_chunk(chunk, 3.0) is None
     assert record.output_times == [1.0, 2.0]
+
+
+@each("text", [rb"\"", rb"say \"it\" and \\\"", rb"\\", rb"{\"usage\":{\"finish_reason\":\"stop\""])
+def test_a_text_with_escaped_quotation_marks_is_passed_on(text: bytes) -> None:
+    record = new_record()
+    watcher = StreamWatcher(record, "openai", hide_usage=True)
+    watcher.feed(PLAIN, 1.0)
+    assert watcher.take_chunk(framed(TEXT % text), 2.0) == framed(TEXT % text)
+    assert (record.output_times, record.finish_reason) == ([1.0, 2.0], None)
+
+
+def test_chunks_that_arrive_together_are_passed_on() -> None:
+    record = new_record()
+    watcher = StreamWatcher(record, "openai", hide_usage=True)
+    watcher.feed(PLAIN, 1.0)
+    chunks = b"".join(framed(TEXT % text) for text in (b"b", rb"\"c\"", b"", b"b"))
+    assert watcher.take_chunk(chunks, 2.0) == chunks
+    assert record.output_times == [1.0, 2.0, 2.0, 2.0, 2.0]
 
 
 def test_the_rest_of_an_event_is_not_taken_for_another() -> None:
