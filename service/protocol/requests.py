@@ -189,8 +189,7 @@ class ChatRequest(Sampling, kw_only=True):
 
     def __post_init__(self) -> None:
         Sampling.__post_init__(self)
-        both = self.max_tokens is not None and self.max_completion_tokens is not None
-        if both and self.max_tokens != self.max_completion_tokens:
+        if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):
             raise validation_errors.contradiction("max_tokens and max_completion_tokens differ; send only the second.")
 
 
@@ -220,9 +219,8 @@ class CompletionRequest(Sampling, kw_only=True):
         if self.suffix is not None and not isinstance(self.prompt, str):
             raise validation_errors.contradiction("with suffix, prompt must be one string: the text before the gap.")
         if self.suffix is not None and self.echo:
-            raise validation_errors.contradiction(
-                "echo cannot be combined with suffix: the engine's prompt is not yours."
-            )
+            text = "echo cannot be combined with suffix: the engine's prompt is not yours."
+            raise validation_errors.contradiction(text)
         if self.suffix is None and self.infill_order is not None:
             raise validation_errors.contradiction("infill_order is only allowed with suffix.")
 
@@ -273,9 +271,8 @@ class ResponsesRequest(Decoding, kw_only=True):
         if self.background and self.store is False:
             raise validation_errors.contradiction("background needs store: true, for the response to be found later.")
         if self.background and self.stream:
-            raise validation_errors.contradiction(
-                "background cannot be combined with stream: ask for the response with GET /v1/responses/{id}."
-            )
+            text = "background cannot be combined with stream: ask for the response with GET /v1/responses/{id}."
+            raise validation_errors.contradiction(text)
 
 
 class EmbeddingsRequest(Body, kw_only=True):

@@ -9,6 +9,7 @@ from service.auth.tenants import Tenant
 from service.config.settings import Settings
 from service.errors import ApiError
 from service.protocol.generation import PATHS, Requirements
+from service.protocol.requests import Message
 from service.relay.preparation import Preparation
 from service.routing import resolve as rules
 from service.transport.pool import ConnectionPool
@@ -27,6 +28,9 @@ def preparation(tmp_path: Path) -> Preparation:
     return Preparation(fleet, CATALOG, upstreams, settings, b"secret")
 
 
+USER = (Message("user"),)
+
+
 def resolved(preparation: Preparation, model: str, requirements: Requirements, caller: Caller = ALL) -> rules.Target:
     endpoint = PATHS["/v1/chat/completions" if requirements.kind == "chat" else "/v1/completions"]
     prompt = b'"messages": [{"role": "user", "content": ""}]' if requirements.kind == "chat" else b'"prompt": ""'
@@ -35,7 +39,7 @@ def resolved(preparation: Preparation, model: str, requirements: Requirements, c
 
 
 def test_a_model_that_is_asked_for_by_its_id_is_found_once(preparation: Preparation) -> None:
-    first, second = (resolved(preparation, "pebble-chat", Requirements("chat", turns)) for turns in (1, 2))
+    first, second = (resolved(preparation, "pebble-chat", Requirements("chat", said)) for said in (USER, USER * 2))
     assert first is second
     assert (first.name, first.reason) == ("pebble-chat", "id")
 
