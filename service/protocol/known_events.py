@@ -1,4 +1,7 @@
-"""What events were found to be, so that those of later streams that are alike need not be searched again."""
+"""What events were found to be, so that those of later streams that are alike need not be searched again.
+
+Nothing of what an engine has answered is kept.
+"""
 
 from typing import TypeVar
 
@@ -8,6 +11,8 @@ T = TypeVar("T")
 CHUNK = b'data: {"id":'
 CHOICES, ROLE = b'"choices":[', b'"delta":{"role"'
 MOST, LONGEST = 64, 512  # beginnings and endings that are kept, and their bytes
+# Where an engine repeats its answer behind a text, and where an opening has nothing of it.
+ANSWERED, EMPTY = (b'"logprobs":{', b'"logprobs":[{', b'"token_ids":['), b'"content":""'
 
 
 class KnownEvents:
@@ -44,13 +49,14 @@ class KnownEvents:
         _, found, begun = before.partition(CHOICES)
         self.before_text = begun if found else before
         ends = b"" if reason else b'"%b\n\n\r\n' % after.rstrip(b"\n")
-        _keep(self.endings, after, (reason, ends))
+        if not any(after.find(begun) >= 0 for begun in ANSWERED):
+            _keep(self.endings, after, (reason, ends))
         return ends
 
     def add_opening(self, event: bytes) -> None:
         """Notes an event that opens a stream, if its choices say so."""
         choices = event.partition(CHOICES)[2]
-        if choices.find(ROLE) >= 0:
+        if choices.find(ROLE) >= 0 and choices.find(EMPTY) >= 0:
             _keep(self.openings, choices, None)
 
 

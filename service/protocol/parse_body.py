@@ -1,6 +1,5 @@
 """Parses a body once; engines get the client's own bytes, with a few fields appended that replace earlier ones."""
 
-import json
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -153,7 +152,7 @@ def with_fields(body: bytes, fields: dict[str, Any]) -> bytes:
     """
     if not fields:
         return body
-    return b"".join((memoryview(body.rstrip())[:-1], b",", json.dumps(fields).encode()[1:]))
+    return b"".join((memoryview(body.rstrip())[:-1], b",", msgspec.json.encode(fields)[1:]))
 
 
 def with_salt(body: bytes, salt: str) -> bytes:

@@ -114,8 +114,21 @@ def test_what_is_known_is_bounded() -> None:
     for number in range(2 * MOST + 1):
         watcher = StreamWatcher(Record("id", "/v1", 0.0), "openai", True, known)
         more = b',"more":"%d"' % number
-        watcher.feed(chunk(b"a", b'{"delta":{"role":"assistant"}%b}' % more), 1.0)
+        watcher.feed(chunk(b"a", b'{"delta":{"role":"assistant","content":""}%b}' % more), 1.0)
         watcher.feed(chunk(b"a", TEXT % b"x" + more + b"}"), 1.0)
         watcher.feed(chunk(b"a", TEXT % b"x" + b',"more":"%b"}' % (b"x" * LONGEST)), 1.0)
-        assert len(known.endings) <= MOST and len(known.openings) <= MOST
+        assert 0 < len(known.endings) <= MOST and 0 < len(known.openings) <= MOST
     assert all(len(key) <= LONGEST for key in (*known.endings, *known.openings))
+
+
+@each("event", [
+    b'{"delta":{"content":"x"},"logprobs":{"content":[{"token":"SECRET"}]},"finish_reason":null}',
+    b'{"text":"x","logprobs":{"tokens":["SECRET"]},"finish_reason":"stop"}',
+    b'{"text":"x","logprobs":[{"token":"SECRET"}],"finish_reason":null}',
+    b'{"text":"x","finish_reason":null,"token_ids":["SECRET"]}',
+    b'{"delta":{"role":"assistant","content":"SECRET"},"finish_reason":null}',
+])  # fmt: skip
+def test_nothing_of_an_answer_is_kept(event: bytes) -> None:
+    known = KnownEvents()
+    StreamWatcher(Record("id", "/v1", 0.0), "openai", True, known).feed(chunk(b"a", event), 1.0)
+    assert b"SECRET" not in b"".join((known.before_text, *known.endings, *known.openings))
