@@ -143,7 +143,7 @@ async def test_only_the_model_name_is_rewritten(start: Start) -> None:
     body = (UNUSUAL_JSON % "gpt-4o-mini").encode()
     await gateway.http.post(CHAT.path, content=body, headers={"content-type": "application/json"})
     (seen,) = gateway.seen
-    assert seen.body == body.rstrip()[:-1] + b',"model": "pebble-chat"}'
+    assert seen.body == body.rstrip()[:-1] + b',"model":"pebble-chat"}'
 
 
 async def test_client_headers_are_not_forwarded(start: Start) -> None:
