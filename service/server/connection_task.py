@@ -46,21 +46,29 @@ class ConnectionTask:
         self.cancel()
 
     async def _serve(self, cycle: RequestCycle, scope: Scope) -> None:
-        task = asyncio.current_task()
-        assert task
         while True:
             try:
                 await self._app(scope, cycle.receive, cycle.send)
             finally:
-                self._tasks.discard(task)
-                cycle.end()
+                may_go_on = self._end_request(cycle)
             del cycle, scope  # an idle connection keeps nothing of its last request
-            if task is not self._task or task.cancelling():
+            if not may_go_on:
                 return
             await self
             if self._next is None:
                 return
             (cycle, scope), self._next = self._next, None
+
+    def _end_request(self, cycle: RequestCycle) -> bool:
+        """Returns whether the present task may run another one.
+
+        It is no local variable of `_serve`, for then an exception that ends it would refer to it, by way of that frame.
+        """
+        task = asyncio.current_task()
+        assert task
+        self._tasks.discard(task)
+        cycle.end()
+        return task is self._task and not task.cancelling()
 
     # What asyncio asks of a future.
 

@@ -120,7 +120,7 @@ def options(case: Case) -> list[str]:
 
 
 # One case for each kind of request and outcome in a section.
-DISTINCT = list({(case.section, case.requirements, type(case.expected)): case for case in CASES}.values())
+DISTINCT = list({(case.section, str(case.requirements), type(case.expected)): case for case in CASES}.values())
 
 
 @pytest.mark.parametrize(

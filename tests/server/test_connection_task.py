@@ -1,6 +1,7 @@
 """The requests of a connection share a task, and nothing else: not what cancels one of them, nor what it holds."""
 
 import asyncio
+import gc
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -8,6 +9,7 @@ from functools import partial
 
 import uvicorn
 
+from service.server.asgi import App as ASGIApp
 from service.server.asgi import Receive, Scope, Send, respond
 from service.server.connection import Connection
 from tests.server.test_connection import listening, request
@@ -64,7 +66,7 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(app: App) -> AsyncIterator[tuple[Client, uvicorn.Server]]:
+async def connected(app: ASGIApp) -> AsyncIterator[tuple[Client, uvicorn.Server]]:
     async with listening(app, partial(Connection, server_paths=("/probe",))) as (server, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         yield Client(reader, writer), server
@@ -150,3 +152,21 @@ async def test_an_idle_task_can_be_cancelled() -> None:
         await until(app.tasks[0].done)
         await client.get("/")
     assert [app.tasks.index(task) for task in app.tasks] == [0, 1, 1]
+
+
+async def test_a_task_that_fails_is_gone_with_its_connection() -> None:
+    """At once, not whenever garbage is collected: then what it fails of is logged in the middle of anything."""
+    failed: list[weakref.ref[asyncio.Task[None]]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        failed.extend(weakref.ref(task) for task in (asyncio.current_task(),) if task)
+        await respond(send, 200, scope["path"].encode())
+        raise ValueError
+
+    gc.disable()
+    try:
+        async with connected(app) as (client, _):
+            await client.get("/")
+        await until(lambda: failed[0]() is None)
+    finally:
+        gc.enable()
