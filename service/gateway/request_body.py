@@ -8,6 +8,7 @@ from service.server.asgi import (
     Receive,
     Scope,
     ServerExtension,
+    buffered_body,
     derived,
     extension_of,
     headers_by_name,
@@ -43,10 +44,7 @@ async def read_json_body(scope: Scope, receive: Receive, limits: BodyLimits) -> 
 def buffered_json_body(scope: Scope, extension: ServerExtension | None, limits: BodyLimits) -> bytes | None:
     """The body's bytes if all of it is there, and None otherwise. Raises ApiError (413, 415)."""
     derived(scope, check_content)
-    body = extension.buffered_body() if extension else None
-    if body is not None and len(body) > limits.size:
-        raise too_large(limits.size)
-    return body
+    return buffered_body(extension, limits.size)
 
 
 def check_content(headers: list[tuple[bytes, bytes]]) -> None:

@@ -49,7 +49,7 @@ class KnownEvents:
         _, found, begun = before.partition(CHOICES)
         self.before_text = begun if found else before
         ends = b"" if reason else b'"%b\n\n\r\n' % after.rstrip(b"\n")
-        if not any(after.find(begun) >= 0 for begun in ANSWERED):
+        if not any(after.find(answered) >= 0 for answered in ANSWERED):
             _keep(self.endings, after, (reason, ends))
         return ends
 

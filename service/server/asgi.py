@@ -90,11 +90,18 @@ async def read_body(
     Each chunk must arrive within `chunk_timeout` seconds, and all of them within `total_timeout`. Raises ApiError (413,
     408, or 400 for a body that is not valid HTTP) and ClientDisconnectedError.
     """
-    extension = extension_of(scope)
-    body = extension.buffered_body() if extension else None
+    body = buffered_body(extension_of(scope), limit)
     if body is None:
         body = b"".join(await _chunks(receive, limit, chunk_timeout, total_timeout))
-    if len(body) > limit:
+        if len(body) > limit:
+            raise too_large(limit)
+    return body
+
+
+def buffered_body(extension: ServerExtension | None, limit: int) -> bytes | None:
+    """The request body if it is there already, and None otherwise. Raises the 413 if it has more than `limit` bytes."""
+    body = extension.buffered_body() if extension else None
+    if body is not None and len(body) > limit:
         raise too_large(limit)
     return body
 

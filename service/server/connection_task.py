@@ -62,7 +62,7 @@ class ConnectionTask:
     def _end_request(self, cycle: RequestCycle) -> bool:
         """Returns whether the present task may run another one.
 
-        It is no local variable of `_serve`, for then an exception that ends it would refer to it, by way of that frame.
+        That task is no local variable of `_serve`: an exception that ends it would refer to it by way of the frame.
         """
         task = asyncio.current_task()
         assert task
