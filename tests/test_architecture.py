@@ -170,6 +170,7 @@ FINITE = {
     "service.server.shared_listener": (1, "connects what was accepted; where that fails it counts no more"),
     "service.upstreams.upstreams": (1, "each of its loops calls `keep_running` itself"),
     "service.engine.supervisor": (2, "watches one engine, or runs one: whoever waits takes the result"),
+    "service.engine.evidence": (1, "waits for a program's end; whatever that program does is ignored"),
     "service.engine.standalone": (1, "waits for a signal"),
     "service.engine.process": (
         2,

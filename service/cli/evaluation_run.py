@@ -143,7 +143,7 @@ class _Evaluation:
         finally:
             if process.returncode is None:
                 process.kill()
-                await process.wait()
+                await process.communicate()
 
     async def _judge(self, answered: Answered) -> dict[str, tuple[Word, ...]]:
         """The judge's two verdicts by the case's id. Answers that are the same text are a tie without it."""

@@ -92,8 +92,8 @@ async def build_references(requests: Mapping[str, dict[str, Any]], folder: Path,
     errors = asyncio.create_task(process.stderr.read())
     async for line in process.stdout:
         built(Path(line.decode().strip()).name)
+    last = (await errors).decode(errors="replace").strip().splitlines()[-1:]
     if await process.wait():
-        last = (await errors).decode(errors="replace").strip().splitlines()[-1:]
         raise ConformanceError(f"the reference output could not be computed: {' '.join(last)}")
 
 

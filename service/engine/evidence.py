@@ -144,11 +144,21 @@ async def _collect(task: Task) -> str | None:
             with suppress(OSError):
                 os.killpg(program.pid, signal.SIGKILL)
         cast(asyncio.StreamWriter, program.stdin).close()
-        with suppress(TimeoutError):  # one that waits for a disk cannot be killed
-            async with asyncio.timeout(END_LIMIT):
-                await program.communicate()
+        await _until_gone(program)
     last = output.decode(errors="replace").strip().splitlines()[-1:]
     return None if program.returncode == 0 else "".join(last)[:300] or f"exit status {program.returncode}"
+
+
+async def _until_gone(program: asyncio.subprocess.Process) -> None:
+    """Waits for `END_LIMIT` until the program has gone and its pipes are closed, also when cancelled meanwhile."""
+    gone = asyncio.create_task(program.communicate())
+    try:
+        await asyncio.wait([gone], timeout=END_LIMIT)
+    except asyncio.CancelledError:
+        await asyncio.wait([gone], timeout=END_LIMIT)
+        raise
+    finally:
+        gone.cancel()  # a program that waits for a disk cannot be killed
 
 
 def _figures(samples: deque[EngineStats]) -> Iterator[dict[str, Any]]:

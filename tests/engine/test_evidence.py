@@ -1,5 +1,6 @@
 """What is kept of engines that hang, crash or do not start, with a stand-in for vLLM."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from service.engine import bundles, evidence, watchdog
@@ -124,6 +126,32 @@ async def test_an_engine_restarts_though_nothing_can_be_kept(
     assert ("it took longer than 0 s" if why == "no time" else "Not a directory") in line
     assert not [line for line in fleet.output if "(evidence " in line]
     await until(lambda: bool((found := fleet.state().evidence) and found.kept is False))
+
+
+async def test_a_stop_waits_for_the_program_that_took_too_long(
+    start_fleet: StartFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Its pipe would stay open. The program is stopped here instead of killed, so that it has not gone meanwhile."""
+    monkeypatch.setattr(evidence, "LIMIT", 0.0)
+    monkeypatch.setattr(evidence, "END_LIMIT", PATIENCE)
+    slow: list[psutil.Process] = []
+
+    def stopped(group: int, _: int) -> None:
+        slow.append(psutil.Process(group))
+        slow[0].suspend()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "killpg", stopped)
+        fleet = start_fleet(fleet_text("broken"), **ON)
+        await until(lambda: bool(slow))
+    stop = asyncio.create_task(fleet.supervisors[0].stop())
+    await until(lambda: fleet.state().phase == "draining", "the beginning of the stop")
+    for _ in range(20):  # iterations of the loop, in any of which a stop that waits for nothing ends
+        await asyncio.sleep(0.01)
+    assert not stop.done()
+    slow[0].kill()
+    await stop
+    assert not slow[0].is_running()
 
 
 BUNDLES = [
