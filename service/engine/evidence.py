@@ -150,15 +150,18 @@ async def _collect(task: Task) -> str | None:
 
 
 async def _until_gone(program: asyncio.subprocess.Process) -> None:
-    """Waits for `END_LIMIT` until the program has gone and its pipes are closed, also when cancelled meanwhile."""
-    gone = asyncio.create_task(program.communicate())
+    """Waits until the program has gone and its pipes are closed, for `END_LIMIT` at most, also when cancelled."""
+
+    async def gone() -> None:
+        with suppress(TimeoutError):  # one that waits for a disk cannot be killed
+            async with asyncio.timeout(END_LIMIT):
+                await program.communicate()
+
+    waiting = asyncio.create_task(gone())
     try:
-        await asyncio.wait([gone], timeout=END_LIMIT)
-    except asyncio.CancelledError:
-        await asyncio.wait([gone], timeout=END_LIMIT)
-        raise
+        await asyncio.wait([waiting])
     finally:
-        gone.cancel()  # a program that waits for a disk cannot be killed
+        await asyncio.wait([waiting])  # to the same end, where the first wait was cancelled
 
 
 def _figures(samples: deque[EngineStats]) -> Iterator[dict[str, Any]]:
